@@ -1,0 +1,123 @@
+"""Messages in, text out: layout → engine → detokenizer → stop strings."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from index_grpc.contract import (
+    Candidate,
+    ChatRequest,
+    Chunk,
+    Finish,
+    FinishReason,
+    Message,
+    Start,
+    Token,
+    TokenLogprob,
+    TokenOutput,
+    TokenRequest,
+)
+from index_grpc.engine.door import Engine
+from index_grpc.errors import PromptTooLong
+from index_grpc.text.detokenizer import Detokenizer
+from index_grpc.text.layout import STOP_IDS, fewest_tokens, prompt_ids
+from index_grpc.text.stops import StopMatcher
+from index_grpc.text.tokenizer import Tokenizer
+
+INLINE_CHARACTERS = 2_000
+"""Up to this size, laying out a prompt on the event loop costs less than a hop to a thread and back."""
+
+
+class Chat:
+    """Answers ChatRequests with text. One for each engine, used from the engine's event loop."""
+
+    def __init__(self, tokenizer: Tokenizer, engine: Engine) -> None:
+        self.tokenizer, self.engine = tokenizer, engine
+        self.context_length = engine.limits.context_length
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
+        """Parts of the answer, none of them empty: the first carries `start`, the last `finish`.
+
+        Raises PromptTooLong or what the engine refuses with, before the first part. Close it to leave early.
+        """
+        ids = await self.prompt_ids(request.messages)
+        if len(ids) >= self.context_length:
+            raise PromptTooLong(str(len(ids)), self.context_length)
+        answer = Answer(request, len(ids), self.tokenizer)
+        with self.engine.submit(_token_request(request, ids)) as outputs:
+            async for output in outputs:
+                chunk = answer.add(output)
+                if chunk:
+                    yield chunk
+                if chunk.finish:
+                    return
+
+    async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The messages laid out. Raises PromptTooLong at once for what is far beyond the context."""
+        at_least = fewest_tokens(self.tokenizer, messages)
+        if at_least >= self.context_length:
+            raise PromptTooLong(f"at least {at_least}", self.context_length)
+        if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
+            return prompt_ids(self.tokenizer, messages)
+        return await asyncio.to_thread(prompt_ids, self.tokenizer, messages)
+
+
+class Answer:
+    """One answer as it grows: tokens become text, token by token, so that how they arrive together changes nothing."""
+
+    def __init__(self, request: ChatRequest, num_prompt: int, tokenizer: Tokenizer) -> None:
+        self._request, self._num_prompt, self._tokenizer = request, num_prompt, tokenizer
+        self._detokenizer, self._stops = Detokenizer(tokenizer), StopMatcher(request.stop)
+        self._num_tokens = 0
+
+    def add(self, output: TokenOutput) -> Chunk:
+        """What the tokens bring for the caller; may be empty. Nothing may be added after a chunk with `finish`."""
+        start = None if self._num_tokens else Start(self._request.sampling.seed, self._num_prompt)
+        pieces, logprobs, stop = [], [], None
+        for token in output.tokens:
+            self._num_tokens += 1
+            logprobs += self._logprobs(token)
+            text, stop = self._stops.push(self._detokenizer.push(token.id))
+            pieces.append(text)
+            if stop is not None:
+                break
+        finish = self._finish(output, stop)
+        if finish is not None and stop is None:
+            pieces.append(self._stops.flush())
+        return Chunk("".join(pieces), start, finish, tuple(logprobs))
+
+    def _finish(self, output: TokenOutput, stop: str | None) -> Finish | None:
+        reason = output.reason if stop is None else FinishReason.STOP_SEQUENCE
+        if reason is None:
+            return None
+        return Finish(
+            reason=reason,
+            stop_sequence=stop or "",
+            prompt_tokens=self._num_prompt,
+            completion_tokens=self._num_tokens,
+            cached_prompt_tokens=output.cached_prompt_tokens,
+            timing=output.timing,
+        )
+
+    def _logprobs(self, token: Token) -> list[TokenLogprob]:
+        if token.logprob is None:
+            return []
+        chosen = Candidate(token.id, token.logprob)
+        return [self._with_bytes(chosen, tuple(self._with_bytes(candidate) for candidate in token.top))]
+
+    def _with_bytes(self, candidate: Candidate, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        data = self._tokenizer.token_bytes(candidate.token_id)
+        return TokenLogprob(candidate.token_id, data, candidate.logprob, top)
+
+
+def _token_request(request: ChatRequest, ids: list[int]) -> TokenRequest:
+    return TokenRequest(
+        id=request.id,
+        prompt_ids=ids,
+        sampling=request.sampling,
+        max_tokens=request.max_tokens,
+        stop_ids=STOP_IDS,
+        logprobs=request.logprobs,
+        top_logprobs=request.top_logprobs,
+        arrival=request.arrival,
+        deadline=request.deadline,
+    )

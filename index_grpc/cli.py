@@ -1,0 +1,116 @@
+"""The command line `index-grpc`. Wires the floors together; imports what is slow only when it is needed."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NoReturn, get_args, get_origin
+
+import click
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from index_grpc import __version__
+from index_grpc.errors import StartupError
+from index_grpc.settings import DEFAULT_REPOSITORY, ServeSettings
+
+Command = Callable[..., None]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="index-grpc")
+def main() -> None:
+    """Serve the Index chat model over gRPC."""
+
+
+def _click_type(field: FieldInfo) -> click.Choice[str] | type:
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    return annotation if isinstance(annotation, type) and annotation in (int, float) else str
+
+
+def settings_options(command: Command) -> Command:
+    """Adds a flag for each field of ServeSettings."""
+    for name, field in reversed(ServeSettings.model_fields.items()):
+        option = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            envvar=f"INDEX_GRPC_{name.upper()}",
+            default=field.default,
+            type=_click_type(field),
+            help=field.description,
+            show_default=field.default is not None,
+            show_envvar=True,
+        )
+        command = option(command)
+    return command
+
+
+@main.command()
+@settings_options
+def serve(**values: object) -> None:
+    """Serve a model until SIGINT or SIGTERM.
+
+    \b
+    Example:
+      index-grpc serve --model demo --port 50051
+    """
+    settings = _settings(values)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=settings.log_level.upper())
+    for noisy in ("httpx", "filelock", "huggingface_hub", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger(__name__).info("index-grpc %s", __version__)
+    try:
+        _serve_until_stopped(settings)
+    except StartupError as error:
+        _fail(str(error))
+
+
+@main.command()
+@click.argument("model", default=DEFAULT_REPOSITORY)
+@click.option("--revision", help="Branch, tag or commit; default: the main branch.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Directory to put it in.")
+def download(model: str, revision: str | None, output: Path | None) -> None:
+    """Fetch MODEL from the hub, check it and print its directory.
+
+    MODEL is a hub id; the default is IndexTeam/Index-1.9B-Chat. An interrupted download goes on where it stopped. The
+    environment variable HF_ENDPOINT names a mirror.
+    """
+    from index_grpc.model.hub import download as fetch
+
+    try:
+        click.echo(fetch(model, revision, output))
+    except StartupError as error:
+        _fail(str(error))
+
+
+def _settings(values: dict[str, object]) -> ServeSettings:
+    try:
+        return ServeSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = f"--{str(first['loc'][0]).replace('_', '-')}"
+        raise click.UsageError(f"{flag} is {first['input']!r}: {first['msg']}") from None
+
+
+def _serve_until_stopped(settings: ServeSettings) -> None:
+    import uvloop
+
+    from index_grpc.server.app import Loaded, serve
+
+    def load() -> Loaded:  # on the thread that loads, while the port is open already: importing torch takes seconds
+        from index_grpc.loading import load
+
+        return load(settings)
+
+    uvloop.run(serve(settings, load))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The nouns that the floors share: what is asked, what is generated, how it ends.
+
+A ChatRequest speaks in strings and lives above the engine; a TokenRequest speaks in token ids and lives inside it.
+Instants are seconds of `time.monotonic()`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Role(Enum):
+    """Who speaks in a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class FinishReason(Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    STOP_SEQUENCE = "stop_sequence"
+    MAX_TOKENS = "max_tokens"
+    CONTEXT_LENGTH = "context_length"
+    TIME_LIMIT = "time_limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is drawn; the defaults are the service's. Ranges stand in `protos/index/v1/chat.proto`."""
+
+    temperature: float = 0.95
+    top_p: float = 0.7
+    top_k: int = 5
+    min_p: float = 0.0
+    repetition_penalty: float = 1.1
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int = 0
+
+
+DEFAULT_MAX_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a caller asked, checked: every value lies in its range."""
+
+    id: str
+    prompt: str
+    history: tuple[Message, ...] = ()
+    sampling: SamplingParams = SamplingParams()
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    arrival: float = 0.0
+    """Instant the call arrived."""
+    deadline: float | None = None
+    """Instant by which the answer should have left; the earlier of the call's deadline and the time limit."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation as the model is to see it, the prompt last."""
+        return (*self.history, Message(Role.USER, self.prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model as callers may know it."""
+
+    name: str
+    context_length: int
+    vocab_size: int
+    num_parameters: int
+    device: str
+    dtype: str
+    default_sampling: SamplingParams = SamplingParams()
+    default_max_tokens: int = DEFAULT_MAX_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """A request as the engine takes it."""
+
+    id: str
+    prompt_ids: Sequence[int]
+    sampling: SamplingParams
+    max_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    arrival: float = 0.0
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token and its log-probability under the model's own distribution."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A generated token. `logprob` and `top` are there if the request asked for them."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds from arrival until computing began, until the first token and until the last."""
+
+    queue: float
+    time_to_first_token: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """What one or more steps brought for a request: tokens in order and, with the last of them, why it finished."""
+
+    tokens: tuple[Token, ...]
+    timing: Timing
+    reason: FinishReason | None = None
+    cached_prompt_tokens: int = 0
+
+    def then(self, later: "TokenOutput") -> "TokenOutput":
+        """Both as one."""
+        return TokenOutput(self.tokens + later.tokens, later.timing, later.reason, later.cached_prompt_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token's log-probability, with its bytes and its likeliest alternatives."""
+
+    token_id: int
+    token_bytes: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is known when an answer begins."""
+
+    seed: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why and with what cost an answer ended."""
+
+    reason: FinishReason
+    stop_sequence: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_prompt_tokens: int
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of an answer: `start` in the first, `finish` in the last, whole characters in `delta`."""
+
+    delta: str = ""
+    start: Start | None = None
+    finish: Finish | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether it carries anything."""
+        return bool(self.delta or self.start or self.finish or self.logprobs)

@@ -1,0 +1,107 @@
+"""Keys and values of running sequences: one contiguous row for each, which grows as the sequence does.
+
+Attention reads a sequence's own row at its exact length, so a neighbour can neither slow nor change it. L is the number
+of tokens in a row, C its capacity, n the tokens of a span; H, K, D as in `model/llama.py`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.model.config import ModelConfig
+from index_grpc.model.llama import Attend
+
+FIRST_CAPACITY = 128
+
+
+class Row:
+    """One sequence's keys and values: for each layer a tensor [2, K, C, D]."""
+
+    def __init__(self, layers: list[Tensor], longest: int) -> None:
+        self.layers, self.longest = layers, longest
+
+    def grow(self, num_tokens: int) -> None:
+        """Makes room for `num_tokens`; doubles, so that copying stays linear in all, but never past the longest."""
+        old_capacity = self.layers[0].shape[2]
+        if num_tokens <= old_capacity:
+            return
+        capacity = min(max(num_tokens, 2 * old_capacity), self.longest)
+        for index, old in enumerate(self.layers):
+            new = old.new_empty(2, old.shape[1], capacity, old.shape[3])
+            new[:, :, :old_capacity] = old
+            self.layers[index] = new
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a span's tokens stand: rows first to last of the batch, positions start to end of the cache row."""
+
+    first: int
+    last: int
+    start: int
+    end: int
+    row: Row
+    mask: Tensor | None
+    """[n, L] true where a token may look; None for a single token, which may look at all before it."""
+
+
+class RowCache:
+    """The rows of all slots."""
+
+    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self.config, self.device, self.dtype = config, device, dtype
+        self.rows: dict[int, Row] = {}
+
+    def release(self, slot: int) -> None:
+        """Lets a slot's row go, if it has one."""
+        self.rows.pop(slot, None)
+
+    def attend(self, batch: Batch) -> Attend:
+        """Attention for the batch's tokens in order: stores their keys and values, then looks back over each row."""
+        places = self._place(batch)
+        grouped = self.config.num_heads != self.config.num_kv_heads
+
+        def attend(layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
+            mixed = torch.empty_like(queries)
+            for place in places:
+                stored = place.row.layers[layer]
+                stored[:, :, place.start : place.end] = keys_values[place.first : place.last].permute(1, 2, 0, 3)
+                keys, values = stored[:, None, :, : place.end]  # [1, K, L, D] each
+                looking = queries[place.first : place.last].transpose(0, 1)[None]  # [1, H, n, D]
+                seen = functional.scaled_dot_product_attention(
+                    looking, keys, values, attn_mask=place.mask, enable_gqa=grouped
+                )
+                mixed[place.first : place.last] = seen[0].transpose(0, 1)
+            return mixed
+
+        return attend
+
+    def _place(self, batch: Batch) -> list[Place]:
+        places, first = [], 0
+        for span in batch:
+            row = self._row(span.sequence, span.end)
+            mask = None if span.count == 1 else self._causal_mask(span.start, span.end)
+            places.append(Place(first, first + span.count, span.start, span.end, row, mask))
+            first += span.count
+        return places
+
+    def _row(self, sequence: Sequence, num_tokens: int) -> Row:
+        if sequence.slot not in self.rows:
+            capacity = min(max(num_tokens, FIRST_CAPACITY), sequence.num_reserved)
+            shape = (2, self.config.num_kv_heads, capacity, self.config.head_dim)
+            empty = [torch.empty(shape, device=self.device, dtype=self.dtype) for _ in range(self.config.num_layers)]
+            self.rows[sequence.slot] = Row(empty, sequence.num_reserved)
+        row = self.rows[sequence.slot]
+        row.grow(num_tokens)
+        return row
+
+    def _causal_mask(self, start: int, end: int) -> Tensor:
+        return torch.ones(end - start, end, dtype=torch.bool, device=self.device).tril(diagonal=start)
+
+
+def position_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes that one position's keys and values take over all layers."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize

@@ -1,0 +1,172 @@
+"""The engine's door: requests go in from the event loop, streams of tokens come out."""
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from index_grpc.contract import Timing, TokenOutput, TokenRequest
+from index_grpc.engine.loop import Cancel, Loop, Report, Runner, Stop, Submit
+from index_grpc.engine.scheduler import Limits, Scheduler
+from index_grpc.errors import DeadlineTooShort, EngineLost, Overloaded
+
+SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
+
+log = logging.getLogger(__name__)
+
+
+class TokenStream:
+    """What the engine generates for one request; an asynchronous iterator that ends after the finish.
+
+    Outputs that nobody has taken yet are joined, so a slow reader gets fewer and larger ones; there are never more
+    tokens in it than the request asked for.
+    """
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave = leave
+        self._news = asyncio.Event()
+        self._output: TokenOutput | None = None
+        self._error: Exception | None = None
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TokenOutput:
+        """The tokens since the last call. Raises the IndexGrpcError that ended the request, if one did."""
+        if not (self._ended or self._output):
+            await self._news.wait()
+        self._news.clear()
+        output, self._output = self._output, None
+        if output is not None:
+            return output
+        if self._error is not None:
+            raise self._error
+        raise StopAsyncIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Leaves: whatever is still to be computed will not be."""
+        if not self._ended:
+            self._leave()
+
+    def receive(self, report: Report) -> None:
+        """Takes news from the engine."""
+        if report.output is not None:
+            self._output = self._output.then(report.output) if self._output else report.output
+        self._error, self._ended = report.error, report.ended
+        self._news.set()
+
+
+class Pace:
+    """How soon places become free, judged by how long the last few requests held theirs."""
+
+    def __init__(self, num_places: int, num_remembered: int = 32) -> None:
+        self._num_places = num_places
+        self._held: deque[float] = deque(maxlen=num_remembered)
+
+    def record(self, timing: Timing) -> None:
+        """Notes a request that finished."""
+        self._held.append(timing.total - timing.queue)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from one place becoming free to the next when all are taken; 0 before anything is known."""
+        return sum(self._held) / len(self._held) / self._num_places if self._held else 0.0
+
+
+class Engine:
+    """Runs the loop in a thread of its own. Everything here happens on the event loop that called `start`."""
+
+    def __init__(self, runner: Runner, limits: Limits, on_lost: Callable[[], None] = lambda: None) -> None:
+        self.limits, self.pace, self.lost = limits, Pace(limits.max_sequences), False
+        self._on_lost = on_lost
+        self._streams: dict[int, TokenStream] = {}
+        self._numbers = itertools.count()
+        self._loop = Loop(Scheduler(limits), runner, self._deliver)
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._events = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Ends the thread after its current step; requests still open fail."""
+        self._loop.inbox.put(Stop())
+        await self._stopped.wait()
+
+    @property
+    def num_open(self) -> int:
+        """Requests that run or wait."""
+        return len(self._streams)
+
+    def submit(self, request: TokenRequest) -> TokenStream:
+        """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort or EngineLost."""
+        if self.lost:
+            raise EngineLost("the engine has ended")
+        self._refuse_if_full()
+        self._refuse_if_late(request)
+        number = next(self._numbers)
+        stream = TokenStream(leave=lambda: self._loop.inbox.put(Cancel(number)))
+        self._streams[number] = stream
+        self._loop.inbox.put(Submit(number, request))
+        return stream
+
+    def expected_wait_seconds(self) -> float:
+        """How long a request that came now would wait for its turn, by the present pace."""
+        num_ahead = self.num_open - self.limits.max_sequences + 1
+        return max(0, num_ahead) * self.pace.seconds
+
+    def _refuse_if_full(self) -> None:
+        running, waiting = self.limits.max_sequences, self.limits.max_waiting
+        if self.num_open >= running + waiting:
+            delay = min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
+            raise Overloaded(f"all {running} places to run and {waiting} to wait are taken", delay)
+
+    def _refuse_if_late(self, request: TokenRequest) -> None:
+        if request.deadline is None:
+            return
+        left, wait = request.deadline - time.monotonic(), self.expected_wait_seconds()
+        if wait >= left:
+            raise DeadlineTooShort(f"{max(left, 0):.2f} s are left, and its turn comes in about {wait:.2f} s")
+
+    def _deliver(self, reports: list[Report]) -> None:
+        """From the engine's thread: one hop to the event loop a step, however many requests it brings news of."""
+        if reports:
+            self._events.call_soon_threadsafe(self._dispatch, reports)
+
+    def _dispatch(self, reports: list[Report]) -> None:
+        for report in reports:
+            stream = self._streams[report.number]
+            stream.receive(report)
+            if report.ended:
+                del self._streams[report.number]
+                if report.output is not None:
+                    self.pace.record(report.output.timing)
+
+    def _work(self) -> None:
+        broke = False
+        try:
+            self._loop.run()
+        except Exception:
+            log.exception("the engine's loop broke")
+            broke = True
+        self._events.call_soon_threadsafe(self._close, broke)
+
+    def _close(self, broke: bool) -> None:
+        """The thread has ended: nothing is computed any more, so all that is open fails."""
+        self.lost = True
+        error = EngineLost("the engine broke" if broke else "the engine was stopped")
+        self._dispatch([Report(number, error=error) for number in self._streams])
+        self._stopped.set()
+        if broke:
+            self._on_lost()

@@ -1,0 +1,174 @@
+"""The engine's thread: schedule → run → commit → deliver, until told to stop."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Protocol
+
+from index_grpc.contract import Token, TokenOutput, TokenRequest
+from index_grpc.engine.scheduler import Scheduler
+from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A new request, under a number of the door's choosing: callers may give two requests the same id."""
+
+    number: int
+    request: TokenRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The caller of the request left."""
+
+    number: int
+
+
+class Stop:
+    """The thread is to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """News of one request: tokens, or the error that ended it. `ended` is true in its last report.
+
+    Every request that was taken gets exactly one report with `ended`, a cancelled one too, as long as the loop runs.
+    """
+
+    number: int
+    output: TokenOutput | None = None
+    error: IndexGrpcError | None = None
+    ended: bool = True
+
+
+Order = Submit | Cancel | Stop
+Deliver = Callable[[list[Report]], None]
+
+
+class Runner(Protocol):
+    """What the loop needs of a device."""
+
+    rows_independent: bool
+    """Whether a sequence's tokens are the same in any batch. If not, the loop computes one sequence at a time."""
+
+    def run(self, batch: Batch) -> list[Token]:
+        """Computes the batch and draws a token for each span that samples, in the batch's order.
+
+        All or nothing: after a failure it may be called again with the same spans.
+        """
+
+    def release(self, sequence: Sequence) -> None:
+        """Frees what the sequence holds on the device."""
+
+    def check_books(self) -> None:
+        """Raises if anything is held though nothing runs."""
+
+
+class Loop:
+    """Owns the scheduler and the runner; everything else talks to it through the inbox."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, deliver: Deliver) -> None:
+        self.scheduler, self.runner, self.deliver = scheduler, runner, deliver
+        self.inbox: SimpleQueue[Order] = SimpleQueue()
+        self.sequences: dict[int, Sequence] = {}
+        self.step_seconds = 0.0
+
+    def run(self) -> None:
+        """Works until stopped. What is still open then is the door's to end."""
+        while self._receive():
+            self.step()
+
+    def step(self) -> None:
+        """One turn."""
+        started = time.monotonic()
+        batch = self.scheduler.schedule(started)
+        results = self._compute(batch)
+        self.step_seconds = time.monotonic() - started
+        self.deliver([*self._commit(batch, results), *self._expire()])
+
+    def _receive(self) -> bool:
+        """Takes what lies in the inbox, waiting for it if there is nothing to compute. False when told to stop."""
+        while not self.sequences or not self.inbox.empty():
+            if not self.sequences:
+                self._check_books()
+            order = self.inbox.get()
+            if isinstance(order, Stop):
+                return False
+            if isinstance(order, Cancel):
+                self._cancel(order.number)
+            else:
+                self.sequences[order.number] = self.scheduler.add(order.number, order.request)
+        return True
+
+    def _compute(self, batch: Batch) -> dict[Sequence, Token | Exception]:
+        """Tokens by sequence. If the batch fails, each span is tried alone, so that only the guilty one fails."""
+        if self.runner.rows_independent:
+            try:
+                return _paired(batch, self.runner.run(batch))
+            except Exception:
+                log.exception("a batch of %d sequences failed; trying each alone", len(batch))
+        results: dict[Sequence, Token | Exception] = {}
+        for span in batch:
+            try:
+                results.update(_paired([span], self.runner.run([span])))
+            except Exception as error:
+                log.exception("request %s failed", span.sequence.request.id)
+                results[span.sequence] = error
+        return results
+
+    def _commit(self, batch: Batch, results: dict[Sequence, Token | Exception]) -> list[Report]:
+        """Moves the batch's sequences on and retires those that end."""
+        now = time.monotonic()
+        reports = []
+        for span in batch:
+            sequence, result = span.sequence, results.get(span.sequence)
+            if isinstance(result, Exception):
+                reports.append(self._retire(sequence, RequestFailed("computing the answer failed")))
+                continue
+            sequence.num_computed += span.count
+            if result is not None:
+                sequence.append(result.id, now)
+                reports.append(self._advance(sequence, result, now))
+        return reports
+
+    def _advance(self, sequence: Sequence, token: Token, now: float) -> Report:
+        deadline = sequence.request.deadline
+        time_is_up = deadline is not None and now + self.step_seconds >= deadline
+        reason = sequence.finish_reason(self.scheduler.limits.context_length, time_is_up)
+        if reason is not None:
+            self._retire(sequence)
+        output = TokenOutput((token,), sequence.timing, reason)
+        return Report(sequence.number, output, ended=reason is not None)
+
+    def _expire(self) -> list[Report]:
+        """Ends requests whose time is over before their first token."""
+        now = time.monotonic()
+        late = [s for s in self.sequences.values() if not s.num_generated and (s.request.deadline or now + 1) <= now]
+        return [self._retire(s, DeadlineTooShort("the time was over before the first token")) for s in late]
+
+    def _cancel(self, number: int) -> None:
+        sequence = self.sequences.get(number)
+        if sequence is not None:
+            self.deliver([self._retire(sequence)])
+
+    def _retire(self, sequence: Sequence, error: IndexGrpcError | None = None) -> Report:
+        """Takes the sequence out and frees all it holds."""
+        del self.sequences[sequence.number]
+        self.scheduler.remove(sequence)
+        self.runner.release(sequence)
+        return Report(sequence.number, error=error)
+
+    def _check_books(self) -> None:
+        self.scheduler.check_books()
+        self.runner.check_books()
+
+
+def _paired(batch: Batch, tokens: list[Token]) -> dict[Sequence, Token | Exception]:
+    sampling = [span.sequence for span in batch if span.samples]
+    return dict(zip(sampling, tokens, strict=True))

@@ -1,0 +1,107 @@
+"""Everything that can go wrong by name. `server/status.py` holds the table from here to gRPC status codes."""
+
+from dataclasses import dataclass
+
+
+class IndexGrpcError(Exception):
+    """The family. `reason` is the stable word for programs, the message the sentence for people."""
+
+    reason = "UNKNOWN"
+
+
+class StartupError(IndexGrpcError):
+    """The service cannot start: a bad setting, a missing model, a port in use. Says what to do about it."""
+
+    reason = "STARTUP"
+
+
+class CheckpointError(StartupError):
+    """A checkpoint that is missing, incomplete or of a kind that is not served."""
+
+    reason = "CHECKPOINT"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing wrong with a request: the field's path and a sentence with value, limit and remedy."""
+
+    field: str
+    description: str
+
+
+class InvalidRequest(IndexGrpcError):
+    """A request with values out of range; lists all of them."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class PromptTooLong(InvalidRequest):
+    """A prompt that leaves no room in the context for an answer."""
+
+    reason = "PROMPT_TOO_LONG"
+
+    def __init__(self, count: str, context_length: int) -> None:
+        remedy = "shorten the prompt or drop the oldest messages of the history"
+        super().__init__(
+            Violation(
+                "prompt",
+                f"takes {count} tokens with its history; the context holds {context_length} tokens and an answer "
+                f"needs at least one of them; {remedy}",
+            )
+        )
+
+
+class ModelNotFound(IndexGrpcError):
+    """A request for a model that is not the served one."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class Unavailable(IndexGrpcError):
+    """The request cannot be taken now and may be tried again after `retry_after_seconds`, here or elsewhere."""
+
+    reason = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Loading(Unavailable):
+    """The model is still being loaded."""
+
+    reason = "LOADING"
+
+
+class Overloaded(Unavailable):
+    """All places to run and to wait are taken."""
+
+    reason = "OVERLOADED"
+
+
+class Draining(Unavailable):
+    """The server is about to stop and completes only what it has taken."""
+
+    reason = "DRAINING"
+
+
+class EngineLost(Unavailable):
+    """The engine broke and computes nothing any more."""
+
+    reason = "ENGINE_LOST"
+
+
+class DeadlineTooShort(IndexGrpcError):
+    """The request's time is over, or will be, before its first token."""
+
+    reason = "DEADLINE_TOO_SHORT"
+
+
+class RequestFailed(IndexGrpcError):
+    """Computing this one request failed; others go on."""
+
+    reason = "REQUEST_FAILED"

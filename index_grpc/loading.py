@@ -1,0 +1,125 @@
+"""From settings to a loaded model: checkpoint → weights → runner, sized to the memory there is."""
+
+import logging
+import math
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from index_grpc.contract import ServedModel
+from index_grpc.engine.cache import position_bytes
+from index_grpc.engine.runner import ModelRunner
+from index_grpc.engine.scheduler import Limits
+from index_grpc.errors import CheckpointError, StartupError
+from index_grpc.model.checkpoint import expected_tensors, load_weights
+from index_grpc.model.config import ModelConfig, read_config
+from index_grpc.model.hub import resolve
+from index_grpc.model.llama import Llama
+from index_grpc.model.weights import LlamaWeights
+from index_grpc.server.app import Loaded
+from index_grpc.settings import ServeSettings
+from index_grpc.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+CHUNK_TOKENS = {"cpu": 64, "cuda": 512}
+"""Prompt tokens of one step: enough to keep the device busy, few enough that running streams hardly wait."""
+
+TINY_PARAMETERS = 20_000_000
+
+CACHE_SHARE = 0.8
+"""Of the memory that is free once the weights are loaded, how much keys and values may take."""
+
+
+def load(settings: ServeSettings) -> Loaded:
+    """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
+    started = time.monotonic()
+    device, dtype = choose_device(settings.device), settings.dtype
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype) or default_dtype(device)
+    name, directory = resolve(settings.model, settings.revision)
+    config, tokenizer = read_config(directory), Tokenizer.load(directory)
+    if tokenizer.vocab_size > config.vocab_size:
+        found = f"{tokenizer.vocab_size} pieces, config.json's vocab_size is {config.vocab_size}"
+        raise CheckpointError(f"{directory}: tokenizer.model has {found}; both must come from the same model")
+    chunk_tokens = CHUNK_TOKENS[device.type]
+    torch.set_num_threads(settings.threads or default_threads(config))
+    model = load_model(directory, config, device, kind, most_rows=settings.max_sequences + chunk_tokens)
+    limits = Limits(
+        context_length=config.context_length,
+        max_sequences=settings.max_sequences,
+        max_waiting=settings.max_waiting,
+        max_cache_tokens=cache_tokens(config, device, kind, settings.max_sequences),
+        chunk_tokens=chunk_tokens,
+    )
+    served = ServedModel(
+        name=name,
+        context_length=config.context_length,
+        vocab_size=config.vocab_size,
+        num_parameters=model.num_parameters,
+        device=str(device),
+        dtype=str(kind).removeprefix("torch."),
+    )
+    _describe(served, kind, limits, position_bytes(config, kind), time.monotonic() - started)
+    return Loaded(served, tokenizer, ModelRunner(model, settings.max_sequences), limits)
+
+
+def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int) -> Llama:
+    """The checkpoint's weights, ready to compute batches of up to `most_rows` tokens."""
+    weights = LlamaWeights(config)
+    load_weights(directory, config, weights, device, dtype)
+    with torch.inference_mode():
+        return Llama(config, weights, most_rows)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a `--device` setting. Raises StartupError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name if ":" in name or name == "cpu" else f"{name}:0")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        there = f"PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here"
+        raise StartupError(f"device {name}: {there}; use --device cpu, or install a driver and a CUDA build of PyTorch")
+    return device
+
+
+def default_threads(config: ModelConfig) -> int:
+    """A thread for each core, but one for a tiny model, whose products are done before a second thread has woken."""
+    num_parameters = sum(math.prod(shape) for shape in expected_tensors(config).values())
+    return 1 if num_parameters < TINY_PARAMETERS else psutil.cpu_count(logical=False) or 1
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where it is fast, float32 elsewhere."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def cache_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype, max_sequences: int) -> int:
+    """Positions that fit in free memory, at most what `max_sequences` whole contexts need.
+
+    Raises StartupError if not even one context fits.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    size = position_bytes(config, dtype)
+    fitting = int(free * CACHE_SHARE) // size
+    if fitting < config.context_length:
+        needed = config.context_length * size / CACHE_SHARE
+        raise StartupError(
+            f"{free / 2**30:.1f} GiB are free on {device}; one conversation of {config.context_length} tokens needs "
+            f"{needed / 2**30:.1f} GiB beside the weights; free some memory or use another device"
+        )
+    return min(fitting, max_sequences * config.context_length)
+
+
+def _describe(model: ServedModel, dtype: torch.dtype, limits: Limits, token_bytes: int, seconds: float) -> None:
+    threads = f" ({torch.get_num_threads()} threads)" if model.device == "cpu" else ""
+    size = model.num_parameters * dtype.itemsize / 2**20
+    log.info(
+        "loaded %s: %.1f M parameters, %.0f MiB of %s on %s%s, in %.1f s",
+        model.name, model.num_parameters / 1e6, size, model.dtype, model.device, threads, seconds,
+    )  # fmt: skip
+    log.info(
+        "context %d tokens; %d conversations at once, %d waiting; up to %.1f GiB for their keys and values",
+        limits.context_length, limits.max_sequences, limits.max_waiting, limits.max_cache_tokens * token_bytes / 2**30,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""From a checkpoint to a torch module; knows nothing of requests."""

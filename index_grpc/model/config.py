@@ -1,0 +1,120 @@
+"""What a checkpoint's `config.json` says of the model's shape."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from index_grpc.errors import CheckpointError
+from index_grpc.model.fields import Fields
+
+DEFAULT_ROPE_THETA = 10000.0
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of a Llama body, with or without a norm head. Cannot be built with sizes that do not fit together."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    """Positions the model was trained for, in tokens."""
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = DEFAULT_ROPE_THETA
+    norm_head: bool = False
+    """Whether each row of `lm_head.weight` counts with length one."""
+    tie_word_embeddings: bool = False
+    dtype: str = "bfloat16"
+    """The type the file says its weights have: one of DTYPES."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the fields that do not fit."""
+        if self.num_heads % self.num_kv_heads:
+            heads = f"num_attention_heads {self.num_heads} is no multiple of num_key_value_heads"
+            raise ValueError(f"{heads} {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is odd; rotary embedding turns pairs")
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Reads `config.json`. Raises CheckpointError naming the file, the key and the value that cannot be served."""
+    path = directory / "config.json"
+    values = _read_object(path)
+    model_type = values.get("model_type")
+    readers = {"index": _index_config, "llama": _llama_config}
+    if not isinstance(model_type, str) or model_type not in readers:
+        raise CheckpointError(
+            f"{path}: model_type is {model_type!r}; supported are {' and '.join(map(repr, readers))}; "
+            "serve IndexTeam/Index-1.9B-Chat or a Llama checkpoint with its tokenizer"
+        )
+    try:
+        return readers[model_type](values)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _index_config(values: dict[str, Any]) -> ModelConfig:
+    fields = Fields(values)
+    fields.refuse("rope_scaling", "quantization_config")
+    theta = fields.positive_float("rope_theta", DEFAULT_ROPE_THETA) * fields.positive_float("rope_ratio", 1.0)
+    return _shape(fields, theta, norm_head=fields.flag("norm_head", False))
+
+
+def _llama_config(values: dict[str, Any]) -> ModelConfig:
+    from transformers import LlamaConfig  # slow to import, and rarely needed
+
+    fields = Fields(values)
+    fields.refuse("quantization_config", "sliding_window", "attention_bias", "mlp_bias")
+    try:
+        rope: dict[str, object] = {**(LlamaConfig(**values).rope_parameters or {})}
+    except Exception as error:  # whatever way transformers has of refusing a value
+        raise ValueError(f"is no Llama configuration: {' '.join(str(error).split())}") from error
+    if rope.get("rope_type", "default") != "default":
+        raise ValueError(f"rope scaling is {rope['rope_type']!r}; supported is only 'default'")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError(f"partial_rotary_factor is {rope['partial_rotary_factor']!r}; supported is only 1.0")
+    theta = Fields(rope).positive_float("rope_theta", DEFAULT_ROPE_THETA)
+    return _shape(fields, theta, norm_head=False)
+
+
+def _shape(fields: Fields, rope_theta: float, norm_head: bool) -> ModelConfig:
+    fields.one_of("hidden_act", ("silu",), default="silu")
+    num_heads = fields.positive_int("num_attention_heads")
+    hidden_size = fields.positive_int("hidden_size")
+    if "head_dim" not in fields and hidden_size % num_heads:
+        raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_heads}")
+    dtype_key = "dtype" if "dtype" in fields else "torch_dtype"  # the newer name of the same thing
+    return ModelConfig(
+        num_layers=fields.positive_int("num_hidden_layers"),
+        hidden_size=hidden_size,
+        intermediate_size=fields.positive_int("intermediate_size"),
+        num_heads=num_heads,
+        num_kv_heads=fields.positive_int("num_key_value_heads", num_heads),
+        head_dim=fields.positive_int("head_dim", hidden_size // num_heads),
+        vocab_size=fields.positive_int("vocab_size"),
+        context_length=fields.positive_int("max_position_embeddings"),
+        rms_norm_eps=fields.positive_float("rms_norm_eps", 1e-6),
+        rope_theta=rope_theta,
+        norm_head=norm_head,
+        tie_word_embeddings=fields.flag("tie_word_embeddings", False),
+        dtype=fields.one_of(dtype_key, DTYPES, default="float32"),
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        remedy = "a checkpoint's directory has a config.json"
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not JSON in UTF-8 ({error}); download it again") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: holds a {type(values).__name__} and should hold a JSON object")
+    return values

@@ -1,0 +1,54 @@
+"""Values of a configuration file, checked as they are taken."""
+
+import math
+from collections.abc import Mapping
+
+
+class Fields:
+    """Takes values by key; `null` counts as absent. Every method raises ValueError naming the key and the value."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = {key: value for key, value in values.items() if value is not None}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def positive_int(self, key: str, default: int | None = None) -> int:
+        """A whole number above zero."""
+        value = self._take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{key} is {value!r} and should be a whole number above 0")
+        return value
+
+    def positive_float(self, key: str, default: float | None = None) -> float:
+        """A finite number above zero."""
+        value = self._take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{key} is {value!r} and should be a number above 0")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false, also written 1 or 0."""
+        value = self._take(key, default)
+        if not isinstance(value, int) or value not in (0, 1):
+            raise ValueError(f"{key} is {value!r} and should be true or false")
+        return bool(value)
+
+    def one_of(self, key: str, choices: tuple[str, ...], default: str) -> str:
+        """One of a few words."""
+        value = self._take(key, default)
+        if value not in choices:
+            raise ValueError(f"{key} is {value!r}; supported: {', '.join(map(repr, choices))}")
+        return str(value)
+
+    def refuse(self, *keys: str) -> None:
+        """Insists that these keys are absent, null or false."""
+        for key in keys:
+            if self._values.get(key):
+                raise ValueError(f"{key} is {self._values[key]!r}, which is not computed here; serve another model")
+
+    def _take(self, key: str, default: object) -> object:
+        value = self._values.get(key, default)
+        if value is None:
+            raise ValueError(f"{key} is missing")
+        return value

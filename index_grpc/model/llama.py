@@ -1,0 +1,141 @@
+"""The Llama forward pass over a flat run of tokens, with attention left to the caller.
+
+Tokens of different sequences stand side by side as rows; only attention needs to know which belong together, so it
+comes in as a function. T is the number of tokens, H the number of query heads, K of key-value heads, D a head's size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from index_grpc.model.config import ModelConfig
+from index_grpc.model.linear import Linear, LinearKind, agrees, linear_kinds, rows_are_independent
+from index_grpc.model.weights import LayerWeights, LlamaWeights
+
+Attend = Callable[[int, Tensor, Tensor], Tensor]
+"""(layer, queries [T, H, D], keys and values [T, 2, K, D]) → [T, H, D]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One layer: attention, then feed-forward, each on a normed copy and added back."""
+
+    config: ModelConfig
+    input_norm: Tensor
+    qkv: Linear
+    output: Linear
+    post_attention_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+    @classmethod
+    def from_weights(cls, layer: LayerWeights, config: ModelConfig, kind: LinearKind) -> "Block":
+        """Fuses the projections that read the same input."""
+        attention, mlp = layer.self_attn, layer.mlp
+        return cls(
+            config=config,
+            input_norm=layer.input_layernorm.weight,
+            qkv=kind(torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])),
+            output=kind(attention.o_proj.weight),
+            post_attention_norm=layer.post_attention_layernorm.weight,
+            gate_up=kind(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])),
+            down=kind(mlp.down_proj.weight),
+        )
+
+    def forward(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """hidden [T, hidden_size] → the same shape."""
+        config, num_tokens = self.config, hidden.shape[0]
+        num_rotated = config.num_heads + config.num_kv_heads
+        qkv = self.qkv(self._norm(hidden, self.input_norm))
+        heads = qkv.view(num_tokens, num_rotated + config.num_kv_heads, config.head_dim)  # [T, H + 2K, D]
+        rotate(heads[:, :num_rotated], rotary)
+        queries, keys_values = heads[:, : config.num_heads], heads[:, config.num_heads :]
+        mixed = attend(index, queries, keys_values.view(num_tokens, 2, config.num_kv_heads, config.head_dim))
+        hidden = hidden + self.output(mixed.reshape(num_tokens, config.num_heads * config.head_dim))
+        gate, up = self.gate_up(self._norm(hidden, self.post_attention_norm)).chunk(2, dim=-1)
+        return hidden + self.down(functional.silu(gate) * up)
+
+    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(hidden, weight.shape, weight, self.config.rms_norm_eps)
+
+
+class Llama:
+    """A model ready to compute: fused weights in one dtype on one device.
+
+    `rows_independent` tells whether tokens computed together get the same bits as alone; where it is false, the caller
+    must compute one sequence at a time to keep answers independent of each other.
+    """
+
+    def __init__(self, config: ModelConfig, weights: LlamaWeights, most_rows: int = 256) -> None:
+        """Takes the weights over, one layer at a time, so that no second copy of them stands in memory."""
+        body, self.config = weights.model, config
+        self.embedding: Tensor = body.embed_tokens.weight
+        self.device, self.dtype = self.embedding.device, self.embedding.dtype
+        self.num_parameters = sum(parameter.numel() for parameter in weights.parameters())
+        kind, self.rows_independent = _choose_kind(config, weights, most_rows)
+        self.blocks = []
+        for position in range(config.num_layers):
+            layer = body.layers[position]
+            assert isinstance(layer, LayerWeights)
+            self.blocks.append(Block.from_weights(layer, config, kind))
+            body.layers[position] = torch.nn.Identity()  # lets go of the unfused tensors
+        self.final_norm: Tensor = body.norm.weight
+        self.head = kind(weights.lm_head.weight)
+        self.rotary = rotary_tables(config, self.device, self.dtype)
+
+    def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """token_ids [T], positions [T] → hidden states [T, hidden_size], before the last norm."""
+        hidden = functional.embedding(token_ids, self.embedding)
+        rotary = (self.rotary[0][positions], self.rotary[1][positions])
+        for index, block in enumerate(self.blocks):
+            hidden = block.forward(index, hidden, rotary, attend)
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [B, hidden_size] → [B, vocab_size], float32."""
+        normed = functional.rms_norm(hidden, self.final_norm.shape, self.final_norm, self.config.rms_norm_eps)
+        return self.head(normed).float()
+
+
+def rotary_tables(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, [context_length, 1, D] each; computed in float32."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents  # [D / 2]
+    angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), frequencies)
+    both_halves = torch.cat([angles, angles], dim=-1)[:, None, :]
+    return both_halves.cos().to(device, dtype), both_halves.sin().to(device, dtype)
+
+
+def rotate(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+    """Turns heads [T, N, D] by their positions' angles, in place: the half-split layout."""
+    cosine, sine = rotary
+    first, second = heads.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    torch.add(heads * cosine, turned * sine, out=heads)
+
+
+def _choose_kind(config: ModelConfig, weights: LlamaWeights, most_rows: int) -> tuple[LinearKind, bool]:
+    """The fastest product that is right, and whether rows are independent with it; tried on a block and the head."""
+    layer, head = weights.model.layers[0], weights.lm_head.weight
+    assert isinstance(layer, LayerWeights)
+    usable = [kind for kind in linear_kinds(head.device, head.dtype) if agrees(kind, layer.mlp.down_proj.weight)]
+    for kind in usable:
+        tried = (_alone(Block.from_weights(layer, config, kind), head), kind(head))
+        if all(rows_are_independent(function, config.hidden_size, head, most_rows) for function in tried):
+            return kind, True
+    return usable[0], False
+
+
+def _alone(block: Block, like: Tensor) -> Linear:
+    """All of a block but attention, as a function of hidden states."""
+    angle = torch.ones(1, device=like.device, dtype=like.dtype)
+    rotary = (angle.cos(), angle.sin())
+    return lambda hidden: block.forward(0, hidden, rotary, _no_attention)
+
+
+def _no_attention(_layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
+    """Stands in for attention where only the rest of a block is tried."""
+    return queries + keys_values[:, 0].mean(dim=1, keepdim=True)

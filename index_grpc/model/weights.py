@@ -1,0 +1,60 @@
+"""The weights by the names they have in a checkpoint, waiting on the meta device to be filled."""
+
+from accelerate import init_empty_weights
+from torch import nn
+
+from index_grpc.model.config import ModelConfig
+
+
+class AttentionWeights(nn.Module):
+    """Projections of one attention layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+
+
+class MlpWeights(nn.Module):
+    """Projections of one feed-forward layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+
+class LayerWeights(nn.Module):
+    """One block."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.hidden_size)
+        self.self_attn = AttentionWeights(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size)
+        self.mlp = MlpWeights(config)
+
+
+class BodyWeights(nn.Module):
+    """Embedding, blocks and last norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(LayerWeights(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.hidden_size)
+
+
+class LlamaWeights(nn.Module):
+    """The whole model. Holds names and shapes only until `checkpoint.load_weights` fills it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        with init_empty_weights():
+            self.model = BodyWeights(config)
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.requires_grad_(False)

@@ -1,0 +1,193 @@
+"""The server's life: listen, load, warm up, serve, drain, stop."""
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH_DESCRIPTOR
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from index_grpc_client.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
+
+from index_grpc.chat import Chat
+from index_grpc.contract import ChatRequest, SamplingParams, ServedModel
+from index_grpc.engine.door import Engine
+from index_grpc.engine.loop import Runner
+from index_grpc.engine.scheduler import Limits
+from index_grpc.errors import Draining, EngineLost, StartupError
+from index_grpc.server.calls import CallInterceptor
+from index_grpc.server.health import Health
+from index_grpc.server.reflection import add_reflection
+from index_grpc.server.servicer import SERVICE, Backend, ChatServicer
+from index_grpc.settings import ServeSettings
+from index_grpc.text.tokenizer import Tokenizer
+
+Signals = asyncio.Queue[signal.Signals]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """All that loading a model brings."""
+
+    model: ServedModel
+    tokenizer: Tokenizer
+    runner: Runner
+    limits: Limits
+
+
+Load = Callable[[], Loaded]
+
+
+class App:
+    """One server with one engine. Used from one event loop."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.health, self.servicer = Health(SERVICE), ChatServicer()
+        self.engine: Engine | None = None
+        self.broke = asyncio.Event()
+        """Set when the engine is lost."""
+        self._server = grpc.aio.server(interceptors=[CallInterceptor(SERVICE)], options=_options(settings))
+        add_ChatServiceServicer_to_server(self.servicer, self._server)
+        add_HealthServicer_to_server(self.health, self._server)
+        add_reflection(self._server, SERVICE, HEALTH_DESCRIPTOR.services_by_name["Health"].full_name)
+
+    async def listen(self) -> str:
+        """Opens the port, with `liveness` SERVING and nothing else, and returns the address with the port in effect."""
+        host, port = self.settings.host, self.settings.port
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            remedy = "is another server running there? Choose another with --port"
+            raise StartupError(f"cannot listen on {host}:{port}; {remedy}")
+        await self._server.start()
+        return f"{host}:{bound}"
+
+    async def load(self, load: Load) -> ServedModel:
+        """Loads the model in a thread, has it answer once through the engine's door, then turns health to SERVING."""
+        loaded = await _in_daemon_thread(load)
+        self.engine = Engine(loaded.runner, loaded.limits, on_lost=self._on_lost)
+        self.engine.start()
+        chat = Chat(loaded.tokenizer, self.engine)
+        await _warm_up(chat)
+        self.servicer.backend = Backend(chat, loaded.model)
+        self.servicer.refusal = None
+        self.health.set_ready(True)
+        return loaded.model
+
+    async def drain(self, delay_seconds: float) -> None:
+        """Tells everyone to go elsewhere, keeps taking calls for a while, then completes those it has taken."""
+        log.info("draining: NOT_SERVING, taking calls for another %g s", delay_seconds)
+        self.health.set_ready(False)
+        self.health.end_watches()
+        await asyncio.sleep(delay_seconds)
+        self.servicer.refusal = lambda: Draining("the server is stopping; call another one")
+        num_open = self.engine.num_open if self.engine else 0
+        log.info("completing %d calls, for at most %g s", num_open, self.settings.grace_seconds)
+        await self.stop(self.settings.grace_seconds)
+
+    async def stop(self, grace_seconds: float = 0.0) -> None:
+        """Closes the port, lets calls end within the grace, then ends the engine."""
+        self.health.end_watches()
+        await self._server.stop(grace_seconds)
+        if self.engine is not None:
+            await self.engine.stop()
+
+    def _on_lost(self) -> None:
+        self.health.set_ready(False)
+        self.servicer.refusal = lambda: EngineLost("the engine broke; call another server")
+        self.broke.set()
+
+
+async def serve(settings: ServeSettings, load: Load) -> None:
+    """Runs until a signal has drained the server. Raises StartupError if it cannot start or its engine is lost."""
+    started = time.monotonic()
+    app, signals = App(settings), _signals()
+    address = await app.listen()
+    log.info("listening on %s; loading %s", address, settings.model)
+    ready = asyncio.create_task(app.load(load))
+    stopping = asyncio.create_task(signals.get())
+    try:
+        await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()
+            log.info("ready in %.1f s; try:  index-client --address %s ask 你好", time.monotonic() - started, address)
+        await _until_stopped(app, stopping, signals)
+    finally:
+        ready.cancel()
+        await app.stop()
+
+
+async def _until_stopped(app: App, stopping: "asyncio.Task[signal.Signals]", signals: Signals) -> None:
+    broke = asyncio.create_task(app.broke.wait())
+    await asyncio.wait({stopping, broke}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        raise StartupError("the engine broke; see the log above")
+    received = stopping.result()
+    log.info("received %s", received.name)
+    # Someone at the keyboard waits for the prompt; only an orchestrator needs time to send callers elsewhere.
+    delay = 0.0 if received is signal.SIGINT else app.settings.drain_delay_seconds
+    drained, again = asyncio.create_task(app.drain(delay)), asyncio.create_task(signals.get())
+    await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
+    if again.done():
+        log.info("received %s again; stopping at once", again.result().name)
+        drained.cancel()
+    again.cancel()
+    log.info("stopped")
+
+
+def _signals() -> Signals:
+    received: Signals = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, received.put_nowait, number)
+    return received
+
+
+async def _in_daemon_thread(load: Load) -> Loaded:
+    """Like `asyncio.to_thread`, but does not hold up the process's end: a download may take an hour."""
+    events = asyncio.get_running_loop()
+    result: asyncio.Future[Loaded] = events.create_future()
+
+    def settle(set_result: Callable[[Any], None], value: object) -> None:
+        if not result.cancelled():
+            set_result(value)
+
+    def work() -> None:
+        try:
+            loaded = load()
+        except Exception as error:
+            events.call_soon_threadsafe(settle, result.set_exception, error)
+        else:
+            events.call_soon_threadsafe(settle, result.set_result, loaded)
+
+    threading.Thread(target=work, name="load", daemon=True).start()
+    return await result
+
+
+async def _warm_up(chat: Chat) -> None:
+    arrival = time.monotonic()
+    request = ChatRequest("warm-up", "Hello", sampling=SamplingParams(seed=1), max_tokens=4, arrival=arrival)
+    async for _ in chat.stream(request):
+        pass
+
+
+def _options(settings: ServeSettings) -> list[tuple[str, int]]:
+    size = settings.max_message_mib * 2**20
+    return [
+        ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
+        ("grpc.max_receive_message_length", size),
+        ("grpc.max_send_message_length", size),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]

@@ -1,0 +1,81 @@
+"""The four calls: translate, have it answered, translate back."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceServicer
+
+from index_grpc.chat import Chat
+from index_grpc.contract import ChatRequest, Chunk, ServedModel
+from index_grpc.errors import IndexGrpcError, Loading
+from index_grpc.server import translate
+from index_grpc.server.calls import Call, current_call
+from index_grpc.server.status import Context
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["ChatService"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What answers once the model is loaded."""
+
+    chat: Chat
+    model: ServedModel
+
+
+class ChatServicer(ChatServiceServicer):
+    """Refuses with what `refusal` makes, while there is one: loading, draining."""
+
+    def __init__(self) -> None:
+        self.backend: Backend | None = None
+        self.refusal: Callable[[], IndexGrpcError] | None = lambda: Loading("the model is being loaded", 2.0)
+
+    async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
+        """The whole answer in one message."""
+        call, backend = current_call(), self._ready()
+        asked = translate.chat_request(request, call, backend.model)
+        chunks = [chunk async for chunk in _answer(backend, asked, call)]
+        return translate.chat_response(chunks, asked, call, backend.model)
+
+    async def ChatStream(
+        self,
+        request: pb.ChatRequest,
+        context: Context,
+    ) -> AsyncGenerator[pb.ChatStreamResponse]:
+        """The answer as it is generated. gRPC sends the headers with the first message."""
+        call, backend = current_call(), self._ready()
+        asked = translate.chat_request(request, call, backend.model)
+        async with aclosing(_answer(backend, asked, call)) as chunks:
+            async for chunk in chunks:
+                yield translate.chat_stream_response(chunk, call, backend.model)
+
+    async def CountTokens(
+        self,
+        request: pb.CountTokensRequest,
+        context: Context,
+    ) -> pb.CountTokensResponse:
+        """Tokens of a prompt."""
+        backend = self._ready()
+        ids = await backend.chat.prompt_ids(translate.messages_to_count(request))
+        remaining = max(0, backend.model.context_length - len(ids))
+        return pb.CountTokensResponse(prompt_tokens=len(ids), remaining_tokens=remaining)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """The served model."""
+        backend = self._ready()
+        return translate.model_response(backend.model, backend.chat.engine.limits)
+
+    def _ready(self) -> Backend:
+        if self.refusal is not None:
+            raise self.refusal()
+        assert self.backend is not None
+        return self.backend
+
+
+async def _answer(backend: Backend, asked: ChatRequest, call: Call) -> AsyncGenerator[Chunk]:
+    async with aclosing(backend.chat.stream(asked)) as chunks:
+        async for chunk in chunks:
+            call.finish = chunk.finish
+            yield chunk

@@ -1,0 +1,96 @@
+"""The one table from errors to gRPC statuses, and how a status is sent with its details."""
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc.aio import Metadata, ServicerContext
+
+from index_grpc import errors
+
+if TYPE_CHECKING:
+    Context = ServicerContext[Any, Any]
+else:
+    Context = ServicerContext  # takes type arguments only in its stubs
+
+DOMAIN = "index-grpc"
+
+CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.PromptTooLong: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Loading: grpc.StatusCode.UNAVAILABLE,
+    errors.Overloaded: grpc.StatusCode.UNAVAILABLE,
+    errors.Draining: grpc.StatusCode.UNAVAILABLE,
+    errors.EngineLost: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.RequestFailed: grpc.StatusCode.INTERNAL,
+}
+
+MOST_DETAIL_BYTES = 6_000
+"""Callers refuse trailers over 8 KiB; violations beyond this are left out, and the message says how many."""
+
+
+async def abort(context: Context, error: errors.IndexGrpcError, request_id: str) -> NoReturn:
+    """Ends the call with the error's status, its details and the request id."""
+    code, message = CODES[type(error)], str(error)
+    if isinstance(error, errors.InvalidRequest):
+        message = _summary(error)
+    if code is grpc.StatusCode.INTERNAL:
+        message = f"{message}; request id {request_id}"
+    details = [ErrorInfo(reason=error.reason, domain=DOMAIN), RequestInfo(request_id=request_id), *_details(error)]
+    trailers = [("x-request-id", request_id), *_retry_trailers(error)]
+    trailers.append(("grpc-status-details-bin", _status(code, message, details)))
+    await context.abort(code, message, Metadata(*trailers))
+    raise AssertionError("abort always raises")
+
+
+def _details(error: errors.IndexGrpcError) -> list[Message]:
+    if isinstance(error, errors.InvalidRequest):
+        return [BadRequest(field_violations=_fitting(error))]
+    if isinstance(error, errors.Unavailable):
+        delay = Duration()
+        delay.FromMilliseconds(_retry_milliseconds(error))
+        return [RetryInfo(retry_delay=delay)]
+    return []
+
+
+def _fitting(error: errors.InvalidRequest) -> list[BadRequest.FieldViolation]:
+    """The violations that fit into the trailers."""
+    fitting, size = [], 0
+    for violation in error.violations:
+        proto = BadRequest.FieldViolation(field=violation.field, description=violation.description)
+        size += proto.ByteSize()
+        if size > MOST_DETAIL_BYTES:
+            break
+        fitting.append(proto)
+    return fitting
+
+
+def _summary(error: errors.InvalidRequest) -> str:
+    """The first violation and how many more there are; all stand in the details."""
+    first, num_more = error.violations[0], len(error.violations) - 1
+    more = f" (and {num_more} more {'violation' if num_more == 1 else 'violations'})" if num_more else ""
+    return f"{first.field}: {first.description}{more}"
+
+
+def _retry_milliseconds(error: errors.Unavailable) -> int:
+    return max(1, round(error.retry_after_seconds * 1000))
+
+
+def _retry_trailers(error: errors.IndexGrpcError) -> list[tuple[str, str | bytes]]:
+    if isinstance(error, errors.Unavailable):
+        return [("grpc-retry-pushback-ms", str(_retry_milliseconds(error)))]
+    return []
+
+
+def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> bytes:
+    status = Status(code=code.value[0], message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    serialised: bytes = status.SerializeToString()
+    return serialised

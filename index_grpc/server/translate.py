@@ -1,0 +1,159 @@
+"""Protobuf to our nouns and back. Nothing below this file knows protobuf."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from index_grpc import __version__
+from index_grpc.contract import (
+    ChatRequest,
+    Chunk,
+    Finish,
+    FinishReason,
+    Message,
+    Role,
+    SamplingParams,
+    ServedModel,
+    TokenLogprob,
+)
+from index_grpc.engine.scheduler import Limits
+from index_grpc.errors import ModelNotFound
+from index_grpc.server.calls import Call
+from index_grpc.server.validate import Violations
+
+ROLES = {pb.ROLE_SYSTEM: Role.SYSTEM, pb.ROLE_USER: Role.USER, pb.ROLE_ASSISTANT: Role.ASSISTANT}
+ROLE_NUMBERS = {role: number for number, role in ROLES.items()}
+REASONS = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for reason in FinishReason}
+
+
+def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatRequest:
+    """The request, checked. Raises InvalidRequest with all violations, or ModelNotFound."""
+    with Violations() as violations:
+        violations.of_conversation(proto.prompt, proto.history)
+        violations.of_sampling(proto.sampling)
+        violations.of_limits(proto)
+    if proto.model and proto.model != model.name:
+        raise ModelNotFound(f"model is {proto.model!r}; served is {model.name!r}; leave it unset to take that")
+    return ChatRequest(
+        id=call.id,
+        prompt=proto.prompt,
+        history=_history(proto.history),
+        sampling=_sampling(proto.sampling),
+        max_tokens=proto.max_tokens if proto.HasField("max_tokens") else model.default_max_tokens,
+        stop=tuple(dict.fromkeys(proto.stop)),
+        logprobs=proto.logprobs,
+        top_logprobs=proto.top_logprobs,
+        arrival=call.arrival,
+        deadline=_deadline(proto, call),
+    )
+
+
+def messages_to_count(proto: pb.CountTokensRequest) -> Sequence[Message]:
+    """The conversation, checked. Raises InvalidRequest with all violations."""
+    with Violations() as violations:
+        violations.of_conversation(proto.prompt, proto.history)
+    return (*_history(proto.history), Message(Role.USER, proto.prompt))
+
+
+def chat_response(chunks: Sequence[Chunk], asked: ChatRequest, call: Call, model: ServedModel) -> pb.ChatResponse:
+    """All chunks as one answer."""
+    text, last = "".join(chunk.delta for chunk in chunks), chunks[-1]
+    assert last.finish is not None
+    history = (*asked.messages, Message(Role.ASSISTANT, text))
+    return pb.ChatResponse(
+        id=call.id,
+        response=text,
+        history=[pb.Message(role=ROLE_NUMBERS[message.role], content=message.content) for message in history],
+        finish=_finish(last.finish),
+        model=model.name,
+        seed=asked.sampling.seed,
+        create_time=_timestamp(call.created),
+        logprobs=_logprobs(entry for chunk in chunks for entry in chunk.logprobs),
+    )
+
+
+def chat_stream_response(chunk: Chunk, call: Call, model: ServedModel) -> pb.ChatStreamResponse:
+    """One chunk as a message of the stream."""
+    proto = pb.ChatStreamResponse(delta=chunk.delta, logprobs=_logprobs(chunk.logprobs))
+    if chunk.start is not None:
+        start = pb.Start(id=call.id, model=model.name, seed=chunk.start.seed, prompt_tokens=chunk.start.prompt_tokens)
+        start.create_time.CopyFrom(_timestamp(call.created))
+        proto.start.CopyFrom(start)
+    if chunk.finish is not None:
+        proto.finish.CopyFrom(_finish(chunk.finish))
+    return proto
+
+
+def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
+    """The served model, its limits and defaults."""
+    defaults = {field.name: getattr(model.default_sampling, field.name) for field in fields(SamplingParams)}
+    del defaults["seed"]  # there is none: each call gets its own
+    return pb.GetModelResponse(
+        model=model.name,
+        context_length=model.context_length,
+        default_sampling=pb.SamplingParams(**defaults),
+        default_max_tokens=model.default_max_tokens,
+        device=model.device,
+        dtype=model.dtype,
+        server_version=__version__,
+        num_parameters=model.num_parameters,
+        vocab_size=model.vocab_size,
+        max_sequences=limits.max_sequences,
+        max_waiting=limits.max_waiting,
+    )
+
+
+def _history(history: Iterable[pb.Message]) -> tuple[Message, ...]:
+    return tuple(Message(ROLES[message.role], message.content) for message in history)
+
+
+def _sampling(proto: pb.SamplingParams) -> SamplingParams:
+    given = {descriptor.name: value for descriptor, value in proto.ListFields()}
+    return SamplingParams(**{"seed": secrets.randbits(32), **given})
+
+
+def _deadline(proto: pb.ChatRequest, call: Call) -> float | None:
+    limits = [] if call.deadline is None else [call.deadline]
+    if proto.HasField("time_limit"):
+        limits.append(call.arrival + proto.time_limit.seconds + proto.time_limit.nanos / 1e9)
+    return min(limits, default=None)
+
+
+def _finish(finish: Finish) -> pb.Finish:
+    usage = pb.Usage(
+        prompt_tokens=finish.prompt_tokens,
+        completion_tokens=finish.completion_tokens,
+        total_tokens=finish.prompt_tokens + finish.completion_tokens,
+        cached_prompt_tokens=finish.cached_prompt_tokens,
+    )
+    timing = pb.Timing(
+        queue=_duration(finish.timing.queue),
+        time_to_first_token=_duration(finish.timing.time_to_first_token),
+        total=_duration(finish.timing.total),
+    )
+    return pb.Finish(reason=REASONS[finish.reason], stop_sequence=finish.stop_sequence, usage=usage, timing=timing)
+
+
+def _logprobs(entries: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
+    return [
+        pb.TokenLogprob(
+            token_id=entry.token_id, token_bytes=entry.token_bytes, logprob=entry.logprob, top=_logprobs(entry.top)
+        )
+        for entry in entries
+    ]
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromMicroseconds(round(seconds * 1e6))
+    return timestamp

@@ -1,0 +1,113 @@
+"""The rules of a request's values. Every broken one is reported, with field, value, limit and remedy."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from index_grpc.contract import DEFAULT_MAX_TOKENS, SamplingParams
+from index_grpc.errors import InvalidRequest, Violation
+
+MOST_STOPS = 16
+MOST_STOP_BYTES = 256
+MOST_TOP_LOGPROBS = 20
+MOST_VIOLATIONS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from low to high, high included; low too, unless `above_low`."""
+
+    low: float
+    high: float
+    above_low: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether the number lies in the range; NaN and infinities never do."""
+        return math.isfinite(number) and self.low <= number <= self.high and not (self.above_low and number == self.low)
+
+    def __str__(self) -> str:
+        return f"{'above' if self.above_low else 'from'} {self.low:g} to {self.high:g}"
+
+
+SAMPLING_RANGES = {
+    "temperature": Range(0, 2),
+    "top_p": Range(0, 1, above_low=True),
+    "min_p": Range(0, 1),
+    "repetition_penalty": Range(0, 10, above_low=True),
+    "frequency_penalty": Range(-2, 2),
+    "presence_penalty": Range(-2, 2),
+}
+
+
+class Violations:
+    """Collects what is wrong; leaving the `with` raises InvalidRequest if anything is."""
+
+    def __init__(self) -> None:
+        self._found: list[Violation] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None and self._found:
+            raise InvalidRequest(*self._found)
+
+    def of_conversation(self, prompt: str, history: Sequence[pb.Message]) -> None:
+        """Prompt and messages before it."""
+        if not prompt:
+            self._add("prompt", "is empty; say something")
+        for index, message in enumerate(history):
+            if len(self._found) >= MOST_VIOLATIONS:
+                return
+            self._of_role(f"history[{index}].role", message.role, first=index == 0)
+
+    def of_sampling(self, sampling: pb.SamplingParams) -> None:
+        """Every scalar that is set."""
+        for field, value in sampling.ListFields():
+            allowed = SAMPLING_RANGES.get(field.name)
+            if allowed is not None and not allowed.holds(value):
+                default = getattr(SamplingParams(), field.name)
+                self._add(f"sampling.{field.name}", f"is {value:g}; allowed is {allowed}; unset means {default:g}")
+
+    def of_limits(self, request: pb.ChatRequest) -> None:
+        """Where the answer ends, and what is told of its tokens."""
+        if request.HasField("max_tokens") and request.max_tokens == 0:
+            self._add("max_tokens", f"is 0; allowed is 1 or more; unset means {DEFAULT_MAX_TOKENS}")
+        self._of_stops(request.stop)
+        self._of_top_logprobs(request)
+        if request.HasField("time_limit"):
+            seconds = request.time_limit.seconds + request.time_limit.nanos / 1e9
+            if seconds <= 0:
+                self._add("time_limit", f"is {seconds:g} s; allowed is more than 0 s; unset means no limit of its own")
+
+    def _of_role(self, field: str, role: int, first: bool) -> None:
+        names = "ROLE_SYSTEM (first message only), ROLE_USER, ROLE_ASSISTANT"
+        if role == pb.ROLE_UNSPECIFIED:
+            self._add(field, f"is unset; set one of {names}")
+        elif role not in pb.Role.values():
+            self._add(field, f"is the unknown number {role}; set one of {names}")
+        elif role == pb.ROLE_SYSTEM and not first:
+            self._add(field, "is ROLE_SYSTEM; allowed only in history[0]; move it there")
+
+    def _of_stops(self, stops: Sequence[str]) -> None:
+        if len(stops) > MOST_STOPS:
+            self._add("stop", f"has {len(stops)} strings; allowed are {MOST_STOPS}; leave some out")
+        for index, stop in enumerate(stops[:MOST_STOPS]):
+            num_bytes = len(stop.encode())
+            if not stop:
+                self._add(f"stop[{index}]", f"is empty; allowed are 1 to {MOST_STOP_BYTES} bytes; leave it out")
+            elif num_bytes > MOST_STOP_BYTES:
+                self._add(f"stop[{index}]", f"has {num_bytes} bytes; allowed are 1 to {MOST_STOP_BYTES}; shorten it")
+
+    def _of_top_logprobs(self, request: pb.ChatRequest) -> None:
+        if request.top_logprobs > MOST_TOP_LOGPROBS:
+            self._add("top_logprobs", f"is {request.top_logprobs}; allowed is 0 to {MOST_TOP_LOGPROBS}; ask for fewer")
+        elif request.top_logprobs and not request.logprobs:
+            self._add("top_logprobs", f"is {request.top_logprobs} while logprobs is false; set logprobs to true")
+
+    def _add(self, field: str, description: str) -> None:
+        self._found.append(Violation(field, description))

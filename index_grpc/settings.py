@@ -1,0 +1,47 @@
+"""The server's settings: one frozen class that the command line and the environment both fill."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_MODEL = "demo"
+DEFAULT_REPOSITORY = "IndexTeam/Index-1.9B-Chat"
+
+
+class ServeSettings(BaseModel):
+    """What `index-grpc serve` can be told. Each field is a flag and an environment variable INDEX_GRPC_<NAME>."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(
+        DEFAULT_MODEL,
+        min_length=1,
+        description=f"What to serve: demo, a checkpoint's directory, or a hub id such as {DEFAULT_REPOSITORY}.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 and [::] are everywhere.")
+    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where to compute: auto (cuda if there is one), cpu, cuda or cuda:N.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Number format: auto is bfloat16 on cuda and float32 on cpu."
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Threads to compute with on cpu; 0 takes one for each core, a single one for a tiny model.",
+    )
+    max_sequences: int = Field(32, ge=1, le=1024, description="Calls computed at the same time.")
+    max_waiting: int = Field(128, ge=0, le=100_000, description="Calls that may wait before more are refused.")
+    max_message_mib: int = Field(16, ge=1, le=1024, description="Largest message taken or sent, in MiB.")
+    drain_delay_seconds: float = Field(
+        3.0, ge=0, le=3600, description="After SIGTERM: how long to keep taking calls while health says NOT_SERVING."
+    )
+    grace_seconds: float = Field(
+        60.0, ge=0, le=86_400, description="After that: how long running calls may take to end before they are cut off."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe lines to log.")
