@@ -84,6 +84,13 @@ class Loop:
         while self._receive():
             self.step()
 
+    def follow(self, order: Submit | Cancel) -> None:
+        """Takes a request in, or lets one go."""
+        if isinstance(order, Submit):
+            self.sequences[order.number] = self.scheduler.add(order.number, order.request)
+        elif order.number in self.sequences:
+            self.deliver([self._retire(self.sequences[order.number])])
+
     def step(self) -> None:
         """One turn."""
         started = time.monotonic()
@@ -93,17 +100,14 @@ class Loop:
         self.deliver([*self._commit(batch, results), *self._expire()])
 
     def _receive(self) -> bool:
-        """Takes what lies in the inbox, waiting for it if there is nothing to compute. False when told to stop."""
+        """Follows the orders in the inbox, waiting for one if there is nothing to compute. False when told to stop."""
         while not self.sequences or not self.inbox.empty():
             if not self.sequences:
-                self._check_books()
+                self.check_books()
             order = self.inbox.get()
             if isinstance(order, Stop):
                 return False
-            if isinstance(order, Cancel):
-                self._cancel(order.number)
-            else:
-                self.sequences[order.number] = self.scheduler.add(order.number, order.request)
+            self.follow(order)
         return True
 
     def _compute(self, batch: Batch) -> dict[Sequence, Token | Exception]:
@@ -152,11 +156,6 @@ class Loop:
         late = [s for s in self.sequences.values() if not s.num_generated and (s.request.deadline or now + 1) <= now]
         return [self._retire(s, DeadlineTooShort("the time was over before the first token")) for s in late]
 
-    def _cancel(self, number: int) -> None:
-        sequence = self.sequences.get(number)
-        if sequence is not None:
-            self.deliver([self._retire(sequence)])
-
     def _retire(self, sequence: Sequence, error: IndexGrpcError | None = None) -> Report:
         """Takes the sequence out and frees all it holds."""
         del self.sequences[sequence.number]
@@ -164,7 +163,8 @@ class Loop:
         self.runner.release(sequence)
         return Report(sequence.number, error=error)
 
-    def _check_books(self) -> None:
+    def check_books(self) -> None:
+        """With nothing to compute, nothing may be held; raises if something is."""
         self.scheduler.check_books()
         self.runner.check_books()
 

@@ -1,0 +1,70 @@
+"""Products whose rows do not depend on their neighbours, and what happens where there are none."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from index_grpc.contract import SamplingParams
+from index_grpc.loading import load
+from index_grpc.model import llama
+from index_grpc.model.linear import Linear, agrees, fixed_rows_linear, packed_linear, rows_are_independent
+from tests.conftest import settings
+from tests.engine.running import generate, generate_all, running
+
+WEIGHT = torch.randn(96, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", [packed_linear, fixed_rows_linear])
+def test_products_are_right_at_every_size(kind: Callable[[Tensor], Linear]) -> None:
+    assert agrees(kind, WEIGHT)
+    linear = kind(WEIGHT)
+    for num_rows in (1, 63, 64, 65, 200):
+        rows = torch.randn(num_rows, 64)
+        torch.testing.assert_close(linear(rows), functional.linear(rows, WEIGHT))
+
+
+def test_a_wrong_or_missing_product_is_found_out() -> None:
+    def wrong(weight: Tensor) -> Linear:
+        return packed_linear(weight * 1.001)
+
+    def missing(weight: Tensor) -> Linear:
+        return torch.ops.mkldnn.no_such_operator(weight)
+
+    assert not agrees(wrong, WEIGHT)
+    assert not agrees(missing, WEIGHT)
+
+
+def test_a_neighbour_that_leaks_in_is_found_out() -> None:
+    def leaking(rows: Tensor) -> Tensor:
+        return rows + rows.mean() * 1e-6
+
+    assert not rows_are_independent(leaking, 64, WEIGHT, most_rows=96)
+    assert rows_are_independent(packed_linear(WEIGHT), 64, WEIGHT, most_rows=96)
+
+
+@pytest.mark.parametrize("kinds", [[], ["fixed"]], ids=["one sequence at a time", "fixed rows"])
+async def test_fallbacks_keep_the_promise(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]
+) -> None:
+    """Without the packed product, answers are still the same alone and in company."""
+
+    def plain(weight: Tensor) -> Linear:
+        return lambda rows: functional.linear(rows, weight) + 1e-7 * rows.mean()  # a neighbour can always be felt
+
+    chosen = [fixed_rows_linear] if kinds else [plain]
+    monkeypatch.setattr(llama, "linear_kinds", lambda device, dtype: chosen)
+    loaded = load(settings(checkpoint))
+    async with running(loaded.runner, loaded.limits) as engine:
+        prompts = [list(range(5, 5 + length)) for length in (1, 3, 64, 70, 100, 130)]
+        sampling = SamplingParams(seed=11)
+        together = await generate_all(engine, prompts, sampling)
+        assert together == [await generate(engine, ids, sampling) for ids in prompts]
+
+
+def test_a_self_check_that_fails_everywhere_is_seen(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama, "rows_are_independent", lambda *_: False)
+    assert not load(settings(checkpoint)).runner.rows_independent

@@ -1,0 +1,161 @@
+"""Sampling against transformers' processors, and a row's independence of its neighbours."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from index_grpc.contract import SamplingParams, Token, TokenRequest
+from index_grpc.engine.sampler import Sampler, choose, Knobs, ranked, uniform, _knobs
+from index_grpc.engine.sequence import Sequence
+
+VOCAB = 300
+NUM_DRAWS = 4000
+
+
+def logits(seed: int, rows: int = 1) -> Tensor:
+    return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def opened(sampler: Sampler, slot: int, params: SamplingParams, prompt: list[int], **fields: object) -> Sequence:
+    request = TokenRequest("x", prompt, params, max_tokens=100, **fields)  # type: ignore[arg-type]
+    sequence = Sequence(slot, request, slot=slot)
+    sampler.open(sequence)
+    return sequence
+
+
+def by_transformers(row: Tensor, params: SamplingParams, ids: list[int]) -> Tensor:
+    """Probabilities [V] after transformers' processors in its own order."""
+    processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(params.repetition_penalty)])
+    processors.append(TemperatureLogitsWarper(params.temperature))
+    if params.top_k:
+        processors.append(TopKLogitsWarper(min(params.top_k, VOCAB)))
+    processors.append(TopPLogitsWarper(params.top_p))
+    if params.min_p:
+        processors.append(MinPLogitsWarper(params.min_p))
+    return processors(torch.tensor([ids]), row.clone())[0].softmax(dim=0)
+
+
+CASES = [
+    SamplingParams(),
+    SamplingParams(top_k=0, top_p=1.0),
+    SamplingParams(top_k=0, top_p=0.5, temperature=1.5),
+    SamplingParams(top_k=100, top_p=0.9),
+    SamplingParams(top_k=10**9, top_p=0.3, temperature=2.0),
+    SamplingParams(top_k=64, top_p=1.0, min_p=0.2, temperature=1.3),
+    SamplingParams(top_k=0, top_p=1.0, min_p=1.0),
+    SamplingParams(top_k=1),
+    SamplingParams(repetition_penalty=1.0, temperature=0.01),
+    SamplingParams(repetition_penalty=5.0, top_k=0, top_p=1.0),
+]
+
+
+@pytest.mark.parametrize("params", CASES, ids=str)
+def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
+    """Evenly spaced draws fall on each token in proportion to its probability."""
+    row, prompt = logits(5), [3, 8, 8, 250]
+    sampler = Sampler(1, VOCAB, torch.device("cpu"))
+    opened(sampler, 0, params, prompt)
+    knobs = Knobs.of(sampler.knobs)
+    best, ids = ranked(sampler._penalise(row, torch.tensor([0]), knobs), 64 if 0 < params.top_k <= 64 else VOCAB)
+    draws = (torch.arange(NUM_DRAWS, dtype=torch.float64) + 0.5) / NUM_DRAWS
+    many = Knobs.of(sampler.knobs.expand(NUM_DRAWS, -1))
+    places = choose(best.expand(NUM_DRAWS, -1), many, draws)[:, 0]
+    shares = torch.bincount(ids[0][places], minlength=VOCAB) / NUM_DRAWS
+    wanted = by_transformers(row, params, prompt)
+    assert (shares - wanted).abs().max() < 2 / NUM_DRAWS
+    assert not shares[wanted == 0].any()
+
+
+def test_penalties_of_the_answer() -> None:
+    """Frequency and presence penalties count the answer, not the prompt; zero takes the likeliest token."""
+    sampler = Sampler(1, VOCAB, torch.device("cpu"))
+    params = SamplingParams(
+        temperature=0.0, repetition_penalty=1.0, frequency_penalty=0.5, presence_penalty=0.25, top_k=0
+    )
+    sequence = opened(sampler, 0, params, prompt=[1, 1, 1])
+    row = torch.full((1, VOCAB), -10.0)
+    row[0, 1], row[0, 2] = 2.0, 1.0
+    drawn = []
+    for _ in range(4):
+        token = sampler.sample(row, [sequence])[0]
+        sequence.append(token.id, now=1.0)
+        drawn.append(token.id)
+    # Token 1 stands at 2, 1.25, 0.75, …; token 2 at 1, then at 0.25.
+    assert drawn == [1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_row_draws_the_same_alone_and_among_others(seed: int) -> None:
+    rng = random.Random(seed)
+    num_rows = 12
+    rows = logits(seed, num_rows)
+    choices = [random_params(rng) for _ in range(num_rows)]
+    together, alone = Sampler(num_rows, VOCAB, torch.device("cpu")), Sampler(num_rows, VOCAB, torch.device("cpu"))
+    options: dict[str, object] = {"logprobs": True, "top_logprobs": 5}
+    among = [opened(together, slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
+    lonely = [opened(alone, slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
+    for _ in range(4):
+        tokens = together.sample(rows, among)
+        single = [alone.sample(rows[slot : slot + 1], [sequence])[0] for slot, sequence in enumerate(lonely)]
+        assert tokens == single
+        for sequence, token in itertools.chain(zip(among, tokens, strict=True), zip(lonely, single, strict=True)):
+            sequence.append(token.id, now=1.0)
+
+
+def random_params(rng: random.Random) -> SamplingParams:
+    return SamplingParams(
+        temperature=rng.choice([0.0, 0.7, 2.0]),
+        top_p=rng.choice([0.3, 1.0]),
+        top_k=rng.choice([0, 1, 5, 64, 65, 10**9]),
+        min_p=rng.choice([0.0, 0.1]),
+        repetition_penalty=rng.choice([1.0, 1.1]),
+        frequency_penalty=rng.choice([0.0, -2.0]),
+        presence_penalty=rng.choice([0.0, 2.0]),
+        seed=rng.getrandbits(32),
+    )
+
+
+def test_logprobs_are_those_of_the_raw_logits() -> None:
+    sampler = Sampler(1, VOCAB, torch.device("cpu"))
+    sequence = opened(sampler, 0, SamplingParams(temperature=0.3), [7], logprobs=True, top_logprobs=3)
+    row = logits(9)
+    token: Token = sampler.sample(row, [sequence])[0]
+    wanted = row[0].log_softmax(dim=0)
+    assert token.logprob == pytest.approx(float(wanted[token.id]))
+    assert [candidate.token_id for candidate in token.top] == wanted.topk(3).indices.tolist()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_numbers_that_are_none_are_an_error(bad: float, top_k: int) -> None:
+    sampler = Sampler(1, VOCAB, torch.device("cpu"))
+    row = logits(1)
+    row[0, 77] = bad
+    with pytest.raises(FloatingPointError):
+        sampler.sample(row, [opened(sampler, 0, SamplingParams(top_k=top_k), [1])])
+
+
+def test_uniform_numbers() -> None:
+    numbers = [uniform(seed, step) for seed in range(50) for step in range(100)]
+    assert len(set(numbers)) == len(numbers)
+    assert all(0 <= number < 1 for number in numbers)
+    assert sum(numbers) / len(numbers) == pytest.approx(0.5, abs=0.02)
+    for tenth in range(10):
+        share = sum(tenth <= 10 * number < tenth + 1 for number in numbers) / len(numbers)
+        assert share == pytest.approx(0.1, abs=0.02)
+    assert uniform(2**32 - 1, 4095) == uniform(2**32 - 1, 4095)
+
+
+def test_the_knobs_have_a_column_each() -> None:
+    assert len(_knobs(SamplingParams())) == len(Knobs.__slots__)
