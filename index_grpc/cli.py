@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import click
 from pydantic import ValidationError
@@ -17,7 +17,35 @@ from index_grpc.settings import DEFAULT_REPOSITORY, ServeSettings
 Command = Callable[..., None]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class Commands(click.Group):
+    """Tells what is wrong with the command line in one line, like everything else that goes wrong."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:  # noqa: ANN401 - click's own
+        """Runs a command and exits."""
+        try:
+            sys.exit(super().main(*args, **{**options, "standalone_mode": False}))
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            _fail(error.format_message(), error.exit_code)
+        except click.Abort:
+            _fail("interrupted", 130)
+
+
+class EnvironmentOption(click.Option):
+    """An option that Kubernetes cannot set by accident.
+
+    Beside a Service named index-grpc it gives every container INDEX_GRPC_PORT=tcp://10.0.0.1:50051.
+    """
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The variable's value, unless it is one of those."""
+        value = super().resolve_envvar_value(ctx)
+        return None if value and value.startswith("tcp://") else value
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="index-grpc")
 def main() -> None:
     """Serve the Index chat model over gRPC."""
@@ -36,6 +64,7 @@ def settings_options(command: Command) -> Command:
         option = click.option(
             f"--{name.replace('_', '-')}",
             name,
+            cls=EnvironmentOption,
             envvar=f"INDEX_GRPC_{name.upper()}",
             default=field.default,
             type=_click_type(field),
@@ -77,7 +106,7 @@ def download(model: str, revision: str | None, output: Path | None) -> None:
     MODEL is a hub id; the default is IndexTeam/Index-1.9B-Chat. An interrupted download goes on where it stopped. The
     environment variable HF_ENDPOINT names a mirror.
     """
-    from index_grpc.model.hub import download as fetch
+    from index_grpc.loading import download as fetch
 
     try:
         click.echo(fetch(model, revision, output))
@@ -91,7 +120,8 @@ def _settings(values: dict[str, object]) -> ServeSettings:
     except ValidationError as error:
         first = error.errors()[0]
         flag = f"--{str(first['loc'][0]).replace('_', '-')}"
-        raise click.UsageError(f"{flag} is {first['input']!r}: {first['msg']}") from None
+        problem = first["msg"].replace("Input should", "it should").replace("String should", "it should")
+        raise click.UsageError(f"{flag} is {first['input']!r}; {problem}") from None
 
 
 def _serve_until_stopped(settings: ServeSettings) -> None:
@@ -107,9 +137,9 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     uvloop.run(serve(settings, load))
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, exit_code: int = 1) -> NoReturn:
     click.echo(f"error: {message}", err=True)
-    sys.exit(1)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from index_grpc.engine.cache import position_bytes
 from index_grpc.engine.runner import ModelRunner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import CheckpointError, StartupError
-from index_grpc.model.checkpoint import expected_tensors, load_weights
+from index_grpc.model.checkpoint import expected_tensors, load_weights, open_checked
 from index_grpc.model.config import ModelConfig, read_config
-from index_grpc.model.hub import resolve
+from index_grpc.model.hub import fetch, resolve
 from index_grpc.model.llama import Llama
 from index_grpc.model.weights import LlamaWeights
 from index_grpc.server.app import Loaded
@@ -39,10 +39,7 @@ def load(settings: ServeSettings) -> Loaded:
     device, dtype = choose_device(settings.device), settings.dtype
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype) or default_dtype(device)
     name, directory = resolve(settings.model, settings.revision)
-    config, tokenizer = read_config(directory), Tokenizer.load(directory)
-    if tokenizer.vocab_size > config.vocab_size:
-        found = f"{tokenizer.vocab_size} pieces, config.json's vocab_size is {config.vocab_size}"
-        raise CheckpointError(f"{directory}: tokenizer.model has {found}; both must come from the same model")
+    config, tokenizer = describe(directory)
     chunk_tokens = CHUNK_TOKENS[device.type]
     torch.set_num_threads(settings.threads or default_threads(config))
     model = load_model(directory, config, device, kind, most_rows=settings.max_sequences + chunk_tokens)
@@ -61,8 +58,30 @@ def load(settings: ServeSettings) -> Loaded:
         device=str(device),
         dtype=str(kind).removeprefix("torch."),
     )
-    _describe(served, kind, limits, position_bytes(config, kind), time.monotonic() - started)
+    _log_summary(served, kind, limits, position_bytes(config, kind), time.monotonic() - started)
     return Loaded(served, tokenizer, ModelRunner(model, settings.max_sequences), limits)
+
+
+def describe(directory: Path) -> tuple[ModelConfig, Tokenizer]:
+    """A checkpoint's shape and tokenizer. Raises CheckpointError if they do not fit together."""
+    config, tokenizer = read_config(directory), Tokenizer.load(directory)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{directory}: tokenizer.model has {tokenizer.vocab_size} pieces and the model only {config.vocab_size} "
+            "rows for them (vocab_size in config.json); both must come from the same model"
+        )
+    return config, tokenizer
+
+
+def download(model: str, revision: str | None = None, output: Path | None = None) -> Path:
+    """Fetches a hub model, checks that it can be served, without reading its weights, and returns its directory.
+
+    It goes into `output` or, without one, into the hub client's cache. Raises CheckpointError.
+    """
+    directory = fetch(model, revision, output)
+    config, _ = describe(directory)
+    open_checked(directory, config)
+    return directory
 
 
 def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int) -> Llama:
@@ -112,7 +131,7 @@ def cache_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype, 
     return min(fitting, max_sequences * config.context_length)
 
 
-def _describe(model: ServedModel, dtype: torch.dtype, limits: Limits, token_bytes: int, seconds: float) -> None:
+def _log_summary(model: ServedModel, dtype: torch.dtype, limits: Limits, token_bytes: int, seconds: float) -> None:
     threads = f" ({torch.get_num_threads()} threads)" if model.device == "cpu" else ""
     size = model.num_parameters * dtype.itemsize / 2**20
     log.info(

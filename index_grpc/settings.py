@@ -1,11 +1,19 @@
 """The server's settings: one frozen class that the command line and the environment both fill."""
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 DEFAULT_MODEL = "demo"
 DEFAULT_REPOSITORY = "IndexTeam/Index-1.9B-Chat"
+
+
+def _known_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise PydanticCustomError("device", "allowed is auto, cpu, cuda or cuda:N")
+    return name
 
 
 class ServeSettings(BaseModel):
@@ -21,10 +29,8 @@ class ServeSettings(BaseModel):
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 and [::] are everywhere.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="Where to compute: auto (cuda if there is one), cpu, cuda or cuda:N.",
+    device: Annotated[str, AfterValidator(_known_device)] = Field(
+        "auto", description="Where to compute: auto (cuda if there is one), cpu, cuda or cuda:N."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Number format: auto is bfloat16 on cuda and float32 on cpu."

@@ -33,6 +33,19 @@ SMALL: dict[str, int] = {
 """The shape that `make_checkpoint` gives where nothing else is asked."""
 
 
+CONFIG: dict[str, Any] = {
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+AUTO_MAP = {"AutoModelForCausalLM": "modeling_absent.IndexForCausalLM"}
+"""Names code that does not exist, so that any use of it fails loudly."""
+
+
 @functools.cache
 def make_tokenizer(
     *,
@@ -94,7 +107,7 @@ def make_checkpoint(
     tokenizer = make_tokenizer(
         user_defined_markers=user_defined_markers, byte_fallback=byte_fallback, dummy_prefix=dummy_prefix
     )
-    config = {
+    config = CONFIG | {
         "model_type": model_type,
         "architectures": ["IndexForCausalLM" if model_type == "index" else "LlamaForCausalLM"],
         "vocab_size": sentencepiece.SentencePieceProcessor(model_proto=tokenizer).get_piece_size(),
@@ -103,29 +116,21 @@ def make_checkpoint(
         "num_hidden_layers": num_layers,
         "num_attention_heads": num_heads,
         "num_key_value_heads": num_kv_heads,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
         "max_position_embeddings": context_length,
         "max_length": context_length,
-        "rope_scaling": None,
         "tie_word_embeddings": tie_word_embeddings,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
     if model_type == "index":
-        config |= {"auto_map": {"AutoModelForCausalLM": "modeling_absent.IndexForCausalLM"}}
-        config |= {"norm_head": norm_head} if norm_head is not None else {}
-        config |= {"rope_ratio": rope_ratio} if rope_ratio is not None else {}
+        special = {"norm_head": norm_head, "rope_ratio": rope_ratio, "auto_map": AUTO_MAP}
+        config |= {key: value for key, value in special.items() if value is not None}
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config, indent=2))
     (directory / "tokenizer.model").write_bytes(tokenizer)
     _write_companions(directory)
     tensors = random_tensors(config, seed, dtype)
     if extra_inv_freq:
-        names = [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(num_layers)]
-        tensors |= {name: torch.ones(hidden_size // num_heads // 2) for name in names}
+        tensors |= {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(num_layers)}
     write_weights(directory, tensors, form)
     return directory
 

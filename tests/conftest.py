@@ -1,6 +1,6 @@
 """One real server on a small random checkpoint, shared by all tests that talk over a socket."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,10 +19,9 @@ MAX_WAITING = 32
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread() -> None:
     """Two threads on two busy cores wait for each other more than they compute."""
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from index_grpc.errors import CheckpointError
 from index_grpc.model.fields import Fields
 
 DEFAULT_ROPE_THETA = 10000.0
+ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -72,9 +73,10 @@ def _llama_config(values: dict[str, Any]) -> ModelConfig:
     fields = Fields(values)
     fields.refuse("quantization_config", "sliding_window", "attention_bias", "mlp_bias")
     try:
-        rope: dict[str, object] = {**(LlamaConfig(**values).rope_parameters or {})}
+        settings = {key: value for key, value in values.items() if key in ROPE_KEYS}
+        rope: dict[str, object] = {**(LlamaConfig(**settings).rope_parameters or {})}
     except Exception as error:  # whatever way transformers has of refusing a value
-        raise ValueError(f"is no Llama configuration: {' '.join(str(error).split())}") from error
+        raise ValueError(f"has rope settings that transformers refuses: {' '.join(str(error).split())}") from error
     if rope.get("rope_type", "default") != "default":
         raise ValueError(f"rope scaling is {rope['rope_type']!r}; supported is only 'default'")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:

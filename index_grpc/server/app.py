@@ -67,7 +67,7 @@ class App:
         except RuntimeError:
             bound = 0
         if not bound:
-            remedy = "is another server running there? Choose another with --port"
+            remedy = "is another server running there, or is the address not this machine's? See --host and --port"
             raise StartupError(f"cannot listen on {host}:{port}; {remedy}")
         await self._server.start()
         return f"{host}:{bound}"
@@ -118,9 +118,11 @@ async def serve(settings: ServeSettings, load: Load) -> None:
     stopping = asyncio.create_task(signals.get())
     try:
         await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            ready.result()
-            log.info("ready in %.1f s; try:  index-client --address %s ask 你好", time.monotonic() - started, address)
+        if not ready.done():
+            log.info("received %s while loading; stopping", stopping.result().name)
+            return
+        ready.result()
+        log.info("ready in %.1f s; try:  index-client --address %s ask 你好", time.monotonic() - started, address)
         await _until_stopped(app, stopping, signals)
     finally:
         ready.cancel()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from grpc.aio import AbortError, Metadata
+from grpc.aio import AbortError
 
 from index_grpc.contract import Finish
 from index_grpc.errors import IndexGrpcError, InvalidRequest, RequestFailed, Violation
@@ -110,7 +110,7 @@ async def _served(method: str, context: Context) -> AsyncIterator[None]:
     """Opens the call, turns what goes wrong in it into a status, and logs how it ended."""
     call = _open(method, context)
     _current.set(call)
-    context.set_trailing_metadata(Metadata((REQUEST_ID, call.id)))
+    context.set_trailing_metadata(((REQUEST_ID, call.id),))
     with _logged(call):
         try:
             yield

@@ -12,7 +12,7 @@ from grpc_health.v1.health_pb2 import (
 )
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
-from index_grpc.server.status import Context
+from index_grpc.server.status import Context, quoted
 
 LIVENESS = "liveness"
 
@@ -44,7 +44,7 @@ class Health(HealthServicer):
         """The status now; NOT_FOUND for a name that is not served."""
         if request.service not in self._statuses:
             names = ", ".join(repr(name) for name in self._statuses)
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}; there are {names}")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {quoted(request.service)}; there are {names}")
         return HealthCheckResponse(status=self._statuses[request.service])
 
     async def List(self, request: HealthListRequest, context: Context) -> HealthListResponse:

@@ -58,7 +58,7 @@ class ChatServicer(ChatServiceServicer):
     ) -> pb.CountTokensResponse:
         """Tokens of a prompt."""
         backend = self._ready()
-        ids = await backend.chat.prompt_ids(translate.messages_to_count(request))
+        ids = await backend.chat.prompt_ids(translate.messages_to_count(request, backend.model))
         remaining = max(0, backend.model.context_length - len(ids))
         return pb.CountTokensResponse(prompt_tokens=len(ids), remaining_tokens=remaining)
 

@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from grpc.aio import Metadata, ServicerContext
+from grpc.aio import ServicerContext
 
 from index_grpc import errors
 
@@ -31,8 +31,15 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.RequestFailed: grpc.StatusCode.INTERNAL,
 }
 
-MOST_DETAIL_BYTES = 6_000
-"""Callers refuse trailers over 8 KiB; violations beyond this are left out, and the message says how many."""
+MOST_VIOLATION_BYTES = 4_500
+"""Callers refuse trailers over 8 KiB, details counted in base64: violations beyond this are left out of them."""
+
+MOST_QUOTED_CHARACTERS = 64
+
+
+def quoted(text: str) -> str:
+    """What a caller sent, as an error message may repeat it: the beginning is enough, and trailers have little room."""
+    return repr(text if len(text) <= MOST_QUOTED_CHARACTERS else f"{text[:MOST_QUOTED_CHARACTERS]}…")
 
 
 async def abort(context: Context, error: errors.IndexGrpcError, request_id: str) -> NoReturn:
@@ -45,7 +52,7 @@ async def abort(context: Context, error: errors.IndexGrpcError, request_id: str)
     details = [ErrorInfo(reason=error.reason, domain=DOMAIN), RequestInfo(request_id=request_id), *_details(error)]
     trailers = [("x-request-id", request_id), *_retry_trailers(error)]
     trailers.append(("grpc-status-details-bin", _status(code, message, details)))
-    await context.abort(code, message, Metadata(*trailers))
+    await context.abort(code, message, tuple(trailers))
     raise AssertionError("abort always raises")
 
 
@@ -65,14 +72,14 @@ def _fitting(error: errors.InvalidRequest) -> list[BadRequest.FieldViolation]:
     for violation in error.violations:
         proto = BadRequest.FieldViolation(field=violation.field, description=violation.description)
         size += proto.ByteSize()
-        if size > MOST_DETAIL_BYTES:
+        if size > MOST_VIOLATION_BYTES:
             break
         fitting.append(proto)
     return fitting
 
 
 def _summary(error: errors.InvalidRequest) -> str:
-    """The first violation and how many more there are; all stand in the details."""
+    """The first violation and how many more were found; the details hold as many as fit."""
     first, num_more = error.violations[0], len(error.violations) - 1
     more = f" (and {num_more} more {'violation' if num_more == 1 else 'violations'})" if num_more else ""
     return f"{first.field}: {first.description}{more}"

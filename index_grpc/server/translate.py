@@ -21,8 +21,9 @@ from index_grpc.contract import (
     TokenLogprob,
 )
 from index_grpc.engine.scheduler import Limits
-from index_grpc.errors import ModelNotFound
+from index_grpc.errors import ModelNotFound, PromptTooLong
 from index_grpc.server.calls import Call
+from index_grpc.server.status import quoted
 from index_grpc.server.validate import Violations
 
 ROLES = {pb.ROLE_SYSTEM: Role.SYSTEM, pb.ROLE_USER: Role.USER, pb.ROLE_ASSISTANT: Role.ASSISTANT}
@@ -32,15 +33,17 @@ REASONS = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for rea
 
 def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatRequest:
     """The request, checked. Raises InvalidRequest with all violations, or ModelNotFound."""
+    _refuse_too_many_messages(proto.history, model)
+    prompt = proto.prompt  # taken once: each time decodes it anew, which for megabytes takes a while
     with Violations() as violations:
-        violations.of_conversation(proto.prompt, proto.history)
+        violations.of_conversation(prompt, proto.history)
         violations.of_sampling(proto.sampling)
         violations.of_limits(proto)
     if proto.model and proto.model != model.name:
-        raise ModelNotFound(f"model is {proto.model!r}; served is {model.name!r}; leave it unset to take that")
+        raise ModelNotFound(f"model is {quoted(proto.model)}; served is {model.name!r}; leave it unset to take that")
     return ChatRequest(
         id=call.id,
-        prompt=proto.prompt,
+        prompt=prompt,
         history=_history(proto.history),
         sampling=_sampling(proto.sampling),
         max_tokens=proto.max_tokens if proto.HasField("max_tokens") else model.default_max_tokens,
@@ -52,8 +55,9 @@ def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatR
     )
 
 
-def messages_to_count(proto: pb.CountTokensRequest) -> Sequence[Message]:
+def messages_to_count(proto: pb.CountTokensRequest, model: ServedModel) -> Sequence[Message]:
     """The conversation, checked. Raises InvalidRequest with all violations."""
+    _refuse_too_many_messages(proto.history, model)
     with Violations() as violations:
         violations.of_conversation(proto.prompt, proto.history)
     return (*_history(proto.history), Message(Role.USER, proto.prompt))
@@ -105,6 +109,13 @@ def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
         max_sequences=limits.max_sequences,
         max_waiting=limits.max_waiting,
     )
+
+
+def _refuse_too_many_messages(history: Sequence[pb.Message], model: ServedModel) -> None:
+    """A message fits into four bytes: merely to look at all that one request can hold would take seconds."""
+    at_least = len(history) + 2  # a mark for each message, for the prompt and for the answer
+    if at_least >= model.context_length:
+        raise PromptTooLong(f"at least {at_least}", model.context_length)
 
 
 def _history(history: Iterable[pb.Message]) -> tuple[Message, ...]:

@@ -32,7 +32,8 @@ def test_a_wrong_or_missing_product_is_found_out() -> None:
         return packed_linear(weight * 1.001)
 
     def missing(weight: Tensor) -> Linear:
-        return torch.ops.mkldnn.no_such_operator(weight)
+        linear: Linear = torch.ops.mkldnn.no_such_operator(weight)
+        return linear
 
     assert not agrees(wrong, WEIGHT)
     assert not agrees(missing, WEIGHT)
@@ -47,9 +48,7 @@ def test_a_neighbour_that_leaks_in_is_found_out() -> None:
 
 
 @pytest.mark.parametrize("kinds", [[], ["fixed"]], ids=["one sequence at a time", "fixed rows"])
-async def test_fallbacks_keep_the_promise(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]
-) -> None:
+async def test_fallbacks_keep_the_promise(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]) -> None:
     """Without the packed product, answers are still the same alone and in company."""
 
     def plain(weight: Tensor) -> Linear:

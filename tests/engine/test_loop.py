@@ -42,9 +42,7 @@ arrivals = st.lists(
 class Desk:
     """A loop without its thread: what the door would see."""
 
-    def __init__(
-        self, runner: FakeRunner, limits: Limits = LIMITS, stop_ids: frozenset[int] = STOP_IDS
-    ) -> None:
+    def __init__(self, runner: FakeRunner, limits: Limits = LIMITS, stop_ids: frozenset[int] = STOP_IDS) -> None:
         self.stop_ids = stop_ids
         self.reports: dict[int, list[Report]] = {}
         self.loop = Loop(Scheduler(limits), runner, self._receive)

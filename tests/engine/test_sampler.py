@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
-from index_grpc.engine.sampler import Sampler, choose, Knobs, ranked, uniform, _knobs
+from index_grpc.engine.sampler import Knobs, Sampler, _knobs, choose, ranked, uniform
 from index_grpc.engine.sequence import Sequence
 
 VOCAB = 300
@@ -43,7 +43,7 @@ def by_transformers(row: Tensor, params: SamplingParams, ids: list[int]) -> Tens
     processors.append(TopPLogitsWarper(params.top_p))
     if params.min_p:
         processors.append(MinPLogitsWarper(params.min_p))
-    return processors(torch.tensor([ids]), row.clone())[0].softmax(dim=0)
+    return processors(torch.LongTensor([ids]), row.clone())[0].softmax(dim=0)
 
 
 CASES = [

@@ -1,0 +1,53 @@
+# `make` alone prints the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+PROMPT ?= 你好
+INDEX_GRPC_ADDRESS ?= 127.0.0.1:50051
+export INDEX_GRPC_ADDRESS
+.DEFAULT_GOAL := help
+.PHONY: help setup run ask test lint types protos protobufs demo bench clean
+
+help: ## print the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/ready: pyproject.toml clients/python/pyproject.toml constraints.txt
+	@echo "installing into .venv; the first time this takes a few minutes"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e 'clients/python[cli]' -e '.[test,lint]'
+	@touch $@
+
+setup: .venv/ready ## make .venv with everything that running and testing need
+
+run: setup ## serve the demo model; pass flags on with ARGS="--port 50077"
+	@$(BIN)/index-grpc serve $(ARGS)
+
+ask: setup ## ask the running server, PROMPT=你好
+	@$(BIN)/index-client ask "$(PROMPT)"
+
+lint: setup ## style, and the rules of the contract
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/buf lint
+
+types: setup ## strict types
+	@$(BIN)/mypy
+
+test: setup lint types ## lint, types and the whole suite
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+protos: setup ## generate the client's stubs from protos/
+	@$(BIN)/python clients/python/generate_stubs.py
+
+protobufs: setup ## try the client under every supported protobuf, in throw-away environments
+	@$(BIN)/python clients/python/check_protobufs.py
+
+demo: setup ## retrain the demo checkpoint, 10 to 45 minutes
+	@$(BIN)/python demo/train.py $(ARGS)
+
+bench: setup ## time 16 streams at once against 16 one after another
+	@$(BIN)/python benchmarks/concurrency.py $(ARGS)
+
+clean: ## remove what the other targets made
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info clients/python/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

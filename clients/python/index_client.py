@@ -1,0 +1,23 @@
+"""Starts the command line. Apart from the package, since gRPC reads its log level when the package imports it."""
+
+import os
+import sys
+
+EXTRA = {"click", "prompt_toolkit"}
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # what gRPC merely has to tell is nothing for stderr
+    try:
+        from index_grpc_client.cli.commands import index_client
+
+        index_client(prog_name="index-client")
+    except ModuleNotFoundError as missing:
+        if missing.name not in EXTRA:
+            raise
+        sys.exit(f"error: index-client needs {missing.name}: pip install 'index-grpc-client[cli]'")
+
+
+if __name__ == "__main__":
+    main()

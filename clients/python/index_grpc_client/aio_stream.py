@@ -1,0 +1,77 @@
+"""The stream of an asyncio client."""
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+import grpc.aio
+
+from index_grpc_client.errors import translated
+from index_grpc_client.request import Call
+from index_grpc_client.result import ChatResult, Chunk
+from index_grpc_client.transcript import Transcript
+from index_grpc_client.v1 import chat_pb2
+
+
+class AsyncChatStream:
+    """An answer as it comes: iterate over it with `async for` for its chunks, once.
+
+    Leaving the loop early, by `break` or an exception, cancels the call, as do `close()`, leaving an `async with`
+    block and dropping the stream. Errors of the call come out of the iteration; their `text` is what had come until
+    then.
+    """
+
+    def __init__(
+        self,
+        call: Call[chat_pb2.ChatRequest],
+        method: "grpc.aio.UnaryStreamMultiCallable[chat_pb2.ChatRequest, chat_pb2.ChatStreamResponse]",
+    ) -> None:
+        self._transcript = Transcript(call)
+        self._rpc = method(call.request, timeout=call.timeout, metadata=call.metadata)
+        self._messages = aiter(self._rpc)
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self._transcript.text
+
+    def result(self) -> ChatResult:
+        """Returns the whole answer; raises RuntimeError before the stream has been read to its end."""
+        return self._transcript.result()
+
+    async def close(self) -> None:
+        """Cancels the call, unless it has ended."""
+        self._rpc.cancel()
+
+    async def __anext__(self) -> Chunk:
+        with translated(self._transcript.request_id, lambda: self.text):
+            message = await anext(self._messages, None)
+        if message is None:
+            self._transcript.end()
+            raise StopAsyncIteration
+        return self._transcript.add(message)
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        # A generator, since it learns of the loop's end however it comes about; the stream itself would not, and
+        # grpc.aio lets a call run on whose loop was left.
+        try:
+            while True:
+                try:
+                    chunk = await anext(self)
+                except StopAsyncIteration:
+                    return
+                yield chunk
+        finally:
+            self._rpc.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_rpc"):
+            self._rpc.cancel()

@@ -1,0 +1,31 @@
+"""The options that say how to answer."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+UINT32 = click.IntRange(0, 2**32 - 1)
+RANGES: dict[str, tuple[click.ParamType[Any], str]] = {
+    "--temperature": (click.FLOAT, "0 to 2; 0 takes the likeliest token always."),
+    "--top-p": (click.FLOAT, "Above 0 to 1: the share of probability to draw from."),
+    "--top-k": (UINT32, "How many of the likeliest tokens to draw from; 0 is all."),
+    "--min-p": (click.FLOAT, "0 to 1: drop tokens less likely than this share of the likeliest."),
+    "--repetition-penalty": (click.FLOAT, "Above 0 to 10, on tokens of prompt and answer; 1 is off."),
+    "--frequency-penalty": (click.FLOAT, "-2 to 2, for each time a token occurs in the answer."),
+    "--presence-penalty": (click.FLOAT, "-2 to 2, on tokens that occur in the answer."),
+    "--seed": (UINT32, "Makes the answer repeatable."),
+    "--max-tokens": (UINT32, "The most tokens to generate."),
+    "--time-limit": (click.FLOAT, "Seconds after which the answer so far will do."),
+    "--model": (click.STRING, "Refuse to be answered by another model."),
+}
+
+
+def answer_options(command: Command) -> Command:
+    """Gives a command the options of AnswerOptions that a person may want; what is not given stays unset."""
+    command = click.option("--stop", multiple=True, help="End the answer before this text. May be repeated.")(command)
+    for name, (kind, text) in reversed(RANGES.items()):
+        command = click.option(name, type=kind, help=text)(command)
+    return command

@@ -1,0 +1,99 @@
+"""`index-client ask`: one prompt, one answer."""
+
+import asyncio
+import dataclasses
+import json
+import sys
+from collections.abc import AsyncIterable
+from datetime import datetime
+from typing import Unpack
+
+import click
+
+from index_grpc_client.cli.answering import answer_options
+from index_grpc_client.cli.connection import Connection
+from index_grpc_client.cli.failure import complain
+from index_grpc_client.options import AnswerOptions
+from index_grpc_client.result import Chunk, FinishReason
+
+CUT = {
+    FinishReason.MAX_TOKENS: "the answer was cut at the most tokens allowed; --max-tokens allows more",
+    FinishReason.CONTEXT_LENGTH: "the answer was cut: prompt and answer fill the model's context",
+    FinishReason.TIME_LIMIT: "the answer was cut by --time-limit or --timeout",
+}
+
+
+def read_prompt(words: tuple[str, ...]) -> str:
+    """Joins the words of a prompt; `-`, or no word at all, stands for standard input."""
+    if not words and sys.stdin.isatty():
+        raise click.UsageError("no prompt: give one, or pipe one in")
+    try:
+        return " ".join(sys.stdin.buffer.read().decode().strip() if word == "-" else word for word in words or ("-",))
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"standard input is not UTF-8: {error}") from error
+
+
+async def write(chunks: AsyncIterable[Chunk]) -> None:
+    """Writes an answer to stdout as it comes, ends its last line whatever happens, and says on stderr if it was cut."""
+    last, finish = "", None
+    try:
+        async for chunk in chunks:
+            click.echo(chunk.delta, nl=False)
+            last, finish = chunk.delta or last, chunk.finish
+    finally:
+        if last and not last.endswith("\n"):
+            click.echo()
+    if finish and (note := CUT.get(finish.reason)):
+        complain("note", note)
+
+
+def plain(value: object) -> object:
+    """Returns what JSON has for a value that it does not know: bytes as a list of numbers, times in ISO 8601."""
+    match value:
+        case bytes():
+            return list(value)
+        case datetime():
+            return value.isoformat()
+    raise TypeError(f"no JSON for {value!r}")
+
+
+def to_json(result: object) -> str:
+    """Returns a result as one line of JSON."""
+    if not dataclasses.is_dataclass(result) or isinstance(result, type):
+        raise TypeError(f"not a result: {result!r}")
+    return json.dumps(dataclasses.asdict(result), default=plain, ensure_ascii=False)
+
+
+@click.command()
+@click.argument("prompt", nargs=-1)
+@click.option("--system", help="Instructions for the model.")
+@answer_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all that is known of the answer.")
+@click.option("--logprobs", is_flag=True, help="Report each token's log-probability; needs --json.")
+@click.option("--top-logprobs", type=click.IntRange(0, 20), help="Report this many alternatives; needs --logprobs.")
+@click.pass_obj
+def ask(
+    connection: Connection,
+    prompt: tuple[str, ...],
+    system: str | None,
+    as_json: bool,
+    **options: Unpack[AnswerOptions],
+) -> None:
+    """Answer PROMPT; its text comes out as it is generated.
+
+    The words of PROMPT are joined; `-`, or no PROMPT at all, stands for standard input.
+    """
+    if options.get("logprobs") and not as_json:
+        raise click.UsageError("--logprobs needs --json")
+    text = read_prompt(prompt)
+
+    async def answer() -> None:
+        async with connection.client() as client, client.chat_stream(text, system=system, **options) as stream:
+            if as_json:
+                async for _ in stream:
+                    pass
+                click.echo(to_json(stream.result()))
+            else:
+                await write(stream)
+
+    asyncio.run(answer())

@@ -1,0 +1,120 @@
+"""`index-client chat`: a conversation at the terminal."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Unpack
+
+import click
+
+from index_grpc_client.aio_client import AsyncClient
+from index_grpc_client.cli.answering import answer_options
+from index_grpc_client.cli.ask import write
+from index_grpc_client.cli.connection import Connection
+from index_grpc_client.cli.failure import complain, report
+from index_grpc_client.conversation import AsyncConversation
+from index_grpc_client.errors import IndexGrpcError
+from index_grpc_client.options import AnswerOptions
+
+HELP = """\
+/new          forget the conversation
+/system TEXT  set the instructions for the model; without TEXT, remove them
+/retry        answer the last prompt anew
+/help         show this
+/quit         leave, as does Ctrl-D
+Ctrl-C stops an answer; a stopped answer is forgotten with its prompt."""
+
+
+class Dialogue:
+    """Reads prompts and commands, and writes answers, until the person leaves."""
+
+    def __init__(
+        self, runner: asyncio.Runner, conversation: AsyncConversation, address: str, options: AnswerOptions
+    ) -> None:
+        self._runner = runner
+        self._conversation = conversation
+        self._address = address
+        self._options = options
+        self._prompt: str | None = None
+        self._answered = False
+
+    def run(self, read: Callable[[], str]) -> None:
+        """Talks until `read` raises EOFError or returns `/quit`; KeyboardInterrupt from it drops the line."""
+        while True:
+            try:
+                line = read().strip()
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return
+            if line == "/quit":
+                return
+            if line.startswith("/"):
+                self._command(line)
+            elif line:
+                self._answer(line, self._options)
+
+    def _command(self, line: str) -> None:
+        name, _, text = line.partition(" ")
+        match name:
+            case "/new":
+                self._conversation.clear()
+                self._prompt = None
+            case "/system":
+                self._conversation.system = text.strip() or None
+            case "/retry":
+                self._retry()
+            case "/help":
+                click.echo(HELP, err=True)
+            case _:
+                complain("error", f"there is no command {name}")
+                complain("hint", "/help lists them")
+
+    def _retry(self) -> None:
+        if self._prompt is None:
+            complain("error", "there is no prompt to answer anew")
+            return
+        if self._answered:
+            self._conversation.undo()
+        self._answer(self._prompt, {**self._options, "seed": None})  # the same seed would give the same answer
+
+    def _answer(self, prompt: str, options: AnswerOptions) -> None:
+        self._prompt, self._answered = prompt, False
+        try:
+            self._runner.run(write(self._conversation.stream(prompt, **options)))
+            self._answered = True
+        except KeyboardInterrupt:
+            return
+        except IndexGrpcError as error:
+            report(error, self._address)
+
+
+def reader() -> Callable[[], str]:
+    """Returns what reads a line: with editing and recall at a terminal, plainly from a pipe."""
+    if not sys.stdin.isatty():
+        return input
+    # Takes as long to import as all the rest, and only this needs it.
+    from prompt_toolkit import PromptSession
+
+    session: PromptSession[str] = PromptSession("> ")
+    return session.prompt
+
+
+@click.command()
+@click.option("--system", help="Instructions for the model.")
+@answer_options
+@click.pass_obj
+def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOptions]) -> None:
+    """Hold a conversation. /help lists what can be done beside prompting."""
+    if sys.stdin.isatty():
+        click.echo("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.", err=True)
+
+    async def connect() -> AsyncClient:
+        return connection.client()
+
+    with asyncio.Runner() as runner:
+        client = runner.run(connect())
+        # A conversation at a terminal outlives any context, so what no longer fits is forgotten.
+        conversation = AsyncConversation(client, system, trim=True)
+        Dialogue(runner, conversation, connection.address, options).run(reader())
+        runner.run(client.close())

@@ -1,0 +1,126 @@
+"""The commands of `index-client`."""
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from index_grpc_client.channel import SERVICE
+from index_grpc_client.cli.ask import ask, read_prompt, to_json
+from index_grpc_client.cli.chat import chat
+from index_grpc_client.cli.connection import Connection, connection_options
+from index_grpc_client.cli.failure import EXIT_CODES, Exit, complain, exit_code, report
+from index_grpc_client.errors import IndexGrpcError
+from index_grpc_client.model import ModelInfo, TokenCount
+from index_grpc_client.result import HealthStatus
+from index_grpc_client.version import __version__
+
+
+@contextmanager
+def one_line_usage_errors() -> Iterator[None]:
+    """Reports a wrong command line as any other error, in the place of click's own several lines."""
+    try:
+        try:
+            yield
+        except (ValueError, OverflowError) as error:  # what cannot be put on the wire, as bytes that are no UTF-8
+            raise click.UsageError(str(error)) from error
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        complain("error", error.format_message())
+        complain("hint", f"`{error.ctx.command_path if error.ctx else 'index-client'} --help` shows how it goes")
+        raise click.exceptions.Exit(error.exit_code) from error
+
+
+class Commands(click.Group):
+    """Turns what commands raise into messages and exit codes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the options before the command."""
+        with one_line_usage_errors():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the command."""
+        try:
+            with one_line_usage_errors():
+                return super().invoke(ctx)
+        except IndexGrpcError as error:
+            report(error, ctx.params["address"])
+            ctx.exit(exit_code(error))
+        except KeyboardInterrupt:
+            ctx.exit(Exit.INTERRUPTED)
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@connection_options
+@click.version_option(__version__)
+@click.pass_context
+def index_client(
+    ctx: click.Context, /, address: str, timeout: float, tls: bool, ca: Path | None, api_key: str | None
+) -> None:
+    """Talk to an index-grpc server."""
+    ctx.obj = Connection(address, timeout, tls, ca, api_key)
+
+
+@click.command()
+@click.option("--service", default=SERVICE, show_default=True, help="The service to ask for; '' is the whole server.")
+@click.pass_obj
+def health(connection: Connection, service: str) -> None:
+    """Print the health of the server; exit 0 only if it is SERVING."""
+
+    async def ask_health() -> HealthStatus:
+        async with connection.client() as client:
+            return await client.health(service)
+
+    status = asyncio.run(ask_health())
+    click.echo(status)
+    if status is not HealthStatus.SERVING:
+        raise click.exceptions.Exit(Exit.REFUSED)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def model(connection: Connection, as_json: bool) -> None:
+    """Describe the served model, its limits and the defaults of options."""
+
+    async def ask_model() -> ModelInfo:
+        async with connection.client() as client:
+            return await client.model()
+
+    info = asyncio.run(ask_model())
+    if as_json:
+        click.echo(to_json(info))
+        return
+    facts = dataclasses.asdict(info)
+    sampling = facts.pop("default_sampling")
+    for name, value in (facts | {f"default_{name}": value for name, value in sampling.items()}).items():
+        click.echo(f"{name}: {value}")
+
+
+@click.command()
+@click.argument("prompt", nargs=-1)
+@click.option("--system", help="Instructions for the model, counted too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the tokens that remain.")
+@click.pass_obj
+def count(connection: Connection, prompt: tuple[str, ...], system: str | None, as_json: bool) -> None:
+    """Print how many tokens PROMPT takes, laid out as the model sees it.
+
+    The words of PROMPT are joined; `-`, or no PROMPT at all, stands for standard input.
+    """
+    text = read_prompt(prompt)
+
+    async def ask_count() -> TokenCount:
+        async with connection.client() as client:
+            return await client.count_tokens(text, system=system)
+
+    tokens = asyncio.run(ask_count())
+    click.echo(to_json(tokens) if as_json else tokens.prompt_tokens)
+
+
+for command in (ask, chat, count, health, model):
+    index_client.add_command(command)

@@ -1,0 +1,67 @@
+"""The options that say which server to call and how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import grpc
+
+from index_grpc_client.aio_client import AsyncClient
+from index_grpc_client.channel import DEFAULT_ADDRESS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How the commands reach the server.
+
+    They are asyncio's, since there Ctrl-C cancels what is awaited, while in synchronous code it would be raised
+    anywhere inside gRPC.
+    """
+
+    address: str
+    timeout: float
+    tls: bool
+    ca: Path | None
+    api_key: str | None
+
+    def client(self) -> AsyncClient:
+        """Returns a client to be closed by the caller."""
+        credentials = grpc.ssl_channel_credentials(self.ca.read_bytes()) if self.ca else None
+        return AsyncClient(
+            self.address, tls=self.tls, credentials=credentials, api_key=self.api_key or None, timeout=self.timeout
+        )
+
+
+def connection_options(command: Command) -> Command:
+    """Gives a command the options whose values make a Connection."""
+    options = [
+        click.option(
+            "--address",
+            envvar="INDEX_GRPC_ADDRESS",
+            default=DEFAULT_ADDRESS,
+            show_default=True,
+            show_envvar=True,
+            help="The server's host:port, or unix:PATH.",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            default=600.0,
+            show_default=True,
+            help="Seconds to wait for an answer.",
+        ),
+        click.option("--tls", is_flag=True, help="Encrypt, trusting the system's certificate authorities."),
+        click.option(
+            "--ca",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="Encrypt, trusting the certificates in this PEM file.",
+        ),
+        click.option("--api-key", envvar="INDEX_GRPC_API_KEY", show_envvar=True, help="The key the server asks for."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

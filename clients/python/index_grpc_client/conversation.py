@@ -1,0 +1,156 @@
+"""Conversations: clients that remember what was said."""
+
+from collections.abc import AsyncGenerator, Generator, Iterable
+from typing import TypeAlias, Unpack
+
+from index_grpc_client.aio_client import AsyncClient
+from index_grpc_client.client import Client
+from index_grpc_client.message import AnyMessage, Message, Role, messages
+from index_grpc_client.message import system as system_message
+from index_grpc_client.model import ModelInfo, TokenCount
+from index_grpc_client.options import AskOptions
+from index_grpc_client.result import ChatResult, Chunk
+
+Trimming: TypeAlias = Generator[tuple[Message, ...], TokenCount, tuple[Message, ...]]
+"""Yields histories to have their tokens counted with the prompt, and returns the one to use."""
+
+
+class _Memory:
+    """What a conversation remembers. Only finished answers are: a turn that failed or was left early never was."""
+
+    def __init__(self, system: str | None, history: Iterable[AnyMessage], trim: bool) -> None:
+        self.system = system
+        """The instructions for the whole conversation; may be changed between turns."""
+        self.trim = trim
+        self.last: ChatResult | None = None
+        """The latest answer with all that is known of it."""
+        self._turns = messages(history)
+        self._model: ModelInfo | None = None
+        if self._turns and self._turns[0].role is Role.SYSTEM:
+            if system is not None:
+                raise ValueError("system is given, and the history begins with a system message: leave one of them out")
+            self.system, self._turns = self._turns[0].content, self._turns[1:]
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """The conversation so far, oldest message first, beginning with the instructions if there are any."""
+        return self._with_system(self._turns)
+
+    def clear(self) -> None:
+        """Forgets all but the instructions."""
+        self._turns, self.last = (), None
+
+    def undo(self) -> str | None:
+        """Forgets the last prompt and what came after it; returns the prompt, or None if there was none."""
+        for place in reversed(range(len(self._turns))):
+            if self._turns[place].role is Role.USER:
+                prompt = self._turns[place].content
+                self._turns = self._turns[:place]
+                return prompt
+        return None
+
+    def _with_system(self, turns: tuple[Message, ...]) -> tuple[Message, ...]:
+        return turns if self.system is None else (system_message(self.system), *turns)
+
+    def _keep(self, result: ChatResult) -> None:
+        history = result.history
+        self._turns = history[1:] if history and history[0].role is Role.SYSTEM else history
+        self.last = result
+
+    def _trimmed(self, model: ModelInfo, max_tokens: int | None) -> Trimming:
+        """Searches for the longest history that leaves room for an answer, dropping whole turns from the oldest on.
+
+        Without any turn it may still be too long; then the server refuses, naming both counts.
+        """
+        room = min(max_tokens or model.default_max_tokens, model.context_length // 2)
+        cuts = {place for place, turn in enumerate(self._turns) if turn.role is Role.USER} | {0, len(self._turns)}
+        histories = [self._with_system(self._turns[cut:]) for cut in sorted(cuts)]
+        if len(histories) == 1 or (yield histories[0]).remaining_tokens >= room:
+            return histories[0]
+        low, high = 1, len(histories) - 1
+        while low < high:
+            middle = (low + high) // 2
+            fits = (yield histories[middle]).remaining_tokens >= room
+            low, high = (low, middle) if fits else (middle + 1, high)
+        return histories[low]
+
+
+class Conversation(_Memory):
+    """A chat that remembers.
+
+    A prompt that does not fit into the model's context with the history is an InvalidRequestError that names both
+    counts, unless `trim` is set: then the oldest turns are forgotten, never the instructions, until there is room for
+    `max_tokens` of answer, or for half the context if that is less. That costs a call for each turn, and a few more
+    when something must go.
+    """
+
+    def __init__(
+        self, client: Client, system: str | None = None, *, history: Iterable[AnyMessage] = (), trim: bool = False
+    ) -> None:
+        super().__init__(system, history, trim)
+        self._client = client
+
+    def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
+        """Answers a prompt; `options` are those of AskOptions."""
+        result = self._client.chat(prompt, history=self._history_for(prompt, options), **options)
+        self._keep(result)
+        return result
+
+    def stream(self, prompt: str, **options: Unpack[AskOptions]) -> Generator[Chunk, None, None]:
+        """Answers a prompt as the model generates the answer; leaving the loop early cancels and forgets the turn."""
+        with self._client.chat_stream(prompt, history=self._history_for(prompt, options), **options) as stream:
+            for chunk in stream:
+                if chunk.finish:
+                    self._keep(stream.result())
+                yield chunk
+
+    def _history_for(self, prompt: str, options: AskOptions) -> tuple[Message, ...]:
+        if not self.trim:
+            return self.history
+        metadata = options.get("metadata")
+        self._model = self._model or self._client.model(metadata=metadata)
+        trimming = self._trimmed(self._model, options.get("max_tokens"))
+        try:
+            history = next(trimming)
+            while True:
+                history = trimming.send(self._client.count_tokens(prompt, history=history, metadata=metadata))
+        except StopIteration as found:
+            return tuple(found.value)
+
+
+class AsyncConversation(_Memory):
+    """A chat that remembers, in asyncio; otherwise as Conversation."""
+
+    def __init__(
+        self, client: AsyncClient, system: str | None = None, *, history: Iterable[AnyMessage] = (), trim: bool = False
+    ) -> None:
+        super().__init__(system, history, trim)
+        self._client = client
+
+    async def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
+        """Answers a prompt; `options` are those of AskOptions."""
+        result = await self._client.chat(prompt, history=await self._history_for(prompt, options), **options)
+        self._keep(result)
+        return result
+
+    async def stream(self, prompt: str, **options: Unpack[AskOptions]) -> AsyncGenerator[Chunk, None]:
+        """Answers a prompt as the model generates the answer; leaving the loop early cancels and forgets the turn."""
+        history = await self._history_for(prompt, options)
+        async with self._client.chat_stream(prompt, history=history, **options) as stream:
+            async for chunk in stream:
+                if chunk.finish:
+                    self._keep(stream.result())
+                yield chunk
+
+    async def _history_for(self, prompt: str, options: AskOptions) -> tuple[Message, ...]:
+        if not self.trim:
+            return self.history
+        metadata = options.get("metadata")
+        self._model = self._model or await self._client.model(metadata=metadata)
+        trimming = self._trimmed(self._model, options.get("max_tokens"))
+        try:
+            history = next(trimming)
+            while True:
+                history = trimming.send(await self._client.count_tokens(prompt, history=history, metadata=metadata))
+        except StopIteration as found:
+            return tuple(found.value)

@@ -1,0 +1,75 @@
+"""The turns of a conversation."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self, TypeAlias
+
+from index_grpc_client.v1 import chat_pb2
+
+
+class Role(StrEnum):
+    """Who speaks in a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    @classmethod
+    def from_wire(cls, message: chat_pb2.Message) -> Self:
+        """Raises ValueError if the role is unset or unknown to this client."""
+        name = chat_pb2.Role.Name(message.role)
+        return cls(Role(name.removeprefix("ROLE_").lower()), message.content)
+
+    def to_wire(self) -> chat_pb2.Message:
+        """Returns the message as the contract has it."""
+        return chat_pb2.Message(role=chat_pb2.Role.Value(f"ROLE_{self.role.name}"), content=self.content)
+
+
+AnyMessage: TypeAlias = Message | chat_pb2.Message | tuple[str, str]
+"""What a history may be made of: a Message, the generated message, or a pair like `("user", "Hello")`."""
+
+
+def system(content: str) -> Message:
+    """Returns instructions for the whole conversation; only a history's first message may be one."""
+    return Message(Role.SYSTEM, content)
+
+
+def user(content: str) -> Message:
+    """Returns what the person or program that asks said."""
+    return Message(Role.USER, content)
+
+
+def assistant(content: str) -> Message:
+    """Returns what the model said."""
+    return Message(Role.ASSISTANT, content)
+
+
+def message(value: AnyMessage) -> Message:
+    """Returns the value as a Message.
+
+    Raises:
+        ValueError: the role is none of system, user and assistant.
+        TypeError: the value is nothing a history may be made of.
+    """
+    match value:
+        case Message():
+            return value
+        case chat_pb2.Message():
+            return Message.from_wire(value)
+        case (str(role), str(content)):
+            return Message(Role(role), content)
+    raise TypeError(f"a message is a Message, a (role, content) pair or a chat_pb2.Message, not {value!r}")
+
+
+def messages(values: Iterable[AnyMessage]) -> tuple[Message, ...]:
+    """Returns the values as Messages; raises as `message` does."""
+    return tuple(message(value) for value in values)

@@ -1,0 +1,87 @@
+"""What the server tells of its model and of a prompt's length."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from index_grpc_client.v1 import chat_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """The length of a prompt with its history."""
+
+    prompt_tokens: int
+    """Control tokens included."""
+    remaining_tokens: int
+    """Tokens left in the context for an answer; 0 if the prompt does not fit."""
+
+    @classmethod
+    def from_wire(cls, response: chat_pb2.CountTokensResponse) -> Self:
+        """Copies the generated message."""
+        return cls(response.prompt_tokens, response.remaining_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn, in the order in which it is applied; see `ChatOptions` for ranges."""
+
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+
+    @classmethod
+    def from_wire(cls, sampling: chat_pb2.SamplingParams) -> Self:
+        """Copies the generated message."""
+        return cls(
+            repetition_penalty=sampling.repetition_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=sampling.presence_penalty,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The served model, its limits and the defaults of options that are left unset."""
+
+    model: str
+    """`demo`, a hub id, or a directory's name."""
+    context_length: int
+    """Tokens that prompt and answer may take together."""
+    default_sampling: Sampling
+    default_max_tokens: int
+    device: str
+    """`cpu`, `cuda:0`."""
+    dtype: str
+    """The number format it computes in: `float32`, `bfloat16`."""
+    server_version: str
+    num_parameters: int
+    vocab_size: int
+    max_sequences: int
+    """How many calls are computed at the same time."""
+    max_waiting: int
+    """How many more calls may wait before the server refuses."""
+
+    @classmethod
+    def from_wire(cls, response: chat_pb2.GetModelResponse) -> Self:
+        """Copies the generated message."""
+        return cls(
+            model=response.model,
+            context_length=response.context_length,
+            default_sampling=Sampling.from_wire(response.default_sampling),
+            default_max_tokens=response.default_max_tokens,
+            device=response.device,
+            dtype=response.dtype,
+            server_version=response.server_version,
+            num_parameters=response.num_parameters,
+            vocab_size=response.vocab_size,
+            max_sequences=response.max_sequences,
+            max_waiting=response.max_waiting,
+        )

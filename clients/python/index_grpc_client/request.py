@@ -1,0 +1,145 @@
+"""Builds what is sent: the one place where options become messages of the contract and arguments of a call."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, TypeVar, Unpack
+
+from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2
+
+from index_grpc_client.message import AnyMessage, Message, Role, messages
+from index_grpc_client.message import system as system_message
+from index_grpc_client.options import CallOptions, Metadata, RequestOptions, SamplingOptions
+from index_grpc_client.v1 import chat_pb2
+
+QUICK_TIMEOUT = 30.0
+"""Seconds to wait for calls that generate nothing, unless the client's timeout is shorter."""
+
+SAMPLING = [field.name for field in chat_pb2.SamplingParams.DESCRIPTOR.fields]
+
+Request = TypeVar("Request")
+
+
+@dataclass(frozen=True)
+class Call(Generic[Request]):
+    """A request with what a stub's method takes beside it."""
+
+    request: Request
+    timeout: float | None
+    metadata: tuple[tuple[str, str | bytes], ...]
+    request_id: str
+
+
+def seconds(limit: float | timedelta) -> Duration:
+    """Returns the time as the contract has it; raises ValueError or OverflowError if it is not finite."""
+    duration = Duration()
+    duration.FromTimedelta(limit if isinstance(limit, timedelta) else timedelta(seconds=limit))
+    return duration
+
+
+def full_history(history: Iterable[AnyMessage] | None, system: str | None) -> tuple[Message, ...]:
+    """Returns the history with the instructions before it.
+
+    Raises:
+        ValueError: `system` is given and the history already begins with a system message.
+    """
+    turns = messages(history or ())
+    if system is None:
+        return turns
+    if turns and turns[0].role is Role.SYSTEM:
+        raise ValueError("system is given, and the history begins with a system message: leave one of them out")
+    return (system_message(system), *turns)
+
+
+def chat_request(
+    prompt: str,
+    *,
+    history: Iterable[AnyMessage] | None = None,
+    system: str | None = None,
+    max_tokens: int | None = None,
+    stop: str | Iterable[str] | None = None,
+    time_limit: float | timedelta | None = None,
+    logprobs: bool | None = None,
+    top_logprobs: int | None = None,
+    model: str | None = None,
+    **sampling: Unpack[SamplingOptions],
+) -> chat_pb2.ChatRequest:
+    """Builds the request of Chat and ChatStream. None is left unset, since the contract tells unset from zero."""
+    if unknown := sampling.keys() - SAMPLING:
+        raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
+    return chat_pb2.ChatRequest(
+        prompt=prompt,
+        history=[turn.to_wire() for turn in full_history(history, system)],
+        sampling=chat_pb2.SamplingParams(**sampling),
+        max_tokens=max_tokens,
+        stop=[stop] if isinstance(stop, str) else stop,
+        time_limit=None if time_limit is None else seconds(time_limit),
+        logprobs=bool(logprobs),
+        top_logprobs=top_logprobs,
+        model=model or "",
+    )
+
+
+@dataclass(frozen=True)
+class CallBuilder:
+    """Builds the calls of one client, with its defaults."""
+
+    timeout: float
+    """Seconds."""
+    api_key: str | None
+
+    def chat(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        metadata: Metadata | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Call[chat_pb2.ChatRequest]:
+        """Returns a call of Chat or ChatStream."""
+        call = CallOptions(timeout=timeout, request_id=request_id, metadata=metadata)
+        return self._call(chat_request(prompt, **options), self.timeout, **call)
+
+    def count_tokens(
+        self,
+        prompt: str,
+        *,
+        history: Iterable[AnyMessage] | None = None,
+        system: str | None = None,
+        **call: Unpack[CallOptions],
+    ) -> Call[chat_pb2.CountTokensRequest]:
+        """Returns a call of CountTokens."""
+        turns = [turn.to_wire() for turn in full_history(history, system)]
+        return self._quick(chat_pb2.CountTokensRequest(prompt=prompt, history=turns), **call)
+
+    def model(self, **call: Unpack[CallOptions]) -> Call[chat_pb2.GetModelRequest]:
+        """Returns a call of GetModel."""
+        return self._quick(chat_pb2.GetModelRequest(), **call)
+
+    def health(self, service: str, **call: Unpack[CallOptions]) -> Call[health_pb2.HealthCheckRequest]:
+        """Returns a call of the standard health service's Check."""
+        return self._quick(health_pb2.HealthCheckRequest(service=service), **call)
+
+    def _quick(self, request: Request, **call: Unpack[CallOptions]) -> Call[Request]:
+        return self._call(request, min(self.timeout, QUICK_TIMEOUT), **call)
+
+    def _call(
+        self,
+        request: Request,
+        default_timeout: float,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> Call[Request]:
+        pairs = metadata.items() if isinstance(metadata, Mapping) else metadata or ()
+        headers: list[tuple[str, str | bytes]] = list(pairs)
+        if self.api_key is not None:
+            headers.append(("authorization", f"Bearer {self.api_key}"))
+        if request_id is not None:
+            headers.append(("x-request-id", request_id))
+        limit = default_timeout if timeout is None else timeout
+        return Call(request, None if math.isinf(limit) else limit, tuple(headers), request_id or "")

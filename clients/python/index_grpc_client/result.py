@@ -1,0 +1,205 @@
+"""What calls return: frozen values, free of protobuf."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Self
+
+from grpc_health.v1 import health_pb2
+
+from index_grpc_client.message import Message
+from index_grpc_client.v1 import chat_pb2
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    """The model ended its turn."""
+    STOP_SEQUENCE = "stop_sequence"
+    """A string of `stop` came up."""
+    MAX_TOKENS = "max_tokens"
+    """`max_tokens` tokens were generated."""
+    CONTEXT_LENGTH = "context_length"
+    """Prompt and answer together fill the model's context."""
+    TIME_LIMIT = "time_limit"
+    """`time_limit` or the call's timeout was about to pass."""
+    UNKNOWN = "unknown"
+    """A reason newer than this client."""
+
+    @classmethod
+    def from_wire(cls, reason: int) -> Self:
+        """Returns UNKNOWN for numbers this client has no name for."""
+        name = chat_pb2.FinishReason.DESCRIPTOR.values_by_number.get(reason)
+        return cls(name.name.removeprefix("FINISH_REASON_").lower()) if name and reason else cls("unknown")
+
+
+class HealthStatus(StrEnum):
+    """What a server says of itself or of one of its services."""
+
+    UNKNOWN = "UNKNOWN"
+    SERVING = "SERVING"
+    NOT_SERVING = "NOT_SERVING"
+    SERVICE_UNKNOWN = "SERVICE_UNKNOWN"
+    """The server has no service of that name."""
+
+    @classmethod
+    def from_wire(cls, response: health_pb2.HealthCheckResponse) -> Self:
+        """Returns the status of a health check's response."""
+        return cls(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens generated, the one that ended the answer included."""
+    total_tokens: int
+    cached_prompt_tokens: int
+    """Tokens of the prompt that an earlier call had left behind, so that they were not computed anew."""
+
+    @classmethod
+    def from_wire(cls, usage: chat_pb2.Usage) -> Self:
+        """Copies the generated message."""
+        return cls(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, usage.cached_prompt_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times of one call, measured in the server from the call's arrival, in seconds."""
+
+    queue_s: float
+    """Until computing began."""
+    time_to_first_token_s: float
+    """Until the first token was generated."""
+    total_s: float
+    """Until the last token was generated."""
+
+    @classmethod
+    def from_wire(cls, timing: chat_pb2.Timing) -> Self:
+        """Copies the generated message."""
+        times = (timing.queue, timing.time_to_first_token, timing.total)
+        return cls(*(time.ToNanoseconds() / 1e9 for time in times))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token and how likely the model held it, before all sampling parameters."""
+
+    token_id: int
+    token_bytes: bytes
+    """UTF-8; may be part of a character, and is empty for a control token."""
+    logprob: float
+    """Natural logarithm, 0 or less."""
+    top: tuple["TokenLogprob", ...] = ()
+    """The likeliest tokens at this place, likeliest first; `top_logprobs` of them."""
+
+    @classmethod
+    def from_wire(cls, token: chat_pb2.TokenLogprob) -> Self:
+        """Copies the generated message."""
+        top = tuple(TokenLogprob.from_wire(other) for other in token.top)
+        return cls(token.token_id, token.token_bytes, token.logprob, top)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is known when an answer begins."""
+
+    id: str
+    """Identifies the call in the server's log: `request_id`, or one the server made."""
+    model: str
+    seed: int
+    """The seed in effect: the one asked for, or the one the server picked."""
+    prompt_tokens: int
+    create_time: datetime
+    """When the server took the request, UTC."""
+
+    @classmethod
+    def from_wire(cls, start: chat_pb2.Start) -> Self:
+        """Copies the generated message."""
+        create_time = start.create_time.ToDatetime(UTC)
+        return cls(start.id, start.model, start.seed, start.prompt_tokens, create_time)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why and with what cost an answer ended."""
+
+    reason: FinishReason
+    stop_sequence: str
+    """The string of `stop` that matched; empty for other reasons."""
+    usage: Usage
+    timing: Timing
+
+    @classmethod
+    def from_wire(cls, finish: chat_pb2.Finish) -> Self:
+        """Copies the generated message."""
+        usage, timing = Usage.from_wire(finish.usage), Timing.from_wire(finish.timing)
+        return cls(FinishReason.from_wire(finish.reason), finish.stop_sequence, usage, timing)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a streamed answer."""
+
+    delta: str
+    """Text to append to the answer; may be empty."""
+    start: Start | None = None
+    """Set in the first chunk."""
+    finish: Finish | None = None
+    """Set in the last chunk."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One entry for each token generated since the last chunk, if they were asked for."""
+
+    @classmethod
+    def from_wire(cls, message: chat_pb2.ChatStreamResponse) -> Self:
+        """Copies the generated message."""
+        return cls(
+            delta=message.delta,
+            start=Start.from_wire(message.start) if message.HasField("start") else None,
+            finish=Finish.from_wire(message.finish) if message.HasField("finish") else None,
+            logprobs=tuple(map(TokenLogprob.from_wire, message.logprobs)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChatResult:
+    """A whole answer."""
+
+    text: str
+    finish_reason: FinishReason
+    stop_sequence: str
+    """The string of `stop` that matched; empty for other reasons."""
+    usage: Usage
+    timing: Timing
+    history: tuple[Message, ...]
+    """The request's history, then the prompt, then the answer: ready to be the next call's `history`."""
+    id: str
+    """Identifies the call in the server's log: `request_id`, or one the server made."""
+    model: str
+    seed: int
+    """The seed in effect: the one asked for, or the one the server picked."""
+    create_time: datetime
+    """When the server took the request, UTC."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One entry for each generated token, if they were asked for."""
+
+    @classmethod
+    def from_wire(cls, response: chat_pb2.ChatResponse) -> Self:
+        """Copies the generated message."""
+        finish = Finish.from_wire(response.finish)
+        return cls(
+            text=response.response,
+            finish_reason=finish.reason,
+            stop_sequence=finish.stop_sequence,
+            usage=finish.usage,
+            timing=finish.timing,
+            history=tuple(map(Message.from_wire, response.history)),
+            id=response.id,
+            model=response.model,
+            seed=response.seed,
+            create_time=response.create_time.ToDatetime(UTC),
+            logprobs=tuple(map(TokenLogprob.from_wire, response.logprobs)),
+        )

@@ -1,0 +1,72 @@
+"""The stream of a synchronous client."""
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from index_grpc_client.errors import translated
+from index_grpc_client.request import Call
+from index_grpc_client.result import ChatResult, Chunk
+from index_grpc_client.transcript import Transcript
+from index_grpc_client.v1 import chat_pb2
+
+
+class ChatStream:
+    """An answer as it comes: iterate over it for its chunks, once.
+
+    Leaving the loop early, by `break` or an exception, cancels the call, as do `close()`, leaving a `with` block and
+    dropping the stream. Errors of the call come out of the iteration; their `text` is what had come until then.
+    """
+
+    def __init__(
+        self,
+        call: Call[chat_pb2.ChatRequest],
+        method: "grpc.UnaryStreamMultiCallable[chat_pb2.ChatRequest, chat_pb2.ChatStreamResponse]",
+    ) -> None:
+        self._transcript = Transcript(call)
+        self._rpc = method(call.request, timeout=call.timeout, metadata=call.metadata)
+        self._cancel: Callable[[], object] = self._rpc.cancel
+        self._messages = iter(self._rpc)
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self._transcript.text
+
+    def result(self) -> ChatResult:
+        """Returns the whole answer; raises RuntimeError before the stream has been read to its end."""
+        return self._transcript.result()
+
+    def close(self) -> None:
+        """Cancels the call, unless it has ended."""
+        self._cancel()
+
+    def __next__(self) -> Chunk:
+        with translated(self._transcript.request_id, lambda: self.text):
+            message = next(self._messages, None)
+        if message is None:
+            self._transcript.end()
+            raise StopIteration
+        return self._transcript.add(message)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        # A generator, since it learns of the loop's end however it comes about; the stream itself would not.
+        try:
+            while True:
+                try:
+                    chunk = next(self)
+                except StopIteration:
+                    return
+                yield chunk
+        finally:
+            self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

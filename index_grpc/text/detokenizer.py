@@ -1,0 +1,30 @@
+"""Token ids back to text, as they come."""
+
+import codecs
+
+from index_grpc.text.tokenizer import Tokenizer
+
+
+class Detokenizer:
+    """Turns one answer's ids into whole characters, just as SentencePiece would decode those ids alone.
+
+    A character may be spread over several byte tokens: it comes with its last one. Bytes that cannot become a character
+    are dropped, and so is the beginning of a character that never came to its end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        self._at_start = tokenizer.spaces_dropped_at_start != 0
+
+    def push(self, token_id: int) -> str:
+        """The characters that this token completes."""
+        data = self._tokenizer.token_bytes(token_id)
+        if self._at_start and data:
+            data = self._without_opening_space(token_id, data)
+        return self._decoder.decode(data)
+
+    def _without_opening_space(self, token_id: int, data: bytes) -> bytes:
+        shown = data if self._tokenizer.is_byte(token_id) else data.removeprefix(b" ")
+        self._at_start = not shown and self._tokenizer.spaces_dropped_at_start is None
+        return shown

@@ -1,0 +1,52 @@
+"""How channels are set up."""
+
+import json
+
+import pytest
+from index_grpc_client.channel import MAX_MESSAGE_BYTES, SERVICE, ChannelOptions, Dial
+
+
+def options(given: ChannelOptions | None = None, *, watch_health: bool = True) -> dict[str, object]:
+    return dict(Dial("localhost:1", False, None, given).channel_options(watch_health=watch_health))
+
+
+def test_the_defaults() -> None:
+    ours = options()
+    assert ours["grpc.keepalive_time_ms"] == 30_000
+    assert ours["grpc.keepalive_timeout_ms"] == 10_000
+    assert ours["grpc.max_receive_message_length"] == ours["grpc.max_send_message_length"] == MAX_MESSAGE_BYTES == 2**24
+
+
+def test_the_service_config() -> None:
+    config = json.loads(str(options()["grpc.service_config"]))
+    assert config["loadBalancingConfig"] == [{"round_robin": {}}]
+    assert config["healthCheckConfig"] == {"serviceName": "index.v1.ChatService"}
+    [method] = config["methodConfig"]
+    assert method["name"] == [{"service": SERVICE}]
+    assert method["retryPolicy"]["maxAttempts"] == 4
+    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert "healthCheckConfig" not in str(options(watch_health=False)["grpc.service_config"])
+
+
+@pytest.mark.parametrize("given", [{"grpc.keepalive_time_ms": 5}, [("grpc.keepalive_time_ms", 5)]])
+def test_given_options_replace_those_of_their_name(given: ChannelOptions) -> None:
+    assert options(given) == options() | {"grpc.keepalive_time_ms": 5}
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("example.org:50051", "dns:///example.org:50051"),
+        ("[::1]:50051", "dns:///[::1]:50051"),
+        ("unix:/run/index.sock", "unix:/run/index.sock"),
+        ("ipv4:127.0.0.1:1,127.0.0.1:2", "ipv4:127.0.0.1:1,127.0.0.1:2"),
+        ("xds:///index", "xds:///index"),
+    ],
+)
+def test_targets(address: str, target: str) -> None:
+    assert Dial(address, False, None, None).target() == target
+
+
+def test_credentials_imply_tls() -> None:
+    assert Dial("localhost:1", False, None, None).channel_credentials() is None
+    assert Dial("localhost:1", True, None, None).channel_credentials() is not None

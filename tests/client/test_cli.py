@@ -1,0 +1,199 @@
+"""The command line's commands, in this process."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+from google.rpc import error_details_pb2
+from index_grpc_client.cli.commands import index_client
+from index_grpc_client.v1 import chat_pb2
+
+from .fake_server import TEXT, Failure, FakeServer, Script, bad_request, overloaded
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(server: FakeServer) -> Run:
+    """Runs the command line against the server."""
+
+    def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
+        runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
+        return runner.invoke(index_client, arguments, input=stdin, catch_exceptions=False)
+
+    return run
+
+
+def test_ask_writes_the_answer_and_nothing_else(run: Run, script: Script) -> None:
+    result = run("ask", "Hello", "world")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, TEXT + "\n", "")
+    assert script.requests[0].prompt == "Hello world"
+    assert script.requests[0].sampling == chat_pb2.SamplingParams()
+
+
+def test_a_last_line_is_ended_once(run: Run, script: Script) -> None:
+    script.words = ("one\n",)
+    assert run("ask", "Hi").stdout == "one\n"
+
+
+def test_the_prompt_may_come_from_a_pipe(run: Run, script: Script) -> None:
+    run("ask", stdin="from the pipe\n")
+    run("ask", "Sum up:", "-", stdin="text\n")
+    assert [request.prompt for request in script.requests] == ["from the pipe", "Sum up: text"]
+    result = run("ask", stdin=b"\xff")
+    assert (result.exit_code, result.stderr.splitlines()[0][:35]) == (2, "error: standard input is not UTF-8:")
+
+
+def test_every_option_reaches_the_request(run: Run, script: Script) -> None:
+    options = "--temperature 0 --top-p .5 --top-k 0 --min-p .1 --repetition-penalty 1.2 --frequency-penalty .1"
+    options += " --presence-penalty -.1 --seed 9 --max-tokens 5 --time-limit 2.5 --model demo --stop a --stop b"
+    options += " --json --logprobs --top-logprobs 1 --system s"
+    assert run("ask", "Hi", *options.split()).exit_code == 0
+    request = script.requests[0]
+    assert request.sampling == chat_pb2.SamplingParams(
+        temperature=0,
+        top_p=0.5,
+        top_k=0,
+        min_p=0.1,
+        repetition_penalty=1.2,
+        frequency_penalty=0.1,
+        presence_penalty=-0.1,
+        seed=9,
+    )
+    assert (request.max_tokens, list(request.stop), request.model) == (5, ["a", "b"], "demo")
+    assert (request.time_limit.seconds, request.logprobs, request.top_logprobs) == (2, True, 1)
+    assert request.history[0] == chat_pb2.Message(role=chat_pb2.ROLE_SYSTEM, content="s")
+
+
+def test_json_is_one_line(run: Run) -> None:
+    result = run("ask", "Hi", "--json", "--logprobs")
+    assert result.stdout.count("\n") == 1
+    answer = json.loads(result.stdout)
+    assert (answer["text"], answer["finish_reason"], answer["history"][0]["role"]) == (TEXT, "stop", "user")
+    assert bytes(answer["logprobs"][2]["token_bytes"]).decode() == "世界"
+    assert answer["create_time"] == "2023-11-14T22:13:20+00:00"
+
+
+def test_a_cut_answer_is_noted_apart(run: Run, script: Script) -> None:
+    script.finish_reason = chat_pb2.FINISH_REASON_MAX_TOKENS
+    result = run("ask", "Hi")
+    assert (result.exit_code, result.stdout) == (0, TEXT + "\n")
+    assert result.stderr == "note: the answer was cut at the most tokens allowed; --max-tokens allows more\n"
+
+
+def test_violations_come_one_a_line(run: Run, script: Script) -> None:
+    script.failures.append(bad_request("the request is wrong", prompt="is empty", sampling__top_p="2 is over 1"))
+    result = run("ask", "")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        "error: the request is wrong",
+        "  prompt: is empty",
+        "  sampling.top_p: 2 is over 1",
+        "hint: `index-client ask --help` lists the options' ranges",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failure", "exit_code", "hint"),
+    [
+        (Failure(grpc.StatusCode.UNAUTHENTICATED, "no key"), 1, "--api-key"),
+        (Failure(grpc.StatusCode.NOT_FOUND, "no such model"), 1, "`index-client model`"),
+        (Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "too slow"), 4, "--timeout"),
+        (Failure(grpc.StatusCode.UNIMPLEMENTED, "no such method"), 1, "may not be an index-grpc server"),
+        (Failure(grpc.StatusCode.INTERNAL, "broken", (error_details_pb2.RequestInfo(request_id="r1"),)), 1, "r1"),
+        (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large"), 1, None),
+    ],
+)
+def test_failures_have_an_exit_code_and_a_hint(
+    run: Run, script: Script, failure: Failure, exit_code: int, hint: str | None
+) -> None:
+    script.failures.append(failure)
+    result = run("model")
+    lines = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout, lines[0]) == (exit_code, "", f"error: {failure.message}")
+    assert lines[1].startswith("hint: ") and hint in lines[1] if hint else len(lines) == 1
+
+
+def test_a_full_server_says_when_to_come_back(run: Run, script: Script) -> None:
+    script.failures.extend([overloaded(2)] * 4)
+    result = run("ask", "Hi")
+    assert result.exit_code == 3
+    assert result.stderr == "error: the queue is full\nhint: the server asks to try again in 2 s\n"
+
+
+def test_a_server_that_is_not_serving_is_told_from_none(run: Run, server: FakeServer) -> None:
+    server.serve(False)
+    result = run("model")
+    assert result.exit_code == 3
+    assert "hint: the server is up but not serving" in result.stderr
+    server.stop()
+    result = run("model")
+    assert result.exit_code == 3
+    assert f"hint: is a server running at {server.address}?" in result.stderr
+
+
+def test_what_had_come_is_shown_before_the_error(run: Run, script: Script) -> None:
+    script.cut_after = 2
+    result = run("ask", "Hi")
+    assert (result.exit_code, result.stdout) == (1, "Hello, \n")
+    assert result.stderr.startswith("error: the stream ended without a finish")
+
+
+def test_wrong_command_lines(run: Run) -> None:
+    for arguments in (["ask", "--top-k", "-1", "Hi"], ["nothing"], ["--nothing"], ["ask", "--logprobs", "Hi"]):
+        result = run(*arguments)
+        lines = result.stderr.splitlines()
+        assert (result.exit_code, result.stdout, len(lines)) == (2, "", 2), arguments
+        assert lines[0].startswith("error: "), arguments
+        assert lines[1].startswith("hint: `index-client"), arguments
+    assert run("ask", os.fsdecode(b"\xff")).exit_code == 2
+
+
+def test_a_terminal_without_a_prompt_is_no_prompt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    result = run("ask")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "error: no prompt: give one, or pipe one in")
+
+
+def test_health(run: Run, server: FakeServer) -> None:
+    result = run("health")
+    assert (result.exit_code, result.stdout) == (0, "SERVING\n")
+    server.serve(False)
+    result = run("health", "--service", "")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "NOT_SERVING\n", "")
+    result = run("health", "--service", "none")
+    assert (result.exit_code, result.stdout) == (1, "SERVICE_UNKNOWN\n")
+
+
+def test_model(run: Run) -> None:
+    lines = run("model").stdout.splitlines()
+    assert "context_length: 100" in lines
+    assert "default_top_k: 5" in lines
+    assert json.loads(run("model", "--json").stdout)["default_sampling"]["top_k"] == 5
+
+
+def test_count(run: Run) -> None:
+    assert run("count", "four").stdout == "4\n"
+    assert run("count", "--system", "abc", stdin="four\n").stdout == "7\n"
+    assert json.loads(run("count", "four", "--json").stdout) == {"prompt_tokens": 4, "remaining_tokens": 96}
+
+
+def test_the_api_key_is_sent(run: Run, script: Script) -> None:
+    run("--api-key", "secret", "model")
+    assert script.metadata[0]["authorization"] == "Bearer secret"
+
+
+def test_a_certificate_file_turns_encryption_on(run: Run, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text("no certificate")
+    assert run("--ca", str(ca), "--timeout", "5", "model").exit_code == 3, "a server in the clear was talked to"
+
+
+def test_help_tells_the_exit_codes(run: Run) -> None:
+    text = run("--help").stdout
+    assert "3    the server cannot be reached" in text
+    assert "INDEX_GRPC_ADDRESS" in text

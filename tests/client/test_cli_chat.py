@@ -1,0 +1,111 @@
+"""The conversation at the terminal."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+
+import pytest
+from click.testing import CliRunner, Result
+from index_grpc_client import AsyncClient, AsyncConversation
+from index_grpc_client.cli.chat import Dialogue, reader
+from index_grpc_client.cli.commands import index_client
+from index_grpc_client.options import AnswerOptions
+from index_grpc_client.v1 import chat_pb2
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from .fake_server import TEXT, FakeServer, Script
+
+
+def talk(server: FakeServer, *lines: str, arguments: Iterable[str] = ()) -> Result:
+    runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
+    text = "".join(f"{line}\n" for line in lines)
+    return runner.invoke(index_client, ["chat", *arguments], input=text, catch_exceptions=False)
+
+
+def chats(script: Script) -> list[tuple[str, list[str]]]:
+    """Returns the prompts answered, each with what came before it."""
+    requests = [request for request in script.requests if isinstance(request, chat_pb2.ChatRequest)]
+    return [(request.prompt, [turn.content for turn in request.history]) for request in requests]
+
+
+def test_a_conversation(server: FakeServer) -> None:
+    result = talk(server, "one", "", "two", "/quit", "three", arguments=["--seed", "1"])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{TEXT}\n{TEXT}\n", "")
+    assert chats(server.script) == [("one", []), ("two", ["one", TEXT])]
+    assert server.script.requests[-1].sampling.seed == 1
+
+
+def test_new_and_system(server: FakeServer) -> None:
+    talk(server, "one", "/new", "/system Be brief.", "two", "/system", "three")
+    assert chats(server.script) == [("one", []), ("two", ["Be brief."]), ("three", ["two", TEXT])]
+
+
+def test_retry_answers_the_last_prompt_anew(server: FakeServer) -> None:
+    talk(server, "one", "two", "/retry", arguments=["--seed", "1"])
+    assert chats(server.script)[1] == chats(server.script)[2] == ("two", ["one", TEXT])
+    assert not server.script.requests[-1].sampling.HasField("seed"), "the same seed gives the same answer"
+    assert "no prompt" in talk(server, "/retry").stderr
+
+
+def test_errors_end_a_turn_only(server: FakeServer) -> None:
+    server.script.cut_after = 1
+    result = talk(server, "one", "/retry", "/nothing", "/help")
+    assert (result.exit_code, result.stdout) == (0, "Hello\nHello\n")
+    assert result.stderr.count("error: the stream ended without a finish") == 2
+    assert "error: there is no command /nothing" in result.stderr
+    assert "/system TEXT" in result.stderr
+    assert chats(server.script) == [("one", [])] * 2
+
+
+def test_a_refused_prompt_is_reported(server: FakeServer) -> None:
+    result = talk(server, "x" * 101, "one")
+    assert "  prompt: 101 tokens, but the context holds 100" in result.stderr
+    assert result.stdout == f"{TEXT}\n"
+
+
+def test_ctrl_c_stops_an_answer_not_the_program(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    script = server.script
+    script.hold_after = 2
+    steps: list[str | BaseException] = [KeyboardInterrupt(), "one", "two", EOFError()]
+
+    def interrupt() -> None:
+        script.holding.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def read() -> str:
+        step = steps.pop(0)
+        if isinstance(step, BaseException):
+            raise step
+        if step == "two":
+            assert script.left.wait(30), "the server was left at work"
+            script.hold_after = None
+        return step
+
+    async def connect() -> AsyncClient:
+        return AsyncClient(server.address)
+
+    threading.Thread(target=interrupt).start()
+    with asyncio.Runner() as runner:
+        client = runner.run(connect())
+        conversation = AsyncConversation(client)
+        Dialogue(runner, conversation, "", AnswerOptions()).run(read)
+        runner.run(client.close())
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == TEXT
+    assert [turn.content for turn in conversation.history] == ["two", TEXT]
+
+
+def test_lines_are_edited_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        read = reader()
+        keys.send_text("helo\x1b[Dl\r")
+        assert read() == "hello"
+        keys.send_text("\x04")
+        with pytest.raises(EOFError):
+            read()

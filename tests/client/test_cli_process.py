@@ -1,0 +1,90 @@
+"""The command line as a process: signals, pipes, colours, and what it needs."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from .fake_server import TEXT, FakeServer
+
+Start = Callable[..., "subprocess.Popen[str]"]
+PROGRAM = [sys.executable, "-m", "index_client"]
+
+
+@pytest.fixture
+def start(server: FakeServer) -> Start:
+    """Starts the command line against the server."""
+
+    def start(*arguments: str, **variables: str) -> "subprocess.Popen[str]":
+        env = os.environ | {"INDEX_GRPC_ADDRESS": server.address} | variables
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*PROGRAM, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
+
+    return start
+
+
+def test_it_runs(start: Start) -> None:
+    with start("ask", "Hi", PYTHONIOENCODING="utf-8") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, TEXT + "\n", "")
+
+
+def test_ctrl_c_cancels_the_call(start: Start, server: FakeServer) -> None:
+    server.script.hold_after = 1
+    with start("ask", "Hi") as process:
+        assert process.stdout
+        assert process.stdout.read(5) == "Hello"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "\n", "")
+    assert server.script.left.wait(30), "the server was left at work"
+
+
+def test_a_reader_that_leaves_is_no_error(start: Start, server: FakeServer) -> None:
+    server.script.words = ("x" * 70_000,) * 20
+    server.script.context_length = 10_000_000
+    with start("ask", "Hi") as process:
+        assert process.stdout
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_a_server_that_stops_leaves_one_error(start: Start, server: FakeServer) -> None:
+    server.script.hold_after = 1
+    with start("ask", "Hi") as process:
+        assert process.stdout
+        assert process.stdout.read(5) == "Hello"
+        server.stop()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode in (1, 3)
+    assert out == "\n"
+    assert err.startswith("error: "), err
+
+
+def test_no_colours_in_pipes(start: Start) -> None:
+    with start("nothing") as process:
+        _, err = process.communicate(timeout=60)
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize("missing", ["click", "prompt_toolkit"])
+def test_without_the_extra_it_says_so(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; sys.stdin.isatty = lambda: True\nimport index_client"
+    code += "\nindex_client.main()"
+    run = subprocess.run([sys.executable, "-c", code, "chat"], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 1
+    expected = f"error: index-client needs {missing}: pip install 'index-grpc-client[cli]'\n"
+    assert run.stderr.endswith(expected)
+    assert "Traceback" not in run.stderr
+
+
+def test_help_does_not_load_the_editor() -> None:
+    code = "import sys\nfrom index_grpc_client.cli.commands import index_client\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "prompt_toolkit" not in loaded.stdout.split()

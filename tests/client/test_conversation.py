@@ -1,0 +1,136 @@
+"""Conversations over both clients."""
+
+import pytest
+from index_grpc_client import (
+    AsyncClient,
+    AsyncConversation,
+    Client,
+    Conversation,
+    InvalidRequestError,
+    Message,
+    UnavailableError,
+    assistant,
+    system,
+    user,
+)
+from index_grpc_client.v1 import chat_pb2
+
+from .either import EitherClient, drained, settled
+from .fake_server import TEXT, Script, overloaded
+
+
+def conversation(client: EitherClient, **options: object) -> Conversation | AsyncConversation:
+    kind = Conversation if isinstance(client, Client) else AsyncConversation
+    return kind(client, **options)  # type: ignore[arg-type]
+
+
+def counted(script: Script) -> int:
+    return sum(isinstance(request, chat_pb2.CountTokensRequest) for request in script.requests)
+
+
+async def test_turns_are_remembered(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, system="Be brief.")
+    result = await settled(chat.ask("one", seed=1))
+    assert chat.last == result
+    assert (await drained(chat.stream("two")))[0].delta == "Hello"
+    turns = (user("one"), assistant(TEXT), user("two"), assistant(TEXT))
+    assert chat.history == (system("Be brief."), *turns)
+    assert chat.last is not None
+    assert chat.last.history == chat.history
+    assert [turn.content for turn in script.requests[1].history] == ["Be brief.", "one", TEXT]
+    assert script.requests[0].sampling.seed == 1
+
+
+async def test_a_failed_turn_never_was(either: EitherClient, script: Script) -> None:
+    chat = conversation(either)
+    script.fail_after = (2, overloaded())
+    with pytest.raises(UnavailableError):
+        await drained(chat.stream("one"))
+    assert chat.history == ()
+    assert chat.last is None
+
+
+async def test_leaving_with_the_finish_in_hand_keeps_the_turn(either: EitherClient) -> None:
+    chat = conversation(either)
+    if isinstance(chat, Conversation):
+        for chunk in chat.stream("one"):
+            if chunk.finish:
+                break
+    else:
+        async for chunk in chat.stream("one"):
+            if chunk.finish:
+                break
+    assert chat.history == (user("one"), assistant(TEXT))
+
+
+async def test_undo_and_clear(either: EitherClient) -> None:
+    chat = conversation(either, system="s", history=[("user", "a"), ("assistant", "b")])
+    await settled(chat.ask("c"))
+    assert chat.undo() == "c"
+    assert chat.history == (system("s"), user("a"), assistant("b"))
+    assert chat.undo() == "a"
+    assert chat.undo() is None
+    await settled(chat.ask("d"))
+    chat.clear()
+    assert list(chat.history) == [system("s")]
+
+
+async def test_instructions_may_come_with_the_history_and_change(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, history=[system("s"), user("a"), assistant("b")])
+    assert chat.system == "s"
+    chat.system = None
+    await settled(chat.ask("c"))
+    assert [turn.content for turn in script.requests[0].history] == ["a", "b"]
+    with pytest.raises(ValueError, match="leave one of them out"):
+        conversation(either, system="s", history=[system("t")])
+
+
+async def test_beyond_the_context_both_counts_are_named(either: EitherClient) -> None:
+    chat = conversation(either, history=[user("x" * 90)])
+    with pytest.raises(InvalidRequestError, match="prompt: 110 tokens, but the context holds 100"):
+        await settled(chat.ask("y" * 20))
+    assert chat.history == (user("x" * 90),)
+
+
+def long_history(turns: int) -> list[Message]:
+    return [message for turn in range(turns) for message in (user(f"{turn:05}"), assistant("b" * 5))]
+
+
+async def test_trimming_drops_the_oldest_turns_only(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, system="ssssssssss", history=long_history(30), trim=True)
+    await settled(chat.ask("p" * 10))  # 100 hold 10 of instructions, 10 of prompt, 20 for the answer: six turns of 10
+    sent = [turn.content for turn in script.requests[-1].history]
+    assert sent[:2] == ["ssssssssss", "00024"]
+    assert len(sent) == 1 + 2 * 6
+    assert chat.history[:2] == (system("ssssssssss"), user("00024"))
+    assert counted(script) <= 6, "the search is no longer logarithmic"
+
+
+async def test_trimming_leaves_what_fits(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, history=long_history(6), trim=True)
+    await drained(chat.stream("p" * 20))
+    assert len(script.requests[-1].history) == 12
+    assert counted(script) == 1
+
+
+async def test_trimming_makes_room_for_the_answer_asked_for(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, history=long_history(6), trim=True)
+    await settled(chat.ask("p" * 20, max_tokens=40))
+    assert len(script.requests[-1].history) == 8
+    chat = conversation(either, history=long_history(6), trim=True)
+    await settled(chat.ask("p" * 20, max_tokens=5000))
+    assert len(script.requests[-1].history) == 6, "no more than half the context is kept free"
+
+
+async def test_what_cannot_fit_is_refused(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, history=long_history(3), trim=True)
+    with pytest.raises(InvalidRequestError, match="101 tokens"):
+        await settled(chat.ask("p" * 101))
+    assert len(chat.history) == 6, "a turn that failed must not cost the history"
+
+
+async def test_the_model_is_asked_about_once(async_client: AsyncClient, script: Script) -> None:
+    chat = AsyncConversation(async_client, trim=True)
+    await chat.ask("one")
+    await chat.ask("two")
+    assert sum(isinstance(request, chat_pb2.GetModelRequest) for request in script.requests) == 1

@@ -1,0 +1,81 @@
+"""The error family, and how a failed call becomes one of it."""
+
+import grpc
+import index_grpc_client
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+from index_grpc_client import IncompleteAnswerError, IndexGrpcError, InternalError, Violation
+from index_grpc_client.errors import ERRORS, translate, translated
+from index_grpc_client.status import DETAILS_KEY, StatusDetails, status_details
+
+from .fake_server import Failure, bad_request
+
+CODES_OF_THE_SERVICE = {
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "UNAUTHENTICATED",
+    "CANCELLED",
+    "INTERNAL",
+}
+
+
+def rpc_error(failure: Failure) -> grpc.RpcError:
+    trailers = grpc.aio.Metadata(*failure.trailers())
+    return grpc.aio.AioRpcError(failure.code, grpc.aio.Metadata(), trailers, failure.message, "")
+
+
+def test_the_table_is_whole() -> None:
+    assert {code.name for code in ERRORS} == CODES_OF_THE_SERVICE
+    exported = {value for value in vars(index_grpc_client).values() if isinstance(value, type)}
+    family = {value for value in exported if issubclass(value, IndexGrpcError)}
+    assert set(ERRORS.values()) == family - {IndexGrpcError, IncompleteAnswerError}
+    assert len(set(ERRORS.values())) == len(ERRORS), "two codes share a class"
+    assert issubclass(IncompleteAnswerError, InternalError)
+    assert issubclass(IndexGrpcError, grpc.RpcError)
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_every_code_becomes_one_of_ours(code: grpc.StatusCode) -> None:
+    error = translate(rpc_error(Failure(code, "why")), "r1", "so far")
+    assert type(error) is ERRORS.get(code, IndexGrpcError)
+    assert (error.code(), error.details(), error.request_id, error.text) == (code, "why", "r1", "so far")
+    assert str(error) == "why"
+
+
+def test_the_cause_is_kept() -> None:
+    cause = rpc_error(Failure(grpc.StatusCode.INTERNAL, "why"))
+    with pytest.raises(InternalError) as caught, translated(""):
+        raise cause
+    assert caught.value.__cause__ is cause
+
+
+def test_all_details_are_read() -> None:
+    details = (
+        error_details_pb2.ErrorInfo(reason="BAD", domain="index-grpc"),
+        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000)),
+        error_details_pb2.RequestInfo(request_id="r9"),
+        error_details_pb2.BadRequest(field_violations=[{"field": "stop[0]", "description": "is empty"}]),
+        error_details_pb2.Help(),
+    )
+    read = status_details(Failure(grpc.StatusCode.INVALID_ARGUMENT, "why", details).trailers())
+    assert read == StatusDetails("BAD", (Violation("stop[0]", "is empty"),), 1.5, "r9")
+
+
+def test_the_request_id_may_come_in_other_ways() -> None:
+    info = error_details_pb2.ErrorInfo(reason="BAD", metadata={"request_id": "r8"})
+    assert status_details(Failure(grpc.StatusCode.INTERNAL, "", (info,)).trailers()).request_id == "r8"
+    assert status_details([("x-request-id", "r7")]).request_id == "r7"
+
+
+@pytest.mark.parametrize("trailers", [[], [(DETAILS_KEY, b"\xff\xff")], [(DETAILS_KEY, "text")]])
+def test_missing_or_broken_details_hide_nothing(trailers: list[tuple[str, str | bytes]]) -> None:
+    assert status_details(trailers) == StatusDetails()
+
+
+def test_an_error_without_text_shows_its_code() -> None:
+    assert str(translate(rpc_error(Failure(grpc.StatusCode.UNAVAILABLE, "")))) == "UNAVAILABLE"
+    failure = bad_request("", prompt="is empty")
+    assert str(translate(rpc_error(failure))) == "INVALID_ARGUMENT\n  prompt: is empty"

@@ -1,0 +1,52 @@
+"""A device that says what it is told to: for tests of everything above the model."""
+
+from collections.abc import Sequence as Ids
+from pathlib import Path
+
+from index_grpc.contract import Message, Role, ServedModel, Token
+from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.server.app import Loaded
+from index_grpc.text.layout import EOS_ID, prompt_ids
+from index_grpc.text.tokenizer import Tokenizer
+
+CONTEXT_LENGTH = 512
+
+
+class ScriptedRunner:
+    """Answers each prompt that `says` knows with its ids and then the end of sentence; others with that at once."""
+
+    rows_independent = True
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.answers: dict[tuple[int, ...], Ids[int]] = {}
+
+    def says(self, prompt: str, ids: Ids[int]) -> None:
+        """From now on, `prompt` alone is answered with `ids`."""
+        self.answers[tuple(prompt_ids(self.tokenizer, [Message(Role.USER, prompt)]))] = ids
+
+    def run(self, batch: Batch) -> list[Token]:
+        return [self._next(span.sequence) for span in batch if span.samples]
+
+    def release(self, sequence: Sequence) -> None:
+        pass
+
+    def check_books(self) -> None:
+        pass
+
+    def _next(self, sequence: Sequence) -> Token:
+        answer = self.answers.get(tuple(sequence.request.prompt_ids), ())
+        token_id = answer[sequence.num_generated] if sequence.num_generated < len(answer) else EOS_ID
+        return Token(token_id, logprob=-0.5 if sequence.request.logprobs else None)
+
+
+def scripted(checkpoint: Path) -> tuple[ScriptedRunner, Loaded]:
+    """A scripted device with the tokenizer of a checkpoint, as if it had been loaded."""
+    tokenizer = Tokenizer.load(checkpoint)
+    runner = ScriptedRunner(tokenizer)
+    limits = Limits(
+        CONTEXT_LENGTH, max_sequences=4, max_waiting=64, max_cache_tokens=4 * CONTEXT_LENGTH, chunk_tokens=64
+    )
+    model = ServedModel("scripted", CONTEXT_LENGTH, tokenizer.vocab_size, 1, "cpu", "float32")
+    return runner, Loaded(model, tokenizer, runner, limits)

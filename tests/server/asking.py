@@ -1,0 +1,127 @@
+"""How the tests speak to a server: the plain stub, and every detail of a refusal."""
+
+import asyncio
+from collections.abc import AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health_pb2_grpc
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+if TYPE_CHECKING:
+    from index_grpc_client.v1.chat_pb2_grpc import ChatServiceAsyncStub
+
+    Stub = ChatServiceAsyncStub
+else:
+    Stub = ChatServiceStub
+
+MOST_TRAILER_BYTES = 8192
+"""What grpc-java and grpc-netty take of trailers, names, values in base64 and 32 bytes for each included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call's failure with all that travels with it."""
+
+    code: grpc.StatusCode
+    message: str
+    trailers: dict[str, str | bytes]
+    details: dict[type[Message], Message]
+
+    @property
+    def reason(self) -> str:
+        """ErrorInfo's reason."""
+        info = self.detail(ErrorInfo)
+        assert info.domain == "index-grpc"
+        return str(info.reason)
+
+    @property
+    def request_id(self) -> str:
+        """RequestInfo's id."""
+        return str(self.detail(RequestInfo).request_id)
+
+    @property
+    def violations(self) -> dict[str, str]:
+        """BadRequest's descriptions by field."""
+        return {found.field: found.description for found in self.detail(BadRequest).field_violations}
+
+    @property
+    def retry_seconds(self) -> float:
+        """RetryInfo's delay."""
+        return float(self.detail(RetryInfo).retry_delay.ToNanoseconds() / 1e9)
+
+    @property
+    def size_on_the_wire(self) -> int:
+        """Bytes of the trailers as receivers count them."""
+        quoted = sum(1 if 32 <= byte < 127 and byte != ord("%") else 3 for byte in self.message.encode())
+        sizes = [len("grpc-message") + quoted + 32, len("grpc-status") + 2 + 32]
+        for name, value in self.trailers.items():
+            sizes.append(len(name) + (-(-len(value) // 3) * 4 if isinstance(value, bytes) else len(value)) + 32)
+        return sum(sizes)
+
+    def detail(self, kind: Any) -> Any:  # noqa: ANN401 - google.rpc has no types
+        """The one detail of a kind."""
+        return self.details[kind]
+
+
+async def refusal(call: Awaitable[object] | AsyncIterable[object]) -> Refusal:
+    """Makes the call, which must fail, and reads how."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await _end(call)
+    return read_refusal(caught.value)
+
+
+async def _end(call: Awaitable[object] | AsyncIterable[object]) -> None:
+    if isinstance(call, AsyncIterable):
+        async for _ in call:
+            pass
+    else:
+        await call
+
+
+def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    """The failure with its details, which must agree with it."""
+    metadata: Any = error.trailing_metadata()  # the stubs do not say that these are pairs
+    trailers: dict[str, str | bytes] = dict(metadata)
+    status = Status.FromString(trailers.get("grpc-status-details-bin", b""))
+    details: dict[type[Message], Message] = {}
+    for kind in (BadRequest, ErrorInfo, RequestInfo, RetryInfo):
+        found = kind()
+        if any(packed.Unpack(found) for packed in status.details):
+            details[kind] = found
+    if status.details:
+        assert (status.code, status.message) == (error.code().value[0], error.details())
+    return Refusal(error.code(), error.details() or "", trailers, details)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Waits for what nothing tells of."""
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def health_stub(channel: grpc.aio.Channel) -> Any:  # noqa: ANN401 - grpc_health has no types
+    """The stock health stub."""
+    return health_pb2_grpc.HealthStub(channel)
+
+
+def seeded(prompt: str, seed: int, max_tokens: int = 40) -> pb.ChatRequest:
+    """A request that has one right answer."""
+    return pb.ChatRequest(prompt=prompt, sampling=pb.SamplingParams(seed=seed), max_tokens=max_tokens)
+
+
+async def streamed(stub: Stub, request: pb.ChatRequest) -> str:
+    """The text of the answer, by ChatStream."""
+    return "".join([response.delta async for response in stub.ChatStream(request)])
+
+
+async def unary(stub: Stub, request: pb.ChatRequest) -> str:
+    """The text of the answer, by Chat."""
+    return (await stub.Chat(request)).response

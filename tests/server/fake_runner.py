@@ -1,0 +1,106 @@
+"""A device that computes nothing: it answers with letters, waits when told to and fails when told to."""
+
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from index_grpc.contract import ServedModel, Token
+from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.server.app import App, Loaded
+from index_grpc.text.tokenizer import Tokenizer
+from tests.checkpoints import make_tokenizer
+from tests.conftest import settings
+from tests.server.asking import Stub, until
+
+MODEL = "fake"
+CONTEXT_LENGTH = 4096
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+FAILS = "fails-"
+"""Computing for a request whose id begins so fails."""
+SECRET = "the sampler of slot 7 in /srv/secret.py"
+
+
+class FakeRunner:
+    """The n-th token of every answer is the n-th letter; no answer ends by itself."""
+
+    rows_independent = True
+
+    def __init__(self, tokenizer: Tokenizer, step_seconds: float = 0.0) -> None:
+        self.letter_ids = [tokenizer.encode(letter)[0] for letter in LETTERS]
+        self.step_seconds = step_seconds
+        self.gate = threading.Event()
+        self.gate.set()
+        self.books_are_wrong = False
+
+    def run(self, batch: Batch) -> list[Token]:
+        """See Runner. Waits at the gate."""
+        assert self.gate.wait(30)
+        time.sleep(self.step_seconds)
+        if any(span.sequence.request.id.startswith(FAILS) for span in batch):
+            raise RuntimeError(SECRET)
+        letters = [self.letter_ids[span.sequence.num_generated % len(LETTERS)] for span in batch if span.samples]
+        return [Token(letter) for letter in letters]
+
+    def release(self, sequence: Sequence) -> None:
+        """See Runner."""
+
+    def check_books(self) -> None:
+        """See Runner."""
+        if self.books_are_wrong:
+            raise RuntimeError(SECRET)
+
+
+def letters(count: int) -> str:
+    """The text of the first `count` tokens."""
+    return (LETTERS * (count // len(LETTERS) + 1))[:count]
+
+
+class FakeServer:
+    """An app of its own around a FakeRunner, and a stub to call it."""
+
+    def __init__(self, **changes: object) -> None:
+        self.settings = settings(MODEL, **changes)
+        self.app = App(self.settings)
+        tokenizer = Tokenizer(make_tokenizer())
+        self.runner = FakeRunner(tokenizer)
+        limits = Limits(
+            context_length=CONTEXT_LENGTH,
+            max_sequences=self.settings.max_sequences,
+            max_waiting=self.settings.max_waiting,
+            max_cache_tokens=CONTEXT_LENGTH * self.settings.max_sequences,
+            chunk_tokens=64,
+        )
+        model = ServedModel(MODEL, CONTEXT_LENGTH, tokenizer.vocab_size, 0, "cpu", "float32")
+        self.loaded = Loaded(model, tokenizer, self.runner, limits)
+        self.address = ""
+        self.channel: grpc.aio.Channel
+        self.stub: Stub
+
+    async def load(self) -> None:
+        """Makes it ready."""
+        await self.app.load(lambda: self.loaded)
+
+    async def has_open(self, number: int) -> None:
+        """Waits until the engine holds this many requests."""
+        await until(lambda: self.app.engine is not None and self.app.engine.num_open == number)
+
+
+@asynccontextmanager
+async def fake_server(*, loaded: bool = True, **changes: object) -> AsyncIterator[FakeServer]:
+    """A server with a fake device on a free port, stopped at the end whatever the gate."""
+    server = FakeServer(**changes)
+    server.address = await server.app.listen()
+    async with grpc.aio.insecure_channel(server.address) as server.channel:
+        server.stub = ChatServiceStub(server.channel)
+        try:
+            if loaded:
+                await server.load()
+            yield server
+        finally:
+            server.runner.gate.set()
+            await server.app.stop()

@@ -1,0 +1,150 @@
+"""grpc.health.v1 and reflection, as orchestrators, load balancers and command-line tools use them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from tests.server.asking import health_stub, refusal, streamed
+from tests.server.fake_runner import FakeServer, fake_server, letters
+
+CHAT = "index.v1.ChatService"
+NAMES = ["", CHAT, "liveness"]
+REFLECTION = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+
+UNKNOWN_NAMES = ["index.v1", "模型" * 5_000]
+
+
+async def statuses(server: FakeServer) -> list[str]:
+    """By Check and by List, which must agree."""
+    stub = health_stub(server.channel)
+    checked = {name: (await stub.Check(HealthCheckRequest(service=name))).status for name in NAMES}
+    listed = (await stub.List(HealthListRequest())).statuses
+    assert {name: response.status for name, response in listed.items()} == checked
+    return [name_of(status) for status in checked.values()]
+
+
+def name_of(status: int) -> str:
+    return str(HealthCheckResponse.ServingStatus.Name(status))
+
+
+async def watched(server: FakeServer, service: str) -> AsyncIterator[str]:
+    async for response in health_stub(server.channel).Watch(HealthCheckRequest(service=service)):
+        yield name_of(response.status)
+
+
+async def test_ready_once_loaded_and_alive_from_the_start() -> None:
+    async with fake_server(loaded=False) as server:
+        assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
+        await server.load()
+        assert await statuses(server) == ["SERVING", "SERVING", "SERVING"]
+
+
+async def test_not_ready_before_the_model_has_answered_once() -> None:
+    async with fake_server(loaded=False) as server:
+        server.runner.gate.clear()
+        loading = asyncio.create_task(server.load())
+        await server.has_open(1)
+        assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
+        server.runner.gate.set()
+        await loading
+        assert await statuses(server) == ["SERVING", "SERVING", "SERVING"]
+
+
+async def test_a_load_that_fails_leaves_it_not_ready() -> None:
+    async with fake_server(loaded=False) as server:
+
+        def fails() -> Any:  # noqa: ANN401
+            raise OSError("no such model")
+
+        with pytest.raises(OSError, match="no such model"):
+            await server.app.load(fails)
+        assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
+
+
+@pytest.mark.parametrize("service", ["", CHAT])
+async def test_a_watch_tells_each_change_and_ends_with_the_drain(service: str) -> None:
+    async with fake_server(loaded=False) as server:
+        watch = watched(server, service)
+        assert await anext(watch) == "NOT_SERVING"
+        await server.load()
+        assert await anext(watch) == "SERVING"
+        await server.app.drain(0.0)
+        assert [status async for status in watch] == ["NOT_SERVING"]
+
+
+async def test_open_watches_do_not_hold_up_the_stop() -> None:
+    async with fake_server(grace_seconds=3600) as server:
+        watches = [watched(server, name) for name in [*NAMES, "unheard of"]]
+        first = [await anext(watch) for watch in watches]
+        assert first == ["SERVING", "SERVING", "SERVING", "SERVICE_UNKNOWN"]
+        await server.app.stop(3600)
+        assert [[status async for status in watch] for watch in watches] == [[], [], [], []]
+
+
+async def test_in_the_delay_before_the_drain_it_is_not_ready_and_answers() -> None:
+    async with fake_server() as server:
+        drained = asyncio.create_task(server.app.drain(60.0))
+        await asyncio.sleep(0)  # it begins
+        assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
+        assert [status async for status in watched(server, CHAT)] == ["NOT_SERVING"]
+        assert await streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5)) == letters(5)
+        drained.cancel()
+
+
+async def test_not_ready_once_the_engine_is_lost() -> None:
+    async with fake_server() as server:
+        watch = watched(server, "")
+        assert await anext(watch) == "SERVING"
+        server.runner.books_are_wrong = True
+        await streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5))
+        assert await anext(watch) == "NOT_SERVING"
+        assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
+
+
+@pytest.mark.parametrize("name", UNKNOWN_NAMES, ids=["short", "long"])
+async def test_unknown_services(channel: grpc.aio.Channel, name: str) -> None:
+    stub = health_stub(channel)
+    found = await refusal(stub.Check(HealthCheckRequest(service=name)))
+    assert found.code is grpc.StatusCode.NOT_FOUND
+    assert found.message.startswith(f"no service '{name[:8]}")
+    assert found.message.endswith(f"; there are '', '{CHAT}', 'liveness'")
+    watch = stub.Watch(HealthCheckRequest(service=name))
+    assert (await watch.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
+
+
+async def test_health_is_answered_though_all_places_are_taken() -> None:
+    async with fake_server(max_sequences=1, max_waiting=0) as server:
+        server.runner.gate.clear()
+        held = asyncio.create_task(streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5)))
+        await server.has_open(1)
+        assert await statuses(server) == ["SERVING", "SERVING", "SERVING"]
+        server.runner.gate.set()
+        assert await held == letters(5)
+
+
+@pytest.mark.parametrize("name", REFLECTION)
+async def test_reflection(channel: grpc.aio.Channel, name: str) -> None:
+    # The stock stub speaks v1alpha; the messages of v1 are the same.
+    ask: Any = ServerReflectionStub(channel).ServerReflectionInfo
+    if name == REFLECTION[0]:
+        ask = channel.stream_stream(
+            f"/{name}/ServerReflectionInfo",
+            ServerReflectionRequest.SerializeToString,
+            ServerReflectionResponse.FromString,
+        )
+    requests = [
+        ServerReflectionRequest(list_services=""),
+        ServerReflectionRequest(file_containing_symbol=CHAT),
+    ]
+    listed, found = [response async for response in ask(iter(requests))]
+    services = [service.name for service in listed.list_services_response.service]
+    assert sorted(services) == sorted([CHAT, "grpc.health.v1.Health", *REFLECTION])
+    assert pb.DESCRIPTOR.serialized_pb in found.file_descriptor_response.file_descriptor_proto

@@ -1,0 +1,110 @@
+"""Callers who leave: by cancel, by deadline, by a cut cable, at any moment. Nothing of them may stay behind."""
+
+import asyncio
+import gc
+import os
+import random
+from typing import Any
+
+import grpc
+import psutil
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from index_grpc.server.app import App
+from tests.dropping import cable
+
+NUM_CALLS = int(os.environ.get("NUM_LEAVING_CALLS", "100"))
+MOST_GROWTH_BYTES = 48 * 2**20
+
+
+def request(rng: random.Random) -> pb.ChatRequest:
+    prompt = rng.choice(["你好", "Tell me a story. " * 8, "x"])
+    return pb.ChatRequest(prompt=prompt, sampling=pb.SamplingParams(seed=rng.getrandbits(32)), max_tokens=400)
+
+
+async def cancelled(stub: Any, rng: random.Random) -> None:
+    """Leaves a unary call or a stream before or amid the answer."""
+    if rng.random() < 0.5:
+        call = stub.Chat(request(rng))
+        await asyncio.sleep(rng.random() * 0.2)
+        call.cancel()
+    else:
+        stream = stub.ChatStream(request(rng))
+        num_messages = rng.randrange(4)
+        for _ in range(num_messages):
+            await stream.read()
+        stream.cancel()
+
+
+async def out_of_time(stub: Any, rng: random.Random) -> None:
+    """Has so short a deadline that the caller may be gone before anything can be said."""
+    try:
+        await stub.Chat(request(rng), timeout=rng.random() * 0.2 + 0.001)
+    except grpc.aio.AioRpcError as error:
+        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def cut_off(address: str, rng: random.Random) -> None:
+    """Loses its connection amid a stream."""
+    async with cable(address) as connection, grpc.aio.insecure_channel(connection.address) as channel:
+        stream = ChatServiceStub(channel).ChatStream(request(rng))
+        try:
+            for _ in range(rng.randrange(3)):
+                await stream.read()
+            connection.cut()
+            while await stream.read() is not grpc.aio.EOF:
+                pass
+        except grpc.aio.AioRpcError as error:
+            assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+async def leave(stub: Any, address: str, num_calls: int, seed: int) -> None:
+    """All kinds of leaving at once, a few at a time so that most of them get to run."""
+    rng, places = random.Random(seed), asyncio.Semaphore(24)
+
+    async def one(number: int) -> None:
+        async with places:
+            own = random.Random(rng.getrandbits(32))
+            if number % 5 == 0:
+                await cut_off(address, own)
+            elif number % 5 == 1:
+                await out_of_time(stub, own)
+            else:
+                await cancelled(stub, own)
+
+    await asyncio.gather(*(one(number) for number in range(num_calls)))
+
+
+async def nothing_open(app: App) -> None:
+    """Waits until the engine holds no request, and asks its books."""
+    assert app.engine is not None
+    async with asyncio.timeout(20):
+        while app.engine.num_open:
+            await asyncio.sleep(0.01)
+    loop = app.engine._loop
+    assert not loop.sequences
+    assert loop.inbox.empty()
+    loop.check_books()
+
+
+async def num_tasks_settled() -> int:
+    """The number of tasks once those about to end have ended."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return len(asyncio.all_tasks())
+
+
+async def test_nothing_stays_behind(app: App, address: str, stub: Any) -> None:
+    expected = (await stub.Chat(pb.ChatRequest(prompt="你好", sampling=pb.SamplingParams(seed=1)))).response
+    await leave(stub, address, NUM_CALLS // 4, seed=1)
+    await nothing_open(app)
+    gc.collect()
+    num_tasks, memory = await num_tasks_settled(), psutil.Process().memory_info().rss
+    await leave(stub, address, NUM_CALLS, seed=2)
+    await nothing_open(app)
+    gc.collect()
+    assert await num_tasks_settled() <= num_tasks
+    grown = psutil.Process().memory_info().rss - memory
+    assert grown < MOST_GROWTH_BYTES
+    assert (await stub.Chat(pb.ChatRequest(prompt="你好", sampling=pb.SamplingParams(seed=1)))).response == expected

@@ -1,0 +1,153 @@
+"""Who cannot be answered now is told so at once, before any header, and told when to come again."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+
+import grpc
+import pytest
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from tests.server.asking import Refusal, Stub, refusal, streamed, unary, until
+from tests.server.fake_runner import FakeServer, fake_server, letters
+
+REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=20)
+TEXT = letters(20)
+
+RETRYING = {
+    "methodConfig": [
+        {
+            "name": [{"service": "index.v1.ChatService"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+"""What any stock client may be given as its service config."""
+
+
+async def filled(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
+    """That many calls, held by the device."""
+    server.runner.gate.clear()
+    held = [asyncio.create_task(streamed(server.stub, REQUEST)) for _ in range(number)]
+    await server.has_open(number)
+    return held
+
+
+def check_come_again(found: Refusal, reason: str) -> None:
+    assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, reason)
+    pushback = int(found.trailers["grpc-retry-pushback-ms"])
+    assert pushback / 1000 == found.retry_seconds
+    assert 1 <= pushback <= 30_000
+
+
+@pytest.mark.parametrize("max_waiting", [0, 1])
+async def test_a_full_queue_refuses_until_a_place_is_free(max_waiting: int) -> None:
+    async with fake_server(max_sequences=1, max_waiting=max_waiting) as server:
+        held = await filled(server, 1 + max_waiting)
+        for call in (server.stub.Chat(REQUEST), server.stub.ChatStream(REQUEST)):
+            check_come_again(await refusal(call), "OVERLOADED")
+        assert (await server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"))).prompt_tokens > 0
+        server.runner.gate.set()
+        assert await asyncio.gather(*held) == [TEXT] * len(held)
+        assert await unary(server.stub, REQUEST) == TEXT
+
+
+async def test_a_burst_is_taken_up_to_the_last_place_and_no_further() -> None:
+    async with fake_server(max_sequences=2, max_waiting=3) as server:
+        server.runner.gate.clear()
+        calls = [asyncio.create_task(code(server.stub.Chat(REQUEST))) for _ in range(20)]
+        await until(lambda: sum(call.done() for call in calls) == 15)
+        await server.has_open(5)
+        server.runner.gate.set()
+        assert sorted(await asyncio.gather(*calls)) == ["OK"] * 5 + ["UNAVAILABLE"] * 15
+
+
+async def code(call: grpc.aio.UnaryUnaryCall[pb.ChatRequest, pb.ChatResponse]) -> str:
+    return (await call.code()).name
+
+
+@pytest.mark.parametrize("ask", [streamed, unary])
+async def test_a_stock_client_with_a_retry_policy_gets_through(
+    ask: Callable[[Stub, pb.ChatRequest], Coroutine[None, None, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would not if the refusal came after headers."""
+    caplog.set_level("INFO")
+    async with fake_server(max_sequences=1, max_waiting=0) as server:
+        (held,) = await filled(server, 1)
+        options = [("grpc.service_config", json.dumps(RETRYING)), ("grpc.enable_retries", 1)]
+        async with grpc.aio.insecure_channel(server.address, options=options) as channel:
+            patient: Stub = ChatServiceStub(channel)
+            asked = asyncio.create_task(ask(patient, REQUEST))
+            await until(lambda: "code=UNAVAILABLE" in caplog.text)
+            server.runner.gate.set()
+            assert await asked == TEXT
+        assert await held == TEXT
+
+
+async def test_while_loading_callers_are_told_to_come_again() -> None:
+    async with fake_server(loaded=False) as server:
+        for call in (server.stub.Chat(REQUEST), server.stub.ChatStream(REQUEST)):
+            check_come_again(await refusal(call), "LOADING")
+        check_come_again(await refusal(server.stub.GetModel(pb.GetModelRequest())), "LOADING")
+        check_come_again(await refusal(server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"))), "LOADING")
+        await server.load()
+        assert await unary(server.stub, REQUEST) == TEXT
+
+
+async def test_draining_completes_what_was_taken_and_takes_no_more() -> None:
+    async with fake_server(grace_seconds=30) as server:
+        held = await filled(server, 3)
+        drained = asyncio.create_task(server.app.drain(0.0))
+        await until(lambda: server.app.servicer.refusal is not None)
+        assert (await refusal(server.stub.ChatStream(REQUEST))).code is grpc.StatusCode.UNAVAILABLE
+        assert not drained.done()
+        server.runner.gate.set()
+        assert await asyncio.gather(*held) == [TEXT] * 3
+        await drained
+
+
+async def test_calls_that_come_between_the_drain_and_the_closing_of_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fake_server() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(server.app, "stop", nothing)
+            await server.app.drain(0.0)
+        for call in (server.stub.Chat(REQUEST), server.stub.ChatStream(REQUEST)):
+            check_come_again(await refusal(call), "DRAINING")
+
+
+async def nothing(grace_seconds: float = 0.0) -> None:
+    pass
+
+
+async def test_calls_are_still_taken_in_the_delay_before_the_drain() -> None:
+    async with fake_server() as server:
+        drained = asyncio.create_task(server.app.drain(60.0))
+        await asyncio.sleep(0)  # it begins
+        assert await streamed(server.stub, REQUEST) == TEXT
+        drained.cancel()
+
+
+async def test_calls_that_outlast_the_grace_are_cut_off_with_a_status() -> None:
+    async with fake_server(grace_seconds=0.05) as server:
+        (held,) = await filled(server, 1)
+        drained = asyncio.create_task(server.app.drain(0.0))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await held
+        assert caught.value.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        server.runner.gate.set()
+        await drained
+
+
+async def test_a_lost_engine_is_unavailable_and_unhealthy() -> None:
+    async with fake_server() as server:
+        server.runner.books_are_wrong = True
+        assert await unary(server.stub, REQUEST) == TEXT  # the books are checked when idle
+        await server.app.broke.wait()
+        check_come_again(await refusal(server.stub.Chat(REQUEST)), "ENGINE_LOST")

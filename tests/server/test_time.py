@@ -1,0 +1,91 @@
+"""Time: a limit or the call's deadline ends an answer gracefully; what cannot begin in time is refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from index_grpc.contract import Timing
+from tests.server.asking import refusal
+from tests.server.fake_runner import FakeServer, fake_server, letters
+
+ENDLESS = 4000
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[FakeServer]:
+    """A server whose endless answers take some 40 seconds."""
+    async with fake_server(max_sequences=2, max_waiting=8) as server:
+        server.runner.step_seconds = 0.01
+        yield server
+
+
+@pytest.mark.parametrize("limit", ["deadline", "time_limit", "both"])
+@pytest.mark.parametrize("method", ["Chat", "ChatStream"])
+async def test_the_answer_so_far_goes_out_in_time(slow: FakeServer, method: str, limit: str) -> None:
+    fields: dict[str, Any] = {"time_limit": Duration(nanos=500_000_000)} if limit != "deadline" else {}
+    seconds = {"deadline": 1.0, "time_limit": None, "both": 30.0}[limit]
+    text, finish = await answer(slow, method, pb.ChatRequest(prompt="Hi", max_tokens=ENDLESS, **fields), seconds)
+    assert finish.reason == pb.FINISH_REASON_TIME_LIMIT
+    assert 0 < finish.usage.completion_tokens < ENDLESS
+    assert text == letters(finish.usage.completion_tokens)
+    assert 0 < finish.timing.total.ToMilliseconds() < 1000
+
+
+async def answer(
+    server: FakeServer, method: str, request: pb.ChatRequest, seconds: float | None
+) -> tuple[str, pb.Finish]:
+    if method == "Chat":
+        response = await server.stub.Chat(request, timeout=seconds)
+        return response.response, response.finish
+    responses = [response async for response in server.stub.ChatStream(request, timeout=seconds)]
+    return "".join(response.delta for response in responses), responses[-1].finish
+
+
+async def test_an_answer_that_ends_in_time_has_no_time_limit(slow: FakeServer) -> None:
+    slow.runner.step_seconds = 0.0
+    _, finish = await answer(slow, "Chat", pb.ChatRequest(prompt="Hi", max_tokens=30), 30.0)
+    assert finish.reason == pb.FINISH_REASON_MAX_TOKENS
+
+
+async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeServer) -> None:
+    engine = slow.app.engine
+    assert engine is not None
+    slow.runner.gate.clear()
+    request = pb.ChatRequest(prompt="Hi", max_tokens=5)
+    held = [asyncio.create_task(code(slow.stub.Chat(request))) for _ in range(5)]
+    await slow.has_open(5)
+    for _ in range(100):
+        engine.pace.record(Timing(queue=0.0, time_to_first_token=1.0, total=60.0))  # of late, each took a minute
+    for call in (slow.stub.Chat, slow.stub.ChatStream):
+        found = await refusal(call(request, timeout=100))
+        assert (found.code, found.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
+        assert found.message.endswith("s are left, and its turn comes in about 120.00 s")
+        assert found.request_id
+    patient = asyncio.create_task(code(slow.stub.Chat(request, timeout=200)))
+    await slow.has_open(6)
+    slow.runner.gate.set()
+    assert await asyncio.gather(*held, patient) == ["OK"] * 6
+
+
+async def test_time_that_is_over_before_the_first_token(slow: FakeServer) -> None:
+    slow.runner.gate.clear()
+    found = await refusal(slow.stub.ChatStream(pb.ChatRequest(prompt="Hi", time_limit=Duration(nanos=1))))
+    assert found.reason == "DEADLINE_TOO_SHORT"
+    late = asyncio.create_task(
+        refusal(slow.stub.ChatStream(pb.ChatRequest(prompt="你好" * 400, time_limit=Duration(nanos=300_000_000))))
+    )
+    await slow.has_open(1)
+    await asyncio.sleep(0.3)  # the step outlasts the limit, and the prompt has more chunks to come
+    slow.runner.gate.set()
+    ended = await late
+    assert (ended.code, ended.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
+    assert ended.message == "the time was over before the first token"
+
+
+async def code(call: grpc.aio.UnaryUnaryCall[pb.ChatRequest, pb.ChatResponse]) -> str:
+    return (await call.code()).name

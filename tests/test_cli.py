@@ -1,0 +1,251 @@
+"""The command `index-grpc`, as a process of its own."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from click.testing import CliRunner
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from index_grpc import __version__
+from index_grpc.cli import main
+from index_grpc.settings import ServeSettings
+
+INDEX_GRPC = str(Path(sys.executable).parent / "index-grpc")
+MOST_SECONDS_TO_EXIT = 10
+NEVER = "3600"
+
+
+class Process:
+    """A running `index-grpc serve`, its log read as it comes."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._popen = subprocess.Popen(
+            [INDEX_GRPC, "serve", *arguments], stderr=subprocess.PIPE, text=True, env=os.environ | environment
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._popen.stderr is not None
+        for line in self._popen.stderr:
+            with self._news:
+                self.lines.append(line.rstrip())
+                self._news.notify()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """The first line of the log that matches."""
+
+        def found() -> re.Match[str] | None:
+            return next((match for line in self.lines if (match := re.search(pattern, line))), None)
+
+        with self._news:
+            assert self._news.wait_for(found, timeout=60), self.lines
+            match = found()
+            assert match is not None
+            return match
+
+    def address(self) -> str:
+        """Where it serves, once it does."""
+        return self.wait_for(r"ready in [0-9.]+ s; try:  index-client --address (\S+) ask 你好")[1]
+
+    def send(self, number: signal.Signals) -> None:
+        """As a person or an orchestrator would."""
+        self._popen.send_signal(number)
+
+    def exit_code(self, seconds: float = MOST_SECONDS_TO_EXIT) -> int:
+        """Waits for the end, which must come soon."""
+        code = self._popen.wait(seconds)
+        self._reader.join()
+        return code
+
+    def end(self) -> None:
+        """Whatever state it is in."""
+        self._popen.kill()
+        self._popen.wait()
+        self._reader.join()
+        assert self._popen.stderr is not None
+        self._popen.stderr.close()
+
+
+@contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[Process]:
+    process = Process(list(arguments), environment)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+def no_traceback(lines: list[str]) -> bool:
+    return not any("Traceback" in line or "Error" in line for line in lines)
+
+
+def test_sigterm_drains_completes_the_open_stream_and_exits_with_0(checkpoint: Path) -> None:
+    settings = {"INDEX_GRPC_PORT": "0", "INDEX_GRPC_MAX_SEQUENCES": "3", "INDEX_GRPC_DRAIN_DELAY_SECONDS": "0.1"}
+    with serving("--model", str(checkpoint), "--device", "cpu", **settings) as process:
+        with grpc.insecure_channel(process.address()) as channel:
+            stub = ChatServiceStub(channel)
+            assert stub.GetModel(pb.GetModelRequest()).max_sequences == 3
+            stream: Any = stub.ChatStream(pb.ChatRequest(prompt="Hi", max_tokens=450), timeout=60)
+            first = next(stream)
+            process.send(signal.SIGTERM)
+            last = [first, *stream][-1]
+            assert last.finish.usage.completion_tokens == last.finish.usage.total_tokens - first.start.prompt_tokens
+        assert process.exit_code() == 0
+    steps = [
+        "listening on 127.0.0.1:",
+        "ready in ",
+        "received SIGTERM",
+        "taking calls for another 0.1 s",
+        "completing 1 ",
+    ]
+    steps += ["method=ChatStream code=OK", "stopped"]
+    places = [next(place for place, line in enumerate(process.lines) if step in line) for step in steps]
+    assert places == sorted(places)
+    assert no_traceback(process.lines)
+
+
+def test_a_second_signal_ends_at_once(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
+        process.address()
+        process.send(signal.SIGTERM)
+        process.wait_for("draining: NOT_SERVING")
+        process.send(signal.SIGINT)
+        assert process.exit_code() == 0
+    assert any("received SIGINT again; stopping at once" in line for line in process.lines)
+    assert no_traceback(process.lines)
+
+
+def test_ctrl_c_waits_for_nobody(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
+        process.address()
+        process.send(signal.SIGINT)
+        assert process.exit_code() == 0
+    assert no_traceback(process.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_loading_ends_it_promptly(checkpoint: Path, number: signal.Signals) -> None:
+    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
+        process.wait_for("listening on .*; loading ")
+        process.send(number)
+        assert process.exit_code() == 0
+    assert any(f"received {number.name} while loading; stopping" in line for line in process.lines)
+    assert no_traceback(process.lines)
+
+
+def failing(*arguments: str) -> tuple[int, list[str]]:
+    """Exit code and last line."""
+    with serving(*arguments) as process:
+        code = process.exit_code(60)
+    assert not any("Traceback" in line for line in process.lines)
+    assert [line for line in process.lines if line.startswith("error: ")] == process.lines[-1:]
+    return code, process.lines
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, lines = failing("--port", str(port))
+    assert code == 1
+    assert lines[-1].startswith(f"error: cannot listen on 127.0.0.1:{port}; is another server running there")
+
+
+def test_models_that_cannot_be_loaded(checkpoint: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in checkpoint.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "pytorch_model.bin").write_bytes(b"nothing like it")
+    wanted = {
+        ("--model", str(tmp_path / "nowhere")): ("neither a directory nor a hub id", "nowhere"),
+        ("--model", str(broken)): ("pytorch_model.bin",),
+        ("--model", str(checkpoint), "--device", "cuda:99"): ("cuda:99", "use --device cpu"),
+    }
+    for arguments, texts in wanted.items():
+        code, lines = failing("--port", "0", *arguments)
+        assert code == 1
+        assert all(text in lines[-1] for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--port", "70000"], "--port is 70000; it should be less than or equal to 65535"),
+        (["--port", "abc"], "'abc' is not a valid integer"),
+        (["--max-sequences", "0"], "--max-sequences is 0; it should be greater than or equal to 1"),
+        (["--grace-seconds", "nan"], "--grace-seconds is nan; it should be "),
+        (["--device", "tpu"], "--device is 'tpu'; allowed is auto, cpu, cuda or cuda:N"),
+        (["--dtype", "int8"], "'int8' is not one of 'auto', 'float32', 'bfloat16'"),
+        (["--model", ""], "--model is ''; it should have at least 1 character"),
+        (["--colour"], "No such option '--colour'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_bad_flag_is_one_line(arguments: list[str], error: str) -> None:
+    result = CliRunner().invoke(main, ["serve", *arguments])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert error in line
+
+
+def test_a_bad_environment_variable_is_one_line_too() -> None:
+    result = CliRunner().invoke(main, ["serve"], env={"INDEX_GRPC_MAX_WAITING": "-1"})
+    assert result.exit_code == 2
+    assert result.stderr == "error: --max-waiting is -1; it should be greater than or equal to 0\n"
+
+
+def test_kubernetes_does_not_choose_the_port() -> None:
+    """Beside a Service named index-grpc it sets INDEX_GRPC_PORT to something else."""
+    result = CliRunner().invoke(main, ["serve", "--dtype", "?"], env={"INDEX_GRPC_PORT": "tcp://10.0.0.1:50051"})
+    assert "'?' is not one of" in result.stderr  # the next thing that is wrong
+
+
+def test_help_lists_each_flag_with_its_default() -> None:
+    result = CliRunner().invoke(main, ["serve", "--help"], terminal_width=200)
+    assert result.exit_code == 0
+    entries = [" ".join(entry.split()) for entry in result.stdout.split("\n  --")]
+    for name, field in ServeSettings.model_fields.items():
+        (line,) = [entry for entry in entries if entry.startswith(f"{name.replace('_', '-')} ")]
+        assert f"INDEX_GRPC_{name.upper()}" in line
+        assert f"default: {field.default}]" in line or field.default is None
+        assert str(field.description) in line
+
+
+def test_without_a_command_it_shows_its_help() -> None:
+    result = CliRunner().invoke(main, [])
+    assert result.exit_code == 2
+    assert "Commands:" in result.output
+    assert CliRunner().invoke(main, ["--version"]).output == f"index-grpc, version {__version__}\n"
+
+
+def test_help_and_bad_flags_do_not_wait_for_heavy_imports() -> None:
+    program = (
+        "import sys; from index_grpc.cli import main\n"
+        "for arguments in (['--help'], ['serve', '--help'], ['download', '--help'], ['serve', '--port', '-1']):\n"
+        "    try: main(arguments)\n"
+        "    except SystemExit: pass\n"
+        "print(*sys.modules, sep='\\n', file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = set(done.stderr.splitlines())
+    assert "pydantic" in imported
+    assert not imported & {"torch", "grpc", "transformers", "numpy", "uvloop", "sentencepiece", "huggingface_hub"}

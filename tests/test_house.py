@@ -1,0 +1,121 @@
+"""The law of the house: who may import whom, and how large rooms may be. Reads the code, runs none of it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "index_grpc"
+CLIENT = ROOT / "clients" / "python" / "index_grpc_client"
+
+GROUND = {"index_grpc", "index_grpc.contract", "index_grpc.errors", "index_grpc.settings"}
+FLOORS = {
+    "model": {"index_grpc.model"},
+    "text": {"index_grpc.text"},
+    "engine": {"index_grpc.engine", "index_grpc.model"},
+    "chat": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat"},
+    "server": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
+}
+"""What each floor may import of ours besides the ground. `loading` and `cli` wire the floors and may import all."""
+TOP = {"cli", "loading"}
+
+THIRD_PARTY = {
+    "torch": ("model", "engine/cache.py", "engine/runner.py", "engine/sampler.py", "loading.py"),
+    "accelerate": ("model",),
+    "safetensors": ("model",),
+    "transformers": ("model",),
+    "huggingface_hub": ("model",),
+    "sentencepiece": ("text/tokenizer.py",),
+    "grpc": ("server",),
+    "index_grpc_client": ("server",),
+    "pydantic": ("settings.py", "cli.py"),
+    "click": ("cli.py",),
+}
+"""Where each library may be imported: folders or files."""
+
+LONGEST_FILE = 300
+LONG_FUNCTION = 30
+MOST_LONG_FUNCTIONS = 0.1
+
+
+def sources(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*.py")) if "_pb2" not in path.name]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of the modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def is_in(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def is_ground(name: str) -> bool:
+    return any(name == ground or name.rpartition(".")[0] == ground for ground in GROUND - {"index_grpc"}) or name in (
+        "index_grpc.__version__",
+        "index_grpc.contract",
+        "index_grpc.errors",
+        "index_grpc.settings",
+    )
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_floor_imports_only_itself_and_those_below(path: Path) -> None:
+    if floor(path) in TOP:
+        return
+    allowed = FLOORS.get(floor(path), set())
+    ours = [name for name in imports(path) if name.split(".")[0] == "index_grpc"]
+    assert [name for name in ours if not is_ground(name) and not is_in(name, allowed)] == []
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda path: str(path.relative_to(ROOT)))
+def test_libraries_stay_in_their_rooms(path: Path) -> None:
+    place = str(path.relative_to(PACKAGE))
+    strays = [
+        name
+        for name in imports(path)
+        if not any(
+            place == room or place.startswith(f"{room}/") for room in THIRD_PARTY.get(name.split(".")[0], [place])
+        )
+    ]
+    assert strays == []
+
+
+def test_the_server_and_the_command_line_import_no_torch() -> None:
+    """They would cost seconds before the port opens, or before `--help`."""
+    code = "import sys, index_grpc.cli, index_grpc.server.app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_rooms_are_small() -> None:
+    paths = [*sources(PACKAGE), *sources(CLIENT), *sources(ROOT / "tests"), *sources(ROOT / "demo")]
+    too_long = {str(path): count for path in paths if (count := len(path.read_text().splitlines())) > LONGEST_FILE}
+    assert not too_long
+    lengths = [(node.end_lineno or 0) - node.lineno + 1 for path in paths for node in functions(path)]
+    assert sum(length >= LONG_FUNCTION for length in lengths) / len(lengths) < MOST_LONG_FUNCTIONS
+
+
+def test_every_return_is_annotated() -> None:
+    paths = [*sources(PACKAGE), *sources(CLIENT)]
+    bare = [f"{path}:{node.lineno}" for path in paths for node in functions(path) if node.returns is None]
+    assert bare == []
