@@ -3,7 +3,6 @@
 Each prompt is asked once for every sample. An answer counts as on topic when it ends by itself and one of the prompt's
 patterns is found in it; a memory exchange counts as recalled when the second answer names what the first message said.
 """
-# ruff: noqa: T201
 
 import argparse
 import json

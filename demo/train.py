@@ -3,7 +3,6 @@
 The result has the on-disk format of Index-1.9B-Chat and ships inside the package, so that the service answers without a
 download. One processor core is enough; the line that is printed tells how long it takes.
 """
-# ruff: noqa: T201
 
 import argparse
 import io

@@ -1,0 +1,102 @@
+"""Runs every command and program of the README, as printed, against a server on the demo checkpoint."""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from index_grpc.cli import main
+from index_grpc.loading import load
+from tests.background import background
+from tests.conftest import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+PRINTED_ADDRESS = "127.0.0.1:50051"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(beginning: str) -> list[str]:
+    """Lines of shell blocks that hold a command, without their comments."""
+    lines = [line.partition(" # ")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if re.search(rf"(^|\| ){re.escape(beginning)}", line)]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    chosen = settings("demo")
+    with background(chosen, lambda: load(chosen)) as server:
+        yield server.address
+
+
+def run(command: str, address: str, given: str = "") -> str:
+    """What a shell line prints with our programs on the PATH."""
+    environment = os.environ | {"INDEX_GRPC_ADDRESS": address, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, input=given, env=environment, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_shell_line_is_run_by_some_test() -> None:
+    known = [*commands("make "), *commands("grpcurl "), *commands("index-client "), *commands(".venv/bin/index-grpc ")]
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    assert len(known) == len(lines)
+
+
+@pytest.mark.parametrize("line", commands("grpcurl "))
+def test_grpcurl_lines(address: str, line: str) -> None:
+    """Through another client that, like grpcurl, knows nothing but what the server tells of itself."""
+    words = shlex.split(line)
+    assert words[1] == "-plaintext"
+    data = words[words.index("-d") + 1] if "-d" in words else "{}"
+    where, what = words[-2:]
+    assert where == PRINTED_ADDRESS
+    curl = f"buf curl --protocol grpc --http2-prior-knowledge http://{address}"
+    printed = run(f"{curl} --list-services" if what == "list" else f"{curl}/{what} -d {shlex.quote(data)}", address)
+    wanted = {"list": "index.v1.ChatService", "Check": "SERVING", "Chat": "response", "ChatStream": '"finish"'}
+    assert wanted[what.rpartition("/")[2]] in printed
+
+
+@pytest.mark.parametrize("line", commands("index-client "))
+def test_index_client_lines(address: str, line: str) -> None:
+    assert run(line, address, given="你好\n").strip()
+
+
+@pytest.mark.parametrize("line", commands("make "))
+def test_make_lines(address: str, line: str) -> None:
+    shown = subprocess.run(["make", "-n", *shlex.split(line)[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+    last = shown.stdout.strip().splitlines()[-1]
+    if line.startswith("make ask"):
+        assert run(last.removeprefix(".venv/bin/"), address).strip()
+    else:
+        assert re.match(r"\.venv/bin/(index-grpc serve|python -m pytest)", last)
+
+
+@pytest.mark.parametrize("line", commands(".venv/bin/index-grpc "))
+def test_index_grpc_lines_name_flags_that_exist(line: str) -> None:
+    name, *arguments = shlex.split(line)[1:]
+    command = main.commands[name]
+    assert isinstance(command.make_context(name, arguments), click.Context)
+
+
+@pytest.mark.parametrize("program", blocks("python"))
+def test_python_programs(address: str, program: str) -> None:
+    assert PRINTED_ADDRESS in program
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(program.replace(PRINTED_ADDRESS, address), "README.md", "exec"), {"__name__": "__main__"})
+    assert "blue" in printed.getvalue()
