@@ -1,7 +1,9 @@
 """The command line `index-grpc`. Wires the floors together; imports what is slow only when it is needed."""
 
 import logging
+import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -87,7 +89,7 @@ def serve(**values: object) -> None:
     """
     settings = _settings(values)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=settings.log_level.upper())
-    for noisy in ("httpx", "filelock", "huggingface_hub", "urllib3"):
+    for noisy in ("httpx", "filelock", "huggingface_hub", "torch", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger(__name__).info("index-grpc %s", __version__)
     try:
@@ -127,7 +129,7 @@ def _settings(values: dict[str, object]) -> ServeSettings:
 def _serve_until_stopped(settings: ServeSettings) -> None:
     import uvloop
 
-    from index_grpc.server.app import Loaded, serve
+    from index_grpc.server.app import LOADING_THREAD, Loaded, serve
 
     def load() -> Loaded:  # on the thread that loads, while the port is open already: importing torch takes seconds
         from index_grpc.loading import load
@@ -135,6 +137,10 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
         return load(settings)
 
     uvloop.run(serve(settings, load))
+    if any(thread.name == LOADING_THREAD for thread in threading.enumerate()):
+        # Stopped while loading. A thread inside PyTorch's native code would crash the interpreter's orderly end.
+        logging.shutdown()
+        os._exit(0)
 
 
 def _fail(message: str, exit_code: int = 1) -> NoReturn:

@@ -18,31 +18,30 @@ FIRST_CAPACITY = 128
 
 
 class Row:
-    """One sequence's keys and values: for each layer a tensor [2, K, C, D]."""
+    """One sequence's keys and values: for each layer a tensor [2, 1, K, C, D]."""
 
     def __init__(self, layers: list[Tensor], longest: int) -> None:
         self.layers, self.longest = layers, longest
 
     def grow(self, num_tokens: int) -> None:
         """Makes room for `num_tokens`; doubles, so that copying stays linear in all, but never past the longest."""
-        old_capacity = self.layers[0].shape[2]
+        old_capacity = self.layers[0].shape[3]
         if num_tokens <= old_capacity:
             return
         capacity = min(max(num_tokens, 2 * old_capacity), self.longest)
         for index, old in enumerate(self.layers):
-            new = old.new_empty(2, old.shape[1], capacity, old.shape[3])
-            new[:, :, :old_capacity] = old
+            new = old.new_empty(*old.shape[:3], capacity, old.shape[4])
+            new[:, :, :, :old_capacity] = old
             self.layers[index] = new
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a span's tokens stand: rows first to last of the batch, positions start to end of the cache row."""
+    """Where a span's `count` tokens stand: from `first` on in the batch, from `start` on in the cache row."""
 
     first: int
-    last: int
     start: int
-    end: int
+    count: int
     row: Row
     mask: Tensor | None
     """[n, L] true where a token may look; None for a single token, which may look at all before it."""
@@ -65,17 +64,19 @@ class RowCache:
         grouped = self.config.num_heads != self.config.num_kv_heads
 
         def attend(layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
-            mixed = torch.empty_like(queries)
+            attended = torch.empty_like(queries)
+            # Views with the tokens in dimension 2, so that all that is left for each sequence is to narrow them.
+            looking, seen = queries.transpose(0, 1)[None], attended.transpose(0, 1)[None]  # [1, H, T, D]
+            new = keys_values.permute(1, 2, 0, 3)[:, None]  # [2, 1, K, T, D]
             for place in places:
-                stored = place.row.layers[layer]
-                stored[:, :, place.start : place.end] = keys_values[place.first : place.last].permute(1, 2, 0, 3)
-                keys, values = stored[:, None, :, : place.end]  # [1, K, L, D] each
-                looking = queries[place.first : place.last].transpose(0, 1)[None]  # [1, H, n, D]
-                seen = functional.scaled_dot_product_attention(
-                    looking, keys, values, attn_mask=place.mask, enable_gqa=grouped
+                row, count = place.row.layers[layer], place.count
+                row.narrow(3, place.start, count).copy_(new.narrow(3, place.first, count))
+                keys, values = row.narrow(3, 0, place.start + count).unbind()  # [1, K, L, D] each
+                result = functional.scaled_dot_product_attention(
+                    looking.narrow(2, place.first, count), keys, values, attn_mask=place.mask, enable_gqa=grouped
                 )
-                mixed[place.first : place.last] = seen[0].transpose(0, 1)
-            return mixed
+                seen.narrow(2, place.first, count).copy_(result)
+            return attended
 
         return attend
 
@@ -84,14 +85,14 @@ class RowCache:
         for span in batch:
             row = self._row(span.sequence, span.end)
             mask = None if span.count == 1 else self._causal_mask(span.start, span.end)
-            places.append(Place(first, first + span.count, span.start, span.end, row, mask))
+            places.append(Place(first, span.start, span.count, row, mask))
             first += span.count
         return places
 
     def _row(self, sequence: Sequence, num_tokens: int) -> Row:
         if sequence.slot not in self.rows:
             capacity = min(max(num_tokens, FIRST_CAPACITY), sequence.num_reserved)
-            shape = (2, self.config.num_kv_heads, capacity, self.config.head_dim)
+            shape = (2, 1, self.config.num_kv_heads, capacity, self.config.head_dim)
             empty = [torch.empty(shape, device=self.device, dtype=self.dtype) for _ in range(self.config.num_layers)]
             self.rows[sequence.slot] = Row(empty, sequence.num_reserved)
         row = self.rows[sequence.slot]

@@ -71,7 +71,7 @@ async def health_stays_quick(address: str, disturb: Callable[[], Awaitable[None]
 @asynccontextmanager
 async def neighbour_undisturbed(stub: Stub) -> AsyncIterator[None]:
     """A long stream goes on beside what the block does, and its text is the one it has alone."""
-    request = seeded("Tell me a long story.", seed=11, max_tokens=300)
+    request = seeded("Tell me a long story.", seed=3, max_tokens=300)
     alone = await streamed(stub, request)
     stream = aiter(stub.ChatStream(request))
     began = await anext(stream)
