@@ -27,6 +27,8 @@ from index_grpc.server.servicer import SERVICE, Backend, ChatServicer
 from index_grpc.settings import ServeSettings
 from index_grpc.text.tokenizer import Tokenizer
 
+LOADING_THREAD = "load"
+
 Signals = asyncio.Queue[signal.Signals]
 
 log = logging.getLogger(__name__)
@@ -171,7 +173,7 @@ async def _in_daemon_thread(load: Load) -> Loaded:
         else:
             events.call_soon_threadsafe(settle, result.set_result, loaded)
 
-    threading.Thread(target=work, name="load", daemon=True).start()
+    threading.Thread(target=work, name=LOADING_THREAD, daemon=True).start()
     return await result
 
 

@@ -1,6 +1,5 @@
 """The rules of a request's values. Every broken one is reported, with field, value, limit and remedy."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,7 +26,7 @@ class Range:
 
     def holds(self, number: float) -> bool:
         """Whether the number lies in the range; NaN and infinities never do."""
-        return math.isfinite(number) and self.low <= number <= self.high and not (self.above_low and number == self.low)
+        return self.low <= number <= self.high and not (self.above_low and number == self.low)
 
     def __str__(self) -> str:
         return f"{'above' if self.above_low else 'from'} {self.low:g} to {self.high:g}"

@@ -65,7 +65,7 @@ class Refusal:
             sizes.append(len(name) + (-(-len(value) // 3) * 4 if isinstance(value, bytes) else len(value)) + 32)
         return sum(sizes)
 
-    def detail(self, kind: Any) -> Any:  # noqa: ANN401 - google.rpc has no types
+    def detail(self, kind: Any) -> Any:
         """The one detail of a kind."""
         return self.details[kind]
 
@@ -89,11 +89,13 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
     """The failure with its details, which must agree with it."""
     metadata: Any = error.trailing_metadata()  # the stubs do not say that these are pairs
     trailers: dict[str, str | bytes] = dict(metadata)
-    status = Status.FromString(trailers.get("grpc-status-details-bin", b""))
+    packed = trailers.get("grpc-status-details-bin", b"")
+    assert isinstance(packed, bytes)
+    status = Status.FromString(packed)
     details: dict[type[Message], Message] = {}
     for kind in (BadRequest, ErrorInfo, RequestInfo, RetryInfo):
         found = kind()
-        if any(packed.Unpack(found) for packed in status.details):
+        if any(detail.Unpack(found) for detail in status.details):
             details[kind] = found
     if status.details:
         assert (status.code, status.message) == (error.code().value[0], error.details())
@@ -103,11 +105,11 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
 async def until(holds: Callable[[], bool]) -> None:
     """Waits for what nothing tells of."""
     async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110
+        while not holds():
             await asyncio.sleep(0.001)
 
 
-def health_stub(channel: grpc.aio.Channel) -> Any:  # noqa: ANN401 - grpc_health has no types
+def health_stub(channel: grpc.aio.Channel) -> Any:
     """The stock health stub."""
     return health_pb2_grpc.HealthStub(channel)
 

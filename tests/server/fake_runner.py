@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.contract import ServedModel, Token
+from index_grpc.contract import ServedModel, Token, TokenRequest
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.server.app import App, Loaded
@@ -36,10 +36,12 @@ class FakeRunner:
         self.gate = threading.Event()
         self.gate.set()
         self.books_are_wrong = False
+        self.last_request: TokenRequest | None = None
 
     def run(self, batch: Batch) -> list[Token]:
         """See Runner. Waits at the gate."""
         assert self.gate.wait(30)
+        self.last_request = batch[-1].sequence.request
         time.sleep(self.step_seconds)
         if any(span.sequence.request.id.startswith(FAILS) for span in batch):
             raise RuntimeError(SECRET)

@@ -70,12 +70,12 @@ SAMPLING_CASES: list[Case] = [
 ]
 
 
-def asking(**fields: Any) -> pb.ChatRequest:  # noqa: ANN401
+def asking(**fields: Any) -> pb.ChatRequest:
     values: dict[str, Any] = {"prompt": "Hi", "max_tokens": 2}
     return pb.ChatRequest(**(values | fields))
 
 
-def raw_call(channel: grpc.aio.Channel, method: str, data: bytes) -> Any:  # noqa: ANN401
+def raw_call(channel: grpc.aio.Channel, method: str, data: bytes) -> Any:
     path = f"/index.v1.ChatService/{method}"
     if method == "ChatStream":
         return channel.unary_stream(path, AS_IT_IS, AS_IT_IS)(data)

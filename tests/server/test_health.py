@@ -60,7 +60,7 @@ async def test_not_ready_before_the_model_has_answered_once() -> None:
 async def test_a_load_that_fails_leaves_it_not_ready() -> None:
     async with fake_server(loaded=False) as server:
 
-        def fails() -> Any:  # noqa: ANN401
+        def fails() -> Any:
             raise OSError("no such model")
 
         with pytest.raises(OSError, match="no such model"):

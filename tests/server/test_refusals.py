@@ -9,6 +9,9 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
+from index_grpc.errors import StartupError
+from index_grpc.server.app import App
+from tests.conftest import settings
 from tests.server.asking import Refusal, Stub, refusal, streamed, unary, until
 from tests.server.fake_runner import FakeServer, fake_server, letters
 
@@ -151,3 +154,19 @@ async def test_a_lost_engine_is_unavailable_and_unhealthy() -> None:
         assert await unary(server.stub, REQUEST) == TEXT  # the books are checked when idle
         await server.app.broke.wait()
         check_come_again(await refusal(server.stub.Chat(REQUEST)), "ENGINE_LOST")
+
+
+async def test_a_second_server_cannot_take_half_the_calls_of_the_first() -> None:
+    async with fake_server() as server:
+        port = int(server.address.rpartition(":")[2])
+        second = App(settings("another", port=port))
+        with pytest.raises(StartupError, match=f"cannot listen on 127.0.0.1:{port}; is another server running there"):
+            await second.listen()
+
+
+async def test_a_message_over_the_size_limit() -> None:
+    async with fake_server(max_message_mib=1) as server:
+        found = await refusal(server.stub.Chat(pb.ChatRequest(prompt="x" * 2**20)))
+        assert found.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        fitting = await refusal(server.stub.Chat(pb.ChatRequest(prompt="x" * (2**20 - 100))))
+        assert fitting.reason == "PROMPT_TOO_LONG"

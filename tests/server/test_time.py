@@ -52,6 +52,18 @@ async def test_an_answer_that_ends_in_time_has_no_time_limit(slow: FakeServer) -
     assert finish.reason == pb.FINISH_REASON_MAX_TOKENS
 
 
+@pytest.mark.parametrize(("seconds", "most"), [(1.0, 0.9), (100.0, 99.8)])
+async def test_the_answer_is_to_leave_a_little_before_the_deadline(
+    slow: FakeServer, seconds: float, most: float
+) -> None:
+    slow.runner.step_seconds = 0.0
+    await slow.stub.Chat(pb.ChatRequest(prompt="Hi", max_tokens=2), timeout=seconds)
+    request = slow.runner.last_request
+    assert request is not None
+    assert request.deadline is not None
+    assert most / 2 < request.deadline - request.arrival <= most
+
+
 async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeServer) -> None:
     engine = slow.app.engine
     assert engine is not None
