@@ -29,11 +29,11 @@ class ScriptedRunner:
     def run(self, batch: Batch) -> list[Token]:
         return [self._next(span.sequence) for span in batch if span.samples]
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, row: int) -> None:
         pass
 
-    def check_books(self) -> None:
-        pass
+    def held_rows(self) -> set[int]:
+        return set()
 
     def _next(self, sequence: Sequence) -> Token:
         answer = self.answers.get(tuple(sequence.request.prompt_ids), ())

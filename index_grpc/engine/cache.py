@@ -1,4 +1,4 @@
-"""Keys and values of running sequences: one contiguous row for each, which grows as the sequence does.
+"""Keys and values: one contiguous row for each sequence, which grows as the sequence does and may outlive it.
 
 Attention reads a sequence's own row at its exact length, so a neighbour can neither slow nor change it. L is the number
 of tokens in a row, C its capacity, n the tokens of a span; H, K, D as in `model/llama.py`.
@@ -20,19 +20,24 @@ FIRST_CAPACITY = 128
 class Row:
     """One sequence's keys and values: for each layer a tensor [2, 1, K, C, D]."""
 
-    def __init__(self, layers: list[Tensor], longest: int) -> None:
-        self.layers, self.longest = layers, longest
+    def __init__(self, layers: list[Tensor]) -> None:
+        self.layers = layers
 
-    def grow(self, num_tokens: int) -> None:
-        """Makes room for `num_tokens`; doubles, so that copying stays linear in all, but never past the longest."""
+    def grow(self, num_tokens: int, longest: int) -> None:
+        """Makes room for `num_tokens`; doubles, so that copying stays linear in all, but not past the longest."""
         old_capacity = self.layers[0].shape[3]
         if num_tokens <= old_capacity:
             return
-        capacity = min(max(num_tokens, 2 * old_capacity), self.longest)
+        capacity = max(num_tokens, min(2 * old_capacity, longest))
         for index, old in enumerate(self.layers):
             new = old.new_empty(*old.shape[:3], capacity, old.shape[4])
             new[:, :, :, :old_capacity] = old
             self.layers[index] = new
+
+    def copy_from(self, other: "Row", num_tokens: int) -> None:
+        """Takes over the first `num_tokens` of another row."""
+        for own, others in zip(self.layers, other.layers, strict=True):
+            own[:, :, :, :num_tokens] = others[:, :, :, :num_tokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +53,15 @@ class Place:
 
 
 class RowCache:
-    """The rows of all slots."""
+    """All rows by number, those of running sequences and those kept after."""
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.config, self.device, self.dtype = config, device, dtype
         self.rows: dict[int, Row] = {}
 
-    def release(self, slot: int) -> None:
-        """Lets a slot's row go, if it has one."""
-        self.rows.pop(slot, None)
+    def release(self, number: int) -> None:
+        """Lets a row go, if it has been begun."""
+        self.rows.pop(number, None)
 
     def attend(self, batch: Batch) -> Attend:
         """Attention for the batch's tokens in order: stores their keys and values, then looks back over each row."""
@@ -90,14 +95,19 @@ class RowCache:
         return places
 
     def _row(self, sequence: Sequence, num_tokens: int) -> Row:
-        if sequence.slot not in self.rows:
-            capacity = min(max(num_tokens, FIRST_CAPACITY), sequence.num_reserved)
-            shape = (2, 1, self.config.num_kv_heads, capacity, self.config.head_dim)
-            empty = [torch.empty(shape, device=self.device, dtype=self.dtype) for _ in range(self.config.num_layers)]
-            self.rows[sequence.slot] = Row(empty, sequence.num_reserved)
-        row = self.rows[sequence.slot]
-        row.grow(num_tokens)
+        """The sequence's row with room for `num_tokens`; begun, if need be, with the prefix that it shares."""
+        row = self.rows.get(sequence.row)
+        if row is None:
+            row = self._new_row(min(max(num_tokens, FIRST_CAPACITY), sequence.num_reserved))
+            if sequence.match is not None:
+                row.copy_from(self.rows[sequence.match.prefix.row], sequence.num_cached)
+            self.rows[sequence.row] = row
+        row.grow(num_tokens, sequence.num_reserved)
         return row
+
+    def _new_row(self, capacity: int) -> Row:
+        shape = (2, 1, self.config.num_kv_heads, capacity, self.config.head_dim)
+        return Row([torch.empty(shape, device=self.device, dtype=self.dtype) for _ in range(self.config.num_layers)])
 
     def _causal_mask(self, start: int, end: int) -> Tensor:
         return torch.ones(end - start, end, dtype=torch.bool, device=self.device).tril(diagonal=start)

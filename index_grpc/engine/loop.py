@@ -63,11 +63,11 @@ class Runner(Protocol):
         All or nothing: after a failure it may be called again with the same spans.
         """
 
-    def release(self, sequence: Sequence) -> None:
-        """Frees what the sequence holds on the device."""
+    def release(self, row: int) -> None:
+        """Lets a row of the cache go, if it has been begun."""
 
-    def check_books(self) -> None:
-        """Raises if anything is held though nothing runs."""
+    def held_rows(self) -> set[int]:
+        """Numbers of the rows that the cache holds."""
 
 
 class Loop:
@@ -96,6 +96,7 @@ class Loop:
         started = time.monotonic()
         batch = self.scheduler.schedule(started)
         results = self._compute(batch)
+        self._release_rows()
         self.step_seconds = time.monotonic() - started
         self.deliver([*self._commit(batch, results), *self._expire()])
 
@@ -147,7 +148,7 @@ class Loop:
         reason = sequence.finish_reason(self.scheduler.limits.context_length, time_is_up)
         if reason is not None:
             self._retire(sequence)
-        output = TokenOutput((token,), sequence.timing, reason)
+        output = TokenOutput((token,), sequence.timing, reason, sequence.num_cached)
         return Report(sequence.number, output, ended=reason is not None)
 
     def _expire(self) -> list[Report]:
@@ -159,14 +160,21 @@ class Loop:
     def _retire(self, sequence: Sequence, error: IndexGrpcError | None = None) -> Report:
         """Takes the sequence out and frees all it holds."""
         del self.sequences[sequence.number]
-        self.scheduler.remove(sequence)
-        self.runner.release(sequence)
+        self.scheduler.remove(sequence, keep=error is None)
         return Report(sequence.number, error=error)
 
     def check_books(self) -> None:
-        """With nothing to compute, nothing may be held; raises if something is."""
+        """With nothing to compute, nothing may be held but kept rows; raises if something is."""
+        self._release_rows()
         self.scheduler.check_books()
-        self.runner.check_books()
+        strays = self.runner.held_rows() ^ set(self.scheduler.kept.prefixes)
+        if strays:
+            raise RuntimeError(f"idle, and scheduler and cache do not agree on rows {sorted(strays)}")
+
+    def _release_rows(self) -> None:
+        """After a step, not before: a new sequence may copy from a row that gave way to it."""
+        for row in self.scheduler.kept.take_evicted():
+            self.runner.release(row)
 
 
 def _paired(batch: Batch, tokens: list[Token]) -> dict[Sequence, Token | Exception]:

@@ -5,7 +5,7 @@ import torch
 from index_grpc.contract import Token
 from index_grpc.engine.cache import RowCache
 from index_grpc.engine.sampler import Sampler
-from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.engine.sequence import Batch
 from index_grpc.model.llama import Llama
 
 
@@ -21,7 +21,7 @@ class ModelRunner:
     def run(self, batch: Batch) -> list[Token]:
         """See Runner."""
         for span in batch:
-            if span.start == 0:
+            if span.start == span.sequence.num_cached:
                 self.sampler.open(span.sequence)
         ids = [token_id for span in batch for token_id in span.sequence.ids[span.start : span.end]]
         positions = [position for span in batch for position in range(span.start, span.end)]
@@ -31,14 +31,13 @@ class ModelRunner:
             return []
         return self.sampler.sample(self.model.logits(hidden[self._tensor(last_rows(batch))]), sampling)
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, row: int) -> None:
         """See Runner."""
-        self.cache.release(sequence.slot)
+        self.cache.release(row)
 
-    def check_books(self) -> None:
+    def held_rows(self) -> set[int]:
         """See Runner."""
-        if self.cache.rows:
-            raise RuntimeError(f"idle, yet the cache holds rows of slots {sorted(self.cache.rows)}")
+        return set(self.cache.rows)
 
     def _tensor(self, numbers: list[int]) -> torch.Tensor:
         return torch.tensor(numbers, device=self.model.device)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from index_grpc.contract import FinishReason, Timing, TokenRequest
+from index_grpc.engine.prefixes import Match
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +18,11 @@ class Sequence:
     """The door's name for it, unlike the request's id never given twice."""
     request: TokenRequest
     slot: int = -1
-    """The row of the batch it holds while running; -1 before."""
+    """Its place among the running ones; -1 before it runs."""
+    row: int = -1
+    """The row of the cache that holds its keys and values; -1 before it runs."""
+    match: Match | None = None
+    """The row that it continues, or whose beginning it copies."""
     num_reserved: int = 0
     """Cache positions promised to it: the most tokens it can come to."""
     ids: list[int] = field(default_factory=list)
@@ -33,6 +38,11 @@ class Sequence:
     def num_prompt(self) -> int:
         """Tokens of the prompt."""
         return len(self.request.prompt_ids)
+
+    @property
+    def num_cached(self) -> int:
+        """Tokens of the prompt that were there before it came."""
+        return self.match.num_tokens if self.match else 0
 
     @property
     def num_generated(self) -> int:

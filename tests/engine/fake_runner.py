@@ -14,29 +14,33 @@ class FakeRunner:
     def __init__(self, chunk_tokens: int, rows_independent: bool = True) -> None:
         self.chunk_tokens, self.rows_independent = chunk_tokens, rows_independent
         self.computed: dict[int, list[int]] = {}
-        """By slot: the ids whose keys and values a real device would hold."""
+        """By row: the ids whose keys and values a real device would hold."""
         self.num_runs = 0
 
     def run(self, batch: Batch) -> list[Token]:
         self.num_runs += 1
-        slots = [span.sequence.slot for span in batch]
         assert batch
-        assert len(set(slots)) == len(slots), "one slot twice in a batch"
+        for places in ([span.sequence.slot for span in batch], [span.sequence.row for span in batch]):
+            assert len(set(places)) == len(places), "one slot or row twice in a batch"
         assert sum(span.count for span in batch if span.end <= span.sequence.num_prompt) <= self.chunk_tokens
         if any(POISON in span.sequence.ids for span in batch):
             raise RuntimeError("poison")
         return [token for span in batch for token in self._compute(span.sequence, span.start, span.end, span.samples)]
 
-    def release(self, sequence: Sequence) -> None:
-        self.computed.pop(sequence.slot, None)
+    def release(self, row: int) -> None:
+        self.computed.pop(row, None)
 
-    def check_books(self) -> None:
-        assert not self.computed, "rows left behind"
+    def held_rows(self) -> set[int]:
+        return set(self.computed)
 
     def _compute(self, sequence: Sequence, start: int, end: int, samples: bool) -> list[Token]:
-        row = self.computed.setdefault(sequence.slot, [])
+        if sequence.row not in self.computed:
+            shared = self.computed[sequence.match.prefix.row][: sequence.num_cached] if sequence.match else []
+            self.computed[sequence.row] = list(shared)
+        row = self.computed[sequence.row]
         assert start <= len(row), "a position was skipped"
         assert start == sequence.num_computed
+        assert row[:start] == sequence.ids[:start], "another sequence's positions"
         row[start:] = sequence.ids[start:end]
         return [Token(next_id(row))] if samples else []
 

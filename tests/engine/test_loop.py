@@ -1,12 +1,13 @@
 """Scheduling by property: whatever comes and goes, in any order, each request gets its own answer and nothing leaks."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index_grpc.contract import FinishReason, SamplingParams, TokenRequest
+from index_grpc.contract import FinishReason, SamplingParams, TokenOutput, TokenRequest
 from index_grpc.engine.loop import Cancel, Loop, Report, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from index_grpc.errors import DeadlineTooShort, RequestFailed
@@ -26,10 +27,16 @@ class Arrival:
     leaves_after: int | None
 
 
+prompts = st.lists(st.integers(5, VOCAB - 1) | st.just(POISON), min_size=1, max_size=39)
+alike = st.tuples(st.integers(0, 30), st.lists(st.integers(5, 7), min_size=1, max_size=9)).map(
+    lambda beginning_and_rest: [9] * beginning_and_rest[0] + beginning_and_rest[1]
+)
+"""Prompts that often begin the same."""
+
 arrivals = st.lists(
     st.builds(
         Arrival,
-        prompt=st.lists(st.integers(5, VOCAB - 1) | st.just(POISON), min_size=1, max_size=39),
+        prompt=prompts | alike,
         max_tokens=st.integers(1, 60),
         after_steps=st.integers(0, 6),
         leaves_after=st.none() | st.integers(0, 6),
@@ -60,6 +67,17 @@ class Desk:
         if self.loop.sequences:
             self.loop.step()
 
+    def finish(self) -> None:
+        """Steps until nothing is left to do."""
+        while self.loop.sequences:
+            self.turn()
+        self.loop.check_books()
+
+    def last_output(self, number: int) -> TokenOutput:
+        output = self.reports[number][-1].output
+        assert output is not None
+        return output
+
     def tokens(self, number: int) -> list[int]:
         outputs = [report.output for report in self.reports[number] if report.output]
         return [token.id for output in outputs for token in output.tokens]
@@ -69,9 +87,10 @@ class Desk:
 
 
 @pytest.mark.parametrize("rows_independent", [True, False])
-@given(arrivals=arrivals)
-def test_every_interleaving(rows_independent: bool, arrivals: list[Arrival]) -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens, rows_independent))
+@given(arrivals=arrivals, prefix_reuse=st.booleans())
+def test_every_interleaving(rows_independent: bool, arrivals: list[Arrival], prefix_reuse: bool) -> None:
+    limits = dataclasses.replace(LIMITS, prefix_reuse=prefix_reuse)
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens, rows_independent), limits)
     leaving: dict[int, int] = {}
     for number, arrival in enumerate(arrivals):
         for _ in range(arrival.after_steps):
@@ -123,6 +142,46 @@ def test_first_come_first_served() -> None:
         desk.turn()
         order += [number for number in desk.reports if number not in order]
     assert order == list(range(8))
+
+
+def test_a_conversation_continues_in_its_row() -> None:
+    """The next turn computes only what is new; a whole chunk is 8 tokens."""
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
+    first = [11] * 17
+    desk.submit(0, first, max_tokens=3)
+    desk.finish()
+    desk.submit(1, [*first, *desk.tokens(0), 12], max_tokens=1)
+    desk.finish()
+    assert [desk.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 16]
+    assert len(desk.loop.runner.held_rows()) == 1
+
+
+def test_a_busy_row_is_copied() -> None:
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, max_cache_tokens=120), frozenset())
+    for number in range(2):
+        desk.submit(number, [11] * 17, max_tokens=5)
+        for _ in range(3):
+            desk.turn()
+    desk.finish()
+    assert [desk.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 16]
+    assert desk.tokens(0) == desk.tokens(1)
+
+
+def test_kept_rows_give_way_oldest_first() -> None:
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, max_cache_tokens=40), frozenset())
+    for number, token_id in enumerate((11, 12, 13, 12, 11)):
+        desk.submit(number, [token_id] * 17, max_tokens=3)
+        desk.finish()
+    assert [desk.last_output(number).cached_prompt_tokens for number in range(5)] == [0, 0, 0, 16, 0]
+
+
+def test_without_reuse_nothing_is_kept() -> None:
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, prefix_reuse=False), frozenset())
+    for number in range(2):
+        desk.submit(number, [11] * 17, max_tokens=3)
+        desk.finish()
+    assert desk.last_output(1).cached_prompt_tokens == 0
+    assert not desk.loop.runner.held_rows()
 
 
 def test_a_long_prompt_does_not_stall_running_sequences() -> None:
