@@ -53,12 +53,15 @@ class Chat:
 
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The messages laid out. Raises PromptTooLong at once for what is far beyond the context."""
+        if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
+            return self._lay_out(messages)
+        return await asyncio.to_thread(self._lay_out, messages)
+
+    def _lay_out(self, messages: Sequence[Message]) -> list[int]:
         at_least = fewest_tokens(self.tokenizer, messages)
         if at_least >= self.context_length:
             raise PromptTooLong(f"at least {at_least}", self.context_length)
-        if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
-            return prompt_ids(self.tokenizer, messages)
-        return await asyncio.to_thread(prompt_ids, self.tokenizer, messages)
+        return prompt_ids(self.tokenizer, messages)
 
 
 class Answer:

@@ -57,14 +57,15 @@ def _click_type(field: FieldInfo) -> click.Choice[str] | type:
     annotation = field.annotation
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
-    return annotation if isinstance(annotation, type) and annotation in (int, float) else str
+    return annotation if isinstance(annotation, type) and annotation in (int, float, bool) else str
 
 
 def settings_options(command: Command) -> Command:
     """Adds a flag for each field of ServeSettings."""
     for name, field in reversed(ServeSettings.model_fields.items()):
+        flag = name.replace("_", "-")
         option = click.option(
-            f"--{name.replace('_', '-')}",
+            f"--{flag}/--no-{flag}" if field.annotation is bool else f"--{flag}",
             name,
             cls=EnvironmentOption,
             envvar=f"INDEX_GRPC_{name.upper()}",

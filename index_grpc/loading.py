@@ -49,6 +49,7 @@ def load(settings: ServeSettings) -> Loaded:
         max_waiting=settings.max_waiting,
         max_cache_tokens=cache_tokens(config, device, kind, settings.max_sequences),
         chunk_tokens=chunk_tokens,
+        prefix_reuse=settings.prefix_reuse,
     )
     served = ServedModel(
         name=name,

@@ -43,6 +43,10 @@ class ServeSettings(BaseModel):
     )
     max_sequences: int = Field(32, ge=1, le=1024, description="Calls computed at the same time.")
     max_waiting: int = Field(128, ge=0, le=100_000, description="Calls that may wait before more are refused.")
+    prefix_reuse: bool = Field(
+        True,
+        description="Keep what was computed for a prompt, until its space is needed, for prompts that begin the same.",
+    )
     max_message_mib: int = Field(16, ge=1, le=1024, description="Largest message taken or sent, in MiB.")
     drain_delay_seconds: float = Field(
         3.0, ge=0, le=3600, description="After SIGTERM: how long to keep taking calls while health says NOT_SERVING."

@@ -108,7 +108,7 @@ class Scheduler:
         self.kept.shrink_to(self.limits.max_cache_tokens - self.num_reserved)
 
     def _give_row(self, sequence: Sequence) -> None:
-        """Continues in the matching row if that ends where the prompt goes on and nobody runs in it, else begins one."""
+        """Continues in the matching row if it ends where the prompt goes on and nobody runs in it; else begins one."""
         sequence.num_reserved = self.longest(sequence)
         sequence.row = next(self._rows)
         match = sequence.match

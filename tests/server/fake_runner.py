@@ -10,7 +10,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.contract import ServedModel, Token, TokenRequest
 from index_grpc.engine.scheduler import Limits
-from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.engine.sequence import Batch
 from index_grpc.server.app import App, Loaded
 from index_grpc.text.tokenizer import Tokenizer
 from tests.checkpoints import make_tokenizer
@@ -48,13 +48,14 @@ class FakeRunner:
         letters = [self.letter_ids[span.sequence.num_generated % len(LETTERS)] for span in batch if span.samples]
         return [Token(letter) for letter in letters]
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, row: int) -> None:
         """See Runner."""
 
-    def check_books(self) -> None:
+    def held_rows(self) -> set[int]:
         """See Runner."""
         if self.books_are_wrong:
             raise RuntimeError(SECRET)
+        return set()
 
 
 def letters(count: int) -> str:

@@ -31,8 +31,7 @@ async def cancelled(stub: Any, rng: random.Random) -> None:
         call.cancel()
     else:
         stream = stub.ChatStream(request(rng))
-        num_messages = rng.randrange(4)
-        for _ in range(num_messages):
+        for _ in range(rng.randrange(4)):
             await stream.read()
         stream.cancel()
 
@@ -48,12 +47,12 @@ async def out_of_time(stub: Any, rng: random.Random) -> None:
 async def cut_off(address: str, rng: random.Random) -> None:
     """Loses its connection amid a stream."""
     async with cable(address) as connection, grpc.aio.insecure_channel(connection.address) as channel:
-        stream = ChatServiceStub(channel).ChatStream(request(rng))
+        messages = aiter(ChatServiceStub(channel).ChatStream(request(rng)))
         try:
             for _ in range(rng.randrange(3)):
-                await stream.read()
+                await anext(messages, None)
             connection.cut()
-            while await stream.read() is not grpc.aio.EOF:
+            async for _ in messages:
                 pass
         except grpc.aio.AioRpcError as error:
             assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
