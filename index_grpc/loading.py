@@ -16,7 +16,8 @@ from index_grpc.errors import CheckpointError, StartupError
 from index_grpc.model.checkpoint import expected_tensors, load_weights, open_checked
 from index_grpc.model.config import ModelConfig, read_config
 from index_grpc.model.hub import fetch, resolve
-from index_grpc.model.llama import Llama
+from index_grpc.model.llama import Llama, choose_kind
+from index_grpc.model.memory import large_blocks_apart
 from index_grpc.model.weights import LlamaWeights
 from index_grpc.server.app import Loaded
 from index_grpc.settings import ServeSettings
@@ -87,10 +88,11 @@ def download(model: str, revision: str | None = None, output: Path | None = None
 
 def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int) -> Llama:
     """The checkpoint's weights, ready to compute batches of up to `most_rows` tokens."""
-    weights = LlamaWeights(config)
-    load_weights(directory, config, weights, device, dtype)
-    with torch.inference_mode():
-        return Llama(config, weights, most_rows)
+    with torch.inference_mode(), large_blocks_apart():
+        kind, rows_independent = choose_kind(config, device, dtype, most_rows)
+        weights = LlamaWeights(config)
+        load_weights(directory, config, weights, device, dtype)
+        return Llama(config, weights, kind, rows_independent)
 
 
 def choose_device(name: str) -> torch.device:
@@ -116,7 +118,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def cache_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype, max_sequences: int) -> int:
-    """Positions that fit in free memory, at most what `max_sequences` whole contexts need.
+    """Positions that fit in free memory, at most what twice `max_sequences` whole contexts need: running and kept.
 
     Raises StartupError if not even one context fits.
     """
@@ -129,7 +131,7 @@ def cache_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype, 
             f"{free / 2**30:.1f} GiB are free on {device}; one conversation of {config.context_length} tokens needs "
             f"{needed / 2**30:.1f} GiB beside the weights; free some memory or use another device"
         )
-    return min(fitting, max_sequences * config.context_length)
+    return min(fitting, 2 * max_sequences * config.context_length)
 
 
 def _log_summary(model: ServedModel, dtype: torch.dtype, limits: Limits, token_bytes: int, seconds: float) -> None:

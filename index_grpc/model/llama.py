@@ -69,13 +69,12 @@ class Llama:
     must compute one sequence at a time to keep answers independent of each other.
     """
 
-    def __init__(self, config: ModelConfig, weights: LlamaWeights, most_rows: int = 256) -> None:
+    def __init__(self, config: ModelConfig, weights: LlamaWeights, kind: LinearKind, rows_independent: bool) -> None:
         """Takes the weights over, one layer at a time, so that no second copy of them stands in memory."""
-        body, self.config = weights.model, config
+        body, self.config, self.rows_independent = weights.model, config, rows_independent
         self.embedding: Tensor = body.embed_tokens.weight
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
         self.num_parameters = sum(parameter.numel() for parameter in weights.parameters())
-        kind, self.rows_independent = _choose_kind(config, weights, most_rows)
         self.blocks = []
         for position in range(config.num_layers):
             layer = body.layers[position]
@@ -117,11 +116,16 @@ def rotate(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
     torch.add(heads * cosine, turned * sine, out=heads)
 
 
-def _choose_kind(config: ModelConfig, weights: LlamaWeights, most_rows: int) -> tuple[LinearKind, bool]:
-    """The fastest product that is right, and whether rows are independent with it; tried on a block and the head."""
-    layer, head = weights.model.layers[0], weights.lm_head.weight
-    assert isinstance(layer, LayerWeights)
-    usable = [kind for kind in linear_kinds(head.device, head.dtype) if agrees(kind, layer.mlp.down_proj.weight)]
+def choose_kind(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int
+) -> tuple[LinearKind, bool]:
+    """The fastest product that is right for these shapes, and whether rows are independent with it.
+
+    Tried on one block and the head with random weights, in batches of up to `most_rows` rows.
+    """
+    layer = LayerWeights(config).to(device, dtype)
+    head = torch.randn(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
+    usable = [kind for kind in linear_kinds(device, dtype) if agrees(kind, layer.mlp.down_proj.weight)]
     for kind in usable:
         tried = (_alone(Block.from_weights(layer, config, kind), head), kind(head))
         if all(rows_are_independent(function, config.hidden_size, head, most_rows) for function in tried):

@@ -1,0 +1,59 @@
+"""Rows kept from earlier turns: the same seeded texts with reuse and without, and less to compute."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from tests.conftest import serving, settings
+from tests.server.asking import Stub
+
+NUM_CONVERSATIONS = 12
+NUM_TURNS = 4
+OPENINGS = ["你好，请介绍一下你自己，" * 4, "Tell me a story about a fox and a train, please. " * 3, "1, 2, 3, 4, 5, 6, 7. " * 4]
+
+
+@pytest.fixture
+async def stubs(checkpoint: Path) -> AsyncIterator[tuple[Stub, Stub]]:
+    """Two servers on the same checkpoint: with reuse and without."""
+    async with AsyncExitStack() as stack:
+        both: list[Stub] = []
+        for prefix_reuse in (True, False):
+            chosen = settings(checkpoint, prefix_reuse=prefix_reuse, max_sequences=8)
+            _, address = await stack.enter_async_context(serving(chosen))
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+            both.append(ChatServiceStub(channel))
+        yield both[0], both[1]
+
+
+async def conversation(stub: Stub, number: int) -> list[tuple[str, int]]:
+    """Texts of a seeded conversation's answers, and how many tokens of each prompt were there already."""
+    rng = random.Random(number)
+    history: list[pb.Message] = []
+    answers = []
+    for turn in range(NUM_TURNS):
+        prompt = OPENINGS[number % len(OPENINGS)] if turn == 0 else rng.choice(["再说一遍", "Go on.", "x y z " * 5])
+        sampling = pb.SamplingParams(seed=rng.getrandbits(32))
+        asked = pb.ChatRequest(prompt=prompt, history=history, sampling=sampling, max_tokens=rng.randint(4, 30))
+        response = await stub.Chat(asked)
+        answers.append((response.response, response.finish.usage.cached_prompt_tokens))
+        history = list(response.history)
+    return answers
+
+
+async def test_texts_are_the_same_with_reuse_and_without(stubs: tuple[Stub, Stub]) -> None:
+    with_reuse, without = [
+        await asyncio.gather(*(conversation(stub, number) for number in range(NUM_CONVERSATIONS))) for stub in stubs
+    ]
+    assert [[text for text, _ in answers] for answers in with_reuse] == [
+        [text for text, _ in answers] for answers in without
+    ]
+    assert not any(cached for answers in without for _, cached in answers)
+    assert all(answers[-1][1] >= 64 for answers in with_reuse)
+    assert all(cached % 64 == 0 for answers in with_reuse for _, cached in answers)
