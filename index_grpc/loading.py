@@ -16,6 +16,7 @@ from index_grpc.errors import CheckpointError, StartupError
 from index_grpc.model.checkpoint import expected_tensors, load_weights, open_checked
 from index_grpc.model.config import ModelConfig, read_config
 from index_grpc.model.hub import fetch, resolve
+from index_grpc.model.linear import LinearKind, linear_kinds
 from index_grpc.model.llama import Llama, choose_kind
 from index_grpc.model.memory import large_blocks_apart
 from index_grpc.model.weights import LlamaWeights
@@ -90,6 +91,7 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype
     """The checkpoint's weights, ready to compute batches of up to `most_rows` tokens."""
     with torch.inference_mode(), large_blocks_apart():
         kind, rows_independent = choose_kind(config, device, dtype, most_rows)
+        _warn_if_slow(device, dtype, kind, rows_independent)
         weights = LlamaWeights(config)
         load_weights(directory, config, weights, device, dtype)
         return Llama(config, weights, kind, rows_independent)
@@ -132,6 +134,13 @@ def cache_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype, 
             f"{needed / 2**30:.1f} GiB beside the weights; free some memory or use another device"
         )
     return min(fitting, 2 * max_sequences * config.context_length)
+
+
+def _warn_if_slow(device: torch.device, dtype: torch.dtype, kind: LinearKind, rows_independent: bool) -> None:
+    if not rows_independent:
+        log.warning("no matrix product here keeps sequences independent; computing one at a time, which is slow")
+    elif kind is not linear_kinds(device, dtype)[0]:
+        log.warning("the fastest matrix product is missing here or makes sequences depend on each other; using another")
 
 
 def _log_summary(model: ServedModel, dtype: torch.dtype, limits: Limits, token_bytes: int, seconds: float) -> None:

@@ -18,17 +18,23 @@ Linear = Callable[[Tensor], Tensor]
 LinearKind = Callable[[Tensor], Linear]
 """A weight [out_features, in_features] → the product with it."""
 
+LEAST_ROWS = 4
 FIXED_ROWS = 64
 
 
 def packed_linear(weight: Tensor) -> Linear:
-    """oneDNN's product on a weight laid out once for this processor: float32 on a CPU."""
+    """oneDNN's product on a weight laid out once for this processor: float32 on a CPU.
+
+    One to three rows are padded to four: below that oneDNN takes other kernels, with other last bits and slower.
+    """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     multiply = torch.ops.mkldnn._linear_pointwise
 
     def linear(rows: Tensor) -> Tensor:
-        result: Tensor = multiply(rows, packed, None, "none", [], "")
-        return result
+        num_rows = rows.shape[0]
+        padded = rows if num_rows >= LEAST_ROWS else functional.pad(rows, (0, 0, 0, LEAST_ROWS - num_rows))
+        result: Tensor = multiply(padded, packed, None, "none", [], "")
+        return result[:num_rows]
 
     return linear
 

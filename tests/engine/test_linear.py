@@ -27,6 +27,13 @@ def test_products_are_right_at_every_size(kind: Callable[[Tensor], Linear]) -> N
         torch.testing.assert_close(linear(rows), functional.linear(rows, WEIGHT))
 
 
+@pytest.mark.parametrize("kind", [packed_linear, fixed_rows_linear])
+@pytest.mark.parametrize("shape", [(2304, 768), (768, 2048), (2048, 5888)], ids=str)
+def test_rows_are_independent_at_real_shapes(kind: Callable[[Tensor], Linear], shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    assert rows_are_independent(kind(weight), shape[1], weight, most_rows=96)
+
+
 def test_a_wrong_or_missing_product_is_found_out() -> None:
     def wrong(weight: Tensor) -> Linear:
         return packed_linear(weight * 1.001)
