@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from index_grpc import __version__
+from index_grpc.bench.command import bench
 from index_grpc.errors import StartupError
 from index_grpc.settings import DEFAULT_REPOSITORY, ServeSettings
 
@@ -115,6 +116,9 @@ def download(model: str, revision: str | None, output: Path | None) -> None:
         click.echo(fetch(model, revision, output))
     except StartupError as error:
         _fail(str(error))
+
+
+main.add_command(bench)
 
 
 def _settings(values: dict[str, object]) -> ServeSettings:

@@ -18,6 +18,7 @@ FLOORS = {
     "text": {"index_grpc.text"},
     "engine": {"index_grpc.engine", "index_grpc.model"},
     "chat": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat"},
+    "bench": {"index_grpc.bench"},
     "server": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
 }
 """What each floor may import of ours besides the ground. `loading` and `cli` wire the floors and may import all."""
@@ -31,9 +32,10 @@ THIRD_PARTY = {
     "huggingface_hub": ("model",),
     "sentencepiece": ("text/tokenizer.py",),
     "grpc": ("server",),
-    "index_grpc_client": ("server",),
+    "index_grpc_client": ("server", "bench"),
     "pydantic": ("settings.py", "cli.py"),
-    "click": ("cli.py",),
+    "click": ("cli.py", "bench"),
+    "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library may be imported: folders or files."""
 

@@ -16,7 +16,11 @@ from tests.server.asking import Stub
 
 NUM_CONVERSATIONS = 12
 NUM_TURNS = 4
-OPENINGS = ["你好，请介绍一下你自己，" * 4, "Tell me a story about a fox and a train, please. " * 3, "1, 2, 3, 4, 5, 6, 7. " * 4]
+OPENINGS = [
+    "你好，请介绍一下你自己，" * 4,
+    "Tell me a story about a fox and a train, please. " * 3,
+    "1, 2, 3, 4, 5, 6, 7. " * 4,
+]
 
 
 @pytest.fixture

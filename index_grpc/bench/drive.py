@@ -1,0 +1,123 @@
+"""Asks the server: in a closed loop, in an open one, in conversations."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from index_grpc_client import AsyncClient, ChatResult, IndexGrpcError, Message, UnavailableError
+
+from index_grpc.bench.plan import Plan
+from index_grpc.bench.record import Measurement, Record
+from index_grpc.bench.workload import Workload
+
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+"""How long a worker that was refused stays away, within what the server asks."""
+
+
+@dataclass
+class Driver:
+    """Sends the requests of one series and notes what comes of each."""
+
+    client: AsyncClient
+    workload: Workload
+    plan: Plan
+    series: str
+    measurement: Measurement
+    news: Callable[[Measurement], None]
+    """Called at every message and every end."""
+
+    async def ask(
+        self, number: int, *, due: float | None = None, history: tuple[Message, ...] = (), turn: int = 1
+    ) -> ChatResult:
+        """Sends the series' request of this number; `due` is now unless given. Raises IndexGrpcError, noted already."""
+        prompt, now = self.workload.prompt(self.series, number), time.perf_counter()
+        record = Record(due=now if due is None else due, sent=now, turn=turn)
+        self.measurement.opened()
+        try:
+            result = await self._answer(prompt.text, prompt.seed, history, record)
+        except IndexGrpcError as error:
+            record.error, record.details = error.code().name, error.details()
+            self._close(record)
+            raise
+        self._close(record)
+        return result
+
+    async def _answer(self, text: str, seed: int, history: tuple[Message, ...], record: Record) -> ChatResult:
+        options = self.plan
+        stream = self.client.chat_stream(
+            text, history=history, seed=seed, temperature=options.temperature, max_tokens=options.max_tokens
+        )
+        finish = None
+        async with stream:
+            async for chunk in stream:
+                record.messages.append(time.perf_counter())
+                finish = chunk.finish
+                self.measurement.num_messages += 1
+                self.news(self.measurement)
+        record.finish = finish
+        return stream.result()
+
+    def _close(self, record: Record) -> None:
+        record.ended = time.perf_counter()
+        self.measurement.closed(record)
+        self.news(self.measurement)
+
+
+async def closed_loop(driver: Driver, num_workers: int, num_requests: int) -> None:
+    """Keeps so many requests open until so many are done."""
+    await _share(num_workers, num_requests, driver.ask)
+
+
+async def conversations(driver: Driver, num_workers: int, num_conversations: int, num_turns: int) -> None:
+    """Keeps so many conversations going; one ends early at an error, since its next turn would lack an answer."""
+
+    async def hold(number: int) -> None:
+        history: tuple[Message, ...] = ()
+        for turn in range(num_turns):
+            result = await driver.ask(number * num_turns + turn, history=history, turn=turn + 1)
+            history = result.history
+
+    await _share(num_workers, num_conversations, hold)
+
+
+async def open_loop(driver: Driver, arrivals: Iterable[float]) -> None:
+    """Sends requests at these instants, in seconds from now, whatever is still open, and waits for all to end."""
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number, instant in enumerate(arrivals):
+            due = started + instant
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            group.create_task(_send(driver, number, due))
+
+
+async def _send(driver: Driver, number: int, due: float) -> None:
+    with suppress(IndexGrpcError):  # it is noted, and the next ones come all the same
+        await driver.ask(number, due=due)
+
+
+async def _share(num_workers: int, num_tasks: int, do: Callable[[int], Awaitable[object]]) -> None:
+    """Does the tasks, each worker taking the next one that nobody has."""
+    numbers = iter(range(num_tasks))
+
+    async def work() -> None:
+        pause = 0.0
+        for number in numbers:
+            await asyncio.sleep(pause)
+            pause = await pause_after(do(number))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(num_workers, num_tasks)):
+            group.create_task(work())
+
+
+async def pause_after(task: Awaitable[object]) -> float:
+    """Seconds to stay away. Who is refused and asks again at once would use up the level's requests in no time."""
+    try:
+        await task
+    except UnavailableError as error:
+        return min(max(error.retry_after or 0.0, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+    except IndexGrpcError:
+        pass
+    return 0.0

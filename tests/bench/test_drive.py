@@ -1,0 +1,38 @@
+"""How workers take turns and stay away."""
+
+from collections.abc import Awaitable
+
+import grpc
+import pytest
+from index_grpc_client import IndexGrpcError, InvalidRequestError, UnavailableError
+from index_grpc_client.status import StatusDetails
+
+from index_grpc.bench.drive import pause_after
+
+
+async def asked(error: IndexGrpcError | None) -> None:
+    if error:
+        raise error
+
+
+def refused(retry_after: float | None) -> Awaitable[None]:
+    details = StatusDetails(retry_after=retry_after)
+    return asked(UnavailableError("full", grpc.StatusCode.UNAVAILABLE, details))
+
+
+@pytest.mark.parametrize(("asks", "pauses"), [(None, 0.1), (0.01, 0.1), (2.5, 2.5), (30.0, 5.0)])
+async def test_a_refused_worker_stays_away_as_long_as_it_is_asked_to(asks: float | None, pauses: float) -> None:
+    assert await pause_after(refused(asks)) == pauses
+
+
+async def test_others_go_on_at_once() -> None:
+    assert await pause_after(asked(None)) == 0
+    assert await pause_after(asked(InvalidRequestError("wrong"))) == 0
+
+
+async def test_what_is_no_answer_of_the_server_is_not_hidden() -> None:
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await pause_after(broken())
