@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 PROMPT ?= 你好
 INDEX_GRPC_ADDRESS ?= 127.0.0.1:50051
-export INDEX_GRPC_ADDRESS
+export INDEX_GRPC_ADDRESS PROMPT
 .DEFAULT_GOAL := help
 .PHONY: help setup run ask test lint types protos protobufs demo bench clean
 
@@ -23,7 +23,7 @@ run: setup ## serve the demo model; pass flags on with ARGS="--port 50077"
 	@$(BIN)/index-grpc serve $(ARGS)
 
 ask: setup ## ask the running server, PROMPT=你好
-	@$(BIN)/index-client ask "$(PROMPT)"
+	@$(BIN)/index-client ask "$$PROMPT"
 
 lint: setup ## style, and the rules of the contract
 	@$(BIN)/ruff check --quiet .
@@ -42,7 +42,7 @@ protos: setup ## generate the client's stubs from protos/
 protobufs: setup ## try the client under every supported protobuf, in throw-away environments
 	@$(BIN)/python clients/python/check_protobufs.py
 
-demo: setup ## retrain the demo checkpoint, 10 to 45 minutes
+demo: setup ## retrain the demo checkpoint, about 25 minutes
 	@$(BIN)/python demo/train.py $(ARGS)
 
 bench: setup ## time 16 streams at once against 16 one after another

@@ -132,18 +132,20 @@ def _settings(values: dict[str, object]) -> ServeSettings:
 
 
 def _serve_until_stopped(settings: ServeSettings) -> None:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of its own log comes up as an error of ours
     import uvloop
 
+    from index_grpc.engine.door import ENGINE_THREAD
     from index_grpc.server.app import LOADING_THREAD, Loaded, serve
 
-    def load() -> Loaded:  # on the thread that loads, while the port is open already: importing torch takes seconds
+    def load() -> Loaded:  # imported on the thread that loads, as torch takes seconds and the port is open already
         from index_grpc.loading import load
 
         return load(settings)
 
     uvloop.run(serve(settings, load))
-    if any(thread.name == LOADING_THREAD for thread in threading.enumerate()):
-        # Stopped while loading. A thread inside PyTorch's native code would crash the interpreter's orderly end.
+    if any(thread.name in (LOADING_THREAD, ENGINE_THREAD) for thread in threading.enumerate()):
+        # Stopped while loading or amid a step: a thread in PyTorch's native code crashes the interpreter's orderly end.
         logging.shutdown()
         os._exit(0)
 

@@ -237,8 +237,10 @@ def test_a_bad_environment_variable_is_one_line_too() -> None:
 
 def test_kubernetes_does_not_choose_the_port() -> None:
     """Beside a Service named index-grpc it sets INDEX_GRPC_PORT to something else."""
-    result = CliRunner().invoke(main, ["serve", "--dtype", "?"], env={"INDEX_GRPC_PORT": "tcp://10.0.0.1:50051"})
-    assert "'?' is not one of" in result.stderr  # the next thing that is wrong
+    for port, wrong in (("tcp://10.0.0.1:50051", "threads"), ("nonsense", "port")):  # what is wrong first
+        environment = {"INDEX_GRPC_PORT": port, "INDEX_GRPC_THREADS": "nonsense"}
+        result = CliRunner().invoke(main, ["serve"], env=environment)
+        assert f"--{wrong}" in result.stderr
 
 
 def test_help_lists_each_flag_with_its_default() -> None:

@@ -13,7 +13,9 @@ from typing import Self
 from index_grpc.contract import Timing, TokenOutput, TokenRequest
 from index_grpc.engine.loop import Cancel, Loop, Report, Runner, Stop, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
-from index_grpc.errors import DeadlineTooShort, EngineLost, Overloaded
+from index_grpc.errors import DeadlineTooShort, Draining, EngineLost, IndexGrpcError, Overloaded
+
+ENGINE_THREAD = "engine"
 
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
 
@@ -91,18 +93,25 @@ class Engine:
         self._streams: dict[int, TokenStream] = {}
         self._numbers = itertools.count()
         self._loop = Loop(Scheduler(limits), runner, self._deliver)
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=ENGINE_THREAD, daemon=True)
 
     def start(self) -> None:
         """Starts the thread."""
         self._events = asyncio.get_running_loop()
-        self._stopped = asyncio.Event()
+        self._stopped, self._idle = asyncio.Event(), asyncio.Event()
         self._thread.start()
 
     async def stop(self) -> None:
-        """Ends the thread after its current step; requests still open fail."""
+        """Ends what is open at once and the thread after its current step."""
+        self._end(Draining("the server stopped before the answer was complete; ask another one"))
         self._loop.inbox.put(Stop())
         await self._stopped.wait()
+
+    async def until_idle(self) -> None:
+        """Waits until no request is open."""
+        while self._streams:
+            self._idle.clear()
+            await self._idle.wait()
 
     @property
     def num_open(self) -> int:
@@ -146,12 +155,16 @@ class Engine:
 
     def _dispatch(self, reports: list[Report]) -> None:
         for report in reports:
-            stream = self._streams[report.number]
+            stream = self._streams.get(report.number)
+            if stream is None:  # ended by `stop` in the meantime
+                continue
             stream.receive(report)
             if report.ended:
                 del self._streams[report.number]
                 if report.output is not None:
                     self.pace.record(report.output.timing)
+        if not self._streams:
+            self._idle.set()
 
     def _work(self) -> None:
         broke = False
@@ -163,10 +176,13 @@ class Engine:
         self._events.call_soon_threadsafe(self._close, broke)
 
     def _close(self, broke: bool) -> None:
-        """The thread has ended: nothing is computed any more, so all that is open fails."""
-        self.lost = True
-        error = EngineLost("the engine broke" if broke else "the engine was stopped")
-        self._dispatch([Report(number, error=error) for number in self._streams])
+        """The thread has ended."""
         self._stopped.set()
         if broke:
+            self._end(EngineLost("the engine broke; ask another server"))
             self._on_lost()
+
+    def _end(self, error: IndexGrpcError) -> None:
+        """Nothing is computed from now on, so all that is open fails."""
+        self.lost = True
+        self._dispatch([Report(number, error=error) for number in self._streams])

@@ -103,8 +103,10 @@ class Sampler:
 
     def _penalise(self, logits: Tensor, slots: Tensor, knobs: Knobs) -> Tensor:
         counts = self.counts[slots]
-        factor = torch.where(self.occurred[slots], knobs.repetition_penalty.float(), 1.0)
+        limits = torch.finfo(logits.dtype)
+        factor = torch.where(self.occurred[slots], knobs.repetition_penalty.clamp(min=limits.tiny).float(), 1.0)
         scores = torch.where(logits < 0, logits * factor, logits / factor)
+        scores = torch.where(factor == 1, scores, scores.clamp(limits.min, limits.max))  # a tiny penalty overflows
         return scores - counts * knobs.frequency_penalty.float() - (counts > 0) * knobs.presence_penalty.float()
 
     def _draw(self, scores: Tensor, sequences: list[Sequence], knobs: Tensor, draws: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ def choose(best: Tensor, knobs: Knobs, draws: Tensor) -> Tensor:
     """Which place [B, 1] of each row of ranked scores [B, n] the draw [B] falls on."""
     places = torch.arange(best.shape[1], device=best.device)
     limit = torch.where(knobs.top_k > 0, knobs.top_k, float(best.shape[1]))
-    scaled = (best / knobs.temperature).masked_fill(places >= limit, -torch.inf)
+    scaled = ((best - best[:, :1]) / knobs.temperature).masked_fill(places >= limit, -torch.inf)  # the first is 0
     shares = scaled.softmax(dim=1)
     before = shares.cumsum(dim=1) - shares
     kept = ((before < knobs.top_p) & (shares >= knobs.min_p * shares[:, :1])) | (places == 0)

@@ -10,6 +10,7 @@ from index_grpc.model.fields import Fields
 
 DEFAULT_ROPE_THETA = 10000.0
 ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
+SHORTEST_CONTEXT, LONGEST_CONTEXT = 16, 2**20
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -39,6 +40,9 @@ class ModelConfig:
         if self.num_heads % self.num_kv_heads:
             heads = f"num_attention_heads {self.num_heads} is no multiple of num_key_value_heads"
             raise ValueError(f"{heads} {self.num_kv_heads}")
+        if not SHORTEST_CONTEXT <= self.context_length <= LONGEST_CONTEXT:
+            allowed = f"allowed is {SHORTEST_CONTEXT} to {LONGEST_CONTEXT}"
+            raise ValueError(f"max_position_embeddings is {self.context_length}; {allowed}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd; rotary embedding turns pairs")
 

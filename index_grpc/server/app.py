@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,7 +22,7 @@ from index_grpc.contract import ChatRequest, SamplingParams, ServedModel
 from index_grpc.engine.door import Engine
 from index_grpc.engine.loop import Runner
 from index_grpc.engine.scheduler import Limits
-from index_grpc.errors import Draining, EngineLost, StartupError
+from index_grpc.errors import Draining, EngineLost, IndexGrpcError, StartupError
 from index_grpc.server.calls import CallInterceptor
 from index_grpc.server.health import Health
 from index_grpc.server.reflection import add_reflection
@@ -28,6 +31,11 @@ from index_grpc.settings import ServeSettings
 from index_grpc.text.tokenizer import Tokenizer
 
 LOADING_THREAD = "load"
+
+FLUSH_SECONDS = 2.0
+"""How long calls whose answers are complete may take to be read before the port closes on them."""
+LONGEST_STEP_SECONDS = 10.0
+"""How long the engine's step may hold up the end of the server."""
 
 Signals = asyncio.Queue[signal.Signals]
 
@@ -64,6 +72,8 @@ class App:
     async def listen(self) -> str:
         """Opens the port, with `liveness` SERVING and nothing else, and returns the address with the port in effect."""
         host, port = self.settings.host, self.settings.port
+        if ":" in host and not host.startswith("["):
+            host = f"[{host}]"  # an IPv6 address
         try:
             bound = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
@@ -93,16 +103,29 @@ class App:
         self.health.end_watches()
         await asyncio.sleep(delay_seconds)
         self.servicer.refusal = lambda: Draining("the server is stopping; call another one")
-        num_open = self.engine.num_open if self.engine else 0
-        log.info("completing %d calls, for at most %g s", num_open, self.settings.grace_seconds)
-        await self.stop(self.settings.grace_seconds)
-
-    async def stop(self, grace_seconds: float = 0.0) -> None:
-        """Closes the port, lets calls end within the grace, then ends the engine."""
-        self.health.end_watches()
-        await self._server.stop(grace_seconds)
         if self.engine is not None:
-            await self.engine.stop()
+            await self._complete(self.engine)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Ends the calls that are open, each with its status, closes the port and ends the engine."""
+        self.health.end_watches()
+        ending = [self._server.stop(FLUSH_SECONDS)]
+        if self.engine is not None:
+            ending.append(asyncio.wait_for(self.engine.stop(), LONGEST_STEP_SECONDS))
+        for result in await asyncio.gather(*reversed(ending), return_exceptions=True):
+            if isinstance(result, TimeoutError):
+                log.warning("the engine's step takes longer than %g s; leaving it behind", LONGEST_STEP_SECONDS)
+
+    async def _complete(self, engine: Engine) -> None:
+        """Lets what was taken come to its end, within the grace."""
+        grace = self.settings.grace_seconds
+        if engine.num_open:
+            log.info("completing %d calls, for at most %g s; a second signal cuts them off", engine.num_open, grace)
+        try:
+            await asyncio.wait_for(engine.until_idle(), grace)
+        except TimeoutError:
+            log.info("cutting off %d calls", engine.num_open)
 
     def _on_lost(self) -> None:
         self.health.set_ready(False)
@@ -124,11 +147,12 @@ async def serve(settings: ServeSettings, load: Load) -> None:
             log.info("received %s while loading; stopping", stopping.result().name)
             return
         ready.result()
-        log.info("ready in %.1f s; try:  index-client --address %s ask 你好", time.monotonic() - started, address)
+        log.info("ready in %.1f s; try:  %s --address %s ask 你好", time.monotonic() - started, _client(), address)
         await _until_stopped(app, stopping, signals)
     finally:
         ready.cancel()
         await app.stop()
+        log.info("stopped")
 
 
 async def _until_stopped(app: App, stopping: "asyncio.Task[signal.Signals]", signals: Signals) -> None:
@@ -146,7 +170,6 @@ async def _until_stopped(app: App, stopping: "asyncio.Task[signal.Signals]", sig
         log.info("received %s again; stopping at once", again.result().name)
         drained.cancel()
     again.cancel()
-    log.info("stopped")
 
 
 def _signals() -> Signals:
@@ -178,10 +201,20 @@ async def _in_daemon_thread(load: Load) -> Loaded:
 
 
 async def _warm_up(chat: Chat) -> None:
+    """Raises StartupError if the model cannot answer."""
     arrival = time.monotonic()
     request = ChatRequest("warm-up", "Hello", sampling=SamplingParams(seed=1), max_tokens=4, arrival=arrival)
-    async for _ in chat.stream(request):
-        pass
+    try:
+        async for _ in chat.stream(request):
+            pass
+    except IndexGrpcError as error:
+        raise StartupError(f"the model cannot answer a trial prompt ({error}); is the checkpoint damaged?") from error
+
+
+def _client() -> str:
+    """How to call our client from where this server was started."""
+    beside = Path(sys.argv[0]).with_name("index-client")
+    return str(beside) if not shutil.which(beside.name) and beside.exists() else beside.name
 
 
 def _options(settings: ServeSettings) -> list[tuple[str, int]]:

@@ -1,8 +1,9 @@
 """A device that computes nothing: it answers with letters, waits when told to and fails when told to."""
 
+import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 import grpc
@@ -36,10 +37,12 @@ class FakeRunner:
         self.gate = threading.Event()
         self.gate.set()
         self.books_are_wrong = False
+        self.num_runs = 0
         self.last_request: TokenRequest | None = None
 
     def run(self, batch: Batch) -> list[Token]:
         """See Runner. Waits at the gate."""
+        self.num_runs += 1
         assert self.gate.wait(30)
         self.last_request = batch[-1].sequence.request
         time.sleep(self.step_seconds)
@@ -87,6 +90,16 @@ class FakeServer:
     async def load(self) -> None:
         """Makes it ready."""
         await self.app.load(lambda: self.loaded)
+
+    async def breaks_after(self, call: Awaitable[str]) -> str:
+        """Makes a call whose end finds the books wrong, so that the engine is lost; returns its text."""
+        self.runner.gate.clear()
+        num_runs = self.runner.num_runs
+        asked = asyncio.ensure_future(call)
+        await until(lambda: self.runner.num_runs > num_runs)  # now the engine's last look at the books is behind it
+        self.runner.books_are_wrong = True
+        self.runner.gate.set()
+        return await asked
 
     async def has_open(self, number: int) -> None:
         """Waits until the engine holds this many requests."""

@@ -84,7 +84,7 @@ async def test_open_watches_do_not_hold_up_the_stop() -> None:
         watches = [watched(server, name) for name in [*NAMES, "unheard of"]]
         first = [await anext(watch) for watch in watches]
         assert first == ["SERVING", "SERVING", "SERVING", "SERVICE_UNKNOWN"]
-        await server.app.stop(3600)
+        await server.app.stop()
         assert [[status async for status in watch] for watch in watches] == [[], [], [], []]
 
 
@@ -102,8 +102,7 @@ async def test_not_ready_once_the_engine_is_lost() -> None:
     async with fake_server() as server:
         watch = watched(server, "")
         assert await anext(watch) == "SERVING"
-        server.runner.books_are_wrong = True
-        await streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5))
+        await server.breaks_after(streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5)))
         assert await anext(watch) == "NOT_SERVING"
         assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
 

@@ -12,7 +12,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 from index_grpc.errors import StartupError
 from index_grpc.server.app import App
 from tests.conftest import settings
-from tests.server.asking import Refusal, Stub, refusal, streamed, unary, until
+from tests.server.asking import Refusal, Stub, read_refusal, refusal, streamed, unary, until
 from tests.server.fake_runner import FakeServer, fake_server, letters
 
 REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=20)
@@ -116,17 +116,16 @@ async def test_draining_completes_what_was_taken_and_takes_no_more() -> None:
         await drained
 
 
-async def test_calls_that_come_between_the_drain_and_the_closing_of_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_come_while_others_are_completed() -> None:
     async with fake_server() as server:
-        with monkeypatch.context() as patch:
-            patch.setattr(server.app, "stop", nothing)
-            await server.app.drain(0.0)
+        (held,) = await filled(server, 1)
+        drained = asyncio.create_task(server.app.drain(0.0))
+        await asyncio.sleep(0)  # it begins
         for call in (server.stub.Chat(REQUEST), server.stub.ChatStream(REQUEST)):
             check_come_again(await refusal(call), "DRAINING")
-
-
-async def nothing(grace_seconds: float = 0.0) -> None:
-    pass
+        server.runner.gate.set()
+        assert await held == TEXT
+        await drained
 
 
 async def test_calls_are_still_taken_in_the_delay_before_the_drain() -> None:
@@ -143,15 +142,14 @@ async def test_calls_that_outlast_the_grace_are_cut_off_with_a_status() -> None:
         drained = asyncio.create_task(server.app.drain(0.0))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await held
-        assert caught.value.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        check_come_again(read_refusal(caught.value), "DRAINING")
         server.runner.gate.set()
         await drained
 
 
 async def test_a_lost_engine_is_unavailable_and_unhealthy() -> None:
     async with fake_server() as server:
-        server.runner.books_are_wrong = True
-        assert await unary(server.stub, REQUEST) == TEXT  # the books are checked when idle
+        assert await server.breaks_after(unary(server.stub, REQUEST)) == TEXT  # the books are checked when idle
         await server.app.broke.wait()
         check_come_again(await refusal(server.stub.Chat(REQUEST)), "ENGINE_LOST")
 
