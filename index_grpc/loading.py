@@ -5,7 +5,6 @@ import math
 import time
 from pathlib import Path
 
-import psutil
 import torch
 
 from index_grpc.contract import ServedModel
@@ -13,6 +12,7 @@ from index_grpc.engine.cache import position_bytes
 from index_grpc.engine.runner import ModelRunner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import CheckpointError, StartupError
+from index_grpc.machine import available_bytes, num_cores
 from index_grpc.model.checkpoint import expected_tensors, load_weights, open_checked
 from index_grpc.model.config import ModelConfig, read_config
 from index_grpc.model.hub import fetch, resolve
@@ -111,7 +111,7 @@ def choose_device(name: str) -> torch.device:
 def default_threads(config: ModelConfig) -> int:
     """A thread for each core, but one for a tiny model, whose products are done before a second thread has woken."""
     num_parameters = sum(math.prod(shape) for shape in expected_tensors(config).values())
-    return 1 if num_parameters < TINY_PARAMETERS else psutil.cpu_count(logical=False) or 1
+    return 1 if num_parameters < TINY_PARAMETERS else num_cores()
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
@@ -124,7 +124,7 @@ def cache_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype, 
 
     Raises StartupError if not even one context fits.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     size = position_bytes(config, dtype)
     fitting = int(free * CACHE_SHARE) // size
     if fitting < config.context_length:

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+import torch
 from click.testing import CliRunner
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
@@ -21,6 +22,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 from index_grpc import __version__
 from index_grpc.cli import main
 from index_grpc.settings import ServeSettings
+from tests.checkpoints import make_checkpoint
 from tests.server.asking import seeded
 
 INDEX_GRPC = str(Path(sys.executable).parent / "index-grpc")
@@ -59,7 +61,7 @@ class Process:
 
     def address(self) -> str:
         """Where it serves, once it does."""
-        return self.wait_for(r"ready in [0-9.]+ s; try:  index-client --address (\S+) ask 你好")[1]
+        return self.wait_for(r"ready in [0-9.]+ s; try:  \S*index-client --address (\S+) ask 你好")[1]
 
     def send(self, number: signal.Signals) -> None:
         """As a person or an orchestrator would."""
@@ -146,7 +148,7 @@ def test_ctrl_c_while_loading_ends_it_promptly(checkpoint: Path) -> None:
         process.wait_for("listening on .*; loading ")
         process.send(signal.SIGINT)
         assert process.exit_code() == 0
-    assert "received SIGINT while loading; stopping" in process.lines[-1]
+    assert "received SIGINT while loading; stopping" in process.lines[-2]
     assert no_traceback(process.lines)
 
 
@@ -167,7 +169,7 @@ def test_sigterm_while_native_code_loads_does_not_crash() -> None:
         process.wait_for("loading forever")
         process.send(signal.SIGTERM)
         assert process.exit_code() == 0
-    assert "received SIGTERM while loading; stopping" in process.lines[-1]
+    assert "received SIGTERM while loading; stopping" in process.lines[-2]
 
 
 def failing(*arguments: str) -> tuple[int, list[str]]:
@@ -233,6 +235,17 @@ def test_a_bad_environment_variable_is_one_line_too() -> None:
     result = CliRunner().invoke(main, ["serve"], env={"INDEX_GRPC_MAX_WAITING": "-1"})
     assert result.exit_code == 2
     assert result.stderr == "error: --max-waiting is -1; it should be greater than or equal to 0\n"
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
+    directory = make_checkpoint(tmp_path / "damaged", hidden_size=64, num_layers=1)
+    tensors = torch.load(directory / "pytorch_model.bin", weights_only=True)
+    tensors["model.norm.weight"].fill_(float("nan"))
+    torch.save(tensors, directory / "pytorch_model.bin")
+    with serving("--model", str(directory), "--port", "0") as process:
+        process.wait_for("^error: the model cannot answer a trial prompt .*; is the checkpoint damaged")
+        assert process.exit_code() == 1
+        assert no_traceback(process.lines)
 
 
 def test_kubernetes_does_not_choose_the_port() -> None:

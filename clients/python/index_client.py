@@ -8,7 +8,7 @@ EXTRA = {"click", "prompt_toolkit"}
 
 def main() -> None:
     """Runs the command line and exits."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # what gRPC merely has to tell is nothing for stderr
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC has to tell comes as the error of a call, once
     try:
         from index_grpc_client.cli.commands import index_client
 

@@ -113,17 +113,18 @@ class Loop:
 
     def _compute(self, batch: Batch) -> dict[Sequence, Token | Exception]:
         """Tokens by sequence. If the batch fails, each span is tried alone, so that only the guilty one fails."""
-        if self.runner.rows_independent:
+        if self.runner.rows_independent and len(batch) > 1:
             try:
                 return _paired(batch, self.runner.run(batch))
-            except Exception:
-                log.exception("a batch of %d sequences failed; trying each alone", len(batch))
+            except Exception as error:
+                log.warning("a batch of %d sequences failed (%r); trying each alone", len(batch), error)
         results: dict[Sequence, Token | Exception] = {}
         for span in batch:
             try:
                 results.update(_paired([span], self.runner.run([span])))
             except Exception as error:
-                log.exception("request %s failed", span.sequence.request.id)
+                unforeseen = not isinstance(error, FloatingPointError)
+                log.error("request %s failed: %s", span.sequence.request.id, error, exc_info=unforeseen)
                 results[span.sequence] = error
         return results
 

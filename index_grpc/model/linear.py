@@ -2,7 +2,7 @@
 
 A server computes the tokens of many callers as the rows of one matrix. The usual product picks its kernel by the
 number of rows, so a row's last bits, and with them a sampled token, would depend on who else is being served. The
-products here give each row the same bits in any company; `rows_are_independent` proves it on the machine at hand before
+products here give each row the same bits in any company; `rows_are_independent` tries it on the machine at hand before
 they are used.
 """
 

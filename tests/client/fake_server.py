@@ -23,6 +23,8 @@ Context = grpc.ServicerContext
 SERVICE = "index.v1.ChatService"
 WORDS = ("Hello", ", ", "世界", "!")
 TEXT = "".join(WORDS)
+MANY_TIMES = 5
+"""Prompts of more than so many contexts are not even counted."""
 
 
 class Failure(NamedTuple):
@@ -45,12 +47,12 @@ class Failure(NamedTuple):
         context.abort(self.code, self.message)
 
 
-def bad_request(message: str, **violations: str) -> Failure:
+def bad_request(message: str, reason: str = "INVALID_REQUEST", **violations: str) -> Failure:
     found = [
         error_details_pb2.BadRequest.FieldViolation(field=name.replace("__", "."), description=text)
         for name, text in violations.items()
     ]
-    info = error_details_pb2.ErrorInfo(reason="INVALID_REQUEST", domain="index-grpc")
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="index-grpc")
     details = (info, error_details_pb2.BadRequest(field_violations=found))
     return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, details)
 
@@ -131,6 +133,7 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
 
     def CountTokens(self, request: chat_pb2.CountTokensRequest, context: Context) -> chat_pb2.CountTokensResponse:
         self._arrive(request, context)
+        self._refuse_long(request, context, times=MANY_TIMES)
         tokens = self._tokens(request)
         remaining = max(0, self.script.context_length - tokens)
         return chat_pb2.CountTokensResponse(prompt_tokens=tokens, remaining_tokens=remaining)
@@ -165,10 +168,13 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
         self.script.left.wait(60)
         context.abort(grpc.StatusCode.CANCELLED, "the caller left")
 
-    def _refuse_long(self, request: chat_pb2.ChatRequest, context: Context) -> None:
+    def _refuse_long(
+        self, request: chat_pb2.ChatRequest | chat_pb2.CountTokensRequest, context: Context, times: int = 1
+    ) -> None:
         tokens, limit = self._tokens(request), self.script.context_length
-        if tokens > limit:
-            bad_request("prompt too long", prompt=f"{tokens} tokens, but the context holds {limit}").abort(context)
+        if tokens > limit * times:
+            why = f"{tokens} tokens, but the context holds {limit}"
+            bad_request("prompt too long", "PROMPT_TOO_LONG", prompt=why).abort(context)
 
     @staticmethod
     def _tokens(request: chat_pb2.ChatRequest | chat_pb2.CountTokensRequest) -> int:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from index_grpc_client import Client
 from index_grpc_client.channel import MAX_MESSAGE_BYTES, SERVICE, ChannelOptions, Dial
 
 
@@ -41,10 +42,45 @@ def test_given_options_replace_those_of_their_name(given: ChannelOptions) -> Non
         ("unix:/run/index.sock", "unix:/run/index.sock"),
         ("ipv4:127.0.0.1:1,127.0.0.1:2", "ipv4:127.0.0.1:1,127.0.0.1:2"),
         ("xds:///index", "xds:///index"),
+        ("localhost", "dns:///localhost"),
+        ("::1", "dns:///::1"),
+        ("localhost:65535", "dns:///localhost:65535"),
+        ("dns://8.8.8.8/localhost:1", "dns://8.8.8.8/localhost:1"),
+        ("ipv6:[::1]:1", "ipv6:[::1]:1"),
     ],
 )
 def test_targets(address: str, target: str) -> None:
     assert Dial(address, False, None, None).target() == target
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("", "names no host"),
+        (" ", "names no host"),
+        (":50051", "names no host"),
+        ("unix:", "names no path"),
+        ("127.0.0.1:99999", "has the port 99999"),
+        ("localhost:0", "has the port 0"),
+        ("[::1]:65536", "has the port 65536"),
+        ("dns:///localhost:99999", "has the port 99999"),
+        ("ipv4:127.0.0.1:1,127.0.0.1:99999", "has the port 99999"),
+        ("localhost:", "has the port ''"),
+        ("localhost:http", "has the port http"),
+        ("localhost:-1", "has the port -1"),
+        ("localhost:５", "has the port ５"),
+        ("a\udcff:1", "is not UTF-8"),
+    ],
+)
+def test_addresses_that_are_none(address: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"^address .*{why}") as refusal:
+        Dial(address, False, None, None).target()
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_client_is_not_made_for_an_address_that_is_none() -> None:
+    with pytest.raises(ValueError, match=r"is '127[.]0[.]0[.]1:99999', which has the port 99999; allowed is 1"):
+        Client("127.0.0.1:99999")
 
 
 def test_credentials_imply_tls() -> None:

@@ -90,11 +90,25 @@ def test_violations_come_one_a_line(run: Run, script: Script) -> None:
     result = run("ask", "")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [
-        "error: the request is wrong",
+        "error: 2 things are wrong with the request:",
         "  prompt: is empty",
         "  sampling.top_p: 2 is over 1",
         "hint: `index-client ask --help` lists the options' ranges",
     ]
+
+
+def test_violations_that_did_not_fit_are_counted(run: Run, script: Script) -> None:
+    script.failures.append(bad_request("stop[0]: is empty (and 7 more violations)", stop="is empty", prompt="is empty"))
+    assert run("ask", "").stderr.splitlines()[0] == "error: 8 things are wrong with the request, the first 2 are:"
+    script.failures.append(bad_request("prompt: is empty (and 1 more violation)", prompt="is empty"))
+    assert run("ask", "").stderr.splitlines()[0] == "error: prompt: is empty (and 1 more violation)"
+
+
+@pytest.mark.parametrize("message", ["the request is wrong", "prompt: is empty"])
+def test_one_violation_is_one_line(run: Run, script: Script, message: str) -> None:
+    script.failures.append(bad_request(message, prompt="is empty"))
+    lines = run("ask", "").stderr.splitlines()
+    assert (len(lines), lines[0]) == (2, "error: prompt: is empty")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +155,45 @@ def test_what_had_come_is_shown_before_the_error(run: Run, script: Script) -> No
     result = run("ask", "Hi")
     assert (result.exit_code, result.stdout) == (1, "Hello, \n")
     assert result.stderr.startswith("error: the stream ended without a finish")
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_an_answer_that_is_cut_off_is_asked_for_again(run: Run, script: Script, code: grpc.StatusCode) -> None:
+    script.fail_after = (2, Failure(code, "Cancelling all calls"))
+    result = run("ask", "Hi")
+    assert result.stdout == "Hello, \n"
+    assert result.stderr.splitlines() == [
+        "error: the answer was cut off: Cancelling all calls",
+        "hint: the server stopped or the connection was lost; ask again",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--timeout", "nan", "model"], "--timeout is nan s; allowed is more than 0 s, and inf to wait for ever"),
+        (["--timeout", "0", "model"], "--timeout is 0 s; allowed is more than 0 s, and inf to wait for ever"),
+        (["ask", "--time-limit", "1e300", "Hi"], "--time-limit is 1e+300 s; allowed is more than 0 s, at most 315,576"),
+        (["chat", "--time-limit", "nan"], "--time-limit is nan s; allowed is more than 0 s, at most 315,576,000,000"),
+        (["--address", "", "model"], "--address is '', which names no host; allowed is host:port or unix:PATH"),
+        (["--address", "a:99999", "model"], "--address is 'a:99999', which has the port 99999; allowed is 1 to 65535"),
+        (["--api-key", "ké", "model"], "--api-key holds '\\xe9' at character 1; allowed are printable ASCII char"),
+        (["ask", "\udcff\udcfe"], "prompt holds '\\udcff' at character 0, which is not UTF-8; allowed is"),
+        (["count", "--system", "\udcff", "Hi"], "system holds '\\udcff' at character 0, which is not UTF-8;"),
+    ],
+)
+def test_wrong_values_are_told_before_calling(run: Run, script: Script, arguments: list[str], error: str) -> None:
+    result = run(*arguments)
+    lines = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout, len(lines)) == (2, "", 2)
+    assert lines[0].startswith(f"error: {error}")
+    assert lines[1].startswith("hint: `index-client")
+    assert script.requests == []
+
+
+def test_a_timeout_may_be_far_away(run: Run) -> None:
+    for timeout in ("1e300", "9.2e9", "inf"):
+        assert run("--timeout", timeout, "ask", "Hi").stdout == f"{TEXT}\n"
 
 
 def test_wrong_command_lines(run: Run) -> None:

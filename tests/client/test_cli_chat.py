@@ -64,10 +64,25 @@ def test_errors_end_a_turn_only(server: FakeServer) -> None:
 
 def test_a_refused_prompt_is_reported(server: FakeServer) -> None:
     result = talk(server, "x" * 101, "one")
-    assert "  prompt: 101 tokens, but the context holds 100" in result.stderr
+    assert "error: prompt: 101 tokens, but the context holds 100\n" in result.stderr
     assert result.stdout == f"{TEXT}\n"
 
 
+def test_a_line_that_is_not_utf8_ends_a_turn_only(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = iter(["\udcff", "one", "/quit"])
+
+    async def connect() -> AsyncClient:
+        return AsyncClient(server.address)
+
+    with asyncio.Runner() as runner:
+        client = runner.run(connect())
+        Dialogue(runner, AsyncConversation(client), "", AnswerOptions()).run(lambda: next(lines))
+        runner.run(client.close())
+    assert chats(server.script) == [("one", [])]
+    assert capsys.readouterr().err.startswith("error: prompt holds '\\udcff' at character 0")
+
+
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_ctrl_c_stops_an_answer_not_the_program(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     script = server.script
     script.hold_after = 2

@@ -32,6 +32,7 @@ def test_it_runs(start: Start) -> None:
     assert (process.returncode, out, err) == (0, TEXT + "\n", "")
 
 
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_ctrl_c_cancels_the_call(start: Start, server: FakeServer) -> None:
     server.script.hold_after = 1
     with start("ask", "Hi") as process:
@@ -64,7 +65,16 @@ def test_a_server_that_stops_leaves_one_error(start: Start, server: FakeServer) 
         out, err = process.communicate(timeout=60)
     assert process.returncode in (1, 3)
     assert out == "\n"
-    assert err.startswith("error: "), err
+    assert err.startswith("error: the answer was cut off: "), err
+    assert err.splitlines()[1] == "hint: the server stopped or the connection was lost; ask again"
+
+
+@pytest.mark.parametrize("arguments", [("--address", ""), ("--address", "ipv4:1.2.3:1"), ("--api-key", "ké")])
+def test_grpc_itself_says_nothing(start: Start, arguments: tuple[str, str]) -> None:
+    with start(*arguments, "model") as process:
+        _, err = process.communicate(timeout=60)
+    words = [line.partition(":")[0] for line in err.splitlines()]
+    assert (process.returncode, words) in [(2, ["error", "hint"]), (1, ["error"])], err
 
 
 def test_no_colours_in_pipes(start: Start) -> None:

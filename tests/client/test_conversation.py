@@ -16,7 +16,7 @@ from index_grpc_client import (
 from index_grpc_client.v1 import chat_pb2
 
 from .either import EitherClient, drained, settled
-from .fake_server import TEXT, Script, overloaded
+from .fake_server import TEXT, Script, bad_request, overloaded
 
 
 def conversation(client: EitherClient, **options: object) -> Conversation | AsyncConversation:
@@ -104,6 +104,20 @@ async def test_trimming_drops_the_oldest_turns_only(either: EitherClient, script
     assert len(sent) == 1 + 2 * 6
     assert chat.history[:2] == (system("ssssssssss"), user("00024"))
     assert counted(script) <= 6, "the search is no longer logarithmic"
+
+
+async def test_trimming_copes_with_what_is_too_long_to_count(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, system="ssssssssss", history=long_history(600), trim=True)
+    await settled(chat.ask("p" * 10))
+    assert [turn.content for turn in script.requests[-1].history][:2] == ["ssssssssss", "00594"]
+
+
+async def test_trimming_hides_no_other_refusal(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, trim=True)
+    await settled(chat.ask("one"))
+    script.failures.append(bad_request("wrong", prompt="is odd"))
+    with pytest.raises(InvalidRequestError, match="is odd"):
+        await settled(chat.ask("two"))
 
 
 async def test_trimming_leaves_what_fits(either: EitherClient, script: Script) -> None:

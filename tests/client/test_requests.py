@@ -1,10 +1,13 @@
 """What becomes of options on the wire."""
 
 import math
+import re
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from index_grpc_client import Message, Role, assistant, system, user
+from index_grpc_client.limits import LONGEST_TIMEOUT_S
 from index_grpc_client.message import AnyMessage
 from index_grpc_client.options import RequestOptions
 from index_grpc_client.request import QUICK_TIMEOUT, CallBuilder, chat_request
@@ -87,6 +90,56 @@ def test_timeouts() -> None:
     assert build.model().timeout == QUICK_TIMEOUT
     assert build.model(timeout=100).timeout == 100
     assert CallBuilder(timeout=5, api_key=None).count_tokens("Hi").timeout == 5
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, -math.inf])
+def test_timeouts_that_are_none(timeout: float) -> None:
+    expected = f"^timeout is {timeout:g} s; allowed is more than 0 s, and inf to wait for ever$"
+    with pytest.raises(ValueError, match=expected):
+        CallBuilder(timeout, api_key=None)
+    with pytest.raises(ValueError, match=expected):
+        CallBuilder(600, api_key=None).chat("Hi", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [LONGEST_TIMEOUT_S + 1, 9.2e9, 1e300])
+def test_timeouts_beyond_what_grpc_can_count_are_as_long_as_it_can(timeout: float) -> None:
+    assert CallBuilder(timeout, api_key=None).chat("Hi").timeout == LONGEST_TIMEOUT_S
+    assert CallBuilder(600, api_key=None).model(timeout=timeout).timeout == LONGEST_TIMEOUT_S
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1e300, math.inf, math.nan, timedelta(0), timedelta.max])
+def test_time_limits_that_are_none(limit: float | timedelta) -> None:
+    value = limit.total_seconds() if isinstance(limit, timedelta) else limit
+    text = f"time_limit is {value:g} s; allowed is more than 0 s, at most 315,576,000,000 s; unset means no limit"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        chat_request("Hi", time_limit=limit)
+    assert chat_request("Hi", time_limit=315_576_000_000).time_limit.seconds == 315_576_000_000
+
+
+def test_text_that_utf8_cannot_hold_is_named() -> None:
+    build, bad = CallBuilder(600, None), "a\udcff"
+    attempts: dict[str, Callable[[], object]] = {
+        "prompt": lambda: chat_request(bad),
+        "system": lambda: chat_request("Hi", system=bad),
+        "history[1].content": lambda: chat_request("Hi", system="s", history=[user("a"), assistant(bad)]),
+        "stop[1]": lambda: chat_request("Hi", stop=(text for text in ("a", bad))),
+        "model": lambda: chat_request("Hi", model=bad),
+        "service": lambda: build.health(bad),
+    }
+    for field, attempt in attempts.items():
+        with pytest.raises(ValueError, match=re.escape(f"{field} holds '\\udcff' at character 1, which is not UTF-8;")):
+            attempt()
+    with pytest.raises(ValueError, match=r"^prompt holds"):
+        build.count_tokens(bad)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("ké", "'\\xe9'"), ("k\n", "'\\n'"), ("k\udcff", "'\\udcff'")])
+def test_headers_that_http_cannot_hold_are_named(value: str, shown: str) -> None:
+    text = f"holds {shown} at character 1; allowed are printable ASCII characters; leave it out"
+    with pytest.raises(ValueError, match=f"^{re.escape(f'api_key {text}')}$"):
+        CallBuilder(600, value)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'request_id {text}')}$"):
+        CallBuilder(600, None).model(request_id=value)
 
 
 def test_metadata() -> None:

@@ -1,5 +1,6 @@
 """Sampling against transformers' processors, and a row's independence of its neighbours."""
 
+import dataclasses
 import itertools
 import random
 
@@ -144,6 +145,25 @@ def test_numbers_that_are_none_are_an_error(bad: float, top_k: int) -> None:
     row[0, 77] = bad
     with pytest.raises(FloatingPointError):
         sampler.sample(row, [opened(sampler, 0, SamplingParams(top_k=top_k), [1])])
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(repetition_penalty=5e-324),
+        SamplingParams(repetition_penalty=1e-38, temperature=0.0),
+        SamplingParams(temperature=5e-324, repetition_penalty=1e-300),
+        SamplingParams(top_p=5e-324, min_p=1.0, repetition_penalty=1.0),
+    ],
+    ids=str,
+)
+def test_the_smallest_values_allowed_are_harmless(params: SamplingParams, top_k: int) -> None:
+    sampler = Sampler(1, VOCAB, torch.device("cpu"))
+    row = logits(4)
+    likeliest = int(row.argmax())
+    params = dataclasses.replace(params, top_k=top_k)
+    assert sampler.sample(row, [opened(sampler, 0, params, [likeliest])])[0].id == likeliest
 
 
 def test_uniform_numbers() -> None:

@@ -63,6 +63,14 @@ async def test_services_are_listed(address: str) -> None:
     assert {"index.v1.ChatService", "grpc.health.v1.Health"} <= set(stdout.split())
 
 
+async def test_every_listed_service_is_described(address: str) -> None:
+    code, stdout, stderr = await buf_curl(address, "", "--list-methods")
+    assert (code, stderr) == (0, "")
+    assert {"index.v1.ChatService/ChatStream", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} <= set(
+        stdout.split()
+    )
+
+
 async def test_an_error_is_shown_with_its_details(address: str) -> None:
     code, stdout, stderr = await buf_curl(address, "/index.v1.ChatService/Chat", "--data", '{"maxTokens": 0}')
     assert code == 24  # 8 × INVALID_ARGUMENT

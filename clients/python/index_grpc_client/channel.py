@@ -1,12 +1,14 @@
 """How a client's channel is set up."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 
+from index_grpc_client.limits import require_utf8
 from index_grpc_client.v1 import chat_pb2
 from index_grpc_client.version import __version__
 
@@ -14,7 +16,42 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
 MAX_MESSAGE_BYTES = 16 * 2**20
 
+SCHEMES_OF_PATHS = ("unix:", "unix-abstract:")
+SCHEMES_OF_HOSTS = ("dns:", "ipv4:", "ipv6:")
+BEFORE_HOSTS = re.compile(r"^(dns:(//[^/]*/)?|ipv[46]:/*)")
+HOST_AND_PORT = re.compile(r"(\[[^]]*\]|[^:]*):([^:]*)")
+
 ChannelOptions: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]]
+
+
+def has_scheme(address: str) -> bool:
+    """Tells whether gRPC is to dial the address as it is."""
+    return address.startswith(SCHEMES_OF_PATHS + SCHEMES_OF_HOSTS) or "://" in address
+
+
+def allowed_address(address: str, name: str = "address") -> str:
+    """Returns the address. What schemes that are not known here may hold is left to gRPC.
+
+    Raises:
+        ValueError: no host or path is named, or a port is out of range, in whose place gRPC would dial another one.
+    """
+    require_utf8({name: address})
+    if address in SCHEMES_OF_PATHS:
+        raise ValueError(f"{name} is {address!r}, which names no path; allowed is unix:PATH or host:port")
+    if address.startswith(SCHEMES_OF_HOSTS) or not has_scheme(address):
+        for host in BEFORE_HOSTS.sub("", address).split(","):
+            require_host(address, host, name)
+    return address
+
+
+def require_host(address: str, host: str, name: str) -> None:
+    """Refuses a host of the address, with or without its port, that is none."""
+    found = HOST_AND_PORT.fullmatch(host)  # an IPv6 address without brackets is not, and has no port
+    if not (found[1] if found else host).strip():
+        raise ValueError(f"{name} is {address!r}, which names no host; allowed is host:port or unix:PATH")
+    if found and not (re.fullmatch("[0-9]+", found[2]) and 1 <= int(found[2]) <= 65535):
+        port = found[2] or "''"
+        raise ValueError(f"{name} is {address!r}, which has the port {port}; allowed is 1 to 65535")
 
 
 def service_config(*, watch_health: bool) -> str:
@@ -52,10 +89,12 @@ class Dial:
     options: ChannelOptions | None
 
     def target(self) -> str:
-        """Returns what gRPC dials: a `host:port` goes through DNS, so that calls are spread over all its addresses."""
-        schemes = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:")
-        has_scheme = self.address.startswith(schemes) or "://" in self.address
-        return self.address if has_scheme else f"dns:///{self.address}"
+        """Returns what gRPC dials: a `host:port` goes through DNS, so that calls are spread over all its addresses.
+
+        Raises ValueError if the address is none.
+        """
+        address = allowed_address(self.address)
+        return address if has_scheme(address) else f"dns:///{address}"
 
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
         """Returns None for a channel in the clear."""

@@ -5,14 +5,22 @@ from typing import TypeAlias, Unpack
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.client import Client
+from index_grpc_client.errors import InvalidRequestError
 from index_grpc_client.message import AnyMessage, Message, Role, messages
 from index_grpc_client.message import system as system_message
-from index_grpc_client.model import ModelInfo, TokenCount
-from index_grpc_client.options import AskOptions
+from index_grpc_client.model import ModelInfo
+from index_grpc_client.options import AskOptions, Metadata
 from index_grpc_client.result import ChatResult, Chunk
 
-Trimming: TypeAlias = Generator[tuple[Message, ...], TokenCount, tuple[Message, ...]]
-"""Yields histories to have their tokens counted with the prompt, and returns the one to use."""
+Trimming: TypeAlias = Generator[tuple[Message, ...], int, tuple[Message, ...]]
+"""Yields histories, is sent how many tokens remain after each with the prompt, and returns the one to use."""
+
+
+def remaining_if_too_long(error: InvalidRequestError) -> int:
+    """Returns that no token remains if the prompt was too long even to be counted; raises other errors on."""
+    if error.reason != "PROMPT_TOO_LONG":
+        raise error
+    return 0
 
 
 class _Memory:
@@ -65,12 +73,12 @@ class _Memory:
         room = min(max_tokens or model.default_max_tokens, model.context_length // 2)
         cuts = {place for place, turn in enumerate(self._turns) if turn.role is Role.USER} | {0, len(self._turns)}
         histories = [self._with_system(self._turns[cut:]) for cut in sorted(cuts)]
-        if len(histories) == 1 or (yield histories[0]).remaining_tokens >= room:
+        if len(histories) == 1 or (yield histories[0]) >= room:
             return histories[0]
         low, high = 1, len(histories) - 1
         while low < high:
             middle = (low + high) // 2
-            fits = (yield histories[middle]).remaining_tokens >= room
+            fits = (yield histories[middle]) >= room
             low, high = (low, middle) if fits else (middle + 1, high)
         return histories[low]
 
@@ -113,9 +121,15 @@ class Conversation(_Memory):
         try:
             history = next(trimming)
             while True:
-                history = trimming.send(self._client.count_tokens(prompt, history=history, metadata=metadata))
+                history = trimming.send(self._remaining(prompt, history, metadata))
         except StopIteration as found:
             return tuple(found.value)
+
+    def _remaining(self, prompt: str, history: tuple[Message, ...], metadata: Metadata | None) -> int:
+        try:
+            return self._client.count_tokens(prompt, history=history, metadata=metadata).remaining_tokens
+        except InvalidRequestError as error:
+            return remaining_if_too_long(error)
 
 
 class AsyncConversation(_Memory):
@@ -151,6 +165,12 @@ class AsyncConversation(_Memory):
         try:
             history = next(trimming)
             while True:
-                history = trimming.send(await self._client.count_tokens(prompt, history=history, metadata=metadata))
+                history = trimming.send(await self._remaining(prompt, history, metadata))
         except StopIteration as found:
             return tuple(found.value)
+
+    async def _remaining(self, prompt: str, history: tuple[Message, ...], metadata: Metadata | None) -> int:
+        try:
+            return (await self._client.count_tokens(prompt, history=history, metadata=metadata)).remaining_tokens
+        except InvalidRequestError as error:
+            return remaining_if_too_long(error)

@@ -12,8 +12,8 @@ Metadata: TypeAlias = Mapping[str, str | bytes] | Iterable[tuple[str, str | byte
 class CallOptions(TypedDict, total=False):
     """Options of every call.
 
-    timeout: Seconds to wait, retries included; `math.inf` waits for ever. Default: the client's. A server that sees
-        the end of this time near sends the answer so far, with FinishReason.TIME_LIMIT.
+    timeout: Seconds to wait, more than 0, retries included; `math.inf` waits for ever. Default: the client's. A server
+        that sees the end of this time near sends the answer so far, with FinishReason.TIME_LIMIT.
     request_id: Names the call in the server's log, in the answer's `id` and in errors. Default: the server makes one.
     metadata: More gRPC metadata to send, keys in lower case.
     """
@@ -62,7 +62,8 @@ class AnswerOptions(SamplingOptions, total=False):
 
     max_tokens: The most tokens to generate, at least 1.
     stop: A string, or up to 16, that end the answer before they appear in it.
-    time_limit: Seconds, or a timedelta, after which the answer so far is sent with FinishReason.TIME_LIMIT.
+    time_limit: Seconds, or a timedelta, after which the answer so far is sent with FinishReason.TIME_LIMIT. More than
+        0, at most 315,576,000,000 seconds.
     logprobs: Whether to report the log-probability of each generated token.
     top_logprobs: How many alternatives to report for each token, 0 to 20. Needs `logprobs`.
     model: The model to insist on: another one served is a ModelNotFoundError.

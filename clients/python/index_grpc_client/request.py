@@ -9,6 +9,7 @@ from typing import Generic, TypeVar, Unpack
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2
 
+from index_grpc_client.limits import allowed_header, allowed_time_limit, allowed_timeout, require_utf8
 from index_grpc_client.message import AnyMessage, Message, Role, messages
 from index_grpc_client.message import system as system_message
 from index_grpc_client.options import CallOptions, Metadata, RequestOptions, SamplingOptions
@@ -33,9 +34,9 @@ class Call(Generic[Request]):
 
 
 def seconds(limit: float | timedelta) -> Duration:
-    """Returns the time as the contract has it; raises ValueError or OverflowError if it is not finite."""
+    """Returns the time limit as the contract has it; raises ValueError if the contract cannot."""
     duration = Duration()
-    duration.FromTimedelta(limit if isinstance(limit, timedelta) else timedelta(seconds=limit))
+    duration.FromTimedelta(allowed_time_limit(limit))
     return duration
 
 
@@ -43,9 +44,10 @@ def full_history(history: Iterable[AnyMessage] | None, system: str | None) -> tu
     """Returns the history with the instructions before it.
 
     Raises:
-        ValueError: `system` is given and the history already begins with a system message.
+        ValueError: `system` is given and the history already begins with a system message, or a text is not UTF-8.
     """
     turns = messages(history or ())
+    require_utf8({"system": system} | {f"history[{place}].content": turn.content for place, turn in enumerate(turns)})
     if system is None:
         return turns
     if turns and turns[0].role is Role.SYSTEM:
@@ -69,12 +71,14 @@ def chat_request(
     """Builds the request of Chat and ChatStream. None is left unset, since the contract tells unset from zero."""
     if unknown := sampling.keys() - SAMPLING:
         raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
+    stops = [stop] if isinstance(stop, str) else list(stop or ())
+    require_utf8({"prompt": prompt, "model": model} | {f"stop[{place}]": text for place, text in enumerate(stops)})
     return chat_pb2.ChatRequest(
         prompt=prompt,
         history=[turn.to_wire() for turn in full_history(history, system)],
         sampling=chat_pb2.SamplingParams(**sampling),
         max_tokens=max_tokens,
-        stop=[stop] if isinstance(stop, str) else stop,
+        stop=stops,
         time_limit=None if time_limit is None else seconds(time_limit),
         logprobs=bool(logprobs),
         top_logprobs=top_logprobs,
@@ -89,6 +93,11 @@ class CallBuilder:
     timeout: float
     """Seconds."""
     api_key: str | None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no call could be made with."""
+        allowed_timeout(self.timeout)
+        allowed_header(self.api_key or "", "api_key")
 
     def chat(
         self,
@@ -112,6 +121,7 @@ class CallBuilder:
         **call: Unpack[CallOptions],
     ) -> Call[chat_pb2.CountTokensRequest]:
         """Returns a call of CountTokens."""
+        require_utf8({"prompt": prompt})
         turns = [turn.to_wire() for turn in full_history(history, system)]
         return self._quick(chat_pb2.CountTokensRequest(prompt=prompt, history=turns), **call)
 
@@ -121,6 +131,7 @@ class CallBuilder:
 
     def health(self, service: str, **call: Unpack[CallOptions]) -> Call[health_pb2.HealthCheckRequest]:
         """Returns a call of the standard health service's Check."""
+        require_utf8({"service": service})
         return self._quick(health_pb2.HealthCheckRequest(service=service), **call)
 
     def _quick(self, request: Request, **call: Unpack[CallOptions]) -> Call[Request]:
@@ -140,6 +151,6 @@ class CallBuilder:
         if self.api_key is not None:
             headers.append(("authorization", f"Bearer {self.api_key}"))
         if request_id is not None:
-            headers.append(("x-request-id", request_id))
-        limit = default_timeout if timeout is None else timeout
+            headers.append(("x-request-id", allowed_header(request_id, "request_id")))
+        limit = allowed_timeout(default_timeout if timeout is None else timeout)
         return Call(request, None if math.isinf(limit) else limit, tuple(headers), request_id or "")

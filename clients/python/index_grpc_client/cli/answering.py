@@ -5,6 +5,9 @@ from typing import Any, TypeVar
 
 import click
 
+from index_grpc_client.cli.failure import checked
+from index_grpc_client.limits import allowed_time_limit
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 UINT32 = click.IntRange(0, 2**32 - 1)
@@ -27,5 +30,6 @@ def answer_options(command: Command) -> Command:
     """Gives a command the options of AnswerOptions that a person may want; what is not given stays unset."""
     command = click.option("--stop", multiple=True, help="End the answer before this text. May be repeated.")(command)
     for name, (kind, text) in reversed(RANGES.items()):
-        command = click.option(name, type=kind, help=text)(command)
+        check = checked(allowed_time_limit) if name == "--time-limit" else None
+        command = click.option(name, type=kind, callback=check, help=text)(command)
     return command

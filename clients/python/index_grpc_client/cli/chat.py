@@ -87,6 +87,8 @@ class Dialogue:
             return
         except IndexGrpcError as error:
             report(error, self._address)
+        except ValueError as error:  # what cannot be put on the wire
+            complain("error", str(error))
 
 
 def reader() -> Callable[[], str]:

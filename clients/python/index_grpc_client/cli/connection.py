@@ -9,7 +9,9 @@ import click
 import grpc
 
 from index_grpc_client.aio_client import AsyncClient
-from index_grpc_client.channel import DEFAULT_ADDRESS
+from index_grpc_client.channel import DEFAULT_ADDRESS, allowed_address
+from index_grpc_client.cli.failure import checked
+from index_grpc_client.limits import allowed_header, allowed_timeout
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,12 +47,14 @@ def connection_options(command: Command) -> Command:
             default=DEFAULT_ADDRESS,
             show_default=True,
             show_envvar=True,
+            callback=checked(allowed_address),
             help="The server's host:port, or unix:PATH.",
         ),
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=click.FLOAT,
             default=600.0,
+            callback=checked(allowed_timeout),
             show_default=True,
             help="Seconds to wait for an answer.",
         ),
@@ -60,7 +64,13 @@ def connection_options(command: Command) -> Command:
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="Encrypt, trusting the certificates in this PEM file.",
         ),
-        click.option("--api-key", envvar="INDEX_GRPC_API_KEY", show_envvar=True, help="The key the server asks for."),
+        click.option(
+            "--api-key",
+            envvar="INDEX_GRPC_API_KEY",
+            show_envvar=True,
+            callback=checked(allowed_header),
+            help="The key the server asks for.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

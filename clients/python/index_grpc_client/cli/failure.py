@@ -1,12 +1,16 @@
 """How commands fail: one `error:` line, what is wrong with the request, a `hint:` line, and an exit code."""
 
 import os
+import re
+from collections.abc import Callable
 from enum import IntEnum
+from typing import TypeAlias, TypeVar
 
 import click
 import grpc
 
 from index_grpc_client.errors import (
+    CallCancelledError,
     DeadlineError,
     IndexGrpcError,
     InternalError,
@@ -15,6 +19,9 @@ from index_grpc_client.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+
+Value = TypeVar("Value")
+OptionCallback: TypeAlias = Callable[[click.Context, click.Parameter, Value | None], Value | None]
 
 
 class Exit(IntEnum):
@@ -42,6 +49,20 @@ def complain(word: str, text: str) -> None:
     click.echo(f"{click.style(word, fg=colour)}: {text}", err=True, color=False if os.environ.get("NO_COLOR") else None)
 
 
+def checked(allowed: Callable[[Value, str], object]) -> OptionCallback[Value]:
+    """Returns the callback of an option that refuses a value as `allowed` does, under the option's name."""
+
+    def check(ctx: click.Context, parameter: click.Parameter, value: Value | None) -> Value | None:
+        try:
+            if value is not None:
+                allowed(value, parameter.opts[0])
+        except ValueError as error:
+            raise click.UsageError(str(error), ctx) from error
+        return value
+
+    return check
+
+
 def exit_code(error: IndexGrpcError) -> Exit:
     """Returns what to exit with after the error."""
     match error:
@@ -52,15 +73,27 @@ def exit_code(error: IndexGrpcError) -> Exit:
     return Exit.REFUSED
 
 
+def was_cut_off(error: IndexGrpcError) -> bool:
+    """Tells whether an answer had begun to come when the server or the connection went away."""
+    return bool(error.text) and isinstance(error, UnavailableError | CallCancelledError)
+
+
+def hint_if_unavailable(error: UnavailableError, address: str) -> str:
+    """Returns what to try next with a server that cannot answer now."""
+    if error.retry_after is not None:
+        return f"the server asks to try again in {error.retry_after:g} s"
+    if "unhealthy" in error.details():
+        return "the server is up but not serving: it is loading or about to stop; `index-client health` asks it"
+    return f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
+
+
 def hint(error: IndexGrpcError, address: str) -> str | None:
     """Returns what to try next."""
+    if was_cut_off(error):
+        return "the server stopped or the connection was lost; ask again"
     match error:
-        case UnavailableError(retry_after=float(pause)):
-            return f"the server asks to try again in {pause:g} s"
-        case UnavailableError() if "unhealthy" in error.details():
-            return "the server is up but not serving: it is loading or about to stop; `index-client health` asks it"
         case UnavailableError():
-            return f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
+            return hint_if_unavailable(error, address)
         case DeadlineError():
             return "--timeout gives it longer, --max-tokens asks for less"
         case UnauthenticatedError():
@@ -76,10 +109,24 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
     return None
 
 
+def summary(error: IndexGrpcError, violations: list[str]) -> str:
+    """Returns the `error:` line. The server names the first violation, and counts those that did not fit."""
+    message, num_sent = error.details() or error.code().name, len(violations)
+    if num_sent == 1:
+        return message if violations[0] in message else violations[0]
+    if num_sent:
+        more = re.search(r"\(and (\d+) more violations?\)$", message)
+        num_found = int(more[1]) + 1 if more else num_sent
+        wrong = f"{num_found} things are wrong with the request"
+        return f"{wrong}:" if num_found == num_sent else f"{wrong}, the first {num_sent} are:"
+    return f"the answer was cut off: {message}" if was_cut_off(error) else message
+
+
 def report(error: IndexGrpcError, address: str) -> None:
     """Tells a person of the error."""
-    complain("error", error.details() or error.code().name)
-    for violation in error.violations:
-        click.echo(f"  {violation.field}: {violation.description}", err=True)
+    violations = [f"{violation.field}: {violation.description}" for violation in error.violations]
+    complain("error", summary(error, violations))
+    for violation in violations if len(violations) > 1 else ():
+        click.echo(f"  {violation}", err=True)
     if advice := hint(error, address):
         complain("hint", advice)

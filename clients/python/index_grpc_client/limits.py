@@ -1,0 +1,46 @@
+"""What callers may give: times, texts and headers. What is not allowed is a ValueError that names it and the remedy."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
+"""gRPC counts nanoseconds in 64 bits; a deadline beyond them would have passed at once."""
+
+LONGEST_TIME_LIMIT_S = 315_576_000_000
+"""The longest time that a Duration of protobuf holds, 10,000 years."""
+
+
+def allowed_timeout(seconds: float, name: str = "timeout") -> float:
+    """Returns the timeout, or the longest that gRPC can count if that is less; infinity stays what it is."""
+    if not seconds > 0:  # NaN is not, either
+        raise ValueError(f"{name} is {seconds:g} s; allowed is more than 0 s, and inf to wait for ever")
+    return seconds if seconds == float("inf") else min(seconds, LONGEST_TIMEOUT_S)
+
+
+def allowed_time_limit(limit: float | timedelta, name: str = "time_limit") -> timedelta:
+    """Returns the time limit, given in seconds or as it is returned."""
+    seconds = limit.total_seconds() if isinstance(limit, timedelta) else limit
+    if not 0 < seconds <= LONGEST_TIME_LIMIT_S:
+        allowed = f"more than 0 s, at most {LONGEST_TIME_LIMIT_S:,} s"
+        raise ValueError(f"{name} is {seconds:g} s; allowed is {allowed}; unset means no limit of its own")
+    return limit if isinstance(limit, timedelta) else timedelta(seconds=limit)
+
+
+def require_utf8(texts: Mapping[str, str | None]) -> None:
+    """Refuses texts, each under its name, that UTF-8 cannot hold: what was read from bytes of another encoding."""
+    for name, text in texts.items():
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            found = f"{error.object[error.start]!a} at character {error.start}"
+            message = f"{name} holds {found}, which is not UTF-8; allowed is any text in UTF-8; convert it first"
+            raise ValueError(message) from error
+
+
+def allowed_header(text: str, name: str) -> str:
+    """Returns what is sent as the value of a header. The message does not show it whole, since it may be a secret."""
+    for place, character in enumerate(text):
+        if not " " <= character <= "~":
+            found = f"{character!a} at character {place}"
+            raise ValueError(f"{name} holds {found}; allowed are printable ASCII characters; leave it out")
+    return text

@@ -1,0 +1,41 @@
+"""What of this machine is ours: in a container less than there is."""
+
+import os
+from pathlib import Path
+
+import psutil
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_bytes(cgroups: Path = CGROUPS) -> int:
+    """Memory that can still be taken: of the machine's, or of the container's limit if that leaves less."""
+    available: int = psutil.virtual_memory().available
+    layouts = (
+        (cgroups, "memory.max", "memory.current", "file"),
+        (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+    )
+    for folder, limit, used, cache in layouts:
+        left = _left(folder / limit, folder / used, folder / "memory.stat", cache)
+        if left is not None:
+            available = min(available, left)
+    return max(0, available)
+
+
+def num_cores(cgroups: Path = CGROUPS) -> int:
+    """Cores that this process may compute on: physical ones, as far as affinity and the container's quota allow."""
+    cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
+    try:
+        quota, period = (cgroups / "cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or no limit: "max 100000"
+        return cores
+
+
+def _left(limit: Path, used: Path, stat: Path, cache: str) -> int | None:
+    """What a limit leaves. Files in memory do not count as used: they make room when it is needed."""
+    try:
+        cached = dict(line.split() for line in stat.read_text().splitlines()).get(cache, "0")
+        return int(limit.read_text()) - int(used.read_text()) + int(cached)
+    except (OSError, ValueError):  # no such file, or no limit: "max"
+        return None
