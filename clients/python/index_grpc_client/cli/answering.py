@@ -11,7 +11,7 @@ from index_grpc_client.limits import allowed_time_limit
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 UINT32 = click.IntRange(0, 2**32 - 1)
-RANGES: dict[str, tuple[click.ParamType[Any], str]] = {
+RANGES: dict[str, tuple["click.ParamType[Any]", str]] = {
     "--temperature": (click.FLOAT, "0 to 2; 0 takes the likeliest token always."),
     "--top-p": (click.FLOAT, "Above 0 to 1: the share of probability to draw from."),
     "--top-k": (UINT32, "How many of the likeliest tokens to draw from; 0 is all."),
