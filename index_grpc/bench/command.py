@@ -73,7 +73,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:  # noqa: ANN401 - the va
     chosen = plan(**flags)
     if picture:
         _check_matplotlib()
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before gRPC is imported, or it comments on each connection
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported, or it comments on each connection
     from index_grpc.bench.run import Target
 
     run, interrupted = _measured(chosen, Target(**reach))

@@ -19,7 +19,8 @@ def start(server: FakeServer) -> Start:
     """Starts the command line against the server."""
 
     def start(*arguments: str, **variables: str) -> "subprocess.Popen[str]":
-        env = os.environ | {"INDEX_GRPC_ADDRESS": server.address} | variables
+        inherited = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+        env = inherited | {"INDEX_GRPC_ADDRESS": server.address} | variables
         pipe = subprocess.PIPE
         return subprocess.Popen([*PROGRAM, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
 
