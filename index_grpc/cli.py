@@ -136,7 +136,8 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     import uvloop
 
     from index_grpc.engine.door import ENGINE_THREAD
-    from index_grpc.server.app import LOADING_THREAD, Loaded, serve
+    from index_grpc.server.app import LOADING_THREAD, Loaded
+    from index_grpc.server.lifetime import serve
 
     def load() -> Loaded:  # imported on the thread that loads, as torch takes seconds and the port is open already
         from index_grpc.loading import load

@@ -1,0 +1,69 @@
+"""A server's life in its process: from the start to the signal that ends it."""
+
+import asyncio
+import logging
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from index_grpc.errors import StartupError
+from index_grpc.server.app import App, Load
+from index_grpc.settings import ServeSettings
+
+Signals = asyncio.Queue[signal.Signals]
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: ServeSettings, load: Load) -> None:
+    """Runs until a signal has drained the server. Raises StartupError if it cannot start or its engine is lost."""
+    started = time.monotonic()
+    app, signals = App(settings), _signals()
+    address = await app.listen()
+    log.info("listening on %s; loading %s", address, settings.model)
+    ready = asyncio.create_task(app.load(load))
+    stopping = asyncio.create_task(signals.get())
+    try:
+        await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            log.info("received %s while loading; stopping", stopping.result().name)
+            return
+        ready.result()
+        log.info("ready in %.1f s; try:  %s --address %s ask 你好", time.monotonic() - started, _client(), address)
+        await _until_stopped(app, stopping, signals)
+    finally:
+        ready.cancel()
+        await app.stop()
+        log.info("stopped")
+
+
+async def _until_stopped(app: App, stopping: "asyncio.Task[signal.Signals]", signals: Signals) -> None:
+    broke = asyncio.create_task(app.broke.wait())
+    await asyncio.wait({stopping, broke}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        raise StartupError("the engine broke; see the log above")
+    received = stopping.result()
+    log.info("received %s", received.name)
+    # Someone at the keyboard waits for the prompt; only an orchestrator needs time to send callers elsewhere.
+    delay = 0.0 if received is signal.SIGINT else app.settings.drain_delay_seconds
+    drained, again = asyncio.create_task(app.drain(delay)), asyncio.create_task(signals.get())
+    await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
+    if again.done():
+        log.info("received %s again; stopping at once", again.result().name)
+        drained.cancel()
+    again.cancel()
+
+
+def _signals() -> Signals:
+    received: Signals = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, received.put_nowait, number)
+    return received
+
+
+def _client() -> str:
+    """How to call our client from where this server was started."""
+    beside = Path(sys.argv[0]).with_name("index-client")
+    return str(beside) if not shutil.which(beside.name) and beside.exists() else beside.name
