@@ -68,7 +68,7 @@ class Scheduler:
         batch = [Span(s, s.num_computed, 1) for s in self.running if s.num_computed >= s.num_prompt]
         prefilling = deque(s for s in self.running if s.num_computed < s.num_prompt)
         budget = self.limits.chunk_tokens
-        while sequence := prefilling.popleft() if prefilling else self._next_admissible():
+        while budget and (sequence := prefilling.popleft() if prefilling else self._next_admissible()):
             chunk = self._next_chunk(sequence)
             if chunk.count > budget:
                 break
