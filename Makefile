@@ -11,7 +11,7 @@ export INDEX_GRPC_ADDRESS PROMPT
 help: ## print the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.venv/ready: pyproject.toml clients/python/pyproject.toml constraints.txt
+.venv/ready: pyproject.toml clients/python/pyproject.toml constraints.txt $(wildcard index_grpc/native/*.h index_grpc/native/*.cpp)
 	@echo "installing into .venv; the first time this takes a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e 'clients/python[cli]' -e '.[test,lint]'
@@ -51,3 +51,4 @@ bench: setup ## time 16 streams at once against 16 one after another
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info clients/python/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f index_grpc/native/*.so

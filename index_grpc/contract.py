@@ -85,6 +85,9 @@ class ServedModel:
     num_parameters: int
     device: str
     dtype: str
+    """The number format it computes in."""
+    quantization: str = ""
+    """How its weights are stored if that loses something: `int8`."""
     default_sampling: SamplingParams = SamplingParams()
     default_max_tokens: int = DEFAULT_MAX_TOKENS
 

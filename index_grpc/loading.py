@@ -1,24 +1,26 @@
 """From settings to a loaded model: checkpoint → weights → runner, sized to the memory there is."""
 
 import logging
-import math
 import time
+from ctypes import CDLL
 from pathlib import Path
 
 import torch
 
 from index_grpc.contract import ServedModel
 from index_grpc.engine.cache import position_bytes
-from index_grpc.engine.runner import ModelRunner
+from index_grpc.engine.runner import Model, ModelRunner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import CheckpointError, StartupError
 from index_grpc.machine import available_bytes, num_cores
-from index_grpc.model.checkpoint import expected_tensors, load_weights, open_checked
+from index_grpc.model.checkpoint import load_weights, num_parameters, open_checked
 from index_grpc.model.config import ModelConfig, read_config
 from index_grpc.model.hub import fetch, resolve
 from index_grpc.model.linear import LinearKind, linear_kinds
 from index_grpc.model.llama import Llama, choose_kind
 from index_grpc.model.memory import large_blocks_apart
+from index_grpc.model.native import find_library, fits
+from index_grpc.model.native_weights import load_native
 from index_grpc.model.weights import LlamaWeights
 from index_grpc.server.app import Loaded
 from index_grpc.settings import ServeSettings
@@ -38,30 +40,30 @@ CACHE_SHARE = 0.8
 def load(settings: ServeSettings) -> Loaded:
     """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
     started = time.monotonic()
-    device, dtype = choose_device(settings.device), settings.dtype
-    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype) or default_dtype(device)
+    device = choose_device(settings.device)
     name, directory = resolve(settings.model, settings.revision)
     config, tokenizer = describe(directory)
+    model = load_model(directory, config, device, settings)
     chunk_tokens = CHUNK_TOKENS[device.type]
-    torch.set_num_threads(settings.threads or default_threads(config))
-    model = load_model(directory, config, device, kind, most_rows=settings.max_sequences + chunk_tokens)
     limits = Limits(
         context_length=config.context_length,
         max_sequences=settings.max_sequences,
         max_waiting=settings.max_waiting,
-        max_cache_tokens=cache_tokens(config, device, kind, settings.max_sequences),
+        max_cache_tokens=cache_tokens(config, device, model.dtype, settings.max_sequences),
         chunk_tokens=chunk_tokens,
+        grain_tokens=1 if model.cuts_independent else chunk_tokens,
         prefix_reuse=settings.prefix_reuse,
     )
     served = ServedModel(
         name=name,
         context_length=config.context_length,
         vocab_size=config.vocab_size,
-        num_parameters=model.num_parameters,
+        num_parameters=num_parameters(config),
         device=str(device),
-        dtype=str(kind).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),
+        quantization="" if settings.quantize == "none" else settings.quantize,
     )
-    _log_summary(served, kind, limits, position_bytes(config, kind), time.monotonic() - started)
+    _log_summary(served, model, limits, time.monotonic() - started)
     return Loaded(served, tokenizer, ModelRunner(model, settings.max_sequences), limits)
 
 
@@ -87,14 +89,45 @@ def download(model: str, revision: str | None = None, output: Path | None = None
     return directory
 
 
-def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int) -> Llama:
-    """The checkpoint's weights, ready to compute batches of up to `most_rows` tokens."""
+def load_model(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Model:
+    """The checkpoint's weights, ready to compute: with the native kernels if they can, else with PyTorch."""
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.dtype) or default_dtype(device)
+    num_threads = settings.threads or default_threads(config)
+    library = choose_library(config, device, dtype, settings.quantize)
     with torch.inference_mode(), large_blocks_apart():
-        kind, rows_independent = choose_kind(config, device, dtype, most_rows)
-        _warn_if_slow(device, dtype, kind, rows_independent)
-        weights = LlamaWeights(config)
-        load_weights(directory, config, weights, device, dtype)
-        return Llama(config, weights, kind, rows_independent)
+        if library is not None:
+            torch.set_num_threads(1)  # what PyTorch still does is small, and its threads would be in the way
+            return load_native(directory, config, library, num_threads, as_int8=settings.quantize == "int8")
+        torch.set_num_threads(num_threads)
+        most_rows = settings.max_sequences + CHUNK_TOKENS[device.type]
+        return load_llama(directory, config, device, dtype, most_rows)
+
+
+def load_llama(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int) -> Llama:
+    """The model with PyTorch, for batches of up to `most_rows` tokens."""
+    kind, rows_independent = choose_kind(config, device, dtype, most_rows)
+    _warn_if_slow(device, dtype, kind, rows_independent)
+    weights = LlamaWeights(config)
+    load_weights(directory, config, weights, device, dtype)
+    return Llama(config, weights, kind, rows_independent)
+
+
+def choose_library(config: ModelConfig, device: torch.device, dtype: torch.dtype, quantize: str) -> CDLL | None:
+    """The native kernels, if they can compute this; else None. Raises StartupError where only they could."""
+    library = find_library() if device.type == "cpu" and dtype == torch.float32 else None
+    if library is not None and fits(config, library):
+        return library
+    if device.type != "cpu" or dtype != torch.float32:
+        why_not = "the native kernels compute in float32 on cpu"
+    elif library is None:
+        why_not = "the native kernels, which need x86 with AVX2 and a C++ compiler, were not built at installation"
+        log.warning("%s; computing with PyTorch, which is slower", why_not)
+    else:
+        why_not = f"the native kernels cannot take heads of {config.head_dim} or rows of {config.hidden_size}"
+        log.warning("%s; computing with PyTorch, which is slower", why_not)
+    if quantize != "none":
+        raise StartupError(f"--quantize {quantize} is not possible here: {why_not}; leave it out")
+    return None
 
 
 def choose_device(name: str) -> torch.device:
@@ -110,8 +143,7 @@ def choose_device(name: str) -> torch.device:
 
 def default_threads(config: ModelConfig) -> int:
     """A thread for each core, but one for a tiny model, whose products are done before a second thread has woken."""
-    num_parameters = sum(math.prod(shape) for shape in expected_tensors(config).values())
-    return 1 if num_parameters < TINY_PARAMETERS else num_cores()
+    return 1 if num_parameters(config) < TINY_PARAMETERS else num_cores()
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
@@ -143,14 +175,14 @@ def _warn_if_slow(device: torch.device, dtype: torch.dtype, kind: LinearKind, ro
         log.warning("the fastest matrix product is missing here or makes sequences depend on each other; using another")
 
 
-def _log_summary(model: ServedModel, dtype: torch.dtype, limits: Limits, token_bytes: int, seconds: float) -> None:
-    threads = f" ({torch.get_num_threads()} threads)" if model.device == "cpu" else ""
-    size = model.num_parameters * dtype.itemsize / 2**20
+def _log_summary(served: ServedModel, model: Model, limits: Limits, seconds: float) -> None:
+    quantized = f", weights in {served.quantization}" if served.quantization else ""
     log.info(
-        "loaded %s: %.1f M parameters, %.0f MiB of %s on %s%s, in %.1f s",
-        model.name, model.num_parameters / 1e6, size, model.dtype, model.device, threads, seconds,
+        "loaded %s: %.1f M parameters; %s%s on %s (%s), in %.1f s",
+        served.name, served.num_parameters / 1e6, served.dtype, quantized, served.device, model.engine, seconds,
     )  # fmt: skip
+    size = limits.max_cache_tokens * position_bytes(model.config, model.dtype)
     log.info(
         "context %d tokens; %d conversations at once, %d waiting; up to %.1f GiB for their keys and values",
-        limits.context_length, limits.max_sequences, limits.max_waiting, limits.max_cache_tokens * token_bytes / 2**30,
+        limits.context_length, limits.max_sequences, limits.max_waiting, size / 2**30,
     )  # fmt: skip

@@ -46,7 +46,12 @@ def scripted(checkpoint: Path) -> tuple[ScriptedRunner, Loaded]:
     tokenizer = Tokenizer.load(checkpoint)
     runner = ScriptedRunner(tokenizer)
     limits = Limits(
-        CONTEXT_LENGTH, max_sequences=4, max_waiting=64, max_cache_tokens=4 * CONTEXT_LENGTH, chunk_tokens=64
+        CONTEXT_LENGTH,
+        max_sequences=4,
+        max_waiting=64,
+        max_cache_tokens=4 * CONTEXT_LENGTH,
+        chunk_tokens=64,
+        grain_tokens=64,
     )
     model = ServedModel("scripted", CONTEXT_LENGTH, tokenizer.vocab_size, 1, "cpu", "float32")
     return runner, Loaded(model, tokenizer, runner, limits)

@@ -14,7 +14,8 @@ CLIENT = ROOT / "clients" / "python" / "index_grpc_client"
 
 GROUND = {"index_grpc", "index_grpc.contract", "index_grpc.errors", "index_grpc.settings"}
 FLOORS = {
-    "model": {"index_grpc.model"},
+    "native": {"index_grpc.native"},
+    "model": {"index_grpc.model", "index_grpc.native"},
     "text": {"index_grpc.text"},
     "engine": {"index_grpc.engine", "index_grpc.model"},
     "chat": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat"},

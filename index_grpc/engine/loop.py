@@ -1,5 +1,6 @@
 """The engine's thread: schedule → run → commit → deliver, until told to stop."""
 
+import heapq
 import logging
 import time
 from collections.abc import Callable
@@ -78,6 +79,8 @@ class Loop:
         self.inbox: SimpleQueue[Order] = SimpleQueue()
         self.sequences: dict[int, Sequence] = {}
         self.step_seconds = 0.0
+        self._deadlines: list[tuple[float, int]] = []
+        """A heap of deadlines with the numbers of their sequences, some of which have ended since."""
 
     def run(self) -> None:
         """Works until stopped. What is still open then is the door's to end."""
@@ -88,6 +91,8 @@ class Loop:
         """Takes a request in, or lets one go."""
         if isinstance(order, Submit):
             self.sequences[order.number] = self.scheduler.add(order.number, order.request)
+            if order.request.deadline is not None:
+                heapq.heappush(self._deadlines, (order.request.deadline, order.number))
         elif order.number in self.sequences:
             self.deliver([self._retire(self.sequences[order.number])])
 
@@ -154,9 +159,12 @@ class Loop:
 
     def _expire(self) -> list[Report]:
         """Ends requests whose time is over before their first token."""
-        now = time.monotonic()
-        late = [s for s in self.sequences.values() if not s.num_generated and (s.request.deadline or now + 1) <= now]
-        return [self._retire(s, DeadlineTooShort("the time was over before the first token")) for s in late]
+        now, reports = time.monotonic(), []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            sequence = self.sequences.get(heapq.heappop(self._deadlines)[1])
+            if sequence is not None and not sequence.num_generated:
+                reports.append(self._retire(sequence, DeadlineTooShort("the time was over before the first token")))
+        return reports
 
     def _retire(self, sequence: Sequence, error: IndexGrpcError | None = None) -> Report:
         """Takes the sequence out and frees all it holds."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Candidate, SamplingParams, Token
+from index_grpc.contract import Candidate, Token
 from index_grpc.engine.sequence import Sequence
+from index_grpc.model.ranking import NUM_CANDIDATES, History, Rank, Wish, penalised, rank
 
-NUM_CANDIDATES = 64
-"""Rows with a top_k up to this are drawn from their likeliest tokens; others need their whole vocabulary sorted."""
+SMALLEST_PENALTY = torch.finfo(torch.float32).tiny
+"""A repetition penalty below it would become 0 in float32, and a logit of 0 divided by it no number."""
 
 _MASK_64 = (1 << 64) - 1
 
@@ -29,111 +30,95 @@ def uniform(seed: int, step: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """The parameters of B rows, [B, 1] each, float64."""
+    """The parameters of B rows and the draw that falls on each, [B, 1] each, float64."""
 
     temperature: Tensor
     top_p: Tensor
     top_k: Tensor
     min_p: Tensor
-    repetition_penalty: Tensor
-    frequency_penalty: Tensor
-    presence_penalty: Tensor
+    draw: Tensor
 
     @classmethod
-    def of(cls, table: Tensor) -> "Knobs":
-        """Columns of a table [B, 7] in the order of the fields."""
+    def of(cls, sequences: list[Sequence], device: torch.device) -> "Knobs":
+        """Those of the sequences' next tokens."""
+        table = torch.tensor([_knobs(sequence) for sequence in sequences], dtype=torch.float64, device=device)
         return cls(*table.split(1, dim=1))
 
 
-def _knobs(params: SamplingParams) -> list[float]:
-    greedy = params.temperature == 0.0
-    return [
-        1.0 if greedy else params.temperature,
-        params.top_p,
-        1 if greedy else params.top_k,
-        params.min_p,
-        params.repetition_penalty,
+def _knobs(sequence: Sequence) -> tuple[float, ...]:
+    params = sequence.request.sampling
+    draw = uniform(params.seed, sequence.num_generated)
+    if params.temperature == 0.0:
+        return 1.0, params.top_p, 1, params.min_p, draw
+    return params.temperature, params.top_p, params.top_k, params.min_p, draw
+
+
+def _wish(sequence: Sequence) -> Wish:
+    params = sequence.request.sampling
+    return Wish(
+        sequence.slot,
+        max(params.repetition_penalty, SMALLEST_PENALTY),
         params.frequency_penalty,
         params.presence_penalty,
-    ]
+        num_wanted=1 if params.temperature == 0.0 else params.top_k,
+    )
 
 
-def _is_penalised(params: SamplingParams) -> bool:
-    return bool(params.repetition_penalty != 1.0 or params.frequency_penalty or params.presence_penalty)
-
-
-def _is_narrow(params: SamplingParams, num_candidates: int) -> bool:
-    return 0 < params.top_k <= num_candidates or params.temperature == 0.0
+def _is_narrow(sequence: Sequence, vocab_size: int) -> bool:
+    """Whether a small top_k leaves so few tokens that the others need no place in an order."""
+    params = sequence.request.sampling
+    return 0 < params.top_k <= min(NUM_CANDIDATES, vocab_size) or params.temperature == 0.0
 
 
 class Sampler:
-    """Draws the next tokens, and keeps for each slot its parameters and which tokens have occurred."""
+    """Draws the next tokens, and keeps for each slot which tokens have occurred."""
 
-    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
-        self.vocab_size, self.device = vocab_size, device
-        self.knobs = torch.zeros(num_slots, len(Knobs.__slots__), dtype=torch.float64, device=device)
-        self.occurred = torch.zeros(num_slots, vocab_size, dtype=torch.bool, device=device)
-        """Tokens of prompt and answer."""
-        self.counts = torch.zeros(num_slots, vocab_size, dtype=torch.float32, device=device)
-        """How often each token occurs in the answer."""
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device, rank: Rank = rank) -> None:
+        self.vocab_size, self.device, self._rank = vocab_size, device, rank
+        self.history = History(num_slots, vocab_size, device)
 
     def open(self, sequence: Sequence) -> None:
         """Sets a slot up for a sequence that has generated nothing yet."""
-        slot, request = sequence.slot, sequence.request
-        self.knobs[slot] = torch.tensor(_knobs(request.sampling), dtype=torch.float64)
-        self.counts[slot] = 0
-        self.occurred[slot] = False
-        self.occurred[slot, torch.tensor(request.prompt_ids, device=self.device)] = True
+        self.history.open(sequence.slot, sequence.request.prompt_ids)
 
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[Token]:
         """The next token of each sequence from its row of logits [B, V], float32.
 
         Raises FloatingPointError if a row holds a number that is not one.
         """
-        slots = torch.tensor([s.slot for s in sequences], device=self.device)
-        knobs = self.knobs[slots]  # [B, 7]
-        penalised = any(_is_penalised(s.request.sampling) for s in sequences)
-        scores = self._penalise(logits, slots, Knobs.of(knobs)) if penalised else logits
-        draws = [uniform(s.request.sampling.seed, s.num_generated) for s in sequences]
-        ids = self._draw(scores, sequences, knobs, torch.tensor(draws, dtype=torch.float64, device=self.device))
-        tokens = with_logprobs(ids, logits, sequences)
-        self.occurred[slots, ids] = True
-        self.counts[slots, ids] += 1
-        return tokens
-
-    def _penalise(self, logits: Tensor, slots: Tensor, knobs: Knobs) -> Tensor:
-        counts = self.counts[slots]
-        limits = torch.finfo(logits.dtype)
-        factor = torch.where(self.occurred[slots], knobs.repetition_penalty.clamp(min=limits.tiny).float(), 1.0)
-        scores = torch.where(logits < 0, logits * factor, logits / factor)
-        scores = torch.where(factor == 1, scores, scores.clamp(limits.min, limits.max))  # a tiny penalty overflows
-        return scores - counts * knobs.frequency_penalty.float() - (counts > 0) * knobs.presence_penalty.float()
-
-    def _draw(self, scores: Tensor, sequences: list[Sequence], knobs: Tensor, draws: Tensor) -> Tensor:
-        """The chosen ids [B]: rows with a small top_k from their candidates, the others from everything."""
-        num_candidates = min(NUM_CANDIDATES, self.vocab_size)
-        narrow = torch.tensor([_is_narrow(s.request.sampling, num_candidates) for s in sequences], device=self.device)
+        if not sequences:
+            return []
         ids = torch.empty(len(sequences), dtype=torch.long, device=self.device)
-        for rows, limit in ((narrow.nonzero()[:, 0], num_candidates), ((~narrow).nonzero()[:, 0], self.vocab_size)):
-            if len(rows):
-                best, candidates = ranked(scores[rows], limit)
-                ids[rows] = candidates.gather(1, choose(best, Knobs.of(knobs[rows]), draws[rows]))[:, 0]
-        return ids
+        narrow = [_is_narrow(sequence, self.vocab_size) for sequence in sequences]
+        for kind, draw in ((True, self._draw_from_candidates), (False, self._draw_from_all)):
+            rows = [row for row, is_narrow in enumerate(narrow) if is_narrow is kind]
+            if len(rows) == len(sequences):
+                ids = draw(logits, sequences)
+            elif rows:
+                ids[rows] = draw(logits[rows], [sequences[row] for row in rows])
+        self.history.add(torch.tensor([s.slot for s in sequences], device=self.device), ids)
+        return with_logprobs(ids, logits, sequences)
+
+    def _draw_from_candidates(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
+        """The chosen ids [B] where a small top_k leaves the likeliest only."""
+        return _drawn(*self._rank(logits, self.history, [_wish(s) for s in sequences]), sequences)
+
+    def _draw_from_all(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
+        """The chosen ids [B] where any token may come."""
+        scores = penalised(logits, self.history, [_wish(s) for s in sequences])
+        return _drawn(*scores.sort(dim=1, descending=True, stable=True), sequences)
 
 
-def ranked(scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The `limit` likeliest tokens of each row [B, V], likeliest first: scores and ids, [B, limit] each."""
-    if limit == scores.shape[1]:
-        best, ids = scores.sort(dim=1, descending=True, stable=True)
-    else:
-        best, ids = scores.topk(limit, dim=1)
-    if not bool(best[:, 0].isfinite().all()):  # sorts before all numbers, so one look finds it
+def _drawn(best: Tensor, ids: Tensor, sequences: list[Sequence]) -> Tensor:
+    """The chosen ids [B] from ranked scores and ids [B, n]."""
+    if not bool(best[:, 0].isfinite().all()):  # what is not a number sorts before all numbers, so one look finds it
         raise FloatingPointError("the model's output is not a number")
-    return best.double(), ids
+    places = choose(best.double(), Knobs.of(sequences, best.device))
+    return ids.gather(1, places)[:, 0]
 
 
-def choose(best: Tensor, knobs: Knobs, draws: Tensor) -> Tensor:
-    """Which place [B, 1] of each row of ranked scores [B, n] the draw [B] falls on."""
+def choose(best: Tensor, knobs: Knobs) -> Tensor:
+    """Which place [B, 1] of each row of ranked scores [B, n] the draw falls on."""
     places = torch.arange(best.shape[1], device=best.device)
     limit = torch.where(knobs.top_k > 0, knobs.top_k, float(best.shape[1]))
     scaled = ((best - best[:, :1]) / knobs.temperature).masked_fill(places >= limit, -torch.inf)  # the first is 0
@@ -141,7 +126,7 @@ def choose(best: Tensor, knobs: Knobs, draws: Tensor) -> Tensor:
     before = shares.cumsum(dim=1) - shares
     kept = ((before < knobs.top_p) & (shares >= knobs.min_p * shares[:, :1])) | (places == 0)
     reached = shares.masked_fill(~kept, 0.0).cumsum(dim=1)
-    place = (reached <= draws[:, None] * reached[:, -1:]).sum(dim=1, keepdim=True)
+    place = (reached <= knobs.draw * reached[:, -1:]).sum(dim=1, keepdim=True)
     return place.clamp(max=best.shape[1] - 1)
 
 

@@ -1,7 +1,7 @@
 """Decides what each step computes. Never sees a tensor."""
 
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from index_grpc.contract import TokenRequest
@@ -18,7 +18,9 @@ class Limits:
     max_waiting: int
     max_cache_tokens: int
     chunk_tokens: int
-    """Prompts are computed in chunks that end at multiples of this, and one step computes no more prompt tokens."""
+    """The most prompt tokens that one step computes."""
+    grain_tokens: int
+    """Prompts are cut, and prefixes shared, at multiples of this, which divides `chunk_tokens`; 1 is anywhere."""
     prefix_reuse: bool = True
     """Whether rows are kept for prompts that begin the same."""
 
@@ -27,15 +29,16 @@ class Scheduler:
     """First come, first served: running sequences decode in every step, prompts are computed between, in chunks.
 
     A sequence runs when it has a slot and its longest possible length is reserved in the cache, so nothing that runs
-    can run out of memory later. Chunks end at fixed positions, never where the load of the moment would cut them:
-    attention over another chunk differs in its last bits, and a seeded answer must not depend on load.
+    can run out of memory later. A prompt is cut where a step's share of prompt tokens ends, but only at the grain:
+    where attention over another chunk would differ in its last bits, a seeded answer must not depend on load.
 
     cache positions: [ promised to running sequences | promised to kept rows | free ]
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: OrderedDict[int, Sequence] = OrderedDict()
+        """By number, first come first."""
         self.running: list[Sequence] = []
         self.free_slots = list(reversed(range(limits.max_sequences)))
         self.num_reserved = 0
@@ -45,35 +48,38 @@ class Scheduler:
 
     def add(self, number: int, request: TokenRequest) -> Sequence:
         """Lines a request up."""
-        sequence = Sequence(number, request)
-        self.waiting.append(sequence)
+        self.waiting[number] = sequence = Sequence(number, request)
         return sequence
 
     def remove(self, sequence: Sequence, keep: bool) -> None:
         """Takes a sequence out, wherever it stands, and frees what it held; `keep` lets its prefix be reused."""
         if sequence.slot < 0:
-            self.waiting.remove(sequence)
+            del self.waiting[sequence.number]
             return
         self.running.remove(sequence)
         self.free_slots.append(sequence.slot)
         self.num_reserved -= sequence.num_reserved
-        prefix = self._prefix(sequence)
-        if keep and prefix.ids:
+        prefix = self._prefix(sequence, num_reserved=sequence.num_allocated)
+        if keep and prefix.num_tokens:
             self.kept.keep(prefix)
         else:
             self.kept.evicted.append(sequence.row)
 
     def schedule(self, now: float) -> Batch:
         """The next step's batch: one token of each decoding sequence, then prompt chunks within the budget."""
-        batch = [Span(s, s.num_computed, 1) for s in self.running if s.num_computed >= s.num_prompt]
-        prefilling = deque(s for s in self.running if s.num_computed < s.num_prompt)
-        budget = self.limits.chunk_tokens
-        while budget and (sequence := prefilling.popleft() if prefilling else self._next_admissible()):
-            chunk = self._next_chunk(sequence)
+        batch, budget = [], self.limits.chunk_tokens
+        prefilling: deque[Sequence] = deque()
+        for sequence in self.running:
+            if sequence.num_computed < sequence.num_prompt:
+                prefilling.append(sequence)
+            else:
+                batch.append(Span(sequence, sequence.num_computed, 1))
+        while budget and (next_one := prefilling.popleft() if prefilling else self._first_in_line()):
+            chunk = self._next_chunk(next_one, budget)
             if chunk.count > budget:
                 break
-            if sequence.slot < 0:
-                self._admit(sequence, now)
+            if next_one.slot < 0:
+                self._admit(next_one, now)
             budget -= chunk.count
             batch.append(chunk)
         return batch
@@ -88,11 +94,11 @@ class Scheduler:
         if self.running or self.waiting or leaked or self.num_reserved:
             raise RuntimeError(f"idle, yet {leaked} slots and {self.num_reserved} cache positions are not free")
 
-    def _next_admissible(self) -> Sequence | None:
-        """The first in line, if there is a slot and room for it, matched with the best row to begin from."""
+    def _first_in_line(self) -> Sequence | None:
+        """The next to run, if there is a slot and room for it, matched with the best row to begin from."""
         if not (self.waiting and self.free_slots):
             return None
-        sequence = self.waiting[0]
+        sequence = next(iter(self.waiting.values()))
         if self.num_reserved + self.longest(sequence) > self.limits.max_cache_tokens:
             return None
         sequence.match = self._longest_match(sequence)
@@ -100,7 +106,7 @@ class Scheduler:
         return sequence
 
     def _admit(self, sequence: Sequence, now: float) -> None:
-        self.waiting.popleft()
+        del self.waiting[sequence.number]
         self.running.append(sequence)
         sequence.slot, sequence.scheduled_at = self.free_slots.pop(), now
         self._give_row(sequence)
@@ -108,7 +114,7 @@ class Scheduler:
         self.kept.shrink_to(self.limits.max_cache_tokens - self.num_reserved)
 
     def _give_row(self, sequence: Sequence) -> None:
-        """Continues in the matching row if it ends where the prompt goes on and nobody runs in it; else begins one."""
+        """Continues in the matching row if nobody runs in it and nothing of a prompt is lost; else begins one."""
         sequence.num_reserved = self.longest(sequence)
         sequence.row = next(self._rows)
         match = sequence.match
@@ -123,16 +129,20 @@ class Scheduler:
     def _longest_match(self, sequence: Sequence) -> Match | None:
         if not self.limits.prefix_reuse:
             return None
-        prefixes = itertools.chain(self.kept.prefixes.values(), map(self._prefix, self.running))
-        return longest_match(sequence.ids, prefixes, self.limits.chunk_tokens)
+        running = (self._prefix(other, num_reserved=0) for other in self.running)
+        return longest_match(sequence.ids, itertools.chain(self.kept, running), self.limits.grain_tokens)
 
-    def _prefix(self, sequence: Sequence) -> Prefix:
-        """What of a sequence's row can be reused: the whole chunks of its prompt that are computed."""
-        computed = min(sequence.num_computed, sequence.num_prompt)
-        whole_chunks = computed // self.limits.chunk_tokens * self.limits.chunk_tokens
-        return Prefix(sequence.row, sequence.ids[:whole_chunks], sequence.num_reserved)
+    def _prefix(self, sequence: Sequence, num_reserved: int) -> Prefix:
+        """What of a sequence's row can be reused: what a fresh computation of the same ids gives bit for bit.
 
-    def _next_chunk(self, sequence: Sequence) -> Span:
-        start, size = sequence.num_computed, self.limits.chunk_tokens
-        end = min((start // size + 1) * size, sequence.num_prompt)
-        return Span(sequence, start, end - start)
+        That is all of it where prompts may be cut anywhere, else the whole grains of the prompt.
+        """
+        grain = self.limits.grain_tokens
+        computed = sequence.num_computed if grain == 1 else min(sequence.num_computed, sequence.num_prompt)
+        return Prefix(sequence.row, sequence.ids, computed // grain * grain, sequence.num_prompt, num_reserved)
+
+    def _next_chunk(self, sequence: Sequence, budget: int) -> Span:
+        """The sequence's next prompt tokens: up to the grain's next multiple, or as many as the budget allows."""
+        start, grain = sequence.num_computed, self.limits.grain_tokens
+        end = start + budget if grain == 1 else (start // grain + 1) * grain
+        return Span(sequence, start, min(end, sequence.num_prompt) - start)

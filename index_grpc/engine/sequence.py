@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from index_grpc.contract import FinishReason, Timing, TokenRequest
 from index_grpc.engine.prefixes import Match
 
+FIRST_CAPACITY = 128
+"""Cache positions that a row begins with; it doubles as need be."""
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -43,6 +46,11 @@ class Sequence:
     def num_cached(self) -> int:
         """Tokens of the prompt that were there before it came."""
         return self.match.num_tokens if self.match else 0
+
+    @property
+    def num_allocated(self) -> int:
+        """Cache positions that its row may take up by now, less than what is promised to it."""
+        return min(self.num_reserved, max(FIRST_CAPACITY, 2 * len(self.ids)))
 
     @property
     def num_generated(self) -> int:

@@ -1,5 +1,6 @@
 """Fills a module that waits on the meta device with a checkpoint's weights, one tensor at a time."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from index_grpc.model.config import DTYPES, ModelConfig
 from index_grpc.model.weight_files import StoredTensor, open_weights
 
 EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
 MOST_PROBLEMS = 10
 
@@ -35,8 +37,13 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     tensors: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
     for index in range(config.num_layers):
         tensors |= {f"model.layers.{index}.{name}.weight": shape for name, shape in layer.items()}
-    tensors["model.norm.weight"] = (hidden,)
+    tensors[FINAL_NORM] = (hidden,)
     return tensors if config.tie_word_embeddings else tensors | {HEAD: (config.vocab_size, hidden)}
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Weights of the model; those that embedding and head share count once."""
+    return sum(math.prod(shape) for shape in expected_tensors(config).values())
 
 
 def load_weights(
@@ -50,12 +57,11 @@ def load_weights(
     tensors = open_checked(directory, config)
     for name in expected_tensors(config):
         if name != HEAD:
-            _place(module, name, _read(tensors[name]), device, dtype)
+            _place(module, name, read(tensors[name]), device, dtype)
     if config.tie_word_embeddings and not config.norm_head:
         module.get_submodule("lm_head").register_parameter("weight", module.get_parameter(EMBEDDING))
-        return
-    head = _read(tensors[EMBEDDING if config.tie_word_embeddings else HEAD])
-    _place(module, HEAD, fold_norm_head(head) if config.norm_head else head, device, dtype)
+    else:
+        _place(module, HEAD, read_head(tensors, config), device, dtype)
 
 
 def open_checked(directory: Path, config: ModelConfig) -> dict[str, StoredTensor]:
@@ -100,7 +106,14 @@ def _problems(expected: dict[str, tuple[int, ...]], tensors: dict[str, StoredTen
         yield f"{name} is not expected"
 
 
-def _read(tensor: StoredTensor) -> Tensor:
+def read_head(tensors: dict[str, StoredTensor], config: ModelConfig) -> Tensor:
+    """The head's weight [vocab_size, hidden_size] as the forward pass needs it: the norm head folded."""
+    head = read(tensors[EMBEDDING if config.tie_word_embeddings else HEAD])
+    return fold_norm_head(head) if config.norm_head else head
+
+
+def read(tensor: StoredTensor) -> Tensor:
+    """A tensor's values, perhaps a view of the mapped file. Raises CheckpointError if they cannot be read."""
     try:
         return tensor.read()
     except Exception as error:  # whatever the file's reader raises for a file that changed since it was opened

@@ -1,22 +1,22 @@
-"""The Llama forward pass over a flat run of tokens, with attention left to the caller.
+"""The Llama forward pass with PyTorch, over a flat run of tokens.
 
-Tokens of different sequences stand side by side as rows; only attention needs to know which belong together, so it
-comes in as a function. T is the number of tokens, H the number of query heads, K of key-value heads, D a head's size.
+Tokens of different sequences stand side by side as rows; only attention needs to know which belong together. T is the
+number of tokens, H the number of query heads, K of key-value heads, D a head's size.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from index_grpc.model.attention import Attend, attention
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.linear import Linear, LinearKind, agrees, linear_kinds, rows_are_independent
+from index_grpc.model.places import Place
+from index_grpc.model.ranking import rank
 from index_grpc.model.weights import LayerWeights, LlamaWeights
-
-Attend = Callable[[int, Tensor, Tensor], Tensor]
-"""(layer, queries [T, H, D], keys and values [T, 2, K, D]) → [T, H, D]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,15 @@ class Llama:
     must compute one sequence at a time to keep answers independent of each other.
     """
 
+    cuts_independent = False
+    """A token's last bits depend on how the prompt was cut into the parts that are computed together."""
+    rank = staticmethod(rank)
+
     def __init__(self, config: ModelConfig, weights: LlamaWeights, kind: LinearKind, rows_independent: bool) -> None:
         """Takes the weights over, one layer at a time, so that no second copy of them stands in memory."""
         body, self.config, self.rows_independent = weights.model, config, rows_independent
         self.embedding: Tensor = body.embed_tokens.weight
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
-        self.num_parameters = sum(parameter.numel() for parameter in weights.parameters())
         self.blocks = []
         for position in range(config.num_layers):
             layer = body.layers[position]
@@ -84,19 +87,28 @@ class Llama:
         self.final_norm: Tensor = body.norm.weight
         self.head = kind(weights.lm_head.weight)
         self.rotary = rotary_tables(config, self.device, self.dtype)
+        self.engine = f"PyTorch {torch.__version__}"
 
-    def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """token_ids [T], positions [T] → hidden states [T, hidden_size], before the last norm."""
-        hidden = functional.embedding(token_ids, self.embedding)
+    @torch.inference_mode()
+    def forward(self, token_ids: Sequence[int], places: Sequence[Place], sampled: Sequence[int]) -> Tensor:
+        """Computes T tokens, which stand at `places` in order, and keeps their keys and values there.
+
+        Returns the logits [S, vocab_size], float32, of what may follow the S tokens that `sampled` numbers.
+        """
+        positions = self._tensor([position for place in places for position in range(place.start, place.end)])
         rotary = (self.rotary[0][positions], self.rotary[1][positions])
+        attend = attention(places, grouped=self.config.num_heads != self.config.num_kv_heads)
+        hidden = functional.embedding(self._tensor(token_ids), self.embedding)
         for index, block in enumerate(self.blocks):
             hidden = block.forward(index, hidden, rotary, attend)
-        return hidden
+        return self._logits(hidden[self._tensor(sampled)])
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [B, hidden_size] → [B, vocab_size], float32."""
+    def _logits(self, hidden: Tensor) -> Tensor:
         normed = functional.rms_norm(hidden, self.final_norm.shape, self.final_norm, self.config.rms_norm_eps)
-        return self.head(normed).float()
+        return self.head(normed).float() if len(normed) else normed.new_empty(0, self.config.vocab_size)
+
+    def _tensor(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self.device)
 
 
 def rotary_tables(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

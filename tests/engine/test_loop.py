@@ -13,7 +13,9 @@ from index_grpc.engine.scheduler import Limits, Scheduler
 from index_grpc.errors import DeadlineTooShort, RequestFailed
 from tests.engine.fake_runner import POISON, VOCAB, FakeRunner, answer
 
-LIMITS = Limits(context_length=40, max_sequences=3, max_waiting=100, max_cache_tokens=70, chunk_tokens=8)
+LIMITS = Limits(
+    context_length=40, max_sequences=3, max_waiting=100, max_cache_tokens=70, chunk_tokens=8, grain_tokens=8
+)
 STOP_IDS = frozenset({0, 7})
 
 
@@ -86,10 +88,13 @@ class Desk:
         self.loop.follow(Cancel(number))
 
 
+@pytest.mark.parametrize("grain_tokens", [1, 8])
 @pytest.mark.parametrize("rows_independent", [True, False])
 @given(arrivals=arrivals, prefix_reuse=st.booleans())
-def test_every_interleaving(rows_independent: bool, arrivals: list[Arrival], prefix_reuse: bool) -> None:
-    limits = dataclasses.replace(LIMITS, prefix_reuse=prefix_reuse)
+def test_every_interleaving(
+    rows_independent: bool, grain_tokens: int, arrivals: list[Arrival], prefix_reuse: bool
+) -> None:
+    limits = dataclasses.replace(LIMITS, prefix_reuse=prefix_reuse, grain_tokens=grain_tokens)
     desk = Desk(FakeRunner(LIMITS.chunk_tokens, rows_independent), limits)
     leaving: dict[int, int] = {}
     for number, arrival in enumerate(arrivals):
@@ -156,6 +161,46 @@ def test_a_conversation_continues_in_its_row() -> None:
     assert len(desk.loop.runner.held_rows()) == 1
 
 
+ANYWHERE = dataclasses.replace(LIMITS, grain_tokens=1)
+"""Where prompts may be cut, and prefixes shared, at any token."""
+
+
+def test_an_answer_is_reused_where_cuts_change_nothing() -> None:
+    """All that was computed is there: the prompt and the answer but for its last token."""
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
+    desk.submit(0, [11] * 17, max_tokens=3)
+    desk.finish()
+    desk.submit(1, [*([11] * 17), *desk.tokens(0), 12], max_tokens=1)
+    desk.finish()
+    assert [desk.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 19]
+    assert len(desk.loop.runner.held_rows()) == 1
+
+
+def test_an_answer_told_otherwise_gives_way_but_a_prompt_does_not() -> None:
+    """The history may hold another end of the answer than was computed; the row goes on from where they part."""
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
+    desk.submit(0, [11] * 17, max_tokens=8)
+    desk.finish()
+    other_end = [*([11] * 17), *desk.tokens(0)[:4], VOCAB + 1, 12]
+    desk.submit(1, other_end, max_tokens=1)
+    desk.finish()
+    assert desk.last_output(1).cached_prompt_tokens == 21
+    assert len(desk.loop.runner.held_rows()) == 1
+    desk.submit(2, [*([11] * 10), 12], max_tokens=1)
+    desk.finish()
+    assert desk.last_output(2).cached_prompt_tokens == 10
+    assert len(desk.loop.runner.held_rows()) == 2
+
+
+def test_a_chunk_takes_all_of_a_steps_prompt_tokens() -> None:
+    """Where prompts may be cut anywhere, what one prompt leaves of a step goes to the next in line."""
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(ANYWHERE, prefix_reuse=False), frozenset())
+    for number in range(3):
+        desk.submit(number, [5 + number] * 5, max_tokens=1)
+    counts = [[span.count for span in desk.loop.scheduler.schedule(0.0)]]
+    assert counts == [[5, 3]]
+
+
 def test_a_busy_row_is_copied() -> None:
     desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, max_cache_tokens=120), frozenset())
     for number in range(2):
@@ -186,7 +231,9 @@ def test_without_reuse_nothing_is_kept() -> None:
 
 def test_a_long_prompt_does_not_stall_running_sequences() -> None:
     """While a prompt of many chunks is computed, every step still decodes whoever runs."""
-    limits = Limits(context_length=400, max_sequences=3, max_waiting=9, max_cache_tokens=1200, chunk_tokens=8)
+    limits = Limits(
+        context_length=400, max_sequences=3, max_waiting=9, max_cache_tokens=1200, chunk_tokens=8, grain_tokens=8
+    )
     desk = Desk(FakeRunner(limits.chunk_tokens), limits, stop_ids=frozenset())
     desk.submit(0, [9], max_tokens=100)
     desk.turn()

@@ -14,6 +14,7 @@ from index_grpc.engine.door import Engine
 from index_grpc.loading import load
 from tests.checkpoints import make_checkpoint, reference_model
 from tests.conftest import settings
+from tests.engine.kernels import KERNELS, compute_with
 from tests.engine.running import generate, generate_all, running
 
 NUM_PROMPTS = 32
@@ -34,9 +35,11 @@ def reference(checkpoint: Path) -> LlamaForCausalLM:
     return reference_model(checkpoint)
 
 
-@pytest.fixture(scope="module")
-async def engine(checkpoint: Path) -> AsyncIterator[Engine]:
-    loaded = load(settings(checkpoint, max_sequences=NUM_PROMPTS))
+@pytest.fixture(scope="module", params=KERNELS)
+async def engine(checkpoint: Path, request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    with pytest.MonkeyPatch.context() as patch:
+        compute_with(patch, request.param)
+        loaded = load(settings(checkpoint, max_sequences=NUM_PROMPTS))
     async with running(loaded.runner, loaded.limits) as engine:
         yield engine
 
@@ -66,6 +69,7 @@ async def test_greedy_tokens_at_once_and_alone(engine: Engine, reference: LlamaF
     assert [await generate(engine, ids, sampling) for ids in prompts] == wanted
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -77,7 +81,10 @@ async def test_greedy_tokens_at_once_and_alone(engine: Engine, reference: LlamaF
     ],
     ids=str,
 )
-async def test_variants_of_the_checkpoint(tmp_path: Path, changes: dict[str, Any]) -> None:
+async def test_variants_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], kernels: str
+) -> None:
+    compute_with(monkeypatch, kernels)
     directory = make_checkpoint(tmp_path / "variant", hidden_size=64, num_layers=2, **changes)
     reference = reference_model(directory)
     loaded = load(settings(directory))

@@ -17,8 +17,12 @@ from transformers import (
 )
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
-from index_grpc.engine.sampler import Knobs, Sampler, _knobs, choose, ranked, uniform
+from index_grpc.engine.sampler import Knobs, Sampler, _wish, choose, uniform
 from index_grpc.engine.sequence import Sequence
+from index_grpc.model.config import ModelConfig
+from index_grpc.model.native import NativeLlama
+from index_grpc.model.ranking import NUM_CANDIDATES, History, Rank, Wish, penalised, rank
+from tests.engine.kernels import BUILDS, KERNELS, LIBRARIES, PYTORCH
 
 VOCAB = 300
 NUM_DRAWS = 4000
@@ -33,6 +37,18 @@ def opened(sampler: Sampler, slot: int, params: SamplingParams, prompt: list[int
     sequence = Sequence(slot, request, slot=slot)
     sampler.open(sequence)
     return sequence
+
+
+@pytest.fixture(params=KERNELS)
+def ranking(request: pytest.FixtureRequest) -> Rank:
+    """Each way to rank that there is here."""
+    return rank if request.param == PYTORCH else native(request.param).rank
+
+
+def native(build: str, vocab_size: int = VOCAB) -> NativeLlama:
+    """The native kernels, holding no weights."""
+    config = ModelConfig(1, 32, 32, 1, 1, 32, vocab_size, 32)
+    return NativeLlama(config, LIBRARIES[build], num_threads=2)
 
 
 def by_transformers(row: Tensor, params: SamplingParams, ids: list[int]) -> Tensor:
@@ -66,21 +82,45 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
     """Evenly spaced draws fall on each token in proportion to its probability."""
     row, prompt = logits(5), [3, 8, 8, 250]
     sampler = Sampler(1, VOCAB, torch.device("cpu"))
-    opened(sampler, 0, params, prompt)
-    knobs = Knobs.of(sampler.knobs)
-    best, ids = ranked(sampler._penalise(row, torch.tensor([0]), knobs), 64 if 0 < params.top_k <= 64 else VOCAB)
+    sequence = opened(sampler, 0, params, prompt)
+    if 0 < params.top_k <= NUM_CANDIDATES:
+        best, ids = rank(row, sampler.history, [_wish(sequence)])
+    else:
+        best, ids = penalised(row, sampler.history, [_wish(sequence)]).sort(dim=1, descending=True)
     draws = (torch.arange(NUM_DRAWS, dtype=torch.float64) + 0.5) / NUM_DRAWS
-    many = Knobs.of(sampler.knobs.expand(NUM_DRAWS, -1))
-    places = choose(best.expand(NUM_DRAWS, -1), many, draws)[:, 0]
+    knobs = dataclasses.replace(Knobs.of([sequence], row.device), draw=draws[:, None])
+    places = choose(best.double().expand(NUM_DRAWS, -1), knobs)[:, 0]
     shares = torch.bincount(ids[0][places], minlength=VOCAB) / NUM_DRAWS
     wanted = by_transformers(row, params, prompt)
     assert (shares - wanted).abs().max() < 2 / NUM_DRAWS
     assert not shares[wanted == 0].any()
 
 
-def test_penalties_of_the_answer() -> None:
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("vocab_size", [64, 300, 1000])
+def test_native_ranking_is_that_of_pytorch(build: str, vocab_size: int) -> None:
+    """Scores and ids of what is wanted, under every kind of penalty."""
+    generator, rng = torch.Generator().manual_seed(vocab_size), random.Random(vocab_size)
+    history, num_rows = History(40, vocab_size, torch.device("cpu")), 40
+    wishes = []
+    for slot in range(num_rows):
+        history.open(slot, [rng.randrange(vocab_size) for _ in range(rng.randint(1, 30))])
+        history.add(torch.tensor([slot] * 3), torch.tensor(rng.sample(range(vocab_size), 3)))
+        penalties = (rng.choice([1.0, 1.1, 0.5, 1e-38]), rng.choice([0.0, -2.0, 1.5]), rng.choice([0.0, 2.0]))
+        wishes.append(Wish(slot, *penalties, num_wanted=rng.randint(1, NUM_CANDIDATES)))
+    rows = torch.randn(num_rows, vocab_size, generator=generator) * 3
+    scores, ids = native(build, vocab_size).rank(rows, history, wishes)
+    wanted_scores, wanted_ids = rank(rows, history, wishes)
+    for row, wish in enumerate(wishes):
+        torch.testing.assert_close(scores[row, : wish.num_wanted], wanted_scores[row, : wish.num_wanted])
+        # Scores may tie at the largest number there is; then any order will do.
+        if wish.repetition_penalty > 0.1:
+            assert ids[row, : wish.num_wanted].tolist() == wanted_ids[row, : wish.num_wanted].tolist()
+
+
+def test_penalties_of_the_answer(ranking: Rank) -> None:
     """Frequency and presence penalties count the answer, not the prompt; zero takes the likeliest token."""
-    sampler = Sampler(1, VOCAB, torch.device("cpu"))
+    sampler = Sampler(1, VOCAB, torch.device("cpu"), ranking)
     params = SamplingParams(
         temperature=0.0, repetition_penalty=1.0, frequency_penalty=0.5, presence_penalty=0.25, top_k=0
     )
@@ -97,12 +137,12 @@ def test_penalties_of_the_answer() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_row_draws_the_same_alone_and_among_others(seed: int) -> None:
+def test_a_row_draws_the_same_alone_and_among_others(ranking: Rank, seed: int) -> None:
     rng = random.Random(seed)
     num_rows = 12
     rows = logits(seed, num_rows)
     choices = [random_params(rng) for _ in range(num_rows)]
-    together, alone = Sampler(num_rows, VOCAB, torch.device("cpu")), Sampler(num_rows, VOCAB, torch.device("cpu"))
+    together, alone = [Sampler(num_rows, VOCAB, torch.device("cpu"), ranking) for _ in range(2)]
     options: dict[str, object] = {"logprobs": True, "top_logprobs": 5}
     among = [opened(together, slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
     lonely = [opened(alone, slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
@@ -139,8 +179,8 @@ def test_logprobs_are_those_of_the_raw_logits() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_numbers_that_are_none_are_an_error(bad: float, top_k: int) -> None:
-    sampler = Sampler(1, VOCAB, torch.device("cpu"))
+def test_numbers_that_are_none_are_an_error(ranking: Rank, bad: float, top_k: int) -> None:
+    sampler = Sampler(1, VOCAB, torch.device("cpu"), ranking)
     row = logits(1)
     row[0, 77] = bad
     with pytest.raises(FloatingPointError):
@@ -158,8 +198,8 @@ def test_numbers_that_are_none_are_an_error(bad: float, top_k: int) -> None:
     ],
     ids=str,
 )
-def test_the_smallest_values_allowed_are_harmless(params: SamplingParams, top_k: int) -> None:
-    sampler = Sampler(1, VOCAB, torch.device("cpu"))
+def test_the_smallest_values_allowed_are_harmless(ranking: Rank, params: SamplingParams, top_k: int) -> None:
+    sampler = Sampler(1, VOCAB, torch.device("cpu"), ranking)
     row = logits(4)
     likeliest = int(row.argmax())
     params = dataclasses.replace(params, top_k=top_k)
@@ -175,7 +215,3 @@ def test_uniform_numbers() -> None:
         share = sum(tenth <= 10 * number < tenth + 1 for number in numbers) / len(numbers)
         assert share == pytest.approx(0.1, abs=0.02)
     assert uniform(2**32 - 1, 4095) == uniform(2**32 - 1, 4095)
-
-
-def test_the_knobs_have_a_column_each() -> None:
-    assert len(_knobs(SamplingParams())) == len(Knobs.__slots__)

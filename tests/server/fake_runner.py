@@ -80,6 +80,7 @@ class FakeServer:
             max_waiting=self.settings.max_waiting,
             max_cache_tokens=CONTEXT_LENGTH * self.settings.max_sequences,
             chunk_tokens=64,
+            grain_tokens=64,
         )
         model = ServedModel(MODEL, CONTEXT_LENGTH, tokenizer.vocab_size, 0, "cpu", "float32")
         self.loaded = Loaded(model, tokenizer, self.runner, limits)

@@ -61,7 +61,7 @@ async def test_the_answer_is_to_leave_a_little_before_the_deadline(
     request = slow.runner.last_request
     assert request is not None
     assert request.deadline is not None
-    assert most / 2 < request.deadline - request.arrival <= most
+    assert most / 2 < request.deadline - request.arrival < most * 1.02  # the header rounds the timeout up
 
 
 async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeServer) -> None:

@@ -1,0 +1,49 @@
+"""Attention with PyTorch: each sequence looks back over its own row at its exact length.
+
+So a neighbour can neither slow nor change it. L is the number of tokens in a row, n those of a place; T, H, K, D as in
+`llama.py`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from index_grpc.model.places import Place
+
+Attend = Callable[[int, Tensor, Tensor], Tensor]
+"""(layer, queries [T, H, D], keys and values [T, 2, K, D]) → [T, H, D]."""
+
+
+def attention(places: Sequence[Place], grouped: bool) -> Attend:
+    """Attention for a batch's tokens in order: stores their keys and values, then looks back over each row.
+
+    `grouped` tells whether several query heads share one of keys and values.
+    """
+    masks = [None if place.count == 1 else _causal_mask(place) for place in places]
+
+    def attend(layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
+        attended = torch.empty_like(queries)
+        # Views with the tokens in dimension 2, so that all that is left for each sequence is to narrow them.
+        looking, seen = queries.transpose(0, 1)[None], attended.transpose(0, 1)[None]  # [1, H, T, D]
+        new = keys_values.permute(1, 2, 0, 3)  # [2, K, T, D]
+        first = 0
+        for place, mask in zip(places, masks, strict=True):
+            row, count = place.row[layer], place.count
+            row.narrow(2, place.start, count).copy_(new.narrow(2, first, count))
+            keys, values = row.narrow(2, 0, place.end).unsqueeze(1).unbind()  # [1, K, L, D] each
+            result = functional.scaled_dot_product_attention(
+                looking.narrow(2, first, count), keys, values, attn_mask=mask, enable_gqa=grouped
+            )
+            seen.narrow(2, first, count).copy_(result)
+            first += count
+        return attended
+
+    return attend
+
+
+def _causal_mask(place: Place) -> Tensor:
+    """[n, L] true where a token may look; a single token needs none, as it may look at all before it."""
+    allowed = torch.ones(place.count, place.end, dtype=torch.bool, device=place.row.device)
+    return allowed.tril(diagonal=place.start)

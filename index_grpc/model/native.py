@@ -1,0 +1,135 @@
+"""The model on the kernels of `index_grpc.native`: float32 on an x86 processor.
+
+Weights are stored in 16 bits where nothing is lost by it, as with a bfloat16 checkpoint, or, if asked for, in 8 bits;
+the arithmetic is float32 always. Every token has the same bits in any batch and however its prompt is cut.
+"""
+
+import ctypes
+import platform
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from index_grpc.model.config import ModelConfig
+from index_grpc.model.llama import rotary_tables
+from index_grpc.model.places import Place
+from index_grpc.model.ranking import History, Wish
+from index_grpc.native import library as native
+
+CAPABILITIES = {"AVX512": "avx512", "AVX2": "avx2"}
+"""Builds of the library by what PyTorch says of the processor; ATEN_CPU_CAPABILITY can lower it."""
+
+
+def find_library() -> ctypes.CDLL | None:
+    """The kernels for this processor, or None if there are none."""
+    build = CAPABILITIES.get(torch.backends.cpu.get_cpu_capability())
+    return native.open_library(build) if build and platform.machine() == "x86_64" else None
+
+
+def fits(config: ModelConfig, library: ctypes.CDLL) -> bool:
+    """Whether the kernels can compute a model of this shape: heads and rows of whole registers."""
+    lanes = library.index_lanes()
+    return not (config.head_dim % lanes or config.hidden_size % lanes)
+
+
+class NativeLlama:
+    """A model ready to compute. Used from one thread at a time."""
+
+    rows_independent = True
+    cuts_independent = True
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, config: ModelConfig, library: ctypes.CDLL, num_threads: int) -> None:
+        """Holds no weights yet; see `load_native`."""
+        self.config, self._library = config, library
+        self.engine = f"native kernels, {num_threads} {'thread' if num_threads == 1 else 'threads'}"
+        shape = native.Shape(
+            num_layers=config.num_layers,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            vocab_size=config.vocab_size,
+            rms_norm_eps=config.rms_norm_eps,
+        )
+        self._handle: Any = library.index_create(ctypes.byref(shape), num_threads)
+        _check(self._handle)
+        self._rotary = rotary_tables(config, self.device, torch.float32)
+        library.index_set_rotary(self._handle, *(table.data_ptr() for table in self._rotary))
+        self._logits_stride: int = library.index_logits_stride(config.vocab_size)
+
+    def __del__(self) -> None:
+        if handle := getattr(self, "_handle", None):
+            self._library.index_destroy(handle)
+
+    def set_embedding(self, table: Tensor) -> None:
+        """Takes over the table [vocab_size, hidden_size], bfloat16 or float32."""
+        self._embedding = table.contiguous()
+        is_bfloat16 = table.dtype == torch.bfloat16
+        self._library.index_set_embedding(self._handle, self._embedding.data_ptr(), is_bfloat16, *table.shape)
+
+    def set_norm(self, layer: int, number: int, weight: Tensor) -> None:
+        """Copies a norm's weight; see `native.library` for the numbers."""
+        weight = weight.float().contiguous()
+        self._library.index_set_norm(self._handle, layer, number, weight.data_ptr(), len(weight))
+
+    def set_matrix(self, layer: int, number: int, weight: Tensor, as_int8: bool) -> None:
+        """Copies a weight [outputs, inputs], laid out for the kernels."""
+        weight = stored(weight).contiguous()
+        is_bfloat16 = weight.dtype == torch.bfloat16
+        format_ = native.INT8 if as_int8 else native.BFLOAT16 if is_bfloat16 else native.FLOAT32
+        place = (self._handle, layer, number)
+        _check(self._library.index_set_matrix(*place, weight.data_ptr(), is_bfloat16, *weight.shape, format_))
+
+    def forward(self, token_ids: Sequence[int], places: Sequence[Place], sampled: Sequence[int]) -> Tensor:
+        """See Llama.forward."""
+        spans = (native.Span * len(places))(*(_span(place) for place in places))
+        logits = torch.empty(len(sampled), self._logits_stride)
+        ids, rows = (ctypes.c_int32 * len(token_ids))(*token_ids), (ctypes.c_int32 * len(sampled))(*sampled)
+        out = (logits.data_ptr(), self._logits_stride)
+        _check(self._library.index_forward(self._handle, ids, spans, len(spans), rows, len(rows), *out))
+        return logits[:, : self.config.vocab_size]
+
+    def rank(self, logits: Tensor, history: History, wishes: Sequence[Wish]) -> tuple[Tensor, Tensor]:
+        """See Rank."""
+        rankings = (native.Ranking * len(wishes))(*_rankings(logits, history, wishes))
+        scores = torch.empty(len(wishes), native.MOST_CANDIDATES)
+        ids = torch.empty(len(wishes), native.MOST_CANDIDATES, dtype=torch.long)
+        out = (scores.data_ptr(), ids.data_ptr())
+        self._library.index_rank(self._handle, rankings, len(wishes), self.config.vocab_size, *out)
+        return scores, ids
+
+
+def stored(weight: Tensor) -> Tensor:
+    """The weight in bfloat16 if that says the same, else in float32."""
+    short = weight.bfloat16()
+    return short if weight.dtype == torch.bfloat16 or torch.equal(short.float(), weight.float()) else weight.float()
+
+
+def _span(place: Place) -> native.Span:
+    return native.Span(place.row.data_ptr(), place.row.shape[3], place.start, place.count)
+
+
+def _rankings(logits: Tensor, history: History, wishes: Sequence[Wish]) -> Iterator[native.Ranking]:
+    """The rows of the three tables by their addresses."""
+    tables = [(table.data_ptr(), table.stride(0) * table.itemsize) for table in (history.occurred, history.counts)]
+    (occurred, occurred_bytes), (counts, counts_bytes) = tables
+    row, row_bytes = logits.data_ptr(), logits.stride(0) * logits.itemsize
+    for number, wish in enumerate(wishes):
+        yield native.Ranking(
+            row + number * row_bytes,
+            occurred + wish.slot * occurred_bytes,
+            counts + wish.slot * counts_bytes,
+            wish.repetition_penalty,
+            wish.frequency_penalty,
+            wish.presence_penalty,
+            wish.num_wanted,
+        )
+
+
+def _check(result: object) -> None:
+    if not result:
+        raise MemoryError("not enough memory")

@@ -1,0 +1,5 @@
+"""The forward pass and the ranking of logits in C++, for x86 processors with AVX2 or AVX-512.
+
+`kernels.cpp` is built twice when the package is installed, once for each width; where there is no compiler, nothing is
+built and PyTorch computes instead.
+"""

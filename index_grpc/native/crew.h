@@ -1,0 +1,117 @@
+// The threads that compute.
+#pragma once
+
+#include <immintrin.h>
+#include <sched.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+// Shares the tasks of one job out, to whoever is free: the calling thread and its helpers.
+//
+// No task waits for a thread that is not running: where another program holds a core, the others do its share. Tasks
+// are claimed by counting `ticket` down: [ number of the job : 32 | tasks that nobody has claimed : 32 ]. A claim can
+// only succeed within the job it was meant for, and a job is over once every task of it is.
+class Crew {
+ public:
+  explicit Crew(int num_threads) {
+    for (int i = 1; i < num_threads; ++i) helpers_.emplace_back([this] { help(); });
+  }
+
+  ~Crew() {
+    {
+      std::lock_guard lock(mutex_);
+      ends_ = true;
+    }
+    wake_.notify_all();
+    for (auto& helper : helpers_) helper.join();
+  }
+
+  int size() const { return static_cast<int>(helpers_.size()) + 1; }
+
+  // Calls task(i) once for each i from 0 to num_tasks - 1 and returns when all have returned.
+  template <class Task>
+  void run(int num_tasks, const Task& task) {
+    if (num_tasks <= 1 || helpers_.empty()) {
+      for (int i = 0; i < num_tasks; ++i) task(i);
+      return;
+    }
+    call_ = [](const void* job, int i) { (*static_cast<const Task*>(job))(i); };
+    job_ = &task;
+    num_tasks_ = num_tasks;
+    num_done_.store(0, std::memory_order_relaxed);
+    ++number_;
+    ticket_.store(number_ << 32 | static_cast<uint32_t>(num_tasks));
+    if (num_asleep_.load() > 0) wake_all();
+    while (work()) {
+    }
+    for (int spins = 0; num_done_.load(std::memory_order_acquire) != num_tasks; ++spins) pause(spins);
+  }
+
+ private:
+  static constexpr int kSpinsBeforeYield = 2'000;   // some 30 microseconds, longer than most tasks
+  static constexpr int kSpinsBeforeSleep = 20'000;  // the gap between two steps is shorter
+
+  static void pause(int spins) {
+    if (spins < kSpinsBeforeYield) {
+      _mm_pause();
+    } else {
+      sched_yield();
+    }
+  }
+
+  // Claims a task and does it; false if there is none.
+  bool work() {
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    while (static_cast<uint32_t>(ticket) != 0) {
+      if (ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+        call_(job_, num_tasks_ - static_cast<int>(static_cast<uint32_t>(ticket)));
+        num_done_.fetch_add(1, std::memory_order_release);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  void help() {
+    int spins = 0;
+    while (!ends_.load(std::memory_order_relaxed)) {
+      if (work()) {
+        spins = 0;
+      } else if (++spins < kSpinsBeforeSleep) {
+        pause(spins);
+      } else {
+        sleep();
+        spins = 0;
+      }
+    }
+  }
+
+  void sleep() {
+    std::unique_lock lock(mutex_);
+    num_asleep_.fetch_add(1);
+    wake_.wait(lock, [this] { return ends_.load() || static_cast<uint32_t>(ticket_.load()) != 0; });
+    num_asleep_.fetch_sub(1);
+  }
+
+  void wake_all() {
+    { std::lock_guard lock(mutex_); }  // whoever is about to sleep has looked at the ticket or will see it
+    wake_.notify_all();
+  }
+
+  std::atomic<uint64_t> ticket_{0};
+  uint64_t number_ = 0;
+  void (*call_)(const void*, int) = nullptr;
+  const void* job_ = nullptr;
+  int num_tasks_ = 0;
+  alignas(64) std::atomic<int> num_done_{0};
+  alignas(64) std::atomic<int> num_asleep_{0};
+  std::atomic<bool> ends_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> helpers_;
+};

@@ -1,0 +1,102 @@
+// What Python calls, as plain C; `library.py` declares the same on the other side.
+
+#include <exception>
+#include <vector>
+
+#include "llama.h"
+#include "packing.h"
+#include "rank.h"
+
+#define EXPORTED __attribute__((visibility("default")))
+
+extern "C" {
+
+// Width of the registers that this library was compiled for, in floats.
+EXPORTED int index_lanes() { return kLanes; }
+
+// Floats from one row of logits to the next, for a vocabulary.
+EXPORTED int64_t index_logits_stride(int vocab_size) { return (vocab_size + kPanel - 1) / kPanel * kPanel; }
+
+// Null where there is not enough memory.
+EXPORTED Llama* index_create(const Shape* shape, int num_threads) {
+  try {
+    return new Llama(*shape, num_threads);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+EXPORTED void index_destroy(Llama* model) { delete model; }
+
+EXPORTED void index_set_embedding(Llama* model, const void* data, int is_bfloat16, int num_rows, int width) {
+  model->set_embedding({data, is_bfloat16 != 0, num_rows, width});
+}
+
+EXPORTED void index_set_rotary(Llama* model, const float* cosine, const float* sine) { model->set_rotary(cosine, sine); }
+
+// Norms by number: 0 before attention, 1 before the feed-forward part; the last one of the model where `layer` is -1.
+EXPORTED void index_set_norm(Llama* model, int layer, int number, const float* weight, int size) {
+  std::vector<float>& norm = layer < 0     ? model->final_norm()
+                             : number == 0 ? model->layer(layer).input_norm
+                                           : model->layer(layer).post_attention_norm;
+  norm.assign(weight, weight + size);
+}
+
+// Matrices by number: qkv, output, gate_up, down; the head where `layer` is -1. Copies the weight; 0 where there is not
+// enough memory.
+EXPORTED int index_set_matrix(Llama* model, int layer, int number, const void* data, int is_bfloat16, int num_outputs,
+                     int num_inputs, int format) {
+  try {
+    Matrix packed = pack(model->crew(), {data, is_bfloat16 != 0, num_outputs, num_inputs}, static_cast<Format>(format),
+                         layer >= 0 && number == 2);
+    if (layer < 0) {
+      model->head() = std::move(packed);
+    } else {
+      Layer& found = model->layer(layer);
+      Matrix* const matrices[] = {&found.qkv, &found.output, &found.gate_up, &found.down};
+      *matrices[number] = std::move(packed);
+    }
+    return 1;
+  } catch (const std::exception&) {
+    return 0;
+  }
+}
+
+// See Llama::forward. 0 where there is not enough memory.
+EXPORTED int index_forward(Llama* model, const int32_t* token_ids, const Span* spans, int num_spans, const int32_t* sampled,
+                  int num_sampled, float* logits, int64_t logits_stride) {
+  try {
+    model->forward(token_ids, spans, num_spans, sampled, num_sampled, logits, logits_stride);
+    return 1;
+  } catch (const std::exception&) {
+    return 0;
+  }
+}
+
+// See rank: for each of `num_rows` rankings kMostCandidates scores and ids.
+EXPORTED void index_rank(Llama* model, const Ranking* rankings, int num_rows, int vocab_size, float* scores, int64_t* ids) {
+  model->crew().run(num_rows, [&](int i) {
+    rank(rankings[i], vocab_size, scores + i * kMostCandidates, ids + i * kMostCandidates);
+  });
+}
+
+// Reads `num_bytes` with all threads: what memory allows at best.
+EXPORTED float index_read(Llama* model, const float* data, int64_t num_bytes) {
+  const int num_tasks = 8 * model->crew().size();
+  std::vector<float> totals(num_tasks);
+  const int64_t share = num_bytes / num_tasks / static_cast<int64_t>(4 * sizeof(Vec));
+  model->crew().run(num_tasks, [&](int task) {
+    const Vec* from = reinterpret_cast<const Vec*>(data) + task * share * 4;
+    Vec total[4] = {};
+    for (int64_t i = 0; i < share * 4; i += 4) {
+      __builtin_prefetch(reinterpret_cast<const char*>(from + i) + kAheadBytes);
+      for (int part = 0; part < 4; ++part) total[part] += from[i + part];
+    }
+    totals[task] = sum(total[0] + total[1] + total[2] + total[3]);
+  });
+  float total = 0.0f;
+  for (const float part : totals) total += part;
+  return total;
+}
+
+}

@@ -1,0 +1,90 @@
+"""The C interface of `kernels.cpp`, as Python sees it."""
+
+import ctypes
+from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+BUILDS = ("avx512", "avx2")
+"""The libraries that the package's installation builds; the processor decides which is used."""
+
+MOST_CANDIDATES = 64
+"""Scores and ids that `index_rank` writes for each row."""
+
+FLOAT32, BFLOAT16, INT8 = 0, 1, 2
+"""How a matrix's weights are stored."""
+
+QKV, OUTPUT, GATE_UP, DOWN = 0, 1, 2, 3
+"""Numbers of a layer's matrices."""
+
+INPUT_NORM, POST_ATTENTION_NORM = 0, 1
+"""Numbers of a layer's norms."""
+
+MODEL = -1
+"""In the place of a layer's index: the head, and the norm before it."""
+
+
+class Shape(ctypes.Structure):
+    """The model's sizes."""
+
+    _fields_ = [
+        ("num_layers", c_int32),
+        ("hidden_size", c_int32),
+        ("intermediate_size", c_int32),
+        ("num_heads", c_int32),
+        ("num_kv_heads", c_int32),
+        ("head_dim", c_int32),
+        ("vocab_size", c_int32),
+        ("rms_norm_eps", c_float),
+    ]
+
+
+class Span(ctypes.Structure):
+    """`count` tokens of one sequence from position `start` on, and its row of keys and values."""
+
+    _fields_ = [("row", c_void_p), ("capacity", c_int64), ("start", c_int32), ("count", c_int32)]
+
+
+class Ranking(ctypes.Structure):
+    """A row of logits with what has occurred in its sequence, and how many of its likeliest tokens are wanted."""
+
+    _fields_ = [
+        ("logits", c_void_p),
+        ("occurred", c_void_p),
+        ("counts", c_void_p),
+        ("repetition_penalty", c_float),
+        ("frequency_penalty", c_float),
+        ("presence_penalty", c_float),
+        ("num_wanted", c_int32),
+    ]
+
+
+SIGNATURES = {
+    "index_lanes": (c_int, []),
+    "index_logits_stride": (c_int64, [c_int]),
+    "index_create": (c_void_p, [POINTER(Shape), c_int]),
+    "index_destroy": (None, [c_void_p]),
+    "index_set_embedding": (None, [c_void_p, c_void_p, c_int, c_int, c_int]),
+    "index_set_rotary": (None, [c_void_p, c_void_p, c_void_p]),
+    "index_set_norm": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
+    "index_set_matrix": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_int, c_int]),
+    "index_forward": (
+        c_int,
+        [c_void_p, POINTER(c_int32), POINTER(Span), c_int, POINTER(c_int32), c_int, c_void_p, c_int64],
+    ),
+    "index_rank": (None, [c_void_p, POINTER(Ranking), c_int, c_int, c_void_p, c_void_p]),
+    "index_read": (c_float, [c_void_p, c_void_p, c_int64]),
+}
+
+
+def open_library(build: str) -> ctypes.CDLL | None:
+    """The library of a build, or None if it was not built here."""
+    found = (Path(__file__).with_name(f"{build}{suffix}") for suffix in EXTENSION_SUFFIXES)
+    path = next((path for path in found if path.exists()), None)
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library

@@ -1,0 +1,202 @@
+// The Llama forward pass over a flat run of tokens of many sequences.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "attention.h"
+#include "crew.h"
+#include "matrix.h"
+#include "packing.h"
+
+struct Shape {
+  int32_t num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, vocab_size;
+  float rms_norm_eps;
+};
+
+struct Layer {
+  std::vector<float> input_norm, post_attention_norm;
+  Matrix qkv, output, gate_up, down;
+};
+
+// A table of rows, one for each token of a run. The stride keeps equal places of neighbouring rows out of each other's
+// way in the cache, which equal distances of 4096 bytes would not.
+struct Table {
+  Buffer buffer;
+  int64_t stride = 0;
+
+  void resize(int num_rows, int width) {
+    stride = (width + kPanel - 1) / kPanel * kPanel + kLanes;
+    const size_t needed = num_rows * stride * sizeof(float);
+    if (needed > buffer.size()) buffer = Buffer(needed);
+  }
+  float* row(int64_t number) const { return buffer.as<float>() + number * stride; }
+};
+
+class Llama {
+ public:
+  Llama(const Shape& shape, int num_threads) : shape_(shape), layers_(shape.num_layers), crew_(num_threads) {}
+
+  Crew& crew() { return crew_; }
+  Layer& layer(int index) { return layers_.at(index); }
+  Matrix& head() { return head_; }
+  std::vector<float>& final_norm() { return final_norm_; }
+
+  // The table of embeddings [vocab_size, hidden_size] stays the caller's.
+  void set_embedding(const Rows& rows) { embedding_ = rows; }
+  // Cosine and sine of each position's angles [positions, head_dim], the caller's too.
+  void set_rotary(const float* cosine, const float* sine) { cosine_ = cosine, sine_ = sine; }
+
+  // Computes the tokens of all spans, in order, and stores their keys and values in the spans' rows. Of the tokens that
+  // `sampled` numbers, logits [num_sampled, logits_stride] tell what may follow.
+  void forward(const int32_t* token_ids, const Span* spans, int num_spans, const int32_t* sampled, int num_sampled,
+               float* logits, int64_t logits_stride) {
+    place(spans, num_spans);
+    const int num_tokens = static_cast<int>(places_.size());
+    make_room(num_tokens);
+    each_token(num_tokens, [&](int token) { embed(token_ids[token], hidden_.row(token)); });
+    for (int index = 0; index < shape_.num_layers; ++index) run_layer(index, num_tokens);
+    for (int i = 0; i < num_sampled; ++i) norm(hidden_.row(sampled[i]), final_norm_, normed_.row(i));
+    multiply(crew_, head_, num_sampled, normed_.row(0), normed_.stride, Finish::kStore, logits, logits_stride);
+  }
+
+ private:
+  struct Place {
+    const Span* span;
+    int position;
+  };
+  // Tokens of a span that attend together.
+  struct Tile {
+    const Span* span;
+    int first_token, start, count;
+  };
+
+  Heads heads() const { return {shape_.num_heads, shape_.num_kv_heads, shape_.head_dim}; }
+
+  void place(const Span* spans, int num_spans) {
+    places_.clear();
+    tiles_.clear();
+    const int together = std::max(1, kMostQueries / heads().group());
+    for (const Span* span = spans; span < spans + num_spans; ++span) {
+      for (int i = 0; i < span->count; i += together) {
+        const int count = std::min(together, span->count - i);
+        tiles_.push_back({span, static_cast<int>(places_.size()) + i, span->start + i, count});
+      }
+      for (int i = 0; i < span->count; ++i) places_.push_back({span, span->start + i});
+    }
+  }
+
+  void make_room(int num_tokens) {
+    hidden_.resize(num_tokens, shape_.hidden_size);
+    normed_.resize(num_tokens, shape_.hidden_size);
+    qkv_.resize(num_tokens, (shape_.num_heads + 2 * shape_.num_kv_heads) * shape_.head_dim);
+    mixed_.resize(num_tokens, shape_.num_heads * shape_.head_dim);
+    gated_.resize(num_tokens, shape_.intermediate_size);
+  }
+
+  // Calls do_token(token) for every token, a few of them a task.
+  template <class DoToken>
+  void each_token(int num_tokens, const DoToken& do_token) {
+    constexpr int kTogether = 4;
+    crew_.run((num_tokens + kTogether - 1) / kTogether, [&](int task) {
+      const int end = std::min((task + 1) * kTogether, num_tokens);
+      for (int token = task * kTogether; token < end; ++token) do_token(token);
+    });
+  }
+
+  void run_layer(int index, int num_tokens) {
+    const Layer& layer = layers_[index];
+    each_token(num_tokens, [&](int token) { norm(hidden_.row(token), layer.input_norm, normed_.row(token)); });
+    product(layer.qkv, num_tokens, normed_, Finish::kStore, qkv_);
+    each_token(num_tokens, [&](int token) { keep(index, token); });
+    crew_.run(static_cast<int>(tiles_.size()) * shape_.num_kv_heads, [&](int task) {
+      look_back(index, tiles_[task / shape_.num_kv_heads], task % shape_.num_kv_heads);
+    });
+    product(layer.output, num_tokens, mixed_, Finish::kAdd, hidden_);
+    each_token(num_tokens, [&](int token) { norm(hidden_.row(token), layer.post_attention_norm, normed_.row(token)); });
+    product(layer.gate_up, num_tokens, normed_, Finish::kGate, gated_);
+    product(layer.down, num_tokens, gated_, Finish::kAdd, hidden_);
+  }
+
+  void product(const Matrix& matrix, int num_tokens, const Table& in, Finish how, const Table& out) {
+    multiply(crew_, matrix, num_tokens, in.row(0), in.stride, how, out.row(0), out.stride);
+  }
+
+  void embed(int32_t token_id, float* out) const {
+    for (int i = 0; i < shape_.hidden_size; ++i) out[i] = embedding_.at(token_id, i);
+  }
+
+  void norm(const float* in, const std::vector<float>& weight, float* out) const {
+    Vec squares = {};
+    for (int i = 0; i < shape_.hidden_size; i += kLanes) squares += load(in + i) * load(in + i);
+    const float scale = 1.0f / std::sqrt(sum(squares) / shape_.hidden_size + shape_.rms_norm_eps);
+    for (int i = 0; i < shape_.hidden_size; i += kLanes) {
+      store(out + i, load(in + i) * scale * load(weight.data() + i));
+    }
+  }
+
+  // Where a layer's keys (0) or values (1) of a kv head stand in a span's row: [capacity, head_dim].
+  float* cached(const Span& span, int index, int kind, int kv_head) const {
+    const int64_t block = span.capacity * shape_.head_dim;
+    return span.row + index * heads().layer_floats(span.capacity) + (kind * shape_.num_kv_heads + kv_head) * block;
+  }
+
+  // Turns a token's queries and keys by the angles of its position, and stores keys and values.
+  void keep(int index, int token) const {
+    const auto [span, position] = places_[token];
+    const int size = shape_.head_dim, num_heads = shape_.num_heads, num_kv_heads = shape_.num_kv_heads;
+    float* heads = qkv_.row(token);
+    for (int i = 0; i < num_heads + num_kv_heads; ++i) rotate(heads + i * size, position);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+    for (int i = 0; i < num_heads * size; ++i) heads[i] *= scale;
+    for (int kind = 0; kind < 2; ++kind) {
+      for (int i = 0; i < num_kv_heads; ++i) {
+        const float* from = heads + (num_heads + kind * num_kv_heads + i) * size;
+        memcpy(cached(*span, index, kind, i) + static_cast<int64_t>(position) * size, from, size * sizeof(float));
+      }
+    }
+  }
+
+  // The half-split layout: the first half of a head turns with the second.
+  void rotate(float* head, int position) const {
+    const int size = shape_.head_dim, half = size / 2;
+    const float *cosine = cosine_ + static_cast<int64_t>(position) * size;
+    const float *sine = sine_ + static_cast<int64_t>(position) * size;
+    for (int i = 0; i < half; ++i) {
+      const float first = head[i], second = head[i + half];
+      head[i] = first * cosine[i] - second * sine[i];
+      head[i + half] = second * cosine[i] + first * sine[i];
+    }
+  }
+
+  void look_back(int index, const Tile& tile, int kv_head) const {
+    const int group = heads().group(), size = shape_.head_dim;
+    Queries queries;
+    for (int i = 0; i < tile.count; ++i) {
+      for (int head = kv_head * group; head < (kv_head + 1) * group; ++head, ++queries.count) {
+        queries.query[queries.count] = qkv_.row(tile.first_token + i) + head * size;
+        queries.out[queries.count] = mixed_.row(tile.first_token + i) + head * size;
+        queries.num_keys[queries.count] = tile.start + i + 1;
+      }
+    }
+    thread_local std::vector<float> scores;
+    const int64_t stride = (queries.most_keys() + kLanes - 1) / kLanes * kLanes + kLanes;
+    if (scores.size() < static_cast<size_t>(queries.count * stride)) scores.resize(queries.count * stride);
+    attend(queries, cached(*tile.span, index, 0, kv_head), cached(*tile.span, index, 1, kv_head), size, scores.data(),
+           stride);
+  }
+
+  const Shape shape_;
+  std::vector<Layer> layers_;
+  Matrix head_;
+  std::vector<float> final_norm_;
+  Rows embedding_{};
+  const float *cosine_ = nullptr, *sine_ = nullptr;
+
+  std::vector<Place> places_;
+  std::vector<Tile> tiles_;
+  Table hidden_, normed_, qkv_, mixed_, gated_;
+  Crew crew_;
+};

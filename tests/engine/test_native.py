@@ -1,0 +1,189 @@
+"""The native kernels: right, and every token the same to the last bit in any batch, cut and number of threads."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from index_grpc.errors import StartupError
+from index_grpc.loading import load
+from index_grpc.model.checkpoint import load_weights
+from index_grpc.model.config import ModelConfig, read_config
+from index_grpc.model.linear import fixed_rows_linear
+from index_grpc.model.llama import Llama
+from index_grpc.model.native import NativeLlama, fits, stored
+from index_grpc.model.native_weights import load_native
+from index_grpc.model.places import Place
+from index_grpc.model.weights import LlamaWeights
+from tests.checkpoints import make_checkpoint
+from tests.conftest import settings
+from tests.engine.kernels import BUILDS, LIBRARIES, PYTORCH, compute_with
+
+CAPACITY = 160
+
+SHAPES: list[dict[str, Any]] = [
+    {"hidden_size": 64, "num_heads": 4, "num_kv_heads": 4},
+    {"hidden_size": 64, "num_heads": 4, "num_kv_heads": 2, "model_type": "llama"},
+    {"hidden_size": 96, "num_heads": 3, "num_kv_heads": 1, "model_type": "llama", "intermediate_size": 200},
+    {"hidden_size": 256, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 300},
+    {"hidden_size": 144, "num_heads": 3, "num_kv_heads": 3, "intermediate_size": 33, "tie_word_embeddings": True},
+    {"hidden_size": 64, "num_heads": 4, "num_kv_heads": 4, "dtype": torch.float32},
+    {"hidden_size": 64, "num_heads": 4, "num_kv_heads": 4, "dtype": torch.float16},
+]
+"""Heads of 16, 32, 48 and 128, alone and in groups; sizes that fill no whole panel; each type of weights."""
+
+
+@dataclass
+class Text:
+    """Tokens of one sequence with a row of the cache to compute them in."""
+
+    ids: list[int]
+    row: Tensor
+    num_computed: int = 0
+
+    def next_place(self, count: int) -> Place:
+        place = Place(self.row, self.num_computed, count)
+        self.num_computed += count
+        return place
+
+
+def text(config: ModelConfig, ids: list[int]) -> Text:
+    """Its row holds what is no number wherever nothing was stored."""
+    shape = (config.num_layers, 2, config.num_kv_heads, CAPACITY, config.head_dim)
+    return Text(ids, torch.full(shape, torch.nan))
+
+
+def texts(config: ModelConfig, *lengths: int) -> list[Text]:
+    rng = random.Random(sum(lengths))
+    return [text(config, [rng.randrange(config.vocab_size) for _ in range(length)]) for length in lengths]
+
+
+def step(model: NativeLlama | Llama, spans: list[tuple[Text, int]]) -> Tensor:
+    """Computes each text's next tokens, so many of them; logits [all of them, vocab_size]."""
+    ids = [i for found, count in spans for i in found.ids[found.num_computed : found.num_computed + count]]
+    return model.forward(ids, [found.next_place(count) for found, count in spans], range(len(ids)))
+
+
+def cuts(rng: random.Random, total: int) -> Iterator[int]:
+    while total:
+        count = min(total, rng.choice([1, 1, 2, 7, 16, 17, 40]))
+        total -= count
+        yield count
+
+
+@pytest.fixture(params=SHAPES, ids=lambda shape: "-".join(f"{value}" for value in shape.values()))
+def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    return make_checkpoint(tmp_path / "shape", **{"num_layers": 2, "intermediate_size": 160} | request.param)
+
+
+def native(directory: Path, build: str, num_threads: int = 2, *, as_int8: bool = False) -> NativeLlama:
+    return load_native(directory, read_config(directory), LIBRARIES[build], num_threads, as_int8)
+
+
+def pytorch(directory: Path) -> Llama:
+    config, device = read_config(directory), torch.device("cpu")
+    weights = LlamaWeights(config)
+    with torch.inference_mode():
+        load_weights(directory, config, weights, device, torch.float32)
+        return Llama(config, weights, fixed_rows_linear, rows_independent=True)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_logits_are_those_of_pytorch(directory: Path, build: str) -> None:
+    model, reference = native(directory, build), pytorch(directory)
+    for number in (1, 3, 40):
+        found = step(model, [(one, len(one.ids)) for one in texts(model.config, number, 90)])
+        wanted = step(reference, [(one, len(one.ids)) for one in texts(model.config, number, 90)])
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("as_int8", [False, True])
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, build: str, as_int8: bool) -> None:
+    """Each text alone and at once, against all texts cut at random and mixed with each other."""
+    model, rng = native(directory, build, as_int8=as_int8), random.Random(1)
+    lengths = (150, 64, 1, 33, 100)
+    alone = texts(model.config, *lengths)
+    wanted = [step(model, [(one, len(one.ids))]) for one in alone]
+    mixed = texts(model.config, *lengths)
+    found: list[list[Tensor]] = [[] for _ in lengths]
+    pending = [(number, cuts(rng, length)) for number, length in enumerate(lengths)]
+    while pending:
+        turn = [(number, count) for number, counts in pending if rng.random() < 0.7 and (count := next(counts, 0))]
+        logits = step(model, [(mixed[number], count) for number, count in turn])
+        for (number, _), part in zip(turn, logits.split([count for _, count in turn]), strict=True):
+            found[number].append(part)
+        pending = [one for one in pending if mixed[one[0]].num_computed < lengths[one[0]]]
+    for number, length in enumerate(lengths):
+        assert torch.equal(torch.cat(found[number]), wanted[number])
+        assert torch.equal(mixed[number].row[..., :length, :], alone[number].row[..., :length, :])
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_threads_change_nothing(directory: Path, build: str) -> None:
+    results = []
+    for num_threads in (1, 2, 5):
+        model = native(directory, build, num_threads)
+        results.append(step(model, [(one, len(one.ids)) for one in texts(model.config, 5, 70)]))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_int8_is_close(directory: Path, build: str) -> None:
+    found = step(native(directory, build, as_int8=True), [(one, 90) for one in texts(read_config(directory), 90)])
+    wanted = step(pytorch(directory), [(one, 90) for one in texts(read_config(directory), 90)])
+    error = ((found - wanted).norm() / wanted.norm()).item()
+    assert 1e-4 < error < 0.03  # 8 bits in groups of 32; an error of nothing would mean that nothing was rounded
+
+
+def test_weights_are_stored_short_where_nothing_is_lost() -> None:
+    exact = torch.randn(8, 8).bfloat16()
+    for weight in (exact, exact.float(), exact.half().bfloat16().half()):
+        assert stored(weight).dtype == torch.bfloat16
+        assert torch.equal(stored(weight).float(), weight.float())
+    lossy = torch.randn(8, 8)
+    assert torch.equal(stored(lossy), lossy)
+    assert torch.equal(stored(lossy.half()), lossy.half().float())
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_no_room_in_a_head_is_seen_before_it_hurts(build: str) -> None:
+    assert fits(ModelConfig(1, 64, 64, 2, 2, 32, 100, 32), LIBRARIES[build])
+    assert not fits(ModelConfig(1, 40, 64, 2, 2, 20, 100, 32), LIBRARIES[build])
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_shape_that_does_not_fit_is_computed_with_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, build: str
+) -> None:
+    compute_with(monkeypatch, build)
+    odd = make_checkpoint(tmp_path / "odd", hidden_size=40, num_heads=2, num_kv_heads=2)
+    loaded = load(settings(odd))
+    assert loaded.limits.grain_tokens == loaded.limits.chunk_tokens
+    assert "heads of 20" in caplog.text
+    with pytest.raises(StartupError, match=r"--quantize int8 is not possible here: .*heads of 20.*; leave it out"):
+        load(settings(odd, quantize="int8"))
+
+
+def test_without_native_kernels_pytorch_computes(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compute_with(monkeypatch, PYTORCH)
+    assert load(settings(checkpoint)).limits.grain_tokens == 64
+    assert "C++ compiler" in caplog.text
+    with pytest.raises(StartupError, match="--quantize int8 is not possible here"):
+        load(settings(checkpoint, quantize="int8"))
+    with pytest.raises(StartupError, match="float32 on cpu"):
+        load(settings(checkpoint, quantize="int8", dtype="bfloat16"))
+
+
+@pytest.mark.skipif(not BUILDS, reason="no native kernels were built here")
+def test_the_native_kernels_are_what_computes(checkpoint: Path) -> None:
+    loaded = load(settings(checkpoint, quantize="int8"))
+    assert (loaded.limits.grain_tokens, loaded.model.dtype, loaded.model.quantization) == (1, "float32", "int8")
