@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from index_grpc_client import AsyncClient
 
-from index_grpc.loading import load
+from index_grpc.launch import load
 from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
 

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from index_grpc import __version__
 from index_grpc.bench.command import bench
 from index_grpc.errors import StartupError
+from index_grpc.logs import configure_logging
 from index_grpc.settings import DEFAULT_REPOSITORY, ServeSettings
 
 Command = Callable[..., None]
@@ -56,6 +57,8 @@ def main() -> None:
 
 def _click_type(field: FieldInfo) -> click.Choice[str] | type:
     annotation = field.annotation
+    if annotation == bool | None:
+        return bool
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     return annotation if isinstance(annotation, type) and annotation in (int, float, bool) else str
@@ -66,7 +69,7 @@ def settings_options(command: Command) -> Command:
     for name, field in reversed(ServeSettings.model_fields.items()):
         flag = name.replace("_", "-")
         option = click.option(
-            f"--{flag}/--no-{flag}" if field.annotation is bool else f"--{flag}",
+            f"--{flag}/--no-{flag}" if _click_type(field) is bool else f"--{flag}",
             name,
             cls=EnvironmentOption,
             envvar=f"INDEX_GRPC_{name.upper()}",
@@ -90,9 +93,7 @@ def serve(**values: object) -> None:
       index-grpc serve --model demo --port 50051
     """
     settings = _settings(values)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=settings.log_level.upper())
-    for noisy in ("httpx", "filelock", "huggingface_hub", "torch", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    configure_logging(settings.log_level)
     logging.getLogger(__name__).info("index-grpc %s", __version__)
     try:
         _serve_until_stopped(settings)
@@ -135,16 +136,12 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of its own log comes up as an error of ours
     import uvloop
 
-    from index_grpc.engine.door import ENGINE_THREAD
-    from index_grpc.server.app import LOADING_THREAD, Loaded
+    from index_grpc.engine.worker import ENGINE_THREAD
+    from index_grpc.launch import load
+    from index_grpc.server.app import LOADING_THREAD
     from index_grpc.server.lifetime import serve
 
-    def load() -> Loaded:  # imported on the thread that loads, as torch takes seconds and the port is open already
-        from index_grpc.loading import load
-
-        return load(settings)
-
-    uvloop.run(serve(settings, load))
+    uvloop.run(serve(settings, lambda: load(settings)))
     if any(thread.name in (LOADING_THREAD, ENGINE_THREAD) for thread in threading.enumerate()):
         # Stopped while loading or amid a step: a thread in PyTorch's native code crashes the interpreter's orderly end.
         logging.shutdown()

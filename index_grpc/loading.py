@@ -1,8 +1,9 @@
-"""From settings to a loaded model: checkpoint → weights → runner, sized to the memory there is."""
+"""From settings to a runner: checkpoint → weights → model, sized to the memory there is."""
 
 import logging
 import time
 from ctypes import CDLL
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ from index_grpc.model.memory import large_blocks_apart
 from index_grpc.model.native import find_library, fits
 from index_grpc.model.native_weights import load_native
 from index_grpc.model.weights import LlamaWeights
-from index_grpc.server.app import Loaded
 from index_grpc.settings import ServeSettings
 from index_grpc.text.tokenizer import Tokenizer
 
@@ -37,23 +37,25 @@ CACHE_SHARE = 0.8
 """Of the memory that is free once the weights are loaded, how much keys and values may take."""
 
 
-def load(settings: ServeSettings) -> Loaded:
+@dataclass(frozen=True, slots=True)
+class LoadedRunner:
+    """All that the engine's loop needs, and what callers may know of the model."""
+
+    model: ServedModel
+    runner: ModelRunner
+    limits: Limits
+    directory: Path
+    """The checkpoint's."""
+
+
+def load_runner(settings: ServeSettings) -> LoadedRunner:
     """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
     started = time.monotonic()
     device = choose_device(settings.device)
     name, directory = resolve(settings.model, settings.revision)
-    config, tokenizer = describe(directory)
+    config, _ = describe(directory)
     model = load_model(directory, config, device, settings)
-    chunk_tokens = CHUNK_TOKENS[device.type]
-    limits = Limits(
-        context_length=config.context_length,
-        max_sequences=settings.max_sequences,
-        max_waiting=settings.max_waiting,
-        max_cache_tokens=cache_tokens(config, device, model.dtype, settings.max_sequences),
-        chunk_tokens=chunk_tokens,
-        grain_tokens=1 if model.cuts_independent else chunk_tokens,
-        prefix_reuse=settings.prefix_reuse,
-    )
+    limits = limits_for(model, settings)
     served = ServedModel(
         name=name,
         context_length=config.context_length,
@@ -64,7 +66,21 @@ def load(settings: ServeSettings) -> Loaded:
         quantization="" if settings.quantize == "none" else settings.quantize,
     )
     _log_summary(served, model, limits, time.monotonic() - started)
-    return Loaded(served, tokenizer, ModelRunner(model, settings.max_sequences), limits)
+    return LoadedRunner(served, ModelRunner(model, settings.max_sequences), limits, directory)
+
+
+def limits_for(model: Model, settings: ServeSettings) -> Limits:
+    """What the engine may hold, by the settings and the memory that the weights have left."""
+    chunk_tokens = CHUNK_TOKENS[model.device.type]
+    return Limits(
+        context_length=model.config.context_length,
+        max_sequences=settings.max_sequences,
+        max_waiting=settings.max_waiting,
+        max_cache_tokens=cache_tokens(model.config, model.device, model.dtype, settings.max_sequences),
+        chunk_tokens=chunk_tokens,
+        grain_tokens=1 if model.cuts_independent else chunk_tokens,
+        prefix_reuse=settings.prefix_reuse,
+    )
 
 
 def describe(directory: Path) -> tuple[ModelConfig, Tokenizer]:

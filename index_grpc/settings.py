@@ -39,6 +39,10 @@ class ServeSettings(BaseModel):
         "none",
         description="How to store weights on cpu: int8 takes half the memory, is faster and a little less exact.",
     )
+    engine_process: bool | None = Field(
+        None,
+        description="Compute in a process of its own, which is started again if it dies. Default: on cuda only.",
+    )
     threads: int = Field(
         0,
         ge=0,

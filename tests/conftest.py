@@ -9,7 +9,7 @@ import pytest
 import torch
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.loading import load
+from index_grpc.launch import load
 from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
 from tests.checkpoints import make_checkpoint

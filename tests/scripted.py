@@ -6,6 +6,7 @@ from pathlib import Path
 from index_grpc.contract import Message, Role, ServedModel, Token
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.engine.worker import ThreadWorker
 from index_grpc.server.app import Loaded
 from index_grpc.text.layout import EOS_ID, prompt_ids
 from index_grpc.text.tokenizer import Tokenizer
@@ -54,4 +55,4 @@ def scripted(checkpoint: Path) -> tuple[ScriptedRunner, Loaded]:
         grain_tokens=64,
     )
     model = ServedModel("scripted", CONTEXT_LENGTH, tokenizer.vocab_size, 1, "cpu", "float32")
-    return runner, Loaded(model, tokenizer, runner, limits)
+    return runner, Loaded(model, tokenizer, limits, ThreadWorker(runner, limits))

@@ -1,175 +1,19 @@
 """The command `index-grpc`, as a process of its own."""
 
-import os
-import re
-import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 import torch
 from click.testing import CliRunner
-from index_grpc_client.v1 import chat_pb2 as pb
-from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc import __version__
 from index_grpc.cli import main
 from index_grpc.settings import ServeSettings
 from tests.checkpoints import make_checkpoint
-from tests.server.asking import seeded
-
-INDEX_GRPC = str(Path(sys.executable).parent / "index-grpc")
-MOST_SECONDS_TO_EXIT = 10
-NEVER = "3600"
-
-
-class Process:
-    """A running `index-grpc serve`, its log read as it comes."""
-
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self.lines: list[str] = []
-        self._news = threading.Condition()
-        self._popen = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._popen.stderr is not None
-        for line in self._popen.stderr:
-            with self._news:
-                self.lines.append(line.rstrip())
-                self._news.notify()
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """The first line of the log that matches."""
-
-        def found() -> re.Match[str] | None:
-            return next((match for line in self.lines if (match := re.search(pattern, line))), None)
-
-        with self._news:
-            assert self._news.wait_for(found, timeout=60), self.lines
-            match = found()
-            assert match is not None
-            return match
-
-    def address(self) -> str:
-        """Where it serves, once it does."""
-        return self.wait_for(r"ready in [0-9.]+ s; try:  \S*index-client --address (\S+) ask 你好")[1]
-
-    def send(self, number: signal.Signals) -> None:
-        """As a person or an orchestrator would."""
-        self._popen.send_signal(number)
-
-    def exit_code(self, seconds: float = MOST_SECONDS_TO_EXIT) -> int:
-        """Waits for the end, which must come soon."""
-        code = self._popen.wait(seconds)
-        self._reader.join()
-        return code
-
-    def end(self) -> None:
-        """Whatever state it is in."""
-        self._popen.kill()
-        self._popen.wait()
-        self._reader.join()
-        assert self._popen.stderr is not None
-        self._popen.stderr.close()
-
-
-@contextmanager
-def running(*command: str, **environment: str) -> Iterator[Process]:
-    process = Process(list(command), environment)
-    try:
-        yield process
-    finally:
-        process.end()
-
-
-def serving(*arguments: str, **environment: str) -> AbstractContextManager[Process]:
-    return running(INDEX_GRPC, "serve", *arguments, **environment)
-
-
-def no_traceback(lines: list[str]) -> bool:
-    return not any("Traceback" in line or "Error" in line for line in lines)
-
-
-def test_sigterm_drains_completes_the_open_stream_and_exits_with_0(checkpoint: Path) -> None:
-    settings = {"INDEX_GRPC_PORT": "0", "INDEX_GRPC_MAX_SEQUENCES": "3", "INDEX_GRPC_DRAIN_DELAY_SECONDS": "0"}
-    with serving("--model", str(checkpoint), "--device", "cpu", **settings) as process:
-        with grpc.insecure_channel(process.address()) as channel:
-            stub = ChatServiceStub(channel)
-            assert stub.GetModel(pb.GetModelRequest()).max_sequences == 3
-            stream: Any = stub.ChatStream(seeded("Hi", seed=1, max_tokens=450), timeout=60)
-            first = next(stream)
-            process.send(signal.SIGTERM)
-            last = [first, *stream][-1]
-            assert last.finish.usage.completion_tokens == last.finish.usage.total_tokens - first.start.prompt_tokens
-        assert process.exit_code() == 0
-    steps = [
-        "listening on 127.0.0.1:",
-        "ready in ",
-        "received SIGTERM",
-        "taking calls for another 0 s",
-        "completing 1 ",
-    ]
-    steps += ["method=ChatStream code=OK", "stopped"]
-    places = [next(place for place, line in enumerate(process.lines) if step in line) for step in steps]
-    assert places == sorted(places)
-    assert no_traceback(process.lines)
-
-
-def test_a_second_signal_ends_at_once(checkpoint: Path) -> None:
-    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
-        process.address()
-        process.send(signal.SIGTERM)
-        process.wait_for("draining: NOT_SERVING")
-        process.send(signal.SIGINT)
-        assert process.exit_code() == 0
-    assert any("received SIGINT again; stopping at once" in line for line in process.lines)
-    assert no_traceback(process.lines)
-
-
-def test_ctrl_c_waits_for_nobody(checkpoint: Path) -> None:
-    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
-        process.address()
-        process.send(signal.SIGINT)
-        assert process.exit_code() == 0
-    assert no_traceback(process.lines)
-
-
-def test_ctrl_c_while_loading_ends_it_promptly(checkpoint: Path) -> None:
-    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
-        process.wait_for("listening on .*; loading ")
-        process.send(signal.SIGINT)
-        assert process.exit_code() == 0
-    assert "received SIGINT while loading; stopping" in process.lines[-2]
-    assert no_traceback(process.lines)
-
-
-LOADS_FOREVER_IN_NATIVE_CODE = """
-import sys, torch
-from index_grpc import cli, loading
-def load(settings):
-    print("loading forever", file=sys.stderr, flush=True)
-    while True:
-        torch.ones(300, 300) @ torch.ones(300, 300)
-loading.load = load
-cli.main(["serve", "--port", "0", "--drain-delay-seconds", "3600"])
-"""
-
-
-def test_sigterm_while_native_code_loads_does_not_crash() -> None:
-    with running(sys.executable, "-c", LOADS_FOREVER_IN_NATIVE_CODE) as process:
-        process.wait_for("loading forever")
-        process.send(signal.SIGTERM)
-        assert process.exit_code() == 0
-    assert "received SIGTERM while loading; stopping" in process.lines[-2]
+from tests.process import no_traceback, serving
 
 
 def failing(*arguments: str) -> tuple[int, list[str]]:

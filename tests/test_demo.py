@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from index_grpc_client import Client, FinishReason
 
-from index_grpc.loading import load
+from index_grpc.launch import load
 from tests.background import background
 from tests.conftest import settings
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "index_grpc"
 CLIENT = ROOT / "clients" / "python" / "index_grpc_client"
 
-GROUND = {"index_grpc", "index_grpc.contract", "index_grpc.errors", "index_grpc.settings"}
+GROUND = {"index_grpc", "index_grpc.contract", "index_grpc.errors", "index_grpc.logs", "index_grpc.settings"}
 FLOORS = {
     "native": {"index_grpc.native"},
     "model": {"index_grpc.model", "index_grpc.native"},
@@ -22,8 +22,8 @@ FLOORS = {
     "bench": {"index_grpc.bench"},
     "server": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
 }
-"""What each floor may import of ours besides the ground. `loading` and `cli` wire the floors and may import all."""
-TOP = {"cli", "loading"}
+"""What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
+TOP = {"cli", "engine_process", "launch", "loading"}
 
 THIRD_PARTY = {
     "torch": ("model", "engine/cache.py", "engine/runner.py", "engine/sampler.py", "loading.py"),
@@ -72,6 +72,7 @@ def is_ground(name: str) -> bool:
         "index_grpc.__version__",
         "index_grpc.contract",
         "index_grpc.errors",
+        "index_grpc.logs",
         "index_grpc.settings",
     )
 

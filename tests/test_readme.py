@@ -14,7 +14,7 @@ import click
 import pytest
 
 from index_grpc.cli import main
-from index_grpc.loading import load
+from index_grpc.launch import load
 from tests.background import background
 from tests.conftest import settings
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import itertools
-import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,15 +9,12 @@ from types import TracebackType
 from typing import Self
 
 from index_grpc.contract import Timing, TokenOutput, TokenRequest
-from index_grpc.engine.loop import Cancel, Loop, Report, Runner, Stop, Submit
-from index_grpc.engine.scheduler import Limits, Scheduler
+from index_grpc.engine.loop import Cancel, Report, Stop, Submit
+from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.worker import Worker
 from index_grpc.errors import DeadlineTooShort, Draining, EngineLost, IndexGrpcError, Overloaded
 
-ENGINE_THREAD = "engine"
-
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
-
-log = logging.getLogger(__name__)
 
 
 class TokenStream:
@@ -85,33 +80,39 @@ class Pace:
 
 
 class Engine:
-    """Runs the loop in a thread of its own. Everything here happens on the event loop that called `start`."""
+    """The door to a worker. Everything here happens on the event loop that called `start`."""
 
-    def __init__(self, runner: Runner, limits: Limits, on_lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, worker: Worker, limits: Limits, on_lost: Callable[[], None] = lambda: None) -> None:
         self.limits, self.pace, self.lost = limits, Pace(limits.max_sequences), False
-        self._on_lost = on_lost
+        self._worker, self._on_lost = worker, on_lost
         self._streams: dict[int, TokenStream] = {}
         self._numbers = itertools.count()
-        self._loop = Loop(Scheduler(limits), runner, self._deliver)
-        self._thread = threading.Thread(target=self._work, name=ENGINE_THREAD, daemon=True)
 
-    def start(self) -> None:
-        """Starts the thread."""
-        self._events = asyncio.get_running_loop()
+    async def start(self) -> None:
+        """Starts the worker."""
         self._stopped, self._idle = asyncio.Event(), asyncio.Event()
-        self._thread.start()
+        await self._worker.start(self._dispatch, self._close)
 
     async def stop(self) -> None:
-        """Ends what is open at once and the thread after its current step."""
+        """Ends what is open at once and the worker after its current step."""
         self._end(Draining("the server stopped before the answer was complete; ask another one"))
-        self._loop.inbox.put(Stop())
+        self._worker.post(Stop())
         await self._stopped.wait()
+
+    def abandon(self) -> None:
+        """Leaves the worker behind in a step that takes too long."""
+        self._worker.abandon()
 
     async def until_idle(self) -> None:
         """Waits until no request is open."""
         while self._streams:
             self._idle.clear()
             await self._idle.wait()
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether another engine may take its place once it is lost."""
+        return self._worker.is_replaceable
 
     @property
     def num_open(self) -> int:
@@ -125,9 +126,9 @@ class Engine:
         self._refuse_if_full()
         self._refuse_if_late(request)
         number = next(self._numbers)
-        stream = TokenStream(leave=lambda: self._loop.inbox.put(Cancel(number)))
+        stream = TokenStream(leave=lambda: self._worker.post(Cancel(number)))
         self._streams[number] = stream
-        self._loop.inbox.put(Submit(number, request))
+        self._worker.post(Submit(number, request))
         return stream
 
     def expected_wait_seconds(self) -> float:
@@ -148,12 +149,8 @@ class Engine:
         if wait >= left:
             raise DeadlineTooShort(f"{max(left, 0):.2f} s are left, and its turn comes in about {wait:.2f} s")
 
-    def _deliver(self, reports: list[Report]) -> None:
-        """From the engine's thread: one hop to the event loop a step, however many requests it brings news of."""
-        if reports:
-            self._events.call_soon_threadsafe(self._dispatch, reports)
-
     def _dispatch(self, reports: list[Report]) -> None:
+        """A step's news, of however many requests, in one hop."""
         for report in reports:
             stream = self._streams.get(report.number)
             if stream is None:  # ended by `stop` in the meantime
@@ -166,19 +163,10 @@ class Engine:
         if not self._streams:
             self._idle.set()
 
-    def _work(self) -> None:
-        broke = False
-        try:
-            self._loop.run()
-        except Exception:
-            log.exception("the engine's loop broke")
-            broke = True
-        self._events.call_soon_threadsafe(self._close, broke)
-
-    def _close(self, broke: bool) -> None:
-        """The thread has ended."""
+    def _close(self) -> None:
+        """The worker has ended."""
         self._stopped.set()
-        if broke:
+        if self._worker.broke:
             self._end(EngineLost("the engine broke; ask another server"))
             self._on_lost()
 

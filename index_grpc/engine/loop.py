@@ -74,9 +74,11 @@ class Runner(Protocol):
 class Loop:
     """Owns the scheduler and the runner; everything else talks to it through the inbox."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, deliver: Deliver) -> None:
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, deliver: Deliver, inbox: "SimpleQueue[Order] | None" = None
+    ) -> None:
         self.scheduler, self.runner, self.deliver = scheduler, runner, deliver
-        self.inbox: SimpleQueue[Order] = SimpleQueue()
+        self.inbox: SimpleQueue[Order] = inbox or SimpleQueue()
         self.sequences: dict[int, Sequence] = {}
         self.step_seconds = 0.0
         self._deadlines: list[tuple[float, int]] = []

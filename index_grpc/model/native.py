@@ -122,7 +122,7 @@ def _rankings(logits: Tensor, history: History, wishes: Sequence[Wish]) -> Itera
         yield native.Ranking(
             row + number * row_bytes,
             occurred + wish.slot * occurred_bytes,
-            counts + wish.slot * counts_bytes,
+            counts + wish.slot * counts_bytes if wish.counts_answer else None,
             wish.repetition_penalty,
             wish.frequency_penalty,
             wish.presence_penalty,

@@ -47,9 +47,14 @@ class Wish:
     """1 to NUM_CANDIDATES."""
 
     @property
+    def counts_answer(self) -> bool:
+        """Whether it matters what the answer said so far, apart from the prompt."""
+        return bool(self.frequency_penalty or self.presence_penalty)
+
+    @property
     def penalises(self) -> bool:
         """Whether the history changes anything."""
-        return self.repetition_penalty != 1.0 or bool(self.frequency_penalty or self.presence_penalty)
+        return self.repetition_penalty != 1.0 or self.counts_answer
 
 
 class Rank(Protocol):

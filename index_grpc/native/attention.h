@@ -28,6 +28,8 @@ struct Heads {
 
 constexpr int kMostQueries = 16;  // of a task: they share what is read of the row
 constexpr int kKeysAtOnce = 64;   // values that are mixed before the next query's turn
+constexpr int kKeysAhead = 1024;  // how far ahead of their use keys are fetched, in floats
+constexpr int kValuesAhead = 512;
 
 // Some queries, each [head_dim], that look at the same keys and values.
 struct Queries {
@@ -45,7 +47,11 @@ ALWAYS_INLINE Vec dots(const float* query, const float* keys, int head_dim) {
   for (int at = 0; at < head_dim; at += kLanes) {
     const Vec piece = load(query + at);
 #pragma GCC unroll 16
-    for (int key = 0; key < kLanes; ++key) parts[key] += piece * load(keys + key * head_dim + at);
+    for (int key = 0; key < kLanes; ++key) {
+      const float* part = keys + key * head_dim + at;
+      __builtin_prefetch(part + kKeysAhead);
+      parts[key] += piece * load(part);
+    }
   }
   return sums(parts);
 }
@@ -87,7 +93,10 @@ ALWAYS_INLINE void mix_some(const float* shares, const float* values, int head_d
   for (int key = first; key < end; ++key) {
     const float* value = values + static_cast<int64_t>(key) * head_dim;
 #pragma GCC unroll 8
-    for (int i = 0; i < kWidth; ++i) mixed[i] += shares[key] * load(value + i * kLanes);
+    for (int i = 0; i < kWidth; ++i) {
+      __builtin_prefetch(value + i * kLanes + kValuesAhead);
+      mixed[i] += shares[key] * load(value + i * kLanes);
+    }
   }
   for (int i = 0; i < kWidth; ++i) store(out + i * kLanes, mixed[i]);
 }

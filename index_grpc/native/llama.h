@@ -55,6 +55,7 @@ class Llama {
                float* logits, int64_t logits_stride) {
     place(spans, num_spans);
     const int num_tokens = static_cast<int>(places_.size());
+    if (num_tokens == 0) return;
     make_room(num_tokens);
     each_token(num_tokens, [&](int token) { embed(token_ids[token], hidden_.row(token)); });
     for (int index = 0; index < shape_.num_layers; ++index) run_layer(index, num_tokens);
@@ -111,9 +112,7 @@ class Llama {
     each_token(num_tokens, [&](int token) { norm(hidden_.row(token), layer.input_norm, normed_.row(token)); });
     product(layer.qkv, num_tokens, normed_, Finish::kStore, qkv_);
     each_token(num_tokens, [&](int token) { keep(index, token); });
-    crew_.run(static_cast<int>(tiles_.size()) * shape_.num_kv_heads, [&](int task) {
-      look_back(index, tiles_[task / shape_.num_kv_heads], task % shape_.num_kv_heads);
-    });
+    look_back(index);
     product(layer.output, num_tokens, mixed_, Finish::kAdd, hidden_);
     each_token(num_tokens, [&](int token) { norm(hidden_.row(token), layer.post_attention_norm, normed_.row(token)); });
     product(layer.gate_up, num_tokens, normed_, Finish::kGate, gated_);
@@ -169,6 +168,19 @@ class Llama {
       head[i] = first * cosine[i] - second * sine[i];
       head[i + half] = second * cosine[i] + first * sine[i];
     }
+  }
+
+  // Attention of all tiles. A tile's heads stand side by side in memory, so they are shared out only as far as there
+  // are too few tiles.
+  void look_back(int index) {
+    const int num_tiles = static_cast<int>(tiles_.size()), num_kv_heads = shape_.num_kv_heads;
+    const int num_shares = std::clamp(16 * crew_.size() / num_tiles, 1, num_kv_heads);
+    crew_.run(num_tiles * num_shares, [&](int task) {
+      const int share = task % num_shares, end = num_kv_heads * (share + 1) / num_shares;
+      for (int kv_head = num_kv_heads * share / num_shares; kv_head < end; ++kv_head) {
+        look_back(index, tiles_[task / num_shares], kv_head);
+      }
+    });
   }
 
   void look_back(int index, const Tile& tile, int kv_head) const {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "vector.h"
@@ -13,7 +12,7 @@ constexpr int kMostCandidates = 64;
 struct Ranking {
   const float* logits;
   const uint8_t* occurred;  // [vocab_size] 1 where a token stands in prompt or answer
-  const float* counts;      // [vocab_size] how often a token stands in the answer
+  const float* counts;      // [vocab_size] how often a token stands in the answer; null where that does not matter
   float repetition_penalty, frequency_penalty, presence_penalty;
   int32_t num_wanted;  // from 1 to kMostCandidates
 };
@@ -63,25 +62,36 @@ ALWAYS_INLINE Vec penalised(const Ranking& row, Vec logits, Vec occurred, Vec co
   return scores - counts * row.frequency_penalty - (counts > 0.0f ? all(row.presence_penalty) : Vec{});
 }
 
+// Offers kLanes scores, of tokens from `first` on, to the best; true if one of them is not a number.
+ALWAYS_INLINE bool offer_all(Vec scores, int first, Best& best) {
+  for (uint32_t higher = bits(scores > best.bar()); higher != 0; higher &= higher - 1) {
+    const int lane = __builtin_ctz(higher);
+    best.offer(scores[lane], first + lane);
+  }
+  return bits(scores != scores) != 0;
+}
+
 // Writes the row's likeliest tokens, likeliest first, [kMostCandidates] scores and ids. Where a score is not a number,
 // the first one written is not a number either.
 inline void rank(const Ranking& row, int vocab_size, float* scores, int64_t* ids) {
-  typedef uint8_t Flags __attribute__((vector_size(kLanes)));
+  typedef uint8_t Flags __attribute__((vector_size(kLanes), aligned(1)));
   Best best(row.num_wanted);
-  uint32_t unordered = 0;
-  for (int first = 0; first < vocab_size; first += kLanes) {
-    const int count = std::min(kLanes, vocab_size - first);
-    Vec logits = all(-std::numeric_limits<float>::infinity()), counts = {};
-    Flags flags = {};
-    memcpy(&logits, row.logits + first, count * sizeof(float));
-    memcpy(&counts, row.counts + first, count * sizeof(float));
-    memcpy(&flags, row.occurred + first, count);
-    const Vec found = penalised(row, logits, __builtin_convertvector(flags, Vec), counts);
-    unordered |= bits(found != found);
-    for (uint32_t higher = bits(found > best.bar()); higher != 0; higher &= higher - 1) {
-      const int lane = __builtin_ctz(higher);
-      best.offer(found[lane], first + lane);
+  bool unordered = false;
+  const int whole = vocab_size / kLanes * kLanes;
+  for (int first = 0; first < whole; first += kLanes) {
+    const Flags occurred = *reinterpret_cast<const Flags*>(row.occurred + first);
+    const Vec counts = row.counts == nullptr ? Vec{} : load(row.counts + first);
+    const Vec found = penalised(row, load(row.logits + first), __builtin_convertvector(occurred, Vec), counts);
+    unordered |= offer_all(found, first, best);
+  }
+  if (whole < vocab_size) {
+    Vec logits = all(-std::numeric_limits<float>::infinity()), occurred = {}, counts = {};
+    for (int id = whole; id < vocab_size; ++id) {
+      logits[id - whole] = row.logits[id];
+      occurred[id - whole] = row.occurred[id];
+      counts[id - whole] = row.counts == nullptr ? 0.0f : row.counts[id];
     }
+    unordered |= offer_all(penalised(row, logits, occurred, counts), whole, best);
   }
   best.write(scores, ids, kMostCandidates);
   if (unordered) scores[0] = std::numeric_limits<float>::quiet_NaN();

@@ -16,8 +16,8 @@ from index_grpc_client.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 from index_grpc.chat import Chat
 from index_grpc.contract import ChatRequest, SamplingParams, ServedModel
 from index_grpc.engine.door import Engine
-from index_grpc.engine.loop import Runner
 from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.worker import Worker
 from index_grpc.errors import Draining, EngineLost, IndexGrpcError, StartupError
 from index_grpc.server.calls import CallInterceptor
 from index_grpc.server.health import Health
@@ -33,6 +33,9 @@ FLUSH_SECONDS = 2.0
 LONGEST_STEP_SECONDS = 10.0
 """How long the engine's step may hold up the end of the server."""
 
+SHORTEST_RETURN_SECONDS = 0.5
+"""How soon callers are told to come back, at the least, while the engine is started again."""
+
 log = logging.getLogger(__name__)
 
 
@@ -42,8 +45,8 @@ class Loaded:
 
     model: ServedModel
     tokenizer: Tokenizer
-    runner: Runner
     limits: Limits
+    worker: Worker
 
 
 Load = Callable[[], Loaded]
@@ -58,10 +61,16 @@ class App:
         self.engine: Engine | None = None
         self.broke = asyncio.Event()
         """Set when the engine is lost."""
+        self._load_seconds = 0.0
         self._server = grpc.aio.server(interceptors=[CallInterceptor(SERVICE)], options=_options(settings))
         add_ChatServiceServicer_to_server(self.servicer, self._server)
         add_HealthServicer_to_server(self.health, self._server)
         add_reflection(self._server, SERVICE, HEALTH_DESCRIPTOR.services_by_name["Health"].full_name)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a model has been loaded, be its engine lost again or not."""
+        return self.servicer.backend is not None
 
     async def listen(self) -> str:
         """Opens the port, with `liveness` SERVING and nothing else, and returns the address with the port in effect."""
@@ -80,11 +89,18 @@ class App:
 
     async def load(self, load: Load) -> ServedModel:
         """Loads the model in a thread, has it answer once through the engine's door, then turns health to SERVING."""
+        started = time.monotonic()
         loaded = await _in_daemon_thread(load)
-        self.engine = Engine(loaded.runner, loaded.limits, on_lost=self._on_lost)
-        self.engine.start()
+        self.broke.clear()
+        self.engine = Engine(loaded.worker, loaded.limits, on_lost=self._on_lost)
+        await self.engine.start()
         chat = Chat(loaded.tokenizer, self.engine)
-        await _warm_up(chat)
+        try:
+            await _warm_up(chat)
+        except StartupError:
+            await self.engine.stop()
+            raise
+        self._load_seconds = time.monotonic() - started
         self.servicer.backend = Backend(chat, loaded.model)
         self.servicer.refusal = None
         self.health.set_ready(True)
@@ -104,12 +120,16 @@ class App:
     async def stop(self) -> None:
         """Ends the calls that are open, each with its status, closes the port and ends the engine."""
         self.health.end_watches()
-        ending = [self._server.stop(FLUSH_SECONDS)]
-        if self.engine is not None:
-            ending.append(asyncio.wait_for(self.engine.stop(), LONGEST_STEP_SECONDS))
-        for result in await asyncio.gather(*reversed(ending), return_exceptions=True):
-            if isinstance(result, TimeoutError):
-                log.warning("the engine's step takes longer than %g s; leaving it behind", LONGEST_STEP_SECONDS)
+        await asyncio.gather(self._stop_engine(), self._server.stop(FLUSH_SECONDS))
+
+    async def _stop_engine(self) -> None:
+        if self.engine is None:
+            return
+        try:
+            await asyncio.wait_for(self.engine.stop(), LONGEST_STEP_SECONDS)
+        except TimeoutError:
+            log.warning("the engine's step takes longer than %g s; leaving it behind", LONGEST_STEP_SECONDS)
+            self.engine.abandon()
 
     async def _complete(self, engine: Engine) -> None:
         """Lets what was taken come to its end, within the grace."""
@@ -120,6 +140,16 @@ class App:
             await asyncio.wait_for(engine.until_idle(), grace)
         except TimeoutError:
             log.info("cutting off %d calls", engine.num_open)
+
+    def expect_in(self, seconds: float) -> None:
+        """Tells callers that loading begins again in so many seconds: when to come back."""
+        ready_at = time.monotonic() + seconds + self._load_seconds
+
+        def refusal() -> IndexGrpcError:
+            left = max(SHORTEST_RETURN_SECONDS, ready_at - time.monotonic())
+            return EngineLost("the engine is being started again; call another server, or come back", left)
+
+        self.servicer.refusal = refusal
 
     def _on_lost(self) -> None:
         self.health.set_ready(False)

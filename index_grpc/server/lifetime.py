@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from index_grpc.errors import StartupError
 from index_grpc.server.app import App, Load
+from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.settings import ServeSettings
 
 Signals = asyncio.Queue[signal.Signals]
@@ -19,32 +19,33 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: ServeSettings, load: Load) -> None:
     """Runs until a signal has drained the server. Raises StartupError if it cannot start or its engine is lost."""
-    started = time.monotonic()
     app, signals = App(settings), _signals()
-    address = await app.listen()
-    log.info("listening on %s; loading %s", address, settings.model)
-    ready = asyncio.create_task(app.load(load))
-    stopping = asyncio.create_task(signals.get())
+    running, stopping = asyncio.create_task(_run(app, load)), asyncio.create_task(signals.get())
     try:
-        await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not ready.done():
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+        elif not app.is_loaded:
             log.info("received %s while loading; stopping", stopping.result().name)
-            return
-        ready.result()
-        log.info("ready in %.1f s; try:  %s --address %s ask 你好", time.monotonic() - started, _client(), address)
-        await _until_stopped(app, stopping, signals)
+        else:
+            running.cancel()
+            await _drain(app, stopping.result(), signals)
     finally:
-        ready.cancel()
+        running.cancel()
         await app.stop()
         log.info("stopped")
 
 
-async def _until_stopped(app: App, stopping: "asyncio.Task[signal.Signals]", signals: Signals) -> None:
-    broke = asyncio.create_task(app.broke.wait())
-    await asyncio.wait({stopping, broke}, return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.done():
-        raise StartupError("the engine broke; see the log above")
-    received = stopping.result()
+async def _run(app: App, load: Load) -> None:
+    started = time.monotonic()
+    address = await app.listen()
+    log.info("listening on %s; loading %s", address, app.settings.model)
+    await app.load(load)
+    log.info("ready in %.1f s; try:  %s --address %s ask 你好", time.monotonic() - started, _client(), address)
+    await keep_loaded(app, load, Patience())
+
+
+async def _drain(app: App, received: signal.Signals, signals: Signals) -> None:
     log.info("received %s", received.name)
     # Someone at the keyboard waits for the prompt; only an orchestrator needs time to send callers elsewhere.
     delay = 0.0 if received is signal.SIGINT else app.settings.drain_delay_seconds

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from index_grpc.bench.command import bench
-from index_grpc.loading import load
+from index_grpc.launch import load
 from tests.background import BackgroundServer, background
 from tests.conftest import settings
 

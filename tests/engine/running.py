@@ -8,6 +8,7 @@ from index_grpc.contract import FinishReason, SamplingParams, Token, TokenReques
 from index_grpc.engine.door import Engine
 from index_grpc.engine.loop import Runner
 from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.worker import ThreadWorker
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0)
 
@@ -15,8 +16,8 @@ GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0)
 @asynccontextmanager
 async def running(runner: Runner, limits: Limits) -> AsyncIterator[Engine]:
     """A started engine, stopped at the end."""
-    engine = Engine(runner, limits)
-    engine.start()
+    engine = Engine(ThreadWorker(runner, limits), limits)
+    await engine.start()
     try:
         yield engine
     finally:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from index_grpc.contract import SamplingParams
-from index_grpc.loading import load
+from index_grpc.loading import load_runner
 from index_grpc.model import llama
 from index_grpc.model.linear import Linear, agrees, fixed_rows_linear, packed_linear, rows_are_independent
 from tests.conftest import settings
@@ -65,7 +65,7 @@ async def test_fallbacks_keep_the_promise(checkpoint: Path, monkeypatch: pytest.
     chosen = [fixed_rows_linear] if kinds else [plain]
     monkeypatch.setattr(llama, "linear_kinds", lambda device, dtype: chosen)
     compute_with(monkeypatch, PYTORCH)
-    loaded = load(settings(checkpoint))
+    loaded = load_runner(settings(checkpoint))
     async with running(loaded.runner, loaded.limits) as engine:
         prompts = [list(range(5, 5 + length)) for length in (1, 3, 64, 70, 100, 130)]
         sampling = SamplingParams(seed=11)
@@ -76,4 +76,4 @@ async def test_fallbacks_keep_the_promise(checkpoint: Path, monkeypatch: pytest.
 def test_a_self_check_that_fails_everywhere_is_seen(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama, "rows_are_independent", lambda *_: False)
     compute_with(monkeypatch, PYTORCH)
-    assert not load(settings(checkpoint)).runner.rows_independent
+    assert not load_runner(settings(checkpoint)).runner.rows_independent

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from index_grpc.errors import StartupError
-from index_grpc.loading import load
+from index_grpc.loading import load_runner
 from index_grpc.model.checkpoint import load_weights
 from index_grpc.model.config import ModelConfig, read_config
 from index_grpc.model.linear import fixed_rows_linear
@@ -164,26 +164,26 @@ def test_a_shape_that_does_not_fit_is_computed_with_pytorch(
 ) -> None:
     compute_with(monkeypatch, build)
     odd = make_checkpoint(tmp_path / "odd", hidden_size=40, num_heads=2, num_kv_heads=2)
-    loaded = load(settings(odd))
+    loaded = load_runner(settings(odd))
     assert loaded.limits.grain_tokens == loaded.limits.chunk_tokens
     assert "heads of 20" in caplog.text
     with pytest.raises(StartupError, match=r"--quantize int8 is not possible here: .*heads of 20.*; leave it out"):
-        load(settings(odd, quantize="int8"))
+        load_runner(settings(odd, quantize="int8"))
 
 
 def test_without_native_kernels_pytorch_computes(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     compute_with(monkeypatch, PYTORCH)
-    assert load(settings(checkpoint)).limits.grain_tokens == 64
+    assert load_runner(settings(checkpoint)).limits.grain_tokens == 64
     assert "C++ compiler" in caplog.text
     with pytest.raises(StartupError, match="--quantize int8 is not possible here"):
-        load(settings(checkpoint, quantize="int8"))
+        load_runner(settings(checkpoint, quantize="int8"))
     with pytest.raises(StartupError, match="float32 on cpu"):
-        load(settings(checkpoint, quantize="int8", dtype="bfloat16"))
+        load_runner(settings(checkpoint, quantize="int8", dtype="bfloat16"))
 
 
 @pytest.mark.skipif(not BUILDS, reason="no native kernels were built here")
 def test_the_native_kernels_are_what_computes(checkpoint: Path) -> None:
-    loaded = load(settings(checkpoint, quantize="int8"))
+    loaded = load_runner(settings(checkpoint, quantize="int8"))
     assert (loaded.limits.grain_tokens, loaded.model.dtype, loaded.model.quantization) == (1, "float32", "int8")

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from index_grpc.contract import SamplingParams
 from index_grpc.engine.door import Engine
-from index_grpc.loading import load
+from index_grpc.loading import load_runner
 from tests.checkpoints import make_checkpoint, reference_model
 from tests.conftest import settings
 from tests.engine.kernels import KERNELS, compute_with
@@ -39,7 +39,7 @@ def reference(checkpoint: Path) -> LlamaForCausalLM:
 async def engine(checkpoint: Path, request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
         compute_with(patch, request.param)
-        loaded = load(settings(checkpoint, max_sequences=NUM_PROMPTS))
+        loaded = load_runner(settings(checkpoint, max_sequences=NUM_PROMPTS))
     async with running(loaded.runner, loaded.limits) as engine:
         yield engine
 
@@ -87,7 +87,7 @@ async def test_variants_of_the_checkpoint(
     compute_with(monkeypatch, kernels)
     directory = make_checkpoint(tmp_path / "variant", hidden_size=64, num_layers=2, **changes)
     reference = reference_model(directory)
-    loaded = load(settings(directory))
+    loaded = load_runner(settings(directory))
     prompts = random_prompts(loaded.model.vocab_size)[:8]
     async with running(loaded.runner, loaded.limits) as engine:
         assert await generate_all(engine, prompts, SamplingParams(temperature=0.0, repetition_penalty=1.0)) == [

@@ -12,6 +12,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 from index_grpc.contract import ServedModel, Token, TokenRequest
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
+from index_grpc.engine.worker import ThreadWorker
 from index_grpc.server.app import App, Loaded
 from index_grpc.text.tokenizer import Tokenizer
 from tests.checkpoints import make_tokenizer
@@ -83,7 +84,7 @@ class FakeServer:
             grain_tokens=64,
         )
         model = ServedModel(MODEL, CONTEXT_LENGTH, tokenizer.vocab_size, 0, "cpu", "float32")
-        self.loaded = Loaded(model, tokenizer, self.runner, limits)
+        self.loaded = Loaded(model, tokenizer, limits, ThreadWorker(self.runner, limits))
         self.address = ""
         self.channel: grpc.aio.Channel
         self.stub: Stub

@@ -11,6 +11,7 @@ import psutil
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
+from index_grpc.engine.worker import ThreadWorker
 from index_grpc.server.app import App
 from tests.dropping import cable
 
@@ -81,10 +82,11 @@ async def nothing_open(app: App) -> None:
     async with asyncio.timeout(20):
         while app.engine.num_open:
             await asyncio.sleep(0.01)
-    loop = app.engine._loop
-    assert not loop.sequences
-    assert loop.inbox.empty()
-    loop.check_books()
+    worker = app.engine._worker
+    assert isinstance(worker, ThreadWorker)
+    assert not worker._loop.sequences
+    assert worker._inbox.empty()
+    worker._loop.check_books()
 
 
 async def num_tasks_settled() -> int:

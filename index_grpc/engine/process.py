@@ -1,0 +1,118 @@
+"""A worker in a process of its own: it shares no interpreter with the server, and its end is not the server's.
+
+    server                                 engine's process (`index_grpc.engine_process`)
+    start_process  ── settings ─────────▶  loads the model
+                   ◀─ Ready or an error ─
+    ProcessWorker  ── orders ───────────▶  runs the loop
+                   ◀─ a step's reports ──
+
+Either end sees at once that the other has gone: the socket between them closes.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from index_grpc.contract import ServedModel
+from index_grpc.engine.loop import Order, Stop
+from index_grpc.engine.pipe import framed, receive, receive_async
+from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.worker import Ended, Receive
+from index_grpc.errors import StartupError
+from index_grpc.settings import ServeSettings
+
+MODULE = "index_grpc.engine_process"
+
+LONGEST_END_SECONDS = 5.0
+"""From the closing of the socket to the end of the process."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What the engine's process tells of the model once it is loaded."""
+
+    model: ServedModel
+    limits: Limits
+    directory: Path
+    """The checkpoint's."""
+
+
+def start_process(settings: ServeSettings) -> "tuple[ProcessWorker, Ready]":
+    """Starts the engine's process and waits until its model is loaded. Raises StartupError if that is not possible."""
+    ours, its = socket.socketpair()
+    with its:
+        command = [sys.executable, "-m", MODULE, str(its.fileno())]
+        # In a session of its own Ctrl-C does not reach it: the server completes its calls first.
+        process = subprocess.Popen(
+            command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, env=_environment()
+        )
+    worker = ProcessWorker(process, ours)
+    try:
+        ours.sendall(framed(settings))
+        answer = receive(ours)
+    except (EOFError, ConnectionError):
+        raise StartupError(f"the engine's process ended while loading ({worker.reap()})") from None
+    if isinstance(answer, Ready):
+        return worker, answer
+    worker.reap()
+    raise answer
+
+
+class ProcessWorker:
+    """The server's end of the engine's process."""
+
+    is_replaceable = True
+
+    def __init__(self, process: subprocess.Popen[bytes], end: socket.socket) -> None:
+        self.process, self.broke = process, False
+        self._end, self._stopping = end, False
+
+    async def start(self, receive: Receive, ended: Ended) -> None:
+        """See Worker."""
+        reader, self._writer = await asyncio.open_connection(sock=self._end)
+        self._following = asyncio.create_task(self._follow(reader, receive, ended))
+
+    def post(self, order: Order) -> None:
+        """See Worker."""
+        self._stopping = self._stopping or isinstance(order, Stop)
+        if not self._writer.is_closing():
+            self._writer.write(framed(order))
+
+    def abandon(self) -> None:
+        """See Worker."""
+        self.process.kill()
+
+    def reap(self) -> str:
+        """Waits for the process to end, or makes it; tells how it did."""
+        self._end.close()
+        try:
+            code = self.process.wait(LONGEST_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+    async def _follow(self, reader: asyncio.StreamReader, receive: Receive, ended: Ended) -> None:
+        try:
+            while True:
+                receive(await receive_async(reader))
+        except EOFError:
+            self._writer.close()
+        self.broke = not self._stopping
+        ended()
+        cause = await asyncio.to_thread(self.reap)
+        if self.broke:
+            log.error("the engine's process ended: %s", cause)
+
+
+def _environment() -> dict[str, str]:
+    """With a buffer a process's last words would be lost."""
+    return os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,70 @@
+"""The engine's process: loads the model, then runs the loop until the server says so or is gone.
+
+`engine.process` is the server's side of it.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from queue import SimpleQueue
+
+from index_grpc.engine.loop import Loop, Order, Report
+from index_grpc.engine.pipe import framed, receive
+from index_grpc.engine.process import Ready
+from index_grpc.engine.scheduler import Scheduler
+from index_grpc.errors import StartupError
+from index_grpc.logs import configure_logging
+from index_grpc.settings import ServeSettings
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Called with the number of the file that is this process's end of the socket."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever stops a group of processes means the server, which drains
+    end = socket.socket(fileno=int(sys.argv[1]))
+    settings: ServeSettings = receive(end)
+    configure_logging(settings.log_level)
+    inbox: SimpleQueue[Order] = SimpleQueue()
+    threading.Thread(target=follow, args=(end, inbox), name="orders", daemon=True).start()
+    try:
+        run(settings, end, inbox)
+    except Exception:
+        log.exception("the engine's loop broke")
+        os._exit(1)
+    logging.shutdown()
+    os._exit(0)  # the interpreter's orderly end would wait for threads in native code
+
+
+def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
+    """Loads and works until told to stop."""
+    from index_grpc.loading import load_runner  # slow to import: `follow` already watches the server
+
+    def deliver(reports: list[Report]) -> None:
+        if reports:
+            end.sendall(framed(reports))
+
+    try:
+        loaded = load_runner(settings)
+    except StartupError as error:
+        end.sendall(framed(error))
+        return
+    loop = Loop(Scheduler(loaded.limits), loaded.runner, deliver, inbox)
+    end.sendall(framed(Ready(loaded.model, loaded.limits, loaded.directory)))
+    loop.run()
+
+
+def follow(end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
+    """Passes the server's orders on. Where the server is gone, nobody is left to work for."""
+    try:
+        while True:
+            inbox.put(receive(end))
+    except EOFError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

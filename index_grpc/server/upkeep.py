@@ -1,0 +1,59 @@
+"""Keeps a model loaded: an engine whose process dies is started again."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from index_grpc.errors import StartupError
+from index_grpc.server.app import App, Load
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often, and how soon, an engine is started again."""
+
+    first_pause_seconds: float = 1.0
+    """Doubles with each failure in a row."""
+    longest_pause_seconds: float = 30.0
+    most_failures: int = 5
+    """In a row; then the server gives up."""
+    steady_seconds: float = 60.0
+    """An engine that lasted this long ends the row."""
+
+    def pause_seconds(self, num_failures: int) -> float:
+        """How long to wait after this many failures in a row."""
+        return min(self.first_pause_seconds * 2.0 ** (num_failures - 1), self.longest_pause_seconds)
+
+
+async def keep_loaded(app: App, load: Load, patience: Patience) -> None:
+    """Loads when the engine is lost, for ever. Raises StartupError where that does not help."""
+    num_failures = 0
+    while True:
+        since = time.monotonic()
+        await app.broke.wait()
+        if app.engine is None or not app.engine.is_replaceable:
+            raise StartupError("the engine broke; see the log above")
+        if time.monotonic() - since >= patience.steady_seconds:
+            num_failures = 0
+        num_failures = await _load_again(app, load, patience, num_failures + 1)
+
+
+async def _load_again(app: App, load: Load, patience: Patience, num_failures: int) -> int:
+    """Tries until the engine answers; the number of failures in a row by then."""
+    while num_failures < patience.most_failures:
+        pause = patience.pause_seconds(num_failures)
+        log.warning("the engine is lost; starting it again in %g s", pause)
+        app.expect_in(pause)
+        await asyncio.sleep(pause)
+        try:
+            await app.load(load)
+        except StartupError as error:
+            log.error("the engine did not start: %s", error)
+            num_failures += 1
+        else:
+            log.info("the engine is back")
+            return num_failures
+    raise StartupError(f"the engine was lost {num_failures} times in a row; see the log above")

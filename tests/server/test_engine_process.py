@@ -1,0 +1,203 @@
+"""The engine in a process of its own: the same answers, and a death that is seen at once and made good."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from index_grpc.contract import SamplingParams, TokenRequest
+from index_grpc.engine.loop import Stop, Submit
+from index_grpc.engine.process import ProcessWorker, start_process
+from index_grpc.errors import StartupError
+from index_grpc.launch import load, wants_process
+from index_grpc.server.app import App, Loaded
+from index_grpc.server.upkeep import Patience, keep_loaded
+from tests.conftest import settings
+from tests.server.asking import Stub, health_stub, refusal, seeded, streamed, unary
+
+QUICKLY = Patience(first_pause_seconds=0.0, longest_pause_seconds=0.0, most_failures=3)
+NUM_STREAMS = 8
+WAIT_SECONDS = 60
+
+
+class Server:
+    """A kept server whose engine has a process, and what the tests do to it."""
+
+    def __init__(self, app: App, address: str, channel: grpc.aio.Channel) -> None:
+        self.app, self.address = app, address
+        self.stub: Stub = ChatServiceStub(channel)
+        self.health = health_stub(channel)
+
+    @property
+    def process(self) -> psutil.Process:
+        """The engine's."""
+        assert self.app.engine is not None
+        worker = self.app.engine._worker
+        assert isinstance(worker, ProcessWorker)
+        return psutil.Process(worker.process.pid)
+
+
+@asynccontextmanager
+async def kept(load: Callable[[], Loaded], patience: Patience = QUICKLY) -> AsyncIterator[Server]:
+    app = App(settings("any"))
+    address = await app.listen()
+    await app.load(load)
+    keeping = asyncio.create_task(keep_loaded(app, load, patience))
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Server(app, address, channel)
+    finally:
+        keeping.cancel()
+        await app.stop()
+
+
+@pytest.fixture(scope="module")
+async def server(checkpoint: Path) -> AsyncIterator[Server]:
+    async with kept(lambda: load(settings(checkpoint, engine_process=True))) as server:
+        yield server
+
+
+async def test_answers_are_those_of_the_thread(server: Server, stub: Stub) -> None:
+    requests = [seeded("你好", seed=number, max_tokens=30 + number) for number in range(6)]
+    both = [await asyncio.gather(*(streamed(one, request) for request in requests)) for one in (server.stub, stub)]
+    assert both[0] == both[1]
+    assert both[0] == [await unary(server.stub, request) for request in requests]
+
+
+async def test_leaving_frees_the_place(server: Server) -> None:
+    assert server.app.engine is not None
+    stream = server.stub.ChatStream(seeded("你好", seed=1, max_tokens=400))
+    await stream.read()
+    stream.cancel()
+    async with asyncio.timeout(WAIT_SECONDS):
+        await server.app.engine.until_idle()
+
+
+async def test_a_killed_engine_is_seen_at_once_and_replaced(server: Server) -> None:
+    """Every stream ends with a status that says to come back; health tells of the loss and of the return."""
+    request = seeded("Tell me a story.", seed=4, max_tokens=60)
+    alone = await streamed(server.stub, request)
+    watch = aiter(server.health.Watch(HealthCheckRequest()))
+    assert (await anext(watch)).status == HealthCheckResponse.SERVING
+    streams = [aiter(server.stub.ChatStream(seeded("你好", seed=i, max_tokens=400))) for i in range(NUM_STREAMS)]
+    for stream in streams:
+        await anext(stream)
+    killed = server.process
+    os.kill(killed.pid, signal.SIGKILL)
+    async with asyncio.timeout(WAIT_SECONDS):
+        for found in await asyncio.gather(*(refusal(stream) for stream in streams)):
+            assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
+            assert found.request_id
+            assert found.retry_seconds > 0
+        assert (await anext(watch)).status == HealthCheckResponse.NOT_SERVING
+        with suppress(grpc.aio.AioRpcError):  # it may be back before we ask
+            await server.stub.Chat(request)
+        assert (await anext(watch)).status == HealthCheckResponse.SERVING
+    assert server.process.pid != killed.pid
+    assert await streamed(server.stub, request) == alone
+
+
+async def test_while_it_is_away_callers_are_told_when_to_come_back(checkpoint: Path) -> None:
+    away, may_return = threading.Event(), threading.Event()
+
+    def loads() -> Loaded:
+        if away.is_set():
+            assert may_return.wait(WAIT_SECONDS)
+        return load(settings(checkpoint, engine_process=True))
+
+    async with kept(loads) as server:
+        away.set()
+        watch = aiter(server.health.Watch(HealthCheckRequest()))
+        assert (await anext(watch)).status == HealthCheckResponse.SERVING
+        server.process.kill()
+        assert (await anext(watch)).status == HealthCheckResponse.NOT_SERVING
+        found = await refusal(server.stub.Chat(seeded("你好", seed=1)))
+        assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
+        assert found.retry_seconds > 0
+        may_return.set()
+        assert (await anext(watch)).status == HealthCheckResponse.SERVING
+        assert await unary(server.stub, seeded("你好", seed=1))
+
+
+async def test_an_engine_that_dies_again_and_again_is_given_up(checkpoint: Path) -> None:
+    loads = 0
+
+    def dies_when_loaded() -> Loaded:
+        nonlocal loads
+        loaded = load(settings(checkpoint, engine_process=True))
+        assert isinstance(loaded.worker, ProcessWorker)
+        if loads:
+            loaded.worker.process.kill()
+        loads += 1
+        return loaded
+
+    app = App(settings("any"))
+    await app.listen()
+    await app.load(dies_when_loaded)
+    assert app.engine is not None
+    app.engine.abandon()
+    with pytest.raises(StartupError, match="lost 3 times in a row"):
+        await keep_loaded(app, dies_when_loaded, QUICKLY)
+    assert loads == 3
+    await app.stop()
+
+
+def test_pauses_grow_to_a_limit() -> None:
+    assert [Patience().pause_seconds(number) for number in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_what_cannot_be_loaded_is_told_across(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="neither a directory nor a hub id"):
+        start_process(settings(tmp_path / "nowhere"))
+
+
+def test_a_process_that_cannot_begin(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+    monkeypatch.setattr("index_grpc.engine.process.MODULE", "index_grpc.no_such_module")
+    with pytest.raises(StartupError, match="ended while loading \\(exit code 1\\)"):
+        start_process(settings(checkpoint))
+
+
+async def test_an_order_to_stop_is_no_loss(checkpoint: Path) -> None:
+    worker, ready = start_process(settings(checkpoint))
+    assert ready.model.name == checkpoint.name
+    ended = asyncio.Event()
+    await worker.start(lambda reports: None, ended.set)
+    worker.post(Submit(1, TokenRequest("x", [5, 6], SamplingParams(), 5)))
+    worker.post(Stop())
+    async with asyncio.timeout(WAIT_SECONDS):
+        await ended.wait()
+    assert not worker.broke
+    assert worker.process.wait(WAIT_SECONDS) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, False),
+        ({"engine_process": True}, True),
+        ({"device": "cuda:1"}, True),
+        ({"device": "cuda", "engine_process": False}, False),
+        ({"device": "auto"}, False),
+    ],
+    ids=str,
+)
+def test_the_process_is_for_cuda_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, object], wanted: bool
+) -> None:
+    monkeypatch.setattr("index_grpc.launch.NVIDIA_DRIVER", tmp_path / "none")
+    assert wants_process(settings("demo", **changes)) is wanted
+
+
+def test_a_driver_alone_speaks_for_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("index_grpc.launch.NVIDIA_DRIVER", tmp_path)
+    assert wants_process(settings("demo", device="auto"))
+    assert not wants_process(settings("demo", device="cpu"))

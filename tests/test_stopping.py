@@ -1,0 +1,110 @@
+"""How `index-grpc serve` ends: by signal, amid whatever it does."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from tests.process import no_traceback, running, serving
+from tests.server.asking import seeded
+
+NEVER = "3600"
+
+
+def test_sigterm_drains_completes_the_open_stream_and_exits_with_0(checkpoint: Path) -> None:
+    settings = {"INDEX_GRPC_PORT": "0", "INDEX_GRPC_MAX_SEQUENCES": "3", "INDEX_GRPC_DRAIN_DELAY_SECONDS": "0"}
+    with serving("--model", str(checkpoint), "--device", "cpu", **settings) as process:
+        with grpc.insecure_channel(process.address()) as channel:
+            stub = ChatServiceStub(channel)
+            assert stub.GetModel(pb.GetModelRequest()).max_sequences == 3
+            stream: Any = stub.ChatStream(seeded("Hi", seed=1, max_tokens=450), timeout=60)
+            first = next(stream)
+            process.send(signal.SIGTERM)
+            last = [first, *stream][-1]
+            assert last.finish.usage.completion_tokens == last.finish.usage.total_tokens - first.start.prompt_tokens
+        assert process.exit_code() == 0
+    steps = [
+        "listening on 127.0.0.1:",
+        "ready in ",
+        "received SIGTERM",
+        "taking calls for another 0 s",
+        "completing 1 ",
+    ]
+    steps += ["method=ChatStream code=OK", "stopped"]
+    places = [next(place for place, line in enumerate(process.lines) if step in line) for step in steps]
+    assert places == sorted(places)
+    assert no_traceback(process.lines)
+
+
+def test_a_second_signal_ends_at_once(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
+        process.address()
+        process.send(signal.SIGTERM)
+        process.wait_for("draining: NOT_SERVING")
+        process.send(signal.SIGINT)
+        assert process.exit_code() == 0
+    assert any("received SIGINT again; stopping at once" in line for line in process.lines)
+    assert no_traceback(process.lines)
+
+
+def test_ctrl_c_waits_for_nobody(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
+        process.address()
+        process.send(signal.SIGINT)
+        assert process.exit_code() == 0
+    assert no_traceback(process.lines)
+
+
+def test_ctrl_c_while_loading_ends_it_promptly(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
+        process.wait_for("listening on .*; loading ")
+        process.send(signal.SIGINT)
+        assert process.exit_code() == 0
+    assert "received SIGINT while loading; stopping" in process.lines[-2]
+    assert no_traceback(process.lines)
+
+
+LOADS_FOREVER_IN_NATIVE_CODE = """
+import sys, torch
+from index_grpc import cli, loading
+def load_runner(settings):
+    print("loading forever", file=sys.stderr, flush=True)
+    while True:
+        torch.ones(300, 300) @ torch.ones(300, 300)
+loading.load_runner = load_runner
+cli.main(["serve", "--port", "0", "--drain-delay-seconds", "3600"])
+"""
+
+
+def test_sigterm_while_native_code_loads_does_not_crash() -> None:
+    with running(sys.executable, "-c", LOADS_FOREVER_IN_NATIVE_CODE) as process:
+        process.wait_for("loading forever")
+        process.send(signal.SIGTERM)
+        assert process.exit_code() == 0
+    assert "received SIGTERM while loading; stopping" in process.lines[-2]
+
+
+def test_the_engines_process_does_not_outlive_a_killed_server(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--port", "0", "--engine-process") as process:
+        process.address()
+        (child,) = process.children
+        process.send(signal.SIGKILL)
+        child.wait(timeout=30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_with_an_engines_process_ends_in_order(checkpoint: Path, number: signal.Signals) -> None:
+    arguments = ["--model", str(checkpoint), "--port", "0", "--engine-process", "--drain-delay-seconds", "0"]
+    with serving(*arguments) as process:
+        process.address()
+        (child,) = process.children
+        process.send(number)
+        assert process.exit_code() == 0
+        child.wait(timeout=30)
+    assert process.lines[-1].endswith("stopped")
+    assert no_traceback(process.lines)
