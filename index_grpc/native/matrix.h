@@ -81,7 +81,6 @@ struct Bfloat16Group {
 // Each output's weights are whole numbers from -127 to 127 times a scale, a bfloat16, that a group of inputs shares.
 struct Int8Group {
   static constexpr int64_t kInputBytes = kPanel, kHeadBytes = kPanel * 2;
-  typedef int8_t Bytes __attribute__((vector_size(kLanes)));
   Vec low_scale, high_scale;
   ALWAYS_INLINE void open(const char* head) {
     fetch_ahead<kHeadBytes>(head);
@@ -89,9 +88,8 @@ struct Int8Group {
   }
   ALWAYS_INLINE void read(const char* input, Vec& low, Vec& high) const {
     fetch_ahead<kInputBytes>(input);
-    const Bytes* both = reinterpret_cast<const Bytes*>(input);
-    low = __builtin_convertvector(both[0], Vec) * low_scale;
-    high = __builtin_convertvector(both[1], Vec) * high_scale;
+    low = from_bytes(input) * low_scale;
+    high = from_bytes(input + kLanes) * high_scale;
   }
 };
 

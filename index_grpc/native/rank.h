@@ -74,14 +74,12 @@ ALWAYS_INLINE bool offer_all(Vec scores, int first, Best& best) {
 // Writes the row's likeliest tokens, likeliest first, [kMostCandidates] scores and ids. Where a score is not a number,
 // the first one written is not a number either.
 inline void rank(const Ranking& row, int vocab_size, float* scores, int64_t* ids) {
-  typedef uint8_t Flags __attribute__((vector_size(kLanes), aligned(1)));
   Best best(row.num_wanted);
   bool unordered = false;
   const int whole = vocab_size / kLanes * kLanes;
   for (int first = 0; first < whole; first += kLanes) {
-    const Flags occurred = *reinterpret_cast<const Flags*>(row.occurred + first);
     const Vec counts = row.counts == nullptr ? Vec{} : load(row.counts + first);
-    const Vec found = penalised(row, load(row.logits + first), __builtin_convertvector(occurred, Vec), counts);
+    const Vec found = penalised(row, load(row.logits + first), from_bytes(row.occurred + first), counts);
     unordered |= offer_all(found, first, best);
   }
   if (whole < vocab_size) {

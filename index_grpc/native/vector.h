@@ -38,6 +38,15 @@ ALWAYS_INLINE Ints count_from(int first) {
 #endif
 }
 
+// kLanes whole numbers of a byte each, as floats.
+ALWAYS_INLINE Vec from_bytes(const void* from) {
+#if INDEX_LANES == 16
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from))));
+#else
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(from))));
+#endif
+}
+
 // Bit i tells whether lane i of a comparison's result is true.
 ALWAYS_INLINE uint32_t bits(Ints comparison) {
 #if INDEX_LANES == 16
