@@ -89,7 +89,7 @@ EXPORTED float index_read(Llama* model, const float* data, int64_t num_bytes) {
     const Vec* from = reinterpret_cast<const Vec*>(data) + task * share * 4;
     Vec total[4] = {};
     for (int64_t i = 0; i < share * 4; i += 4) {
-      __builtin_prefetch(reinterpret_cast<const char*>(from + i) + kAheadBytes);
+      fetch_ahead<4 * sizeof(Vec)>(reinterpret_cast<const char*>(from + i));
       for (int part = 0; part < 4; ++part) total[part] += from[i + part];
     }
     totals[task] = sum(total[0] + total[1] + total[2] + total[3]);

@@ -17,7 +17,7 @@
 constexpr int kPanel = 2 * kLanes;
 constexpr int kGroup = 32;                        // inputs that share a scale in int8
 constexpr int kMostRows = kLanes == 16 ? 12 : 6;  // rows whose sums fit into the registers at once
-constexpr int kAheadBytes = 4096;                 // how far ahead of their use weights are fetched
+constexpr int kAheadBytes = 2560;                 // how far ahead of their use weights are fetched
 
 enum class Format : int32_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
 
