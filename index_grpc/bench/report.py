@@ -28,9 +28,10 @@ def heading(run: Run) -> str:
     plan, server = run.plan, run.server
     assert server is not None
     sampling = "default sampling" if plan.temperature is None else f"temperature {plan.temperature:g}"
+    kind = ", ".join(filter(None, (server.dtype, server.quantization)))
     turns = f" · {plan.num_turns} turns" if plan.mode is Mode.CONVERSATIONS else ""
     return (
-        f"{server.model} on {server.device} ({server.dtype}), index-grpc {server.server_version}\n"
+        f"{server.model} on {server.device} ({kind}), index-grpc {server.server_version}\n"
         f"about {plan.prompt_tokens} prompt tokens, at most {plan.max_tokens} new{turns} · {sampling}, seed {plan.seed}"
     )
 

@@ -108,6 +108,7 @@ def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
         vocab_size=model.vocab_size,
         max_sequences=limits.max_sequences,
         max_waiting=limits.max_waiting,
+        quantization=model.quantization,
     )
 
 

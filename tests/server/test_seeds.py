@@ -2,11 +2,19 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from pathlib import Path
 
+import grpc
+import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from tests.conftest import MAX_SEQUENCES
+from tests.conftest import serving, settings
+from tests.engine.kernels import BUILDS, PYTORCH, compute_with
 from tests.server.asking import Stub, seeded, streamed, unary
+
+NUM_NEIGHBOURS = 32
 
 PROMPTS = [
     "你好，请介绍一下你自己。",
@@ -34,14 +42,37 @@ def neighbour(rng: random.Random) -> pb.ChatRequest:
     )
 
 
-async def test_alone_and_among_neighbours_by_chat_and_by_stream(stub: Stub) -> None:
+@pytest.fixture(params=["none", "int8", "pytorch"])
+async def crowded(
+    request: pytest.FixtureRequest, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Stub]:
+    """A server with room for a crowd, which keeps what was computed for prompts that begin the same."""
+    if request.param == "pytorch":
+        compute_with(monkeypatch, PYTORCH)
+    elif not BUILDS:
+        pytest.skip("no native kernels were built here")
+    quantize = request.param if request.param == "int8" else "none"
+    chosen = settings(checkpoint, quantize=quantize, max_sequences=NUM_NEIGHBOURS + 1, prefix_reuse=True)
+    async with serving(chosen) as (_, address), grpc.aio.insecure_channel(address) as channel:
+        yield ChatServiceStub(channel)
+
+
+async def said(stub: Stub, request: pb.ChatRequest) -> tuple[str, list[pb.TokenLogprob]]:
+    """Text and log-probabilities: equal to the last bit, or not equal."""
+    answer = await stub.Chat(request)
+    return answer.response, list(answer.logprobs)
+
+
+async def test_alone_and_among_neighbours_to_the_last_bit(crowded: Stub) -> None:
     rng = random.Random(7)
     for number, prompt in enumerate(PROMPTS):
         request = seeded(prompt, seed=number)
-        alone = (await stub.Chat(request)).response
-        for ask in (streamed, unary):
-            neighbours = [asyncio.create_task(unary(stub, neighbour(rng))) for _ in range(MAX_SEQUENCES - 1)]
-            assert await ask(stub, request) == alone
+        request.logprobs, request.top_logprobs = True, 3
+        alone = await said(crowded, request)
+        for _ in range(2):
+            neighbours = [asyncio.create_task(unary(crowded, neighbour(rng))) for _ in range(NUM_NEIGHBOURS)]
+            assert await said(crowded, request) == alone
+            assert await streamed(crowded, request) == alone[0]
             await asyncio.gather(*neighbours)
 
 

@@ -68,6 +68,8 @@ class ModelInfo:
     """How many calls are computed at the same time."""
     max_waiting: int
     """How many more calls may wait before the server refuses."""
+    quantization: str
+    """How weights are stored where that loses something: `int8`, or empty."""
 
     @classmethod
     def from_wire(cls, response: chat_pb2.GetModelResponse) -> Self:
@@ -84,4 +86,5 @@ class ModelInfo:
             vocab_size=response.vocab_size,
             max_sequences=response.max_sequences,
             max_waiting=response.max_waiting,
+            quantization=response.quantization,
         )

@@ -653,6 +653,7 @@ class GetModelResponse(_message.Message):
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     MAX_SEQUENCES_FIELD_NUMBER: _builtins.int
     MAX_WAITING_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name: `demo`, a hub id, or a directory's name."""
     context_length: _builtins.int
@@ -673,6 +674,8 @@ class GetModelResponse(_message.Message):
     """How many calls are computed at the same time."""
     max_waiting: _builtins.int
     """How many more calls may wait before the server refuses."""
+    quantization: _builtins.str
+    """How weights are stored where that loses something: `int8`, or empty."""
     @_builtins.property
     def default_sampling(self) -> Global___SamplingParams:
         """What unset fields of SamplingParams mean. `seed` is unset: each call gets its own."""
@@ -691,10 +694,11 @@ class GetModelResponse(_message.Message):
         vocab_size: _builtins.int = ...,
         max_sequences: _builtins.int = ...,
         max_waiting: _builtins.int = ...,
+        quantization: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "default_max_tokens", b"default_max_tokens", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "num_parameters", b"num_parameters", "server_version", b"server_version", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "default_max_tokens", b"default_max_tokens", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "num_parameters", b"num_parameters", "quantization", b"quantization", "server_version", b"server_version", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
