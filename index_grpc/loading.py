@@ -2,7 +2,6 @@
 
 import logging
 import time
-from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from index_grpc.model.hub import fetch, resolve
 from index_grpc.model.linear import LinearKind, linear_kinds
 from index_grpc.model.llama import Llama, choose_kind
 from index_grpc.model.memory import large_blocks_apart
-from index_grpc.model.native import find_library, fits
+from index_grpc.model.native import Kernels, find_kernels
 from index_grpc.model.native_weights import load_native
 from index_grpc.model.weights import LlamaWeights
 from index_grpc.settings import ServeSettings
@@ -109,11 +108,11 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, setti
     """The checkpoint's weights, ready to compute: with the native kernels if they can, else with PyTorch."""
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.dtype) or default_dtype(device)
     num_threads = settings.threads or default_threads(config)
-    library = choose_library(config, device, dtype, settings.quantize)
+    kernels = choose_kernels(config, device, dtype, settings.quantize)
     with torch.inference_mode(), large_blocks_apart():
-        if library is not None:
+        if kernels is not None:
             torch.set_num_threads(1)  # what PyTorch still does is small, and its threads would be in the way
-            return load_native(directory, config, library, num_threads, as_int8=settings.quantize == "int8")
+            return load_native(directory, config, kernels, num_threads, as_int8=settings.quantize == "int8")
         torch.set_num_threads(num_threads)
         most_rows = settings.max_sequences + CHUNK_TOKENS[device.type]
         return load_llama(directory, config, device, dtype, most_rows)
@@ -128,14 +127,14 @@ def load_llama(directory: Path, config: ModelConfig, device: torch.device, dtype
     return Llama(config, weights, kind, rows_independent)
 
 
-def choose_library(config: ModelConfig, device: torch.device, dtype: torch.dtype, quantize: str) -> CDLL | None:
+def choose_kernels(config: ModelConfig, device: torch.device, dtype: torch.dtype, quantize: str) -> Kernels | None:
     """The native kernels, if they can compute this; else None. Raises StartupError where only they could."""
-    library = find_library() if device.type == "cpu" and dtype == torch.float32 else None
-    if library is not None and fits(config, library):
-        return library
+    kernels = find_kernels() if device.type == "cpu" and dtype == torch.float32 else None
+    if kernels is not None and kernels.fit(config):
+        return kernels
     if device.type != "cpu" or dtype != torch.float32:
         why_not = "the native kernels compute in float32 on cpu"
-    elif library is None:
+    elif kernels is None:
         why_not = "the native kernels, which need x86 with AVX2 and a C++ compiler, were not built at installation"
         log.warning("%s; computing with PyTorch, which is slower", why_not)
     else:

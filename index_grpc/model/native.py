@@ -7,6 +7,7 @@ the arithmetic is float32 always. Every token has the same bits in any batch and
 import ctypes
 import platform
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,20 +19,50 @@ from index_grpc.model.places import Place
 from index_grpc.model.ranking import History, Wish
 from index_grpc.native import library as native
 
-CAPABILITIES = {"AVX512": "avx512", "AVX2": "avx2"}
-"""Builds of the library by what PyTorch says of the processor; ATEN_CPU_CAPABILITY can lower it."""
+BUILDS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
+"""Builds of the library, best first, by what PyTorch says of the processor; ATEN_CPU_CAPABILITY can lower it."""
 
 
-def find_library() -> ctypes.CDLL | None:
-    """The kernels for this processor, or None if there are none."""
-    build = CAPABILITIES.get(torch.backends.cpu.get_cpu_capability())
-    return native.open_library(build) if build and platform.machine() == "x86_64" else None
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """A build of the library, and whether it multiplies on the processor's matrix unit."""
+
+    build: str
+    library: ctypes.CDLL
+    tiles: bool
+
+    def __str__(self) -> str:
+        return f"{self.build}, amx" if self.tiles else self.build
+
+    def fit(self, config: ModelConfig) -> bool:
+        """Whether they can compute a model of this shape: heads and rows of whole registers."""
+        lanes = self.library.index_lanes()
+        return not (config.head_dim % lanes or config.hidden_size % lanes)
+
+    def storage(self, weight: Tensor, *, as_int8: bool) -> int:
+        """How a weight, bfloat16 or float32, is best stored."""
+        if as_int8:
+            return native.INT8
+        if weight.dtype == torch.bfloat16:
+            return native.BFLOAT16_TILES if self.tiles else native.BFLOAT16
+        return native.FLOAT32
 
 
-def fits(config: ModelConfig, library: ctypes.CDLL) -> bool:
-    """Whether the kernels can compute a model of this shape: heads and rows of whole registers."""
-    lanes = library.index_lanes()
-    return not (config.head_dim % lanes or config.hidden_size % lanes)
+def all_kernels() -> list[Kernels]:
+    """Every way to compute that this processor has and that was built, best first."""
+    found = []
+    for build in BUILDS.get(torch.backends.cpu.get_cpu_capability(), ()) if platform.machine() == "x86_64" else ():
+        library = native.open_library(build)
+        if library is not None:
+            found += [
+                Kernels(build, library, tiles) for tiles in ((True, False) if library.index_has_tiles() else (False,))
+            ]
+    return found
+
+
+def find_kernels() -> Kernels | None:
+    """The best kernels for this processor, or None if there are none."""
+    return next(iter(all_kernels()), None)
 
 
 class NativeLlama:
@@ -41,10 +72,10 @@ class NativeLlama:
     cuts_independent = True
     device, dtype = torch.device("cpu"), torch.float32
 
-    def __init__(self, config: ModelConfig, library: ctypes.CDLL, num_threads: int) -> None:
+    def __init__(self, config: ModelConfig, kernels: Kernels, num_threads: int) -> None:
         """Holds no weights yet; see `load_native`."""
-        self.config, self._library = config, library
-        self.engine = f"native kernels, {num_threads} {'thread' if num_threads == 1 else 'threads'}"
+        self.config, self._kernels, self._library = config, kernels, kernels.library
+        self.engine = f"native kernels ({kernels}), {num_threads} {'thread' if num_threads == 1 else 'threads'}"
         shape = native.Shape(
             num_layers=config.num_layers,
             hidden_size=config.hidden_size,
@@ -55,6 +86,7 @@ class NativeLlama:
             vocab_size=config.vocab_size,
             rms_norm_eps=config.rms_norm_eps,
         )
+        library = self._library
         self._handle: Any = library.index_create(ctypes.byref(shape), num_threads)
         _check(self._handle)
         self._rotary = rotary_tables(config, self.device, torch.float32)
@@ -78,11 +110,10 @@ class NativeLlama:
 
     def set_matrix(self, layer: int, number: int, weight: Tensor, as_int8: bool) -> None:
         """Copies a weight [outputs, inputs], laid out for the kernels."""
-        weight = stored(weight).contiguous()
-        is_bfloat16 = weight.dtype == torch.bfloat16
-        format_ = native.INT8 if as_int8 else native.BFLOAT16 if is_bfloat16 else native.FLOAT32
+        weight = shortened(weight).contiguous()
+        storage, is_bfloat16 = self._kernels.storage(weight, as_int8=as_int8), weight.dtype == torch.bfloat16
         place = (self._handle, layer, number)
-        _check(self._library.index_set_matrix(*place, weight.data_ptr(), is_bfloat16, *weight.shape, format_))
+        _check(self._library.index_set_matrix(*place, weight.data_ptr(), is_bfloat16, *weight.shape, storage))
 
     def forward(self, token_ids: Sequence[int], places: Sequence[Place], sampled: Sequence[int]) -> Tensor:
         """See Llama.forward."""
@@ -103,7 +134,7 @@ class NativeLlama:
         return scores, ids
 
 
-def stored(weight: Tensor) -> Tensor:
+def shortened(weight: Tensor) -> Tensor:
     """The weight in bfloat16 if that says the same, else in float32."""
     short = weight.bfloat16()
     return short if weight.dtype == torch.bfloat16 or torch.equal(short.float(), weight.float()) else weight.float()

@@ -1,6 +1,5 @@
 """From a checkpoint to the native model: read from the mapped file, laid out anew, let go, one layer's at a time."""
 
-import ctypes
 from pathlib import Path
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from index_grpc.model.checkpoint import EMBEDDING, FINAL_NORM, open_checked, read, read_head
 from index_grpc.model.config import ModelConfig
-from index_grpc.model.native import NativeLlama, stored
+from index_grpc.model.native import Kernels, NativeLlama, shortened
 from index_grpc.model.weight_files import StoredTensor
 from index_grpc.native import library as native
 
@@ -23,12 +22,10 @@ MATRICES = {
 NORMS = {native.INPUT_NORM: "input_layernorm", native.POST_ATTENTION_NORM: "post_attention_layernorm"}
 
 
-def load_native(
-    directory: Path, config: ModelConfig, library: ctypes.CDLL, num_threads: int, as_int8: bool
-) -> NativeLlama:
+def load_native(directory: Path, config: ModelConfig, kernels: Kernels, num_threads: int, as_int8: bool) -> NativeLlama:
     """The checkpoint's weights, ready to compute. Raises CheckpointError for what `open_checked` refuses."""
-    tensors, model = open_checked(directory, config), NativeLlama(config, library, num_threads)
-    model.set_embedding(stored(read(tensors[EMBEDDING])).clone())
+    tensors, model = open_checked(directory, config), NativeLlama(config, kernels, num_threads)
+    model.set_embedding(shortened(read(tensors[EMBEDDING])).clone())
     for index in range(config.num_layers):
         for number, names in MATRICES.items():
             model.set_matrix(index, number, _joined(tensors, index, names), as_int8)

@@ -17,6 +17,9 @@ EXPORTED int index_lanes() { return kLanes; }
 // Floats from one row of logits to the next, for a vocabulary.
 EXPORTED int64_t index_logits_stride(int vocab_size) { return (vocab_size + kPanel - 1) / kPanel * kPanel; }
 
+// Whether formats of tiles can be multiplied here; the first call asks the system.
+EXPORTED int index_has_tiles() { return tiles_are_there(); }
+
 // Null where there is not enough memory.
 EXPORTED Llama* index_create(const Shape* shape, int num_threads) {
   try {

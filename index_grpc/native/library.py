@@ -11,8 +11,8 @@ BUILDS = ("avx512", "avx2")
 MOST_CANDIDATES = 64
 """Scores and ids that `index_rank` writes for each row."""
 
-FLOAT32, BFLOAT16, INT8 = 0, 1, 2
-"""How a matrix's weights are stored."""
+FLOAT32, BFLOAT16, INT8, BFLOAT16_TILES = range(4)
+"""How a matrix's weights are stored; in tiles for the matrix unit of the processor."""
 
 QKV, OUTPUT, GATE_UP, DOWN = 0, 1, 2, 3
 """Numbers of a layer's matrices."""
@@ -61,6 +61,7 @@ class Ranking(ctypes.Structure):
 
 SIGNATURES = {
     "index_lanes": (c_int, []),
+    "index_has_tiles": (c_int, []),
     "index_logits_stride": (c_int64, [c_int]),
     "index_create": (c_void_p, [POINTER(Shape), c_int]),
     "index_destroy": (None, [c_void_p]),

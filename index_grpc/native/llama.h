@@ -10,6 +10,7 @@
 #include "crew.h"
 #include "matrix.h"
 #include "packing.h"
+#include "product.h"
 
 struct Shape {
   int32_t num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, vocab_size;
@@ -60,7 +61,7 @@ class Llama {
     each_token(num_tokens, [&](int token) { embed(token_ids[token], hidden_.row(token)); });
     for (int index = 0; index < shape_.num_layers; ++index) run_layer(index, num_tokens);
     for (int i = 0; i < num_sampled; ++i) norm(hidden_.row(sampled[i]), final_norm_, normed_.row(i));
-    multiply(crew_, head_, num_sampled, normed_.row(0), normed_.stride, Finish::kStore, logits, logits_stride);
+    products_.multiply(head_, {num_sampled, normed_.row(0), normed_.stride, Finish::kStore, logits, logits_stride});
   }
 
  private:
@@ -120,7 +121,7 @@ class Llama {
   }
 
   void product(const Matrix& matrix, int num_tokens, const Table& in, Finish how, const Table& out) {
-    multiply(crew_, matrix, num_tokens, in.row(0), in.stride, how, out.row(0), out.stride);
+    products_.multiply(matrix, {num_tokens, in.row(0), in.stride, how, out.row(0), out.stride});
   }
 
   void embed(int32_t token_id, float* out) const {
@@ -211,4 +212,5 @@ class Llama {
   std::vector<Tile> tiles_;
   Table hidden_, normed_, qkv_, mixed_, gated_;
   Crew crew_;
+  Products products_{crew_};
 };

@@ -3,7 +3,10 @@
 
 #include <cmath>
 
+#include "crew.h"
 #include "matrix.h"
+#include "registers.h"
+#include "tiles.h"
 
 // A weight [num_outputs, num_inputs], row after row, float32 or bfloat16.
 struct Rows {
@@ -86,20 +89,48 @@ inline void pack_panel_int8(const Order& order, int panel, char* to) {
   }
 }
 
+#if INDEX_LANES == 16
+inline void pack_panel_tiles(const Order& order, int panel, char* to) {
+  const int num_inputs = order.rows.num_inputs;
+  for (int input = 0; input < num_inputs; ++input) {
+    char* row = to + input / kGroup * 2 * kTileBytes + input % kGroup / 2 * kTileRowBytes;
+    for (int lane = 0; lane < kPanel; ++lane) {
+      uint16_t* pairs = reinterpret_cast<uint16_t*>(row + lane / kLanes * kTileBytes);
+      pairs[lane % kLanes * 2 + input % 2] = word_of(order.weight(panel, lane, input)) >> 16;
+    }
+  }
+}
+#endif
+
+struct Layout {
+  int64_t panel_bytes;
+  void (*pack_panel)(const Order&, int, char*);
+};
+
+inline Layout layout_of(Format format, int num_inputs) {
+  switch (format) {
+    case Format::kFloat32:
+      return {panel_bytes<Float32Group>(num_inputs), pack_panel_float32};
+    case Format::kBfloat16:
+      return {panel_bytes<Bfloat16Group>(num_inputs), pack_panel_bfloat16};
+#if INDEX_LANES == 16
+    case Format::kTiles:
+      return {num_groups(num_inputs) * 2 * kTileBytes, pack_panel_tiles};
+#endif
+    default:
+      return {panel_bytes<Int8Group>(num_inputs), pack_panel_int8};
+  }
+}
+
 inline Matrix pack(Crew& crew, const Rows& rows, Format format, bool gated) {
   const Order order{rows, gated};
   Matrix matrix;
   matrix.format = format;
   matrix.num_inputs = rows.num_inputs;
   matrix.num_panels = order.num_panels();
-  matrix.panel_bytes = format == Format::kFloat32    ? panel_bytes<Float32Group>(rows.num_inputs)
-                       : format == Format::kBfloat16 ? panel_bytes<Bfloat16Group>(rows.num_inputs)
-                                                     : panel_bytes<Int8Group>(rows.num_inputs);
+  const Layout layout = layout_of(format, rows.num_inputs);
+  matrix.panel_bytes = layout.panel_bytes;
   matrix.data = Buffer(matrix.panel_bytes * matrix.num_panels);
-  const auto pack_panel = format == Format::kFloat32    ? pack_panel_float32
-                          : format == Format::kBfloat16 ? pack_panel_bfloat16
-                                                        : pack_panel_int8;
-  crew.run(matrix.num_panels,
-           [&](int panel) { pack_panel(order, panel, matrix.data.as<char>() + panel * matrix.panel_bytes); });
+  crew.run(matrix.num_panels, [&](int panel) { layout.pack_panel(order, panel, matrix.panel(panel)); });
   return matrix;
 }

@@ -38,6 +38,14 @@ ALWAYS_INLINE Ints count_from(int first) {
 #endif
 }
 
+// Up to kLanes floats, zero past `count`.
+ALWAYS_INLINE Vec load_some(const float* from, int count) {
+  if (count >= kLanes) return load(from);
+  Vec found = {};
+  for (int lane = 0; lane < count; ++lane) found[lane] = from[lane];
+  return found;
+}
+
 // kLanes whole numbers of a byte each, as floats.
 ALWAYS_INLINE Vec from_bytes(const void* from) {
 #if INDEX_LANES == 16

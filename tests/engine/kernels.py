@@ -1,25 +1,15 @@
-"""What can compute on this machine: each build of the native kernels that its processor can run, and PyTorch."""
-
-import ctypes
+"""What can compute on this machine: each kind of native kernels that its processor can run, and PyTorch."""
 
 import pytest
-import torch
 
-from index_grpc.model.native import CAPABILITIES
-from index_grpc.native.library import open_library
+from index_grpc.model.native import Kernels, all_kernels
 
 PYTORCH = "pytorch"
 
-_RUNNABLE = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(torch.backends.cpu.get_cpu_capability(), ())
-LIBRARIES: dict[str, ctypes.CDLL] = {
-    build: library for build in _RUNNABLE if (library := open_library(build)) is not None
-}
-BUILDS = list(LIBRARIES)
-KERNELS = [*BUILDS, PYTORCH]
-
-assert set(_RUNNABLE) <= set(CAPABILITIES.values())
+NATIVE: dict[str, Kernels] = {str(kernels): kernels for kernels in all_kernels()}
+KERNELS = [*NATIVE, PYTORCH]
 
 
-def compute_with(patch: pytest.MonkeyPatch, kernels: str) -> None:
+def compute_with(patch: pytest.MonkeyPatch, name: str) -> None:
     """Has whatever is loaded from now on computed by these kernels."""
-    patch.setattr("index_grpc.loading.find_library", lambda: LIBRARIES.get(kernels))
+    patch.setattr("index_grpc.loading.find_kernels", lambda: NATIVE.get(name))

@@ -16,13 +16,13 @@ from index_grpc.model.checkpoint import load_weights
 from index_grpc.model.config import ModelConfig, read_config
 from index_grpc.model.linear import fixed_rows_linear
 from index_grpc.model.llama import Llama
-from index_grpc.model.native import NativeLlama, fits, stored
+from index_grpc.model.native import NativeLlama, shortened
 from index_grpc.model.native_weights import load_native
 from index_grpc.model.places import Place
 from index_grpc.model.weights import LlamaWeights
 from tests.checkpoints import make_checkpoint
 from tests.conftest import settings
-from tests.engine.kernels import BUILDS, LIBRARIES, PYTORCH, compute_with
+from tests.engine.kernels import NATIVE, PYTORCH, compute_with
 
 CAPACITY = 160
 
@@ -81,8 +81,8 @@ def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return make_checkpoint(tmp_path / "shape", **{"num_layers": 2, "intermediate_size": 160} | request.param)
 
 
-def native(directory: Path, build: str, num_threads: int = 2, *, as_int8: bool = False) -> NativeLlama:
-    return load_native(directory, read_config(directory), LIBRARIES[build], num_threads, as_int8)
+def native(directory: Path, kernels: str, num_threads: int = 2, *, as_int8: bool = False) -> NativeLlama:
+    return load_native(directory, read_config(directory), NATIVE[kernels], num_threads, as_int8)
 
 
 def pytorch(directory: Path) -> Llama:
@@ -93,9 +93,9 @@ def pytorch(directory: Path) -> Llama:
         return Llama(config, weights, fixed_rows_linear, rows_independent=True)
 
 
-@pytest.mark.parametrize("build", BUILDS)
-def test_logits_are_those_of_pytorch(directory: Path, build: str) -> None:
-    model, reference = native(directory, build), pytorch(directory)
+@pytest.mark.parametrize("kernels", NATIVE)
+def test_logits_are_those_of_pytorch(directory: Path, kernels: str) -> None:
+    model, reference = native(directory, kernels), pytorch(directory)
     for number in (1, 3, 40):
         found = step(model, [(one, len(one.ids)) for one in texts(model.config, number, 90)])
         wanted = step(reference, [(one, len(one.ids)) for one in texts(model.config, number, 90)])
@@ -103,10 +103,10 @@ def test_logits_are_those_of_pytorch(directory: Path, build: str) -> None:
 
 
 @pytest.mark.parametrize("as_int8", [False, True])
-@pytest.mark.parametrize("build", BUILDS)
-def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, build: str, as_int8: bool) -> None:
+@pytest.mark.parametrize("kernels", NATIVE)
+def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, kernels: str, as_int8: bool) -> None:
     """Each text alone and at once, against all texts cut at random and mixed with each other."""
-    model, rng = native(directory, build, as_int8=as_int8), random.Random(1)
+    model, rng = native(directory, kernels, as_int8=as_int8), random.Random(1)
     lengths = (150, 64, 1, 33, 100)
     alone = texts(model.config, *lengths)
     wanted = [step(model, [(one, len(one.ids))]) for one in alone]
@@ -124,19 +124,19 @@ def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, build: str,
         assert torch.equal(mixed[number].row[..., :length, :], alone[number].row[..., :length, :])
 
 
-@pytest.mark.parametrize("build", BUILDS)
-def test_threads_change_nothing(directory: Path, build: str) -> None:
+@pytest.mark.parametrize("kernels", NATIVE)
+def test_threads_change_nothing(directory: Path, kernels: str) -> None:
     results = []
     for num_threads in (1, 2, 5):
-        model = native(directory, build, num_threads)
+        model = native(directory, kernels, num_threads)
         results.append(step(model, [(one, len(one.ids)) for one in texts(model.config, 5, 70)]))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("build", BUILDS)
-def test_int8_is_close(directory: Path, build: str) -> None:
-    found = step(native(directory, build, as_int8=True), [(one, 90) for one in texts(read_config(directory), 90)])
+@pytest.mark.parametrize("kernels", NATIVE)
+def test_int8_is_close(directory: Path, kernels: str) -> None:
+    found = step(native(directory, kernels, as_int8=True), [(one, 90) for one in texts(read_config(directory), 90)])
     wanted = step(pytorch(directory), [(one, 90) for one in texts(read_config(directory), 90)])
     error = ((found - wanted).norm() / wanted.norm()).item()
     assert 1e-4 < error < 0.03  # 8 bits in groups of 32; an error of nothing would mean that nothing was rounded
@@ -145,24 +145,24 @@ def test_int8_is_close(directory: Path, build: str) -> None:
 def test_weights_are_stored_short_where_nothing_is_lost() -> None:
     exact = torch.randn(8, 8).bfloat16()
     for weight in (exact, exact.float(), exact.half().bfloat16().half()):
-        assert stored(weight).dtype == torch.bfloat16
-        assert torch.equal(stored(weight).float(), weight.float())
+        assert shortened(weight).dtype == torch.bfloat16
+        assert torch.equal(shortened(weight).float(), weight.float())
     lossy = torch.randn(8, 8)
-    assert torch.equal(stored(lossy), lossy)
-    assert torch.equal(stored(lossy.half()), lossy.half().float())
+    assert torch.equal(shortened(lossy), lossy)
+    assert torch.equal(shortened(lossy.half()), lossy.half().float())
 
 
-@pytest.mark.parametrize("build", BUILDS)
-def test_no_room_in_a_head_is_seen_before_it_hurts(build: str) -> None:
-    assert fits(ModelConfig(1, 64, 64, 2, 2, 32, 100, 32), LIBRARIES[build])
-    assert not fits(ModelConfig(1, 40, 64, 2, 2, 20, 100, 32), LIBRARIES[build])
+@pytest.mark.parametrize("kernels", NATIVE)
+def test_no_room_in_a_head_is_seen_before_it_hurts(kernels: str) -> None:
+    assert NATIVE[kernels].fit(ModelConfig(1, 64, 64, 2, 2, 32, 100, 32))
+    assert not NATIVE[kernels].fit(ModelConfig(1, 40, 64, 2, 2, 20, 100, 32))
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("kernels", NATIVE)
 def test_a_shape_that_does_not_fit_is_computed_with_pytorch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, build: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kernels: str
 ) -> None:
-    compute_with(monkeypatch, build)
+    compute_with(monkeypatch, kernels)
     odd = make_checkpoint(tmp_path / "odd", hidden_size=40, num_heads=2, num_kv_heads=2)
     loaded = load_runner(settings(odd))
     assert loaded.limits.grain_tokens == loaded.limits.chunk_tokens
@@ -183,7 +183,7 @@ def test_without_native_kernels_pytorch_computes(
         load_runner(settings(checkpoint, quantize="int8", dtype="bfloat16"))
 
 
-@pytest.mark.skipif(not BUILDS, reason="no native kernels were built here")
+@pytest.mark.skipif(not NATIVE, reason="no native kernels were built here")
 def test_the_native_kernels_are_what_computes(checkpoint: Path) -> None:
     loaded = load_runner(settings(checkpoint, quantize="int8"))
     assert (loaded.limits.grain_tokens, loaded.model.dtype, loaded.model.quantization) == (1, "float32", "int8")

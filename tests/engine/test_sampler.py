@@ -22,7 +22,7 @@ from index_grpc.engine.sequence import Sequence
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.native import NativeLlama
 from index_grpc.model.ranking import NUM_CANDIDATES, History, Rank, Wish, penalised, rank
-from tests.engine.kernels import BUILDS, KERNELS, LIBRARIES, PYTORCH
+from tests.engine.kernels import KERNELS, NATIVE, PYTORCH
 
 VOCAB = 300
 NUM_DRAWS = 4000
@@ -45,10 +45,10 @@ def ranking(request: pytest.FixtureRequest) -> Rank:
     return rank if request.param == PYTORCH else native(request.param).rank
 
 
-def native(build: str, vocab_size: int = VOCAB) -> NativeLlama:
+def native(kernels: str, vocab_size: int = VOCAB) -> NativeLlama:
     """The native kernels, holding no weights."""
     config = ModelConfig(1, 32, 32, 1, 1, 32, vocab_size, 32)
-    return NativeLlama(config, LIBRARIES[build], num_threads=2)
+    return NativeLlama(config, NATIVE[kernels], num_threads=2)
 
 
 def by_transformers(row: Tensor, params: SamplingParams, ids: list[int]) -> Tensor:
@@ -96,9 +96,9 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
     assert not shares[wanted == 0].any()
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("kernels", NATIVE)
 @pytest.mark.parametrize("vocab_size", [64, 300, 1000])
-def test_native_ranking_is_that_of_pytorch(build: str, vocab_size: int) -> None:
+def test_native_ranking_is_that_of_pytorch(kernels: str, vocab_size: int) -> None:
     """Scores and ids of what is wanted, under every kind of penalty."""
     generator, rng = torch.Generator().manual_seed(vocab_size), random.Random(vocab_size)
     history, num_rows = History(40, vocab_size, torch.device("cpu")), 40
@@ -109,7 +109,7 @@ def test_native_ranking_is_that_of_pytorch(build: str, vocab_size: int) -> None:
         penalties = (rng.choice([1.0, 1.1, 0.5, 1e-38]), rng.choice([0.0, -2.0, 1.5]), rng.choice([0.0, 2.0]))
         wishes.append(Wish(slot, *penalties, num_wanted=rng.randint(1, NUM_CANDIDATES)))
     rows = torch.randn(num_rows, vocab_size, generator=generator) * 3
-    scores, ids = native(build, vocab_size).rank(rows, history, wishes)
+    scores, ids = native(kernels, vocab_size).rank(rows, history, wishes)
     wanted_scores, wanted_ids = rank(rows, history, wishes)
     for row, wish in enumerate(wishes):
         torch.testing.assert_close(scores[row, : wish.num_wanted], wanted_scores[row, : wish.num_wanted])

@@ -11,7 +11,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from tests.conftest import serving, settings
-from tests.engine.kernels import BUILDS, PYTORCH, compute_with
+from tests.engine.kernels import NATIVE, PYTORCH, compute_with
 from tests.server.asking import Stub, seeded, streamed, unary
 
 NUM_NEIGHBOURS = 32
@@ -49,7 +49,7 @@ async def crowded(
     """A server with room for a crowd, which keeps what was computed for prompts that begin the same."""
     if request.param == "pytorch":
         compute_with(monkeypatch, PYTORCH)
-    elif not BUILDS:
+    elif not NATIVE:
         pytest.skip("no native kernels were built here")
     quantize = request.param if request.param == "int8" else "none"
     chosen = settings(checkpoint, quantize=quantize, max_sequences=NUM_NEIGHBOURS + 1, prefix_reuse=True)
