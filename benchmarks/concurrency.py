@@ -8,17 +8,14 @@ long, and takes turns between both ways so that the machine's drift hits both al
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
 
 from index_grpc_client import AsyncClient
-
-from index_grpc.launch import load
-from index_grpc.server.app import App
-from index_grpc.settings import ServeSettings
+from report import Section, emit
+from serving import in_process
 
 PROMPT = "Tell me a story."
 SEED = 3
@@ -48,28 +45,26 @@ async def seconds(way: Callable[[AsyncClient, int], Awaitable[None]], client: As
     return time.perf_counter() - started
 
 
-async def measure(num_streams: int, num_rounds: int, threads: int) -> dict[str, object]:
+async def measure(options: argparse.Namespace) -> Section:
     """Seconds of both ways in each round, and their ratios."""
-    app = App(ServeSettings(port=0, threads=threads))
-    address = await app.listen()
-    await app.load(lambda: load(app.settings))
     rounds = []
-    async with AsyncClient(address) as client:
+    async with in_process(model="demo", threads=options.threads) as (_, address), AsyncClient(address) as client:
         num_tokens = await stream(client)
-        for number in range(num_rounds):
-            pair = [await seconds(way, client, num_streams) for way in (one_after_another, at_once)]
+        for number in range(options.rounds):
+            pair = [await seconds(way, client, options.streams) for way in (one_after_another, at_once)]
             rounds.append(pair)
             print(f"round {number + 1}: {pair[0]:.2f} s in turn, {pair[1]:.2f} s at once", file=sys.stderr)
-    await app.stop()
     in_turn, together = (statistics.median(way) for way in zip(*rounds, strict=True))
-    return {
-        "streams": num_streams,
-        "tokens_per_stream": num_tokens,
-        "seconds_in_turn": round(in_turn, 3),
-        "seconds_at_once": round(together, 3),
-        "times_sooner": round(statistics.median(first / second for first, second in rounds), 2),
-        "times_sooner_each_round": [round(first / second, 2) for first, second in rounds],
-    }
+    ratios = [first / second for first, second in rounds]
+    return Section(
+        title="Streams of the demo",
+        about=f"{options.streams} seeded answers of {num_tokens} tokens each over gRPC on the demo checkpoint: one "
+        "after another, and at once.",
+        command=f"python benchmarks/concurrency.py --streams {options.streams} --rounds {options.rounds}",
+        columns=["", "in turn", "at once", "times sooner"],
+        rows=[["seconds", f"{in_turn:.2f}", f"{together:.2f}", f"{statistics.median(ratios):.1f}"]],
+        data={"rounds_s": rounds, "ratios": ratios},
+    )
 
 
 def main() -> None:
@@ -77,8 +72,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=16, help="streams in each way (default 16)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the median counts (default 5)")
     parser.add_argument("--threads", type=int, default=0, help="threads to compute with (default: the server's)")
-    options = parser.parse_args()
-    print(json.dumps(asyncio.run(measure(options.streams, options.rounds, options.threads))))
+    emit(asyncio.run(measure(parser.parse_args())))
 
 
 if __name__ == "__main__":

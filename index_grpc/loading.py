@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 
 from index_grpc.contract import ServedModel
-from index_grpc.engine.cache import position_bytes
 from index_grpc.engine.runner import Model, ModelRunner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import CheckpointError, StartupError
 from index_grpc.machine import available_bytes, num_cores
 from index_grpc.model.checkpoint import load_weights, num_parameters, open_checked
-from index_grpc.model.config import ModelConfig, read_config
+from index_grpc.model.config import ModelConfig, position_bytes, read_config
 from index_grpc.model.hub import fetch, resolve
 from index_grpc.model.linear import LinearKind, linear_kinds
 from index_grpc.model.llama import Llama, choose_kind
@@ -172,7 +171,7 @@ def cache_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype, 
     Raises StartupError if not even one context fits.
     """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    size = position_bytes(config, dtype)
+    size = position_bytes(config, dtype.itemsize)
     fitting = int(free * CACHE_SHARE) // size
     if fitting < config.context_length:
         needed = config.context_length * size / CACHE_SHARE
@@ -196,7 +195,7 @@ def _log_summary(served: ServedModel, model: Model, limits: Limits, seconds: flo
         "loaded %s: %.1f M parameters; %s%s on %s (%s), in %.1f s",
         served.name, served.num_parameters / 1e6, served.dtype, quantized, served.device, model.engine, seconds,
     )  # fmt: skip
-    size = limits.max_cache_tokens * position_bytes(model.config, model.dtype)
+    size = limits.max_cache_tokens * position_bytes(model.config, model.dtype.itemsize)
     log.info(
         "context %d tokens; %d conversations at once, %d waiting; up to %.1f GiB for their keys and values",
         limits.context_length, limits.max_sequences, limits.max_waiting, size / 2**30,

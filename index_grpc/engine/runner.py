@@ -1,18 +1,33 @@
 """Everything that touches the device happens here: a batch in, the next tokens out."""
 
 from collections.abc import Sequence as Items
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from index_grpc.contract import Token
-from index_grpc.engine.cache import RowCache
 from index_grpc.engine.sampler import Sampler
-from index_grpc.engine.sequence import Batch
+from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.model.config import ModelConfig
-from index_grpc.model.places import Place
 from index_grpc.model.ranking import History, Wish
+
+
+class Cache(Protocol):
+    """Keys and values in rows by number; the kind of its places is known to its model only."""
+
+    @property
+    def rows(self) -> set[int]:
+        """Numbers of the rows that are held."""
+
+    def begin(self, row: int, longest: int, source: int = -1, num_shared: int = 0) -> None:
+        """Begins a row, with the first `num_shared` tokens of another; a row that is there goes on."""
+
+    def place(self, row: int, start: int, count: int) -> Any:  # noqa: ANN401 - the model's own
+        """Where a sequence's next tokens are to stand."""
+
+    def release(self, row: int) -> None:
+        """Lets a row go, if it has been begun."""
 
 
 class Model(Protocol):
@@ -28,7 +43,10 @@ class Model(Protocol):
     cuts_independent: bool
     """Whether a token's bits are the same however its prompt is cut into parts that are computed together."""
 
-    def forward(self, token_ids: Items[int], places: Items[Place], sampled: Items[int]) -> Tensor:
+    def new_cache(self) -> Cache:
+        """An empty cache of this model's kind."""
+
+    def forward(self, token_ids: Items[int], places: Items[Any], sampled: Items[int]) -> Tensor:
         """Logits [S, vocab_size] after the S tokens that `sampled` numbers; see Llama.forward."""
 
     def rank(self, logits: Tensor, history: History, wishes: Items[Wish]) -> tuple[Tensor, Tensor]:
@@ -36,11 +54,11 @@ class Model(Protocol):
 
 
 class ModelRunner:
-    """The loop's Runner for a model: a cache of contiguous rows and a sampler."""
+    """The loop's Runner for a model: its cache and a sampler."""
 
     def __init__(self, model: Model, max_sequences: int) -> None:
         self.model, self.rows_independent = model, model.rows_independent
-        self.cache = RowCache(model.config, model.device, model.dtype)
+        self.cache = model.new_cache()
         self.sampler = Sampler(max_sequences, model.config.vocab_size, model.device, model.rank)
 
     @torch.inference_mode()
@@ -48,9 +66,10 @@ class ModelRunner:
         """See Runner."""
         for span in batch:
             if span.start == span.sequence.num_cached:
-                self.sampler.open(span.sequence)
+                self._begin(span.sequence)
+        places = [self.cache.place(span.sequence.row, span.start, span.count) for span in batch]
         ids = [token_id for span in batch for token_id in span.sequence.ids[span.start : span.end]]
-        logits = self.model.forward(ids, self.cache.places(batch), last_rows(batch))
+        logits = self.model.forward(ids, places, last_rows(batch))
         return self.sampler.sample(logits, [span.sequence for span in batch if span.samples])
 
     def release(self, row: int) -> None:
@@ -59,7 +78,12 @@ class ModelRunner:
 
     def held_rows(self) -> set[int]:
         """See Runner."""
-        return set(self.cache.rows)
+        return self.cache.rows
+
+    def _begin(self, sequence: Sequence) -> None:
+        source = sequence.match.prefix.row if sequence.match else -1
+        self.cache.begin(sequence.row, sequence.num_reserved, source, sequence.num_cached)
+        self.sampler.open(sequence)
 
 
 def last_rows(batch: Batch) -> list[int]:

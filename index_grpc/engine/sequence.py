@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from index_grpc.contract import FinishReason, Timing, TokenRequest
 from index_grpc.engine.prefixes import Match
 
-FIRST_CAPACITY = 128
-"""Cache positions that a row begins with; it doubles as need be."""
+BLOCK_TOKENS = 64
+"""A row takes up whole multiples of so many cache positions."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,8 +49,8 @@ class Sequence:
 
     @property
     def num_allocated(self) -> int:
-        """Cache positions that its row may take up by now, less than what is promised to it."""
-        return min(self.num_reserved, max(FIRST_CAPACITY, 2 * len(self.ids)))
+        """Cache positions that its row takes up by now, of those that are promised to it."""
+        return min(self.num_reserved, -(-len(self.ids) // BLOCK_TOKENS) * BLOCK_TOKENS)
 
     @property
     def num_generated(self) -> int:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from index_grpc.model.places import Place
+from index_grpc.model.rows import RowPlace
 
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 """(layer, queries [T, H, D], keys and values [T, 2, K, D]) → [T, H, D]."""
 
 
-def attention(places: Sequence[Place], grouped: bool) -> Attend:
+def attention(places: Sequence[RowPlace], grouped: bool) -> Attend:
     """Attention for a batch's tokens in order: stores their keys and values, then looks back over each row.
 
     `grouped` tells whether several query heads share one of keys and values.
@@ -43,7 +43,7 @@ def attention(places: Sequence[Place], grouped: bool) -> Attend:
     return attend
 
 
-def _causal_mask(place: Place) -> Tensor:
+def _causal_mask(place: RowPlace) -> Tensor:
     """[n, L] true where a token may look; a single token needs none, as it may look at all before it."""
     allowed = torch.ones(place.count, place.end, dtype=torch.bool, device=place.row.device)
     return allowed.tril(diagonal=place.start)

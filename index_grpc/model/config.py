@@ -47,6 +47,11 @@ class ModelConfig:
             raise ValueError(f"head_dim {self.head_dim} is odd; rotary embedding turns pairs")
 
 
+def position_bytes(config: ModelConfig, item_bytes: int) -> int:
+    """Bytes that one position's keys and values take over all layers, in numbers of so many bytes."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
+
+
 def read_config(directory: Path) -> ModelConfig:
     """Reads `config.json`. Raises CheckpointError naming the file, the key and the value that cannot be served."""
     path = directory / "config.json"

@@ -14,8 +14,8 @@ from torch.nn import functional
 from index_grpc.model.attention import Attend, attention
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.linear import Linear, LinearKind, agrees, linear_kinds, rows_are_independent
-from index_grpc.model.places import Place
 from index_grpc.model.ranking import rank
+from index_grpc.model.rows import RowCache, RowPlace
 from index_grpc.model.weights import LayerWeights, LlamaWeights
 
 
@@ -89,8 +89,12 @@ class Llama:
         self.rotary = rotary_tables(config, self.device, self.dtype)
         self.engine = f"PyTorch {torch.__version__}"
 
+    def new_cache(self) -> RowCache:
+        """An empty cache for this model's keys and values."""
+        return RowCache(self.config, self.device, self.dtype)
+
     @torch.inference_mode()
-    def forward(self, token_ids: Sequence[int], places: Sequence[Place], sampled: Sequence[int]) -> Tensor:
+    def forward(self, token_ids: Sequence[int], places: Sequence[RowPlace], sampled: Sequence[int]) -> Tensor:
         """Computes T tokens, which stand at `places` in order, and keeps their keys and values there.
 
         Returns the logits [S, vocab_size], float32, of what may follow the S tokens that `sampled` numbers.

@@ -1,12 +1,17 @@
-"""Keeps loading a model from leaving holes in memory."""
+"""How memory is taken from the system, and given back."""
 
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import Tensor
+
 M_MMAP_THRESHOLD = -3
 LOADING_THRESHOLD_BYTES = 2**20
 USUAL_THRESHOLD_BYTES = 32 * 2**20  # where glibc's own, growing threshold ends
+
+MADV_HUGEPAGE = 14
+LARGE_PAGE_BYTES = 2**21
 
 
 @contextmanager
@@ -25,3 +30,13 @@ def large_blocks_apart() -> Iterator[None]:
         yield
     finally:
         set_option(M_MMAP_THRESHOLD, USUAL_THRESHOLD_BYTES)
+
+
+def in_large_pages(tensor: Tensor) -> Tensor:
+    """Asks Linux to back a new tensor's memory with large pages: fewer addresses to look up when it is streamed."""
+    first = -(-tensor.data_ptr() // LARGE_PAGE_BYTES) * LARGE_PAGE_BYTES
+    num_bytes = (tensor.data_ptr() + tensor.nbytes - first) // LARGE_PAGE_BYTES * LARGE_PAGE_BYTES
+    advise = getattr(ctypes.CDLL(None), "madvise", None)
+    if advise is not None and num_bytes > 0 and tensor.device.type == "cpu":
+        advise(ctypes.c_void_p(first), ctypes.c_size_t(num_bytes), MADV_HUGEPAGE)
+    return tensor

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from index_grpc.model.blocks import BlockCache, BlockPlace
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.llama import rotary_tables
-from index_grpc.model.places import Place
 from index_grpc.model.ranking import History, Wish
 from index_grpc.native import library as native
 
@@ -115,9 +115,13 @@ class NativeLlama:
         place = (self._handle, layer, number)
         _check(self._library.index_set_matrix(*place, weight.data_ptr(), is_bfloat16, *weight.shape, storage))
 
-    def forward(self, token_ids: Sequence[int], places: Sequence[Place], sampled: Sequence[int]) -> Tensor:
+    def new_cache(self) -> BlockCache:
+        """An empty cache for this model's keys and values."""
+        return BlockCache(self.config)
+
+    def forward(self, token_ids: Sequence[int], places: Sequence[BlockPlace], sampled: Sequence[int]) -> Tensor:
         """See Llama.forward."""
-        spans = (native.Span * len(places))(*(_span(place) for place in places))
+        spans = (native.Span * len(places))(*(native.Span(place.blocks, place.start, place.count) for place in places))
         logits = torch.empty(len(sampled), self._logits_stride)
         ids, rows = (ctypes.c_int32 * len(token_ids))(*token_ids), (ctypes.c_int32 * len(sampled))(*sampled)
         out = (logits.data_ptr(), self._logits_stride)
@@ -133,15 +137,16 @@ class NativeLlama:
         self._library.index_rank(self._handle, rankings, len(wishes), self.config.vocab_size, *out)
         return scores, ids
 
+    def read(self, floats: Tensor) -> float:
+        """Reads a float32 tensor with all threads and returns its sum, roughly: what memory allows at best."""
+        total: float = self._library.index_read(self._handle, floats.data_ptr(), floats.nbytes)
+        return total
+
 
 def shortened(weight: Tensor) -> Tensor:
     """The weight in bfloat16 if that says the same, else in float32."""
     short = weight.bfloat16()
     return short if weight.dtype == torch.bfloat16 or torch.equal(short.float(), weight.float()) else weight.float()
-
-
-def _span(place: Place) -> native.Span:
-    return native.Span(place.row.data_ptr(), place.row.shape[3], place.start, place.count)
 
 
 def _rankings(logits: Tensor, history: History, wishes: Sequence[Wish]) -> Iterator[native.Ranking]:

@@ -1,6 +1,7 @@
 // Attention over rows of keys and values, computed for each query as if it were alone.
 //
-// A row of the cache holds one sequence: for each layer its keys, then its values, [kv heads, capacity, head size] each.
+// A sequence's keys and values stand in blocks of kBlockTokens positions: for each layer the keys, then the values, [kv
+// heads, kBlockTokens, head size] each.
 // Every query's scores, shares and mix are added up in an order that depends on its own position only, so the result
 // has the same bits whether the token came in a prompt of any cut or was generated, and whoever else is being served.
 #pragma once
@@ -12,10 +13,11 @@
 #include "crew.h"
 #include "vector.h"
 
+constexpr int kBlockTokens = 64;
+
 // `count` tokens of one sequence from position `start` on.
 struct Span {
-  float* row;
-  int64_t capacity;
+  float* const* blocks;
   int32_t start;
   int32_t count;
 };
@@ -23,11 +25,20 @@ struct Span {
 struct Heads {
   int num_heads, num_kv_heads, head_dim;
   int group() const { return num_heads / num_kv_heads; }
-  int64_t layer_floats(int64_t capacity) const { return 2 * num_kv_heads * capacity * head_dim; }
 };
 
-constexpr int kMostQueries = 16;  // of a task: they share what is read of the row
-constexpr int kKeysAtOnce = 64;   // values that are mixed before the next query's turn
+// The keys, or the values, of one head of one layer: the same place in every block, [kBlockTokens, head_dim].
+struct Look {
+  float* const* blocks;
+  int64_t offset;
+  int head_dim;
+
+  float* at(int position) const {
+    return blocks[position / kBlockTokens] + offset + static_cast<int64_t>(position % kBlockTokens) * head_dim;
+  }
+};
+
+constexpr int kMostQueries = 64;  // of a task: they share what is read of the row
 constexpr int kKeysAhead = 1024;  // how far ahead of their use keys are fetched, in floats
 constexpr int kValuesAhead = 512;
 
@@ -57,12 +68,12 @@ ALWAYS_INLINE Vec dots(const float* query, const float* keys, int head_dim) {
 }
 
 // scores [count, stride]: dot products with every key, kLanes keys at a time; what lies past a query's keys is noise.
-inline void score(const Queries& queries, const float* keys, int head_dim, float* scores, int64_t stride) {
+inline void score(const Queries& queries, const Look& keys, float* scores, int64_t stride) {
   const int most = queries.most_keys();
   for (int first = 0; first < most; first += kLanes) {
-    const float* block = keys + static_cast<int64_t>(first) * head_dim;
+    const float* some = keys.at(first);
     for (int i = 0; i < queries.count; ++i) {
-      if (first < queries.num_keys[i]) store(scores + i * stride + first, dots(queries.query[i], block, head_dim));
+      if (first < queries.num_keys[i]) store(scores + i * stride + first, dots(queries.query[i], some, keys.head_dim));
     }
   }
 }
@@ -85,47 +96,71 @@ inline float shares(float* scores, int num_keys) {
   return sum(total);
 }
 
-// Adds kWidth registers of the values of keys [first, end) to a query's mix, each with its share.
-template <int kWidth>
-ALWAYS_INLINE void mix_some(const float* shares, const float* values, int head_dim, int first, int end, float* out) {
-  Vec mixed[kWidth];
-  for (int i = 0; i < kWidth; ++i) mixed[i] = load(out + i * kLanes);
-  for (int key = first; key < end; ++key) {
-    const float* value = values + static_cast<int64_t>(key) * head_dim;
+// Adds kWidth registers of `count` values to the mixes of kQueries queries, each with its own shares.
+template <int kQueries, int kWidth>
+ALWAYS_INLINE void mix_some(const float* const (&shares)[kQueries], const float* values, int head_dim, int count,
+                            float* const (&out)[kQueries], int at) {
+  Vec mixed[kQueries][kWidth];
+  for (int i = 0; i < kQueries; ++i) {
+    for (int part = 0; part < kWidth; ++part) mixed[i][part] = load(out[i] + at + part * kLanes);
+  }
+  for (int key = 0; key < count; ++key) {
+    const float* value = values + static_cast<int64_t>(key) * head_dim + at;
 #pragma GCC unroll 8
-    for (int i = 0; i < kWidth; ++i) {
-      __builtin_prefetch(value + i * kLanes + kValuesAhead);
-      mixed[i] += shares[key] * load(value + i * kLanes);
+    for (int part = 0; part < kWidth; ++part) {
+      __builtin_prefetch(value + part * kLanes + kValuesAhead);
+      const Vec piece = load(value + part * kLanes);
+      for (int i = 0; i < kQueries; ++i) mixed[i][part] += shares[i][key] * piece;
     }
   }
-  for (int i = 0; i < kWidth; ++i) store(out + i * kLanes, mixed[i]);
+  for (int i = 0; i < kQueries; ++i) {
+    for (int part = 0; part < kWidth; ++part) store(out[i] + at + part * kLanes, mixed[i][part]);
+  }
 }
 
-inline void mix(const float* shares, const float* values, int head_dim, int first, int end, float* out) {
+template <int kQueries>
+void mix(const float* const (&shares)[kQueries], const float* values, int head_dim, int count,
+         float* const (&out)[kQueries]) {
+  if (count <= 0) return;
   int at = 0;
-  for (; at + 8 * kLanes <= head_dim; at += 8 * kLanes) {
-    mix_some<8>(shares, values + at, head_dim, first, end, out + at);
-  }
   for (; at + 4 * kLanes <= head_dim; at += 4 * kLanes) {
-    mix_some<4>(shares, values + at, head_dim, first, end, out + at);
+    mix_some<kQueries, 4>(shares, values, head_dim, count, out, at);
   }
-  for (; at < head_dim; at += kLanes) mix_some<1>(shares, values + at, head_dim, first, end, out + at);
+  for (; at < head_dim; at += kLanes) mix_some<kQueries, 1>(shares, values, head_dim, count, out, at);
+}
+
+// The values of one block, from position `first` on, for all queries: two at a time as far as both see.
+inline void mix_block(const Queries& queries, const float* scores, int64_t stride, int first, const Look& values) {
+  const float* block = values.at(first);
+  const auto seen = [&](int i) { return std::clamp(queries.num_keys[i] - first, 0, kBlockTokens); };
+  const auto rest = [&](int i, int from) {
+    const float* const shares[] = {scores + i * stride + first + from};
+    float* const out[] = {queries.out[i]};
+    mix(shares, block + static_cast<int64_t>(from) * values.head_dim, values.head_dim, seen(i) - from, out);
+  };
+  int i = 0;
+  for (; i + 1 < queries.count; i += 2) {
+    const int both = std::min(seen(i), seen(i + 1));
+    const float* const shares[] = {scores + i * stride + first, scores + (i + 1) * stride + first};
+    float* const out[] = {queries.out[i], queries.out[i + 1]};
+    mix(shares, block, values.head_dim, both, out);
+    rest(i, both);
+    rest(i + 1, both);
+  }
+  if (i < queries.count) rest(i, 0);
 }
 
 // Each query's mix of the values it sees. `scores` has room for count rows of `stride` floats, whole registers.
-inline void attend(const Queries& queries, const float* keys, const float* values, int head_dim, float* scores,
-                   int64_t stride) {
-  score(queries, keys, head_dim, scores, stride);
+inline void attend(const Queries& queries, const Look& keys, const Look& values, float* scores, int64_t stride) {
+  const int head_dim = keys.head_dim;
+  score(queries, keys, scores, stride);
   float totals[kMostQueries];
   for (int i = 0; i < queries.count; ++i) {
     totals[i] = shares(scores + i * stride, queries.num_keys[i]);
     std::fill_n(queries.out[i], head_dim, 0.0f);
   }
-  for (int first = 0; first < queries.most_keys(); first += kKeysAtOnce) {
-    for (int i = 0; i < queries.count; ++i) {
-      const int end = std::min(first + kKeysAtOnce, queries.num_keys[i]);
-      if (first < end) mix(scores + i * stride, values, head_dim, first, end, queries.out[i]);
-    }
+  for (int first = 0; first < queries.most_keys(); first += kBlockTokens) {
+    mix_block(queries, scores, stride, first, values);
   }
   for (int i = 0; i < queries.count; ++i) {
     for (int at = 0; at < head_dim; at += kLanes) {

@@ -8,6 +8,9 @@ from pathlib import Path
 BUILDS = ("avx512", "avx2")
 """The libraries that the package's installation builds; the processor decides which is used."""
 
+BLOCK_TOKENS = 64
+"""Positions of a block of keys and values: [layers, 2, kv heads, BLOCK_TOKENS, head size], float32."""
+
 MOST_CANDIDATES = 64
 """Scores and ids that `index_rank` writes for each row."""
 
@@ -40,9 +43,9 @@ class Shape(ctypes.Structure):
 
 
 class Span(ctypes.Structure):
-    """`count` tokens of one sequence from position `start` on, and its row of keys and values."""
+    """`count` tokens of one sequence from position `start` on, and the blocks of its keys and values."""
 
-    _fields_ = [("row", c_void_p), ("capacity", c_int64), ("start", c_int32), ("count", c_int32)]
+    _fields_ = [("blocks", POINTER(c_void_p)), ("start", c_int32), ("count", c_int32)]
 
 
 class Ranking(ctypes.Structure):

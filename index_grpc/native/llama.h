@@ -50,7 +50,7 @@ class Llama {
   // Cosine and sine of each position's angles [positions, head_dim], the caller's too.
   void set_rotary(const float* cosine, const float* sine) { cosine_ = cosine, sine_ = sine; }
 
-  // Computes the tokens of all spans, in order, and stores their keys and values in the spans' rows. Of the tokens that
+  // Computes the tokens of all spans, in order, and stores their keys and values in the spans' blocks. Of the tokens that
   // `sampled` numbers, logits [num_sampled, logits_stride] tell what may follow.
   void forward(const int32_t* token_ids, const Span* spans, int num_spans, const int32_t* sampled, int num_sampled,
                float* logits, int64_t logits_stride) {
@@ -137,10 +137,10 @@ class Llama {
     }
   }
 
-  // Where a layer's keys (0) or values (1) of a kv head stand in a span's row: [capacity, head_dim].
-  float* cached(const Span& span, int index, int kind, int kv_head) const {
-    const int64_t block = span.capacity * shape_.head_dim;
-    return span.row + index * heads().layer_floats(span.capacity) + (kind * shape_.num_kv_heads + kv_head) * block;
+  // A layer's keys (0) or values (1) of a kv head, wherever a span's blocks are.
+  Look cached(const Span& span, int index, int kind, int kv_head) const {
+    const int64_t place = (static_cast<int64_t>(index) * 2 + kind) * shape_.num_kv_heads + kv_head;
+    return {span.blocks, place * kBlockTokens * shape_.head_dim, shape_.head_dim};
   }
 
   // Turns a token's queries and keys by the angles of its position, and stores keys and values.
@@ -154,7 +154,7 @@ class Llama {
     for (int kind = 0; kind < 2; ++kind) {
       for (int i = 0; i < num_kv_heads; ++i) {
         const float* from = heads + (num_heads + kind * num_kv_heads + i) * size;
-        memcpy(cached(*span, index, kind, i) + static_cast<int64_t>(position) * size, from, size * sizeof(float));
+        memcpy(cached(*span, index, kind, i).at(position), from, size * sizeof(float));
       }
     }
   }
@@ -197,8 +197,7 @@ class Llama {
     thread_local std::vector<float> scores;
     const int64_t stride = (queries.most_keys() + kLanes - 1) / kLanes * kLanes + kLanes;
     if (scores.size() < static_cast<size_t>(queries.count * stride)) scores.resize(queries.count * stride);
-    attend(queries, cached(*tile.span, index, 0, kv_head), cached(*tile.span, index, 1, kv_head), size, scores.data(),
-           stride);
+    attend(queries, cached(*tile.span, index, 0, kv_head), cached(*tile.span, index, 1, kv_head), scores.data(), stride);
   }
 
   const Shape shape_;

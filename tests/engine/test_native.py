@@ -4,27 +4,28 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from index_grpc.engine.runner import Cache
 from index_grpc.errors import StartupError
 from index_grpc.loading import load_runner
+from index_grpc.model.blocks import BlockCache
 from index_grpc.model.checkpoint import load_weights
 from index_grpc.model.config import ModelConfig, read_config
 from index_grpc.model.linear import fixed_rows_linear
 from index_grpc.model.llama import Llama
 from index_grpc.model.native import NativeLlama, shortened
 from index_grpc.model.native_weights import load_native
-from index_grpc.model.places import Place
 from index_grpc.model.weights import LlamaWeights
 from tests.checkpoints import make_checkpoint
 from tests.conftest import settings
 from tests.engine.kernels import NATIVE, PYTORCH, compute_with
 
-CAPACITY = 160
+MOST_TOKENS = 160
 
 SHAPES: list[dict[str, Any]] = [
     {"hidden_size": 64, "num_heads": 4, "num_kv_heads": 4},
@@ -40,33 +41,40 @@ SHAPES: list[dict[str, Any]] = [
 
 @dataclass
 class Text:
-    """Tokens of one sequence with a row of the cache to compute them in."""
+    """Tokens of one sequence with a row of a cache to compute them in."""
 
     ids: list[int]
-    row: Tensor
+    row: int
     num_computed: int = 0
 
-    def next_place(self, count: int) -> Place:
-        place = Place(self.row, self.num_computed, count)
-        self.num_computed += count
-        return place
 
+class Desk:
+    """A model with a cache that holds some texts."""
 
-def text(config: ModelConfig, ids: list[int]) -> Text:
-    """Its row holds what is no number wherever nothing was stored."""
-    shape = (config.num_layers, 2, config.num_kv_heads, CAPACITY, config.head_dim)
-    return Text(ids, torch.full(shape, torch.nan))
+    def __init__(self, model: NativeLlama | Llama, *lengths: int) -> None:
+        rng, vocab_size = random.Random(sum(lengths)), model.config.vocab_size
+        self.model, self.cache = model, cast("Cache", model.new_cache())
+        self.texts = [
+            Text([rng.randrange(vocab_size) for _ in range(length)], row) for row, length in enumerate(lengths)
+        ]
+        for text in self.texts:
+            self.cache.begin(text.row, MOST_TOKENS)
 
+    def step(self, *spans: tuple[int, int]) -> list[Tensor]:
+        """Computes the next tokens of texts by number, so many of each; the logits [count, vocab_size] of each."""
+        ids, places = [], []
+        for number, count in spans:
+            text = self.texts[number]
+            end = text.num_computed + count
+            ids += text.ids[text.num_computed : end]
+            places.append(self.cache.place(text.row, text.num_computed, count))
+            text.num_computed = end
+        logits = self.model.forward(ids, places, range(len(ids)))
+        return list(logits.split([count for _, count in spans]))
 
-def texts(config: ModelConfig, *lengths: int) -> list[Text]:
-    rng = random.Random(sum(lengths))
-    return [text(config, [rng.randrange(config.vocab_size) for _ in range(length)]) for length in lengths]
-
-
-def step(model: NativeLlama | Llama, spans: list[tuple[Text, int]]) -> Tensor:
-    """Computes each text's next tokens, so many of them; logits [all of them, vocab_size]."""
-    ids = [i for found, count in spans for i in found.ids[found.num_computed : found.num_computed + count]]
-    return model.forward(ids, [found.next_place(count) for found, count in spans], range(len(ids)))
+    def all_at_once(self) -> Tensor:
+        """The logits of every token."""
+        return torch.cat(self.step(*((number, len(text.ids)) for number, text in enumerate(self.texts))))
 
 
 def cuts(rng: random.Random, total: int) -> Iterator[int]:
@@ -97,8 +105,7 @@ def pytorch(directory: Path) -> Llama:
 def test_logits_are_those_of_pytorch(directory: Path, kernels: str) -> None:
     model, reference = native(directory, kernels), pytorch(directory)
     for number in (1, 3, 40):
-        found = step(model, [(one, len(one.ids)) for one in texts(model.config, number, 90)])
-        wanted = step(reference, [(one, len(one.ids)) for one in texts(model.config, number, 90)])
+        found, wanted = [Desk(one, number, 90).all_at_once() for one in (model, reference)]
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -108,36 +115,46 @@ def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, kernels: st
     """Each text alone and at once, against all texts cut at random and mixed with each other."""
     model, rng = native(directory, kernels, as_int8=as_int8), random.Random(1)
     lengths = (150, 64, 1, 33, 100)
-    alone = texts(model.config, *lengths)
-    wanted = [step(model, [(one, len(one.ids))]) for one in alone]
-    mixed = texts(model.config, *lengths)
+    alone = Desk(model, *lengths)
+    wanted = [alone.step((number, length))[0] for number, length in enumerate(lengths)]
+    mixed = Desk(model, *lengths)
     found: list[list[Tensor]] = [[] for _ in lengths]
-    pending = [(number, cuts(rng, length)) for number, length in enumerate(lengths)]
+    pending = {number: cuts(rng, length) for number, length in enumerate(lengths)}
     while pending:
-        turn = [(number, count) for number, counts in pending if rng.random() < 0.7 and (count := next(counts, 0))]
-        logits = step(model, [(mixed[number], count) for number, count in turn])
-        for (number, _), part in zip(turn, logits.split([count for _, count in turn]), strict=True):
+        turn = [(number, count) for number in pending if rng.random() < 0.7 and (count := next(pending[number], 0))]
+        for (number, _), part in zip(turn, mixed.step(*turn), strict=True):
             found[number].append(part)
-        pending = [one for one in pending if mixed[one[0]].num_computed < lengths[one[0]]]
-    for number, length in enumerate(lengths):
+        pending = {i: counts for i, counts in pending.items() if mixed.texts[i].num_computed < lengths[i]}
+    for number in range(len(lengths)):
         assert torch.equal(torch.cat(found[number]), wanted[number])
-        assert torch.equal(mixed[number].row[..., :length, :], alone[number].row[..., :length, :])
 
 
 @pytest.mark.parametrize("kernels", NATIVE)
 def test_threads_change_nothing(directory: Path, kernels: str) -> None:
-    results = []
-    for num_threads in (1, 2, 5):
-        model = native(directory, kernels, num_threads)
-        results.append(step(model, [(one, len(one.ids)) for one in texts(model.config, 5, 70)]))
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
+    one, two, five = [Desk(native(directory, kernels, number), 5, 70).all_at_once() for number in (1, 2, 5)]
+    assert torch.equal(one, two)
+    assert torch.equal(one, five)
+
+
+@pytest.mark.parametrize("kernels", NATIVE)
+def test_what_stood_in_the_cache_before_is_not_looked_at(directory: Path, kernels: str) -> None:
+    """Blocks are used again; here they hold what is no number."""
+    desk = Desk(native(directory, kernels), 70)
+    wanted = desk.all_at_once()
+    cache = desk.cache
+    assert isinstance(cache, BlockCache)
+    for block in cache._blocks:
+        block.fill_(torch.nan)
+    desk.texts[0].num_computed = 0
+    assert torch.equal(desk.all_at_once(), wanted)
 
 
 @pytest.mark.parametrize("kernels", NATIVE)
 def test_int8_is_close(directory: Path, kernels: str) -> None:
-    found = step(native(directory, kernels, as_int8=True), [(one, 90) for one in texts(read_config(directory), 90)])
-    wanted = step(pytorch(directory), [(one, 90) for one in texts(read_config(directory), 90)])
+    found, wanted = (
+        Desk(native(directory, kernels, as_int8=True), 90).all_at_once(),
+        Desk(pytorch(directory), 90).all_at_once(),
+    )
     error = ((found - wanted).norm() / wanted.norm()).item()
     assert 1e-4 < error < 0.03  # 8 bits in groups of 32; an error of nothing would mean that nothing was rounded
 

@@ -1,0 +1,113 @@
+"""Runs the experiments and writes what they find to `RESULTS.md`, each with its machine and versions.
+
+An experiment that is not run keeps its last findings; `results.json` holds all of them.
+
+    python benchmarks/bench.py                       # all; about an hour with every peer installed
+    python benchmarks/bench.py wire conversations    # only these
+    python benchmarks/bench.py --list
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS, PAGE = HERE / "results.json", HERE / "RESULTS.md"
+
+EXPERIMENTS = {
+    "alternatives": ["alternatives.py", "mid"],
+    "int8": ["alternatives.py", "int8"],
+    "quality": ["quality.py"],
+    "full": ["alternatives.py", "full"],
+    "memory": ["memory_floor.py", "full"],
+    "wire": ["wire.py"],
+    "conversations": ["conversations.py"],
+    "fairness": ["fairness.py"],
+    "steps": ["step_cost.py"],
+    "start": ["start.py", "--full"],
+    "streams": ["concurrency.py"],
+}
+"""In the order of the page."""
+
+PACKAGES = ("index-grpc", "torch", "transformers", "grpcio", "protobuf")
+
+INTRODUCTION = """\
+# Results
+
+Written by `make bench`, which `python benchmarks/bench.py --help` explains. Ratios are of runs taken in turn on one
+machine; absolute times do not carry over to another. What did not come out as hoped stands here too.
+"""
+
+
+def run(name: str) -> dict[str, Any]:
+    """Runs one experiment and returns its section. Raises CalledProcessError."""
+    script, *arguments = EXPERIMENTS[name]
+    command = [sys.executable, str(HERE / script), *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    section: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return section | {"when": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", "machine": machine()}
+
+
+def machine() -> str:
+    """The processor, the system and the versions, in a line."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    names = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "").split()
+    units = [unit for unit in ("avx2", "avx512f", "avx512_vnni", "amx_bf16") if unit in flags]
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    processor = f"{len(names)} × {names[0] if names else platform.processor()} ({', '.join(units)})"
+    return f"{processor}; Python {platform.python_version()}, {versions}"
+
+
+def page(sections: dict[str, dict[str, Any]]) -> str:
+    """All findings as Markdown."""
+    parts = [INTRODUCTION, *(_section(sections[name]) for name in EXPERIMENTS if name in sections)]
+    return "\n".join(parts)
+
+
+def _section(section: dict[str, Any]) -> str:
+    table = [section["columns"], ["---", *["---:"] * (len(section["columns"]) - 1)], *section["rows"]]
+    lines = [f"## {section['title']}", "", section["about"], "", *(f"| {' | '.join(row)} |" for row in table), ""]
+    lines += [f"- {_goal(goal)}" for goal in section["goals"]] + [f"- {note}" for note in section["notes"]]
+    lines += ["", f"{section['when']}, {section['machine']}. `{section['command']}`", ""]
+    return "\n".join(lines)
+
+
+def _goal(goal: dict[str, Any]) -> str:
+    return f"{goal['what']}: **{goal['found']}** (goal {goal['limit']}{'' if goal['is_met'] else '; **missed**'})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}; default: all")
+    parser.add_argument("--list", action="store_true", help="print the experiments and how each is run alone")
+    options = parser.parse_args()
+    unknown = [name for name in options.experiments if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"there is no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
+    if options.list:
+        print("\n".join(f"{name:<15}python benchmarks/{' '.join(words)}" for name, words in EXPERIMENTS.items()))
+        return
+    sections: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in options.experiments or EXPERIMENTS:
+        print(f"=== {name}", file=sys.stderr, flush=True)
+        try:
+            sections[name] = run(name)
+        except subprocess.CalledProcessError as error:
+            print(f"{name} failed with {error.returncode}; its last findings stay", file=sys.stderr)
+            continue
+        RESULTS.write_text(json.dumps(sections, indent=1, ensure_ascii=False) + "\n")
+        PAGE.write_text(page(sections))
+    for name, section in sections.items():
+        for goal in (goal for goal in section["goals"] if not goal["is_met"]):
+            print(f"{name}: {_goal(goal)}")
+
+
+if __name__ == "__main__":
+    main()

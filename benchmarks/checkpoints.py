@@ -1,0 +1,29 @@
+"""The random checkpoints that experiments run on, made when they are first asked for.
+
+In DIRECTORY/mid and DIRECTORY/full lie `checkpoint/`, as `random_checkpoint.py` writes it, and what `convert.py`
+makes of it. The full shape takes 20 GB of disk with its GGUF files, 9 GB without.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CHECKPOINTS = HERE / ".checkpoints"
+
+
+def converted(shape: str, directory: Path = CHECKPOINTS, gguf: Sequence[str] = ("f32", "q8_0")) -> Path:
+    """The directory of a shape, with `llama/` and the GGUF files asked for."""
+    place = directory / shape
+    source = place / "checkpoint"
+    if not (source / "pytorch_model.bin").exists():
+        _run("random_checkpoint.py", shape, str(source))
+    missing = [kind for kind in gguf if not (place / f"{kind}.gguf").exists()]
+    if missing or not (place / "llama" / "model.safetensors.index.json").exists():
+        _run("convert.py", str(source), str(place), "--gguf", *missing)
+    return place
+
+
+def _run(script: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, str(HERE / script), *arguments], check=True, stdout=sys.stderr)

@@ -1,0 +1,129 @@
+"""What running streams notice of a long prompt: the worst gap between their messages while it is computed.
+
+python benchmarks/fairness.py --streams 8 --prompt-tokens 3000 --rounds 3
+"""
+
+import argparse
+import asyncio
+import random
+import statistics
+import sys
+import time
+from itertools import pairwise
+
+from checkpoints import converted
+from index_grpc_client import AsyncClient
+from report import Goal, Section, emit
+from serving import in_process
+
+from index_grpc.bench.workload import Workload, fit_words
+from index_grpc.loading import load_runner
+from index_grpc.settings import ServeSettings
+
+STREAM_TOKENS = 800
+NUM_LAST = 5
+"""Chunks at the prompt's end, of which the median counts."""
+BEFORE_SECONDS = 1.0
+"""How long the streams run by themselves before the long prompt comes."""
+
+
+def chunk_seconds(model: str, prompt_tokens: int) -> float:
+    """Seconds of the prompt's last chunk alone: the longest that a step has to compute besides decoding."""
+    loaded = load_runner(ServeSettings(model=model))
+    engine, config, count = loaded.runner.model, loaded.runner.model.config, loaded.limits.chunk_tokens
+    cache = engine.new_cache()
+    cache.begin(0, prompt_tokens)
+    draw, seconds = random.Random(0), []
+    for start in range(0, prompt_tokens - count + 1, count):
+        ids = [draw.randrange(5, config.vocab_size) for _ in range(count)]
+        started = time.perf_counter()
+        engine.forward(ids, [cache.place(0, start, count)], [])
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[-NUM_LAST:])
+
+
+async def stream(
+    client: AsyncClient, workload: Workload, number: int, instants: list[float], begun: asyncio.Event
+) -> None:
+    """Notes when each message comes."""
+    prompt = workload.prompt("short", number)
+    # With log-probabilities every token makes a message, also one that is only a part of a character.
+    answer = client.chat_stream(prompt.text, seed=prompt.seed, max_tokens=STREAM_TOKENS, logprobs=True)
+    async with answer:
+        async for _ in answer:
+            instants.append(time.perf_counter())
+            begun.set()
+
+
+async def long_prompt(client: AsyncClient, workload: Workload, number: int) -> tuple[float, float]:
+    """When it was sent and when its answer began."""
+    prompt = workload.prompt("long", number)
+    sent = time.perf_counter()
+    answer = client.chat_stream(prompt.text, seed=prompt.seed, max_tokens=2)
+    async with answer:
+        await anext(aiter(answer))
+        return sent, time.perf_counter()
+
+
+async def one_round(
+    address: str, short: Workload, long: Workload, number: int, num_streams: int
+) -> tuple[float, float]:
+    """Median gap before the long prompt comes, and the worst while it is computed."""
+    async with AsyncClient(address) as client:
+        instants: list[list[float]] = [[] for _ in range(num_streams)]
+        begun = [asyncio.Event() for _ in range(num_streams)]
+        streams = [
+            asyncio.create_task(stream(client, short, number * num_streams + place, instants[place], begun[place]))
+            for place in range(num_streams)
+        ]
+        for event in begun:
+            await event.wait()
+        await asyncio.sleep(BEFORE_SECONDS)
+        sent, began = await long_prompt(client, long, number)
+        for one in streams:
+            one.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+    gaps = [(before, after - before) for noted in instants for before, after in pairwise(noted)]
+    alone = statistics.median(gap for at, gap in gaps if sent - BEFORE_SECONDS / 2 < at < sent)
+    return alone, max(gap for at, gap in gaps if sent <= at < began)
+
+
+async def measure(options: argparse.Namespace) -> Section:
+    model = str(converted("mid", gguf=()) / "llama")
+    chunk = chunk_seconds(model, options.prompt_tokens)
+    rounds = []
+    async with in_process(model=model, max_sequences=options.streams + 1, prefix_reuse=False) as (_, address):
+        async with AsyncClient(address) as client:
+            short, long = [Workload(0, await fit_words(client, 0, size)) for size in (32, options.prompt_tokens)]
+        for number in range(options.rounds):
+            rounds.append(await one_round(address, short, long, number, options.streams))
+            alone, worst = rounds[-1]
+            print(f"round {number + 1}: gap {alone * 1e3:.0f} ms, worst {worst * 1e3:.0f} ms", file=sys.stderr)
+    alone, worst = [statistics.median(way) for way in zip(*rounds, strict=True)]
+    allowed = 3 * alone + chunk
+    return Section(
+        title="A long prompt among running streams",
+        about=f"{options.streams} streams run on the mid checkpoint when a prompt of {options.prompt_tokens} tokens "
+        "comes: the gap between a stream's messages before, and the worst one until the prompt is computed.",
+        command=f"python benchmarks/fairness.py --streams {options.streams} --prompt-tokens {options.prompt_tokens}",
+        columns=["", "ms"],
+        rows=[
+            ["gap before", f"{alone * 1e3:.0f}"],
+            ["a chunk at the prompt's end, alone", f"{chunk * 1e3:.0f}"],
+            ["worst gap", f"{worst * 1e3:.0f}"],
+        ],
+        goals=[Goal.at_most("worst gap by three steps and a chunk", 1, worst / allowed)],
+        data={"rounds": rounds, "chunk_s": chunk},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--prompt-tokens", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=3, help="the median counts (default 3)")
+    emit(asyncio.run(measure(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A decode step of a single sequence against reading the same number of bytes: how near to memory's speed it is.
+
+Reads and steps take turns. What is read are as many bytes as the weights of one step have, with as many threads.
+
+    python benchmarks/memory_floor.py full --rounds 15
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from checkpoints import converted
+from report import Goal, Section, emit
+
+from index_grpc.loading import load_runner
+from index_grpc.model.checkpoint import num_parameters
+from index_grpc.model.memory import in_large_pages
+from index_grpc.model.native import NativeLlama
+from index_grpc.settings import ServeSettings
+
+CONTEXT = 64
+
+
+def seconds(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def measure(options: argparse.Namespace) -> Section:
+    directory = converted(options.shape, gguf=()) / "llama"
+    settings = ServeSettings(model=str(directory), max_sequences=1, quantize=options.quantize)
+    model = load_runner(settings).runner.model
+    assert isinstance(model, NativeLlama), "only the native kernels can be told to read"
+    config = model.config
+    num_weights = num_parameters(config) - config.vocab_size * config.hidden_size  # a row of the embedding is read
+    floats = in_large_pages(torch.empty(num_weights // 2)).fill_(1.0)  # as many bytes as in bfloat16
+    cache = model.new_cache()
+    cache.begin(0, 2 * CONTEXT)
+    reads, steps = [], []
+    for number in range(options.rounds + 2):
+        reads.append(seconds(partial(model.read, floats)))
+        steps.append(seconds(partial(model.forward, [7], [cache.place(0, CONTEXT + number, 1)], [0])))
+        print(f"round {number + 1}: read {reads[-1] * 1e3:.1f} ms, step {steps[-1] * 1e3:.1f} ms", file=sys.stderr)
+    return section(options, num_weights, reads[2:], steps[2:])
+
+
+def section(options: argparse.Namespace, num_weights: int, reads: list[float], steps: list[float]) -> Section:
+    """Medians; the floor of float32 is twice the read's."""
+    read, step = statistics.median(reads), statistics.median(steps)
+    share = statistics.median(one / other for one, other in zip(reads, steps, strict=True))
+    return Section(
+        title=f"Beside memory's speed, {options.shape} shape",
+        about=f"One sequence decodes with a context of {CONTEXT} tokens; in turn with the steps, all threads read as "
+        "many bytes as the weights take in bfloat16, in which a checkpoint's weights lose nothing.",
+        command=f"python benchmarks/memory_floor.py {options.shape} --quantize {options.quantize}",
+        columns=["", "ms", "GB/s"],
+        rows=[
+            ["reading the weights in bfloat16", f"{read * 1e3:.1f}", f"{2 * num_weights / read / 1e9:.1f}"],
+            ["reading them in float32 would take", f"{2 * read * 1e3:.1f}", ""],
+            ["a decode step", f"{step * 1e3:.1f}", ""],
+        ],
+        goals=[
+            Goal.at_least("the floor of bfloat16 weights by the step", 95, share * 100, " %"),
+            Goal.at_least("the floor of float32 weights by the step", 95, 200 * share, " %"),
+        ],
+        data={"reads_s": reads, "steps_s": steps, "num_weights": num_weights},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=("mid", "full"))
+    parser.add_argument("--quantize", choices=("none", "int8"), default="none")
+    parser.add_argument("--rounds", type=int, default=15, help="the median counts (default 15)")
+    emit(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A peer: transformers' continuous batching, streamed.
+
+It drops the repetition penalty with a warning, so its sampled rounds do a little less than the others'. Top-k, top-p
+and temperature go with each request.
+
+    python -m peers.continuous CHECKPOINT/llama --threads 2
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching import ContinuousBatchingManager
+
+from peers.protocol import TEMPERATURE, TOP_K, TOP_P, Answer, Options, Work, serve
+
+NO_ID = -1
+PAGE_TOKENS = 256
+RESULT_SECONDS = 600.0
+
+
+class Continuous:
+    """A model with the manager that batches for it, made anew when a round needs another kind or size of it."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 - transformers types fit no call
+        self._model = model
+        self._shape: tuple[bool, int] | None = None
+        self._manager: ContinuousBatchingManager | None = None
+
+    def prepare(self, work: Work) -> None:
+        """Whether to sample is the manager's, not the request's; its cache would fill the machine if left to itself."""
+        pages = sum(-(-(len(prompt) + work.max_tokens) // PAGE_TOKENS) for prompt in work.prompts)
+        if self._shape == (work.sampled, pages):
+            return
+        self.close()
+        settings = {"do_sample": work.sampled, "eos_token_id": NO_ID, "pad_token_id": 0} | _sampling(work)
+        generation = GenerationConfig.from_dict(settings)
+        batching = ContinuousBatchingConfig(page_size=PAGE_TOKENS, num_blocks=2 * pages, per_request_processors=True)
+        self._manager = self._model.init_continuous_batching(generation, batching)
+        self._manager.warmup()
+        self._manager.start()
+        self._shape = (work.sampled, pages)
+
+    def answer(self, work: Work) -> list[Answer]:
+        """Adds all requests, then takes their outputs as they come. Raises RuntimeError if the manager gives up."""
+        assert self._manager
+        sampling = _sampling(work)
+        names = self._manager.add_requests(work.prompts, max_new_tokens=work.max_tokens, streaming=True, **sampling)
+        instants: dict[str, list[float]] = {name: [] for name in names}
+        ids: dict[str, list[int]] = {}
+        while len(ids) < len(names):
+            output = self._manager.get_result(timeout=RESULT_SECONDS)
+            if output is None or output.error:
+                raise RuntimeError(output.error if output else f"no output within {RESULT_SECONDS:g} s")
+            instants[output.request_id].append(time.perf_counter())
+            if output.is_finished():
+                ids[output.request_id] = output.generated_tokens
+        return [Answer(instants[name], len(ids[name]), ids[name]) for name in names]
+
+    def close(self) -> None:
+        """Ends the manager's thread and frees its cache."""
+        if self._manager:
+            self._manager.stop(block=True)
+            self._manager.destroy()
+
+
+def _sampling(work: Work) -> dict[str, Any]:
+    return {"top_k": TOP_K, "top_p": TOP_P, "temperature": TEMPERATURE} if work.sampled else {}
+
+
+@contextmanager
+def open_engine(options: Options) -> Iterator[Continuous]:
+    torch.set_num_threads(options.threads)
+    engine = Continuous(AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+if __name__ == "__main__":
+    serve("transformers continuous batching", ["torch", "transformers"], open_engine)

@@ -1,0 +1,71 @@
+"""What an experiment found, as a table for people and as JSON for `bench.py`, which collects all of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is aimed at, and what was found."""
+
+    what: str
+    limit: str
+    found: str
+    is_met: bool
+
+    @classmethod
+    def at_least(cls, what: str, limit: float, found: float | None, unit: str = "") -> "Goal":
+        """A value that should be large; None was not measured."""
+        is_met = found is not None and found >= limit
+        return cls(what, f"≥ {limit:g}{unit}", _shown(found, unit), is_met)
+
+    @classmethod
+    def at_most(cls, what: str, limit: float, found: float | None, unit: str = "") -> "Goal":
+        """A value that should be small; None was not measured."""
+        is_met = found is not None and found <= limit
+        return cls(what, f"≤ {limit:g}{unit}", _shown(found, unit), is_met)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment's findings."""
+
+    title: str
+    about: str
+    """What was done, in a sentence or two."""
+    command: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    goals: Sequence[Goal] = ()
+    notes: Sequence[str] = ()
+    data: dict[str, object] = field(default_factory=dict)
+    """Everything behind the table."""
+
+
+def emit(section: Section) -> None:
+    """Prints a section: the table, the goals and, last, one JSON object."""
+    print(f"{section.title}\n{section.about}\n")
+    print(aligned([section.columns, *section.rows]))
+    for goal in section.goals:
+        print(f"{'met' if goal.is_met else 'MISSED'}: {goal.what}: {goal.found} (goal {goal.limit})")
+    for note in section.notes:
+        print(f"note: {note}")
+    print(json.dumps(asdict(section), ensure_ascii=False))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Cells in columns, the first one left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _shown(found: float | None, unit: str) -> str:
+    return "not measured" if found is None else f"{found:.3g}{unit}"

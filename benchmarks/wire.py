@@ -1,0 +1,100 @@
+"""Tokens per second through gRPC against the engine's door in the same process: what the wire costs.
+
+The server runs in this process, its engine beside the event loop as it does by default. In turn the same number of
+requests goes through the door directly, and over the wire from the load generator, a process of its own on the same
+cores.
+
+    python benchmarks/wire.py --streams 64 --rounds 5
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+
+from checkpoints import converted
+from index_grpc_client import AsyncClient
+from report import Goal, Section, emit
+from serving import in_process
+
+from index_grpc.bench.workload import Workload, fit_words
+from index_grpc.contract import Message, Role, SamplingParams, TokenRequest
+from index_grpc.server.app import App
+
+PROMPT_TOKENS = ANSWER_TOKENS = 64
+SERIES = "0"
+"""The load generator's name for its first level."""
+
+
+async def directly(app: App, workload: Workload, num_streams: int) -> float:
+    """Tokens per second through the engine's door."""
+    assert app.servicer.backend is not None
+    chat = app.servicer.backend.chat
+    prompts = [workload.prompt(SERIES, number) for number in range(num_streams)]
+    started = time.perf_counter()
+
+    async def one(text: str, seed: int) -> int:
+        ids = await chat.prompt_ids([Message(Role.USER, text)])
+        request = TokenRequest("bench", ids, SamplingParams(seed=seed), ANSWER_TOKENS, arrival=time.monotonic())
+        with chat.engine.submit(request) as outputs:
+            return sum([len(output.tokens) async for output in outputs])
+
+    counts = await asyncio.gather(*(one(prompt.text, prompt.seed) for prompt in prompts))
+    return sum(counts) / (time.perf_counter() - started)
+
+
+async def over_the_wire(address: str, seed: int, num_streams: int) -> float:
+    """Tokens per second that the load generator counts."""
+    flags = [f"--concurrency={num_streams}", f"--requests={num_streams}", "--warmup=0", f"--seed={seed}"]
+    sizes = [f"--prompt-tokens={PROMPT_TOKENS}", f"--max-tokens={ANSWER_TOKENS}"]
+    command = [sys.executable, "-m", "index_grpc.cli", "bench", "--address", address, *flags, *sizes]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    output, _ = await process.communicate()
+    level = json.loads(output.splitlines()[-1])["levels"][0]
+    if level["num_completed"] != num_streams:
+        raise RuntimeError(f"only {level['num_completed']} of {num_streams} answers came: {level['errors']}")
+    return float(level["output_tokens_per_s"])
+
+
+async def measure(options: argparse.Namespace) -> Section:
+    num_streams, pairs = options.streams, []
+    directory = converted("mid", gguf=()) / "llama"
+    async with in_process(model=str(directory), max_sequences=num_streams, prefix_reuse=False) as (app, address):
+        async with AsyncClient(address) as client:
+            num_words = await fit_words(client, 0, PROMPT_TOKENS)
+        await directly(app, Workload(10**6, num_words), num_streams)  # warms up
+        for number in range(options.rounds):
+            seed = number
+            pair = (
+                await directly(app, Workload(seed, num_words), num_streams),
+                await over_the_wire(address, seed, num_streams),
+            )
+            pairs.append(pair)
+            print(f"round {number + 1}: {pair[0]:.0f} tokens/s directly, {pair[1]:.0f} over the wire", file=sys.stderr)
+    share = statistics.median(wire / direct for direct, wire in pairs)
+    medians = [statistics.median(way) for way in zip(*pairs, strict=True)]
+    return Section(
+        title="The wire",
+        about=f"{num_streams} streams at once on the mid checkpoint, {PROMPT_TOKENS} tokens in, {ANSWER_TOKENS} out: "
+        "through the engine's door, and over gRPC from another process on the same cores.",
+        command=f"python benchmarks/wire.py --streams {num_streams} --rounds {options.rounds}",
+        columns=["", "directly", "over the wire", "share"],
+        rows=[["tokens/s", f"{medians[0]:.0f}", f"{medians[1]:.0f}", f"{share:.1%}"]],
+        goals=[Goal.at_least(f"over the wire at {num_streams} streams", 95, share * 100, " %")],
+        data={"rounds": pairs, "share": share},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5, help="the median counts (default 5)")
+    emit(asyncio.run(measure(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()
