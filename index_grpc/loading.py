@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 CHUNK_TOKENS = {"cpu": 64, "cuda": 512}
 """Prompt tokens of one step: enough to keep the device busy, few enough that running streams hardly wait."""
 
+LEAST_SHARED_TOKENS = 16
+"""All prompts begin with the mark of a turn; copying a block for so little takes longer than computing it."""
+
 TINY_PARAMETERS = 20_000_000
 
 CACHE_SHARE = 0.8
@@ -77,6 +80,7 @@ def limits_for(model: Model, settings: ServeSettings) -> Limits:
         max_cache_tokens=cache_tokens(model.config, model.device, model.dtype, settings.max_sequences),
         chunk_tokens=chunk_tokens,
         grain_tokens=1 if model.cuts_independent else chunk_tokens,
+        least_shared_tokens=LEAST_SHARED_TOKENS,
         prefix_reuse=settings.prefix_reuse,
     )
 

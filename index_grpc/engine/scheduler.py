@@ -21,6 +21,8 @@ class Limits:
     """The most prompt tokens that one step computes."""
     grain_tokens: int
     """Prompts are cut, and prefixes shared, at multiples of this, which divides `chunk_tokens`; 1 is anywhere."""
+    least_shared_tokens: int = 1
+    """Beginnings that have fewer tokens in common are not shared: it would cost more than it saves."""
     prefix_reuse: bool = True
     """Whether rows are kept for prompts that begin the same."""
 
@@ -130,7 +132,8 @@ class Scheduler:
         if not self.limits.prefix_reuse:
             return None
         running = (self._prefix(other, num_reserved=0) for other in self.running)
-        return longest_match(sequence.ids, itertools.chain(self.kept, running), self.limits.grain_tokens)
+        match = longest_match(sequence.ids, itertools.chain(self.kept, running), self.limits.grain_tokens)
+        return match if match and match.num_tokens >= self.limits.least_shared_tokens else None
 
     def _prefix(self, sequence: Sequence, num_reserved: int) -> Prefix:
         """What of a sequence's row can be reused: what a fresh computation of the same ids gives bit for bit.

@@ -92,6 +92,7 @@ class NativeLlama:
         self._rotary = rotary_tables(config, self.device, torch.float32)
         library.index_set_rotary(self._handle, *(table.data_ptr() for table in self._rotary))
         self._logits_stride: int = library.index_logits_stride(config.vocab_size)
+        self._logits = torch.empty(0, self._logits_stride)
 
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):
@@ -120,13 +121,14 @@ class NativeLlama:
         return BlockCache(self.config)
 
     def forward(self, token_ids: Sequence[int], places: Sequence[BlockPlace], sampled: Sequence[int]) -> Tensor:
-        """See Llama.forward."""
+        """See Llama.forward. The logits stand where the next call writes its own."""
         spans = (native.Span * len(places))(*(native.Span(place.blocks, place.start, place.count) for place in places))
-        logits = torch.empty(len(sampled), self._logits_stride)
+        if len(sampled) > len(self._logits):
+            self._logits = torch.empty(len(sampled), self._logits_stride)
         ids, rows = (ctypes.c_int32 * len(token_ids))(*token_ids), (ctypes.c_int32 * len(sampled))(*sampled)
-        out = (logits.data_ptr(), self._logits_stride)
+        out = (self._logits.data_ptr(), self._logits_stride)
         _check(self._library.index_forward(self._handle, ids, spans, len(spans), rows, len(rows), *out))
-        return logits[:, : self.config.vocab_size]
+        return self._logits[: len(sampled), : self.config.vocab_size]
 
     def rank(self, logits: Tensor, history: History, wishes: Sequence[Wish]) -> tuple[Tensor, Tensor]:
         """See Rank."""

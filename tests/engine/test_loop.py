@@ -192,6 +192,15 @@ def test_an_answer_told_otherwise_gives_way_but_a_prompt_does_not() -> None:
     assert len(desk.loop.runner.held_rows()) == 2
 
 
+def test_a_beginning_too_short_is_not_shared() -> None:
+    limits = dataclasses.replace(ANYWHERE, least_shared_tokens=12)
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens), limits, frozenset())
+    for number, num_same in enumerate((17, 11, 12)):
+        desk.submit(number, [*([11] * num_same), 12 + number], max_tokens=1)
+        desk.finish()
+    assert [desk.last_output(number).cached_prompt_tokens for number in range(3)] == [0, 0, 12]
+
+
 def test_a_chunk_takes_all_of_a_steps_prompt_tokens() -> None:
     """Where prompts may be cut anywhere, what one prompt leaves of a step goes to the next in line."""
     desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(ANYWHERE, prefix_reuse=False), frozenset())

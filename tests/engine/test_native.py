@@ -69,7 +69,7 @@ class Desk:
             ids += text.ids[text.num_computed : end]
             places.append(self.cache.place(text.row, text.num_computed, count))
             text.num_computed = end
-        logits = self.model.forward(ids, places, range(len(ids)))
+        logits = self.model.forward(ids, places, range(len(ids))).clone()
         return list(logits.split([count for _, count in spans]))
 
     def all_at_once(self) -> Tensor:
