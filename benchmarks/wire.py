@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 
+import uvloop
 from checkpoints import converted
 from index_grpc_client import AsyncClient
 from report import Goal, Section, emit
@@ -93,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5, help="the median counts (default 5)")
-    emit(asyncio.run(measure(parser.parse_args())))
+    emit(uvloop.run(measure(parser.parse_args())))
 
 
 if __name__ == "__main__":

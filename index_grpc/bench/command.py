@@ -1,6 +1,5 @@
 """The command `index-grpc bench`. Imports what is slow only when it runs."""
 
-import asyncio
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,6 +83,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:  # noqa: ANN401 - the va
 
 def _measured(chosen: Plan, target: "Target") -> "tuple[Run, bool]":
     """The run, and whether Ctrl-C ended it; before the server has answered there is nothing to show for it."""
+    import uvloop
     from index_grpc_client import IndexGrpcError
 
     from index_grpc.bench.progress import Progress
@@ -91,7 +91,7 @@ def _measured(chosen: Plan, target: "Target") -> "tuple[Run, bool]":
 
     run, interrupted = Run(chosen, target, Progress()), False
     try:
-        asyncio.run(run.measure())
+        uvloop.run(run.measure())
     except KeyboardInterrupt:
         if run.server is None:
             raise

@@ -83,7 +83,6 @@ class ModelRunner:
     def _begin(self, sequence: Sequence) -> None:
         source = sequence.match.prefix.row if sequence.match else -1
         self.cache.begin(sequence.row, sequence.num_reserved, source, sequence.num_cached)
-        self.sampler.open(sequence)
 
 
 def last_rows(batch: Batch) -> list[int]:

@@ -77,10 +77,6 @@ class Sampler:
         self.vocab_size, self.device, self._rank = vocab_size, device, rank
         self.history = History(num_slots, vocab_size, device)
 
-    def open(self, sequence: Sequence) -> None:
-        """Sets a slot up for a sequence that has generated nothing yet."""
-        self.history.open(sequence.slot, sequence.request.prompt_ids)
-
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[Token]:
         """The next token of each sequence from its row of logits [B, V], float32.
 
@@ -88,6 +84,9 @@ class Sampler:
         """
         if not sequences:
             return []
+        for sequence in sequences:
+            if not sequence.num_generated:
+                self.history.open(sequence.slot, sequence.request.prompt_ids)
         ids = torch.empty(len(sequences), dtype=torch.long, device=self.device)
         narrow = [_is_narrow(sequence, self.vocab_size) for sequence in sequences]
         for kind, draw in ((True, self._draw_from_candidates), (False, self._draw_from_all)):

@@ -8,10 +8,10 @@ from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceServicer
 
 from index_grpc.chat import Chat
-from index_grpc.contract import ChatRequest, Chunk, ServedModel
+from index_grpc.contract import ServedModel
 from index_grpc.errors import IndexGrpcError, Loading
 from index_grpc.server import translate
-from index_grpc.server.calls import Call, current_call
+from index_grpc.server.calls import current_call
 from index_grpc.server.status import Context
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["ChatService"].full_name
@@ -36,7 +36,8 @@ class ChatServicer(ChatServiceServicer):
         """The whole answer in one message."""
         call, backend = current_call(), self._ready()
         asked = translate.chat_request(request, call, backend.model)
-        chunks = [chunk async for chunk in _answer(backend, asked, call)]
+        chunks = [chunk async for chunk in backend.chat.stream(asked)]
+        call.finish = chunks[-1].finish
         return translate.chat_response(chunks, asked, call, backend.model)
 
     async def ChatStream(
@@ -47,8 +48,9 @@ class ChatServicer(ChatServiceServicer):
         """The answer as it is generated. gRPC sends the headers with the first message."""
         call, backend = current_call(), self._ready()
         asked = translate.chat_request(request, call, backend.model)
-        async with aclosing(_answer(backend, asked, call)) as chunks:
+        async with aclosing(backend.chat.stream(asked)) as chunks:
             async for chunk in chunks:
+                call.finish = chunk.finish
                 yield translate.chat_stream_response(chunk, call, backend.model)
 
     async def CountTokens(
@@ -72,10 +74,3 @@ class ChatServicer(ChatServiceServicer):
             raise self.refusal()
         assert self.backend is not None
         return self.backend
-
-
-async def _answer(backend: Backend, asked: ChatRequest, call: Call) -> AsyncGenerator[Chunk]:
-    async with aclosing(backend.chat.stream(asked)) as chunks:
-        async for chunk in chunks:
-            call.finish = chunk.finish
-            yield chunk

@@ -19,6 +19,8 @@ class StopMatcher:
 
     def push(self, text: str) -> tuple[str, str | None]:
         """The text that may be sent now, and the stop string once one has been found; no text comes after it."""
+        if not self._progress:
+            return text, None
         if self._matched is not None:
             return "", self._matched
         held = self._held + text
@@ -27,7 +29,7 @@ class StopMatcher:
             if ended:
                 self._matched, self._held = max(ended, key=len), ""
                 return held[: position - len(self._matched)], self._matched
-        ready = len(held) - max((progress.length for progress in self._progress), default=0)
+        ready = len(held) - max(progress.length for progress in self._progress)
         self._held = held[ready:]
         return held[:ready], None
 

@@ -7,6 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from index_grpc_client import IncompleteAnswerError, IndexGrpcError, InternalError, Violation
 from index_grpc_client.errors import ERRORS, translate, translated
+from index_grpc_client.request import CallBuilder
 from index_grpc_client.status import DETAILS_KEY, StatusDetails, status_details
 
 from .fake_server import Failure, bad_request
@@ -47,7 +48,7 @@ def test_every_code_becomes_one_of_ours(code: grpc.StatusCode) -> None:
 
 def test_the_cause_is_kept() -> None:
     cause = rpc_error(Failure(grpc.StatusCode.INTERNAL, "why"))
-    with pytest.raises(InternalError) as caught, translated(""):
+    with pytest.raises(InternalError) as caught, translated(CallBuilder(1.0, api_key=None).model()):
         raise cause
     assert caught.value.__cause__ is cause
 

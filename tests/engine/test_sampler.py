@@ -32,11 +32,9 @@ def logits(seed: int, rows: int = 1) -> Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def opened(sampler: Sampler, slot: int, params: SamplingParams, prompt: list[int], **fields: object) -> Sequence:
+def sequence_of(slot: int, params: SamplingParams, prompt: list[int], **fields: object) -> Sequence:
     request = TokenRequest("x", prompt, params, max_tokens=100, **fields)  # type: ignore[arg-type]
-    sequence = Sequence(slot, request, slot=slot)
-    sampler.open(sequence)
-    return sequence
+    return Sequence(slot, request, slot=slot)
 
 
 @pytest.fixture(params=KERNELS)
@@ -82,7 +80,8 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
     """Evenly spaced draws fall on each token in proportion to its probability."""
     row, prompt = logits(5), [3, 8, 8, 250]
     sampler = Sampler(1, VOCAB, torch.device("cpu"))
-    sequence = opened(sampler, 0, params, prompt)
+    sequence = sequence_of(0, params, prompt)
+    sampler.history.open(0, prompt)
     if 0 < params.top_k <= NUM_CANDIDATES:
         best, ids = rank(row, sampler.history, [_wish(sequence)])
     else:
@@ -124,7 +123,7 @@ def test_penalties_of_the_answer(ranking: Rank) -> None:
     params = SamplingParams(
         temperature=0.0, repetition_penalty=1.0, frequency_penalty=0.5, presence_penalty=0.25, top_k=0
     )
-    sequence = opened(sampler, 0, params, prompt=[1, 1, 1])
+    sequence = sequence_of(0, params, prompt=[1, 1, 1])
     row = torch.full((1, VOCAB), -10.0)
     row[0, 1], row[0, 2] = 2.0, 1.0
     drawn = []
@@ -144,8 +143,8 @@ def test_a_row_draws_the_same_alone_and_among_others(ranking: Rank, seed: int) -
     choices = [random_params(rng) for _ in range(num_rows)]
     together, alone = [Sampler(num_rows, VOCAB, torch.device("cpu"), ranking) for _ in range(2)]
     options: dict[str, object] = {"logprobs": True, "top_logprobs": 5}
-    among = [opened(together, slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
-    lonely = [opened(alone, slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
+    among = [sequence_of(slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
+    lonely = [sequence_of(slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
     for _ in range(4):
         tokens = together.sample(rows, among)
         single = [alone.sample(rows[slot : slot + 1], [sequence])[0] for slot, sequence in enumerate(lonely)]
@@ -169,7 +168,7 @@ def random_params(rng: random.Random) -> SamplingParams:
 
 def test_logprobs_are_those_of_the_raw_logits() -> None:
     sampler = Sampler(1, VOCAB, torch.device("cpu"))
-    sequence = opened(sampler, 0, SamplingParams(temperature=0.3), [7], logprobs=True, top_logprobs=3)
+    sequence = sequence_of(0, SamplingParams(temperature=0.3), [7], logprobs=True, top_logprobs=3)
     row = logits(9)
     token: Token = sampler.sample(row, [sequence])[0]
     wanted = row[0].log_softmax(dim=0)
@@ -184,7 +183,7 @@ def test_numbers_that_are_none_are_an_error(ranking: Rank, bad: float, top_k: in
     row = logits(1)
     row[0, 77] = bad
     with pytest.raises(FloatingPointError):
-        sampler.sample(row, [opened(sampler, 0, SamplingParams(top_k=top_k), [1])])
+        sampler.sample(row, [sequence_of(0, SamplingParams(top_k=top_k), [1])])
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
@@ -203,7 +202,7 @@ def test_the_smallest_values_allowed_are_harmless(ranking: Rank, params: Samplin
     row = logits(4)
     likeliest = int(row.argmax())
     params = dataclasses.replace(params, top_k=top_k)
-    assert sampler.sample(row, [opened(sampler, 0, params, [likeliest])])[0].id == likeliest
+    assert sampler.sample(row, [sequence_of(0, params, [likeliest])])[0].id == likeliest
 
 
 def test_uniform_numbers() -> None:

@@ -68,7 +68,7 @@ class Client:
     def chat(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of ChatOptions."""
         call = self._build.chat(prompt, **options)
-        with translated(call.request_id):
+        with translated(call):
             response = self.stub.Chat(call.request, timeout=call.timeout, metadata=call.metadata)
         return ChatResult.from_wire(response)
 
@@ -79,14 +79,14 @@ class Client:
     def count_tokens(self, prompt: str, **options: Unpack[CountOptions]) -> TokenCount:
         """Counts the tokens of a prompt with its history, laid out as the model sees them."""
         call = self._build.count_tokens(prompt, **options)
-        with translated(call.request_id):
+        with translated(call):
             response = self.stub.CountTokens(call.request, timeout=call.timeout, metadata=call.metadata)
         return TokenCount.from_wire(response)
 
     def model(self, **options: Unpack[CallOptions]) -> ModelInfo:
         """Describes the served model, its limits and the defaults of unset options."""
         call = self._build.model(**options)
-        with translated(call.request_id):
+        with translated(call):
             response = self.stub.GetModel(call.request, timeout=call.timeout, metadata=call.metadata)
         return ModelInfo.from_wire(response)
 
@@ -94,7 +94,7 @@ class Client:
         """Asks how a service of the server is; `""` asks for the server as a whole."""
         call = self._build.health(service, **options)
         try:
-            with translated(call.request_id):
+            with translated(call):
                 response = self._health_stub.Check(call.request, timeout=call.timeout, metadata=call.metadata)
         except ModelNotFoundError:
             return HealthStatus.SERVICE_UNKNOWN

@@ -7,7 +7,7 @@ grpc itself, with all its metadata, is the `__cause__`.
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Protocol, cast
 
 import grpc
 
@@ -107,19 +107,27 @@ def translate(error: grpc.RpcError, request_id: str = "", text: str = "") -> Ind
     return ERRORS.get(code, IndexGrpcError)(error.details() or "", code, details, request_id=request_id, text=text)
 
 
+class Identified(Protocol):
+    """What has a request's id, which may become known only as it is answered."""
+
+    @property
+    def request_id(self) -> str:
+        """Identifies the call in the server's log."""
+
+
 @contextmanager
-def translated(request_id: str, text: Callable[[], str] = str) -> Iterator[None]:
+def translated(call: Identified, text: Callable[[], str] = str) -> Iterator[None]:
     """Raises what a call raises inside as one of ours; `text` tells what had come of its answer."""
     try:
         yield
     except IndexGrpcError:
         raise
     except grpc.RpcError as error:
-        raise translate(error, request_id, text()) from error
+        raise translate(error, call.request_id, text()) from error
     except asyncio.CancelledError as error:
         # grpc.aio raises this also where the call was closed, and the task that waits for it was not cancelled.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         message = "the call was closed while it ran"
-        raise CallCancelledError(message, grpc.StatusCode.CANCELLED, request_id=request_id, text=text()) from error
+        raise CallCancelledError(message, grpc.StatusCode.CANCELLED, request_id=call.request_id, text=text()) from error
