@@ -45,8 +45,8 @@ protobufs: setup ## try the client under every supported protobuf, in throw-away
 demo: setup ## retrain the demo checkpoint, about 25 minutes
 	@$(BIN)/python demo/train.py $(ARGS)
 
-bench: setup ## time 16 streams at once against 16 one after another
-	@$(BIN)/python benchmarks/concurrency.py $(ARGS)
+bench: setup ## compare with the alternatives and measure the rest, into benchmarks/RESULTS.md; ARGS="--list"
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info clients/python/*.egg-info

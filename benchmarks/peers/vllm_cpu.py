@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -17,6 +18,8 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from peers.protocol import Answer, Options, Work, greedy_or_sampled, serve
+
+ONLY_AVX2 = Path(__file__).resolve().parent / "avx2"
 
 CONTEXT_TOKENS = 1024
 CACHE_BYTES = 3 * 2**30
@@ -62,6 +65,8 @@ def open_engine(options: Options) -> Iterator[Vllm]:
     # Left to itself it keeps one core for its scheduler, which on two cores halves what it computes with.
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     os.environ["VLLM_NO_USAGE_STATS"] = os.environ["HF_HUB_OFFLINE"] = "1"
+    if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":
+        os.environ["PYTHONPATH"] = str(ONLY_AVX2)  # for the process in which it computes
     arguments = AsyncEngineArgs(
         model=str(options.checkpoint),
         dtype="float32",

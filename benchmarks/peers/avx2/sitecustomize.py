@@ -1,0 +1,6 @@
+"""Runs at the start of every interpreter that finds it: PyTorch says that there is nothing beyond AVX2."""
+
+import torch
+
+for name in ("_is_avx512_supported", "_is_avx512_bf16_supported", "_is_vnni_supported", "_is_amx_tile_supported"):
+    setattr(torch.cpu, name, lambda: False)
