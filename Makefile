@@ -6,7 +6,7 @@ PROMPT ?= 你好
 INDEX_GRPC_ADDRESS ?= 127.0.0.1:50051
 export INDEX_GRPC_ADDRESS PROMPT
 .DEFAULT_GOAL := help
-.PHONY: help setup run ask test lint types protos protobufs demo bench clean
+.PHONY: help setup run ask test lint types protos protobufs demo bench peers clean
 
 help: ## print the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,8 +45,15 @@ protobufs: setup ## try the client under every supported protobuf, in throw-away
 demo: setup ## retrain the demo checkpoint, about 25 minutes
 	@$(BIN)/python demo/train.py $(ARGS)
 
-bench: setup ## compare with the alternatives and measure the rest, into benchmarks/RESULTS.md; ARGS="--list"
+.venv/bench: .venv/ready
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
+bench: .venv/bench ## compare with the alternatives and measure the rest, an hour; ARGS=--list
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+peers: .venv/bench ## install llama.cpp and vLLM to compare with, each in an environment of its own
+	@$(BIN)/python benchmarks/environments.py $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info clients/python/*.egg-info

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from isa import AVX2, held_to_avx2
+from picture import PICTURE, draw
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results.json", HERE / "RESULTS.md"
@@ -49,6 +50,10 @@ INTRODUCTION = """\
 
 Written by `make bench`, which `python benchmarks/bench.py --help` explains. Ratios are of runs taken in turn on one
 machine; absolute times do not carry over to another. What did not come out as hoped stands here too.
+"""
+
+SHOWN = f"""\
+![throughput, time to first token and decode step of index-grpc and its alternatives]({PICTURE.name})
 """
 
 HELD_TO_AVX2 = """\
@@ -81,8 +86,9 @@ def machine() -> str:
 
 def page(sections: dict[str, dict[str, Any]]) -> str:
     """All findings as Markdown."""
-    parts = [INTRODUCTION, *(_section(sections[name]) for name in EXPERIMENTS if name in sections)]
-    held = [_section(sections[_key(name, avx2=True)]) for name in COMPUTING if _key(name, avx2=True) in sections]
+    shown = [SHOWN] if PICTURE.exists() else []
+    parts = [INTRODUCTION, *shown, *(_section(sections[name]) for name in EXPERIMENTS if name in sections)]
+    held = [_section(sections[_key(name, avx2=True)]) for name in EXPERIMENTS if _key(name, avx2=True) in sections]
     return "\n".join([*parts, HELD_TO_AVX2, *held] if held else parts)
 
 
@@ -99,7 +105,8 @@ def _section(section: dict[str, Any]) -> str:
 
 
 def _goal(goal: dict[str, Any]) -> str:
-    return f"{goal['what']}: **{goal['found']}** (goal {goal['limit']}{'' if goal['is_met'] else '; **missed**'})"
+    missed = "; **missed**" if goal["is_met"] is False else ""
+    return f"{goal['what']}: **{goal['found']}** (goal {goal['limit']}{missed})"
 
 
 def main() -> None:
@@ -117,18 +124,23 @@ def main() -> None:
     if options.avx2:
         os.environ.update(AVX2)
     sections: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    failed: list[str] = []
     for name in options.experiments or (COMPUTING if options.avx2 else EXPERIMENTS):
         print(f"=== {name}", file=sys.stderr, flush=True)
         try:
             sections[_key(name, avx2=options.avx2)] = run(name)
         except subprocess.CalledProcessError as error:
-            print(f"{name} failed with {error.returncode}; its last findings stay", file=sys.stderr)
+            print(f"{name} ended with {error.returncode}; its last findings stay", file=sys.stderr)
+            failed.append(name)
             continue
         RESULTS.write_text(json.dumps(sections, indent=1, ensure_ascii=False) + "\n")
+        draw(sections, PICTURE)
         PAGE.write_text(page(sections))
     for name, section in sections.items():
-        for goal in (goal for goal in section["goals"] if not goal["is_met"]):
+        for goal in (goal for goal in section["goals"] if goal["is_met"] is False):
             print(f"{name}: {_goal(goal)}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

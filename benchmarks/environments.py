@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from isa import has_more_than_avx2
+
 ENVIRONMENTS = Path(__file__).resolve().parent / ".environments"
 
 LLAMACPP = ("llama-cpp-python==0.3.36",)
@@ -24,8 +26,6 @@ REQUIREMENTS = {
 }
 UNWANTED = {"vllm": ("torchvision", "torchaudio", "torchcodec")}
 """Come along, do not fit this torch and break the import; only pictures and sound need them."""
-
-CPU_FLAGS = set(Path("/proc/cpuinfo").read_text().split())
 
 WITH_AVX2 = ("NATIVE=OFF", "SSE42=ON", "F16C=ON", "FMA=ON", "BMI2=ON", "AVX=ON", "AVX2=ON")
 WITHOUT_AMX = (*WITH_AVX2, "AVX512=ON", "AVX512_VBMI=ON", "AVX512_VNNI=ON", "AVX512_BF16=ON")
@@ -53,7 +53,7 @@ def _compiled_with(name: str) -> tuple[str, ...]:
     """Options of llama.cpp's build; none leaves them to it."""
     if name == "llamacpp-avx2":
         return WITH_AVX2
-    return WITHOUT_AMX if name == "llamacpp" and "amx_int8" in CPU_FLAGS else ()
+    return WITHOUT_AMX if name == "llamacpp" and "amx_int8" in Path("/proc/cpuinfo").read_text() else ()
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--only", choices=REQUIREMENTS)
     parser.add_argument("--directory", type=Path, default=ENVIRONMENTS, help="default: benchmarks/.environments")
     options = parser.parse_args()
-    wanted = [name for name in REQUIREMENTS if name != "llamacpp-avx2" or "avx512f" in CPU_FLAGS]
+    wanted = [name for name in REQUIREMENTS if name != "llamacpp-avx2" or has_more_than_avx2()]
     for name in [options.only] if options.only else wanted:
         make(options.directory, name)
 

@@ -5,6 +5,7 @@ looks at the first variable by itself.
 """
 
 import os
+from pathlib import Path
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
@@ -16,4 +17,9 @@ def held_to_avx2() -> bool:
 
 def llamacpp() -> str:
     """The environment whose llama.cpp is compiled for what is allowed."""
-    return "llamacpp-avx2" if held_to_avx2() else "llamacpp"
+    return "llamacpp-avx2" if held_to_avx2() and has_more_than_avx2() else "llamacpp"
+
+
+def has_more_than_avx2() -> bool:
+    """Whether holding back makes a difference here."""
+    return "avx512f" in Path("/proc/cpuinfo").read_text().split()

@@ -50,7 +50,7 @@ def measure(options: argparse.Namespace) -> Section:
 
 
 def section(options: argparse.Namespace, num_weights: int, reads: list[float], steps: list[float]) -> Section:
-    """Medians; the floor of float32 is twice the read's."""
+    """Medians. A step that had to read float32 weights could not be faster than twice the read."""
     read, step = statistics.median(reads), statistics.median(steps)
     share = statistics.median(one / other for one, other in zip(reads, steps, strict=True))
     return Section(
@@ -64,10 +64,7 @@ def section(options: argparse.Namespace, num_weights: int, reads: list[float], s
             ["reading them in float32 would take", f"{2 * read * 1e3:.1f}", ""],
             ["a decode step", f"{step * 1e3:.1f}", ""],
         ],
-        goals=[
-            Goal.at_least("the floor of bfloat16 weights by the step", 95, share * 100, " %"),
-            Goal.at_least("the floor of float32 weights by the step", 95, 200 * share, " %"),
-        ],
+        goals=[Goal.at_least("reading the weights in bfloat16 by the step", 95, share * 100, " %")],
         data={"reads_s": reads, "steps_s": steps, "num_weights": num_weights},
     )
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import isa
 import numpy
 import torch
 from checkpoints import CHECKPOINTS, converted
@@ -49,13 +50,13 @@ def ours(model: Path, prompts: Sequence[Sequence[int]], quantize: str) -> Tensor
     for prompt in prompts:
         cache = engine.new_cache()
         cache.begin(0, len(prompt))
-        parts.append(engine.forward(prompt, [cache.place(0, 0, len(prompt))], range(len(prompt))))
+        parts.append(engine.forward(prompt, [cache.place(0, 0, len(prompt))], range(len(prompt))).clone())
     return torch.cat(parts)
 
 
 def llamacpp(gguf: Path, prompts: Sequence[Sequence[int]], environments: Path) -> Tensor | None:
     """llama.cpp's, or None if it is not installed."""
-    python = interpreter(environments, "llamacpp")
+    python = interpreter(environments, isa.llamacpp())
     if not python.exists():
         return None
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+VERDICTS = {True: "met", False: "MISSED", None: "open"}
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -12,18 +14,19 @@ class Goal:
     what: str
     limit: str
     found: str
-    is_met: bool
+    is_met: bool | None
+    """None where it was not measured."""
 
     @classmethod
     def at_least(cls, what: str, limit: float, found: float | None, unit: str = "") -> "Goal":
         """A value that should be large; None was not measured."""
-        is_met = found is not None and found >= limit
+        is_met = None if found is None else found >= limit
         return cls(what, f"≥ {limit:g}{unit}", _shown(found, unit), is_met)
 
     @classmethod
     def at_most(cls, what: str, limit: float, found: float | None, unit: str = "") -> "Goal":
         """A value that should be small; None was not measured."""
-        is_met = found is not None and found <= limit
+        is_met = None if found is None else found <= limit
         return cls(what, f"≤ {limit:g}{unit}", _shown(found, unit), is_met)
 
 
@@ -48,7 +51,7 @@ def emit(section: Section) -> None:
     print(f"{section.title}\n{section.about}\n")
     print(aligned([section.columns, *section.rows]))
     for goal in section.goals:
-        print(f"{'met' if goal.is_met else 'MISSED'}: {goal.what}: {goal.found} (goal {goal.limit})")
+        print(f"{VERDICTS[goal.is_met]}: {goal.what}: {goal.found} (goal {goal.limit})")
     for note in section.notes:
         print(f"note: {note}")
     print(json.dumps(asdict(section), ensure_ascii=False))

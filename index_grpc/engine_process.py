@@ -33,7 +33,7 @@ def main() -> None:
     try:
         run(settings, end, inbox)
     except Exception:
-        log.exception("the engine's loop broke")
+        log.exception("the engine's process broke")
         os._exit(1)
     logging.shutdown()
     os._exit(0)  # the interpreter's orderly end would wait for threads in native code

@@ -1,5 +1,7 @@
 """From settings to a loaded model with a worker: in this process or in one of its own."""
 
+import os
+from importlib.metadata import version
 from pathlib import Path
 
 from index_grpc.engine.process import start_process
@@ -8,7 +10,9 @@ from index_grpc.server.app import Loaded
 from index_grpc.settings import ServeSettings
 from index_grpc.text.tokenizer import Tokenizer
 
-NVIDIA_DRIVER = Path("/dev/nvidiactl")
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+NVIDIA_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""One of these is there where CUDA is; the second is Windows' for Linux."""
 
 
 def load(settings: ServeSettings) -> Loaded:
@@ -30,4 +34,10 @@ def wants_process(settings: ServeSettings) -> bool:
     """
     if settings.engine_process is not None:
         return settings.engine_process
-    return settings.device.startswith("cuda") or (settings.device == "auto" and NVIDIA_DRIVER.exists())
+    return settings.device.startswith("cuda") or (settings.device == "auto" and _may_have_cuda())
+
+
+def _may_have_cuda() -> bool:
+    """Judged from outside, since asking PyTorch takes seconds and memory that the engine's process will take anyway."""
+    has_driver = any(driver.exists() for driver in NVIDIA_DRIVERS)
+    return has_driver and not version("torch").endswith("+cpu") and os.environ.get(VISIBLE_DEVICES) not in ("", "-1")

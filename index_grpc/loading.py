@@ -51,6 +51,14 @@ class LoadedRunner:
 
 def load_runner(settings: ServeSettings) -> LoadedRunner:
     """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
+    try:
+        return _load(settings)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        remedy = "free some memory, or try fewer --threads, --quantize int8 or another --device"
+        raise StartupError(f"not enough memory or threads to load {settings.model}; {remedy}") from error
+
+
+def _load(settings: ServeSettings) -> LoadedRunner:
     started = time.monotonic()
     device = choose_device(settings.device)
     name, directory = resolve(settings.model, settings.revision)
@@ -81,6 +89,7 @@ def limits_for(model: Model, settings: ServeSettings) -> Limits:
         chunk_tokens=chunk_tokens,
         grain_tokens=1 if model.cuts_independent else chunk_tokens,
         least_shared_tokens=LEAST_SHARED_TOKENS,
+        block_tokens=model.block_tokens,
         prefix_reuse=settings.prefix_reuse,
     )
 
@@ -141,7 +150,8 @@ def choose_kernels(config: ModelConfig, device: torch.device, dtype: torch.dtype
         why_not = "the native kernels, which need x86 with AVX2 and a C++ compiler, were not built at installation"
         log.warning("%s; computing with PyTorch, which is slower", why_not)
     else:
-        why_not = f"the native kernels cannot take heads of {config.head_dim} or rows of {config.hidden_size}"
+        shape = f"{config.num_heads} heads of {config.head_dim} on {config.num_kv_heads}, rows of {config.hidden_size}"
+        why_not = f"the native kernels cannot take this shape ({shape})"
         log.warning("%s; computing with PyTorch, which is slower", why_not)
     if quantize != "none":
         raise StartupError(f"--quantize {quantize} is not possible here: {why_not}; leave it out")

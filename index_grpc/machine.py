@@ -12,11 +12,11 @@ def available_bytes(cgroups: Path = CGROUPS) -> int:
     """Memory that can still be taken: of the machine's, or of the container's limit if that leaves less."""
     available: int = psutil.virtual_memory().available
     layouts = (
-        (cgroups, "memory.max", "memory.current", "file"),
-        (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+        (cgroups, "memory.max", "memory.current", "file", "shmem"),
+        (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache", "total_shmem"),
     )
-    for folder, limit, used, cache in layouts:
-        left = _left(folder / limit, folder / used, folder / "memory.stat", cache)
+    for folder, limit, used, files, shared in layouts:
+        left = _left(folder / limit, folder / used, folder / "memory.stat", files, shared)
         if left is not None:
             available = min(available, left)
     return max(0, available)
@@ -32,10 +32,11 @@ def num_cores(cgroups: Path = CGROUPS) -> int:
         return cores
 
 
-def _left(limit: Path, used: Path, stat: Path, cache: str) -> int | None:
-    """What a limit leaves. Files in memory do not count as used: they make room when it is needed."""
+def _left(limit: Path, used: Path, stat: Path, files: str, shared: str) -> int | None:
+    """What a limit leaves. Copies of files in memory make room when it is needed; files that live there do not."""
     try:
-        cached = dict(line.split() for line in stat.read_text().splitlines()).get(cache, "0")
-        return int(limit.read_text()) - int(used.read_text()) + int(cached)
+        counts = dict(line.split() for line in stat.read_text().splitlines())
+        reclaimable = int(counts.get(files, "0")) - int(counts.get(shared, "0"))
+        return int(limit.read_text()) - int(used.read_text()) + reclaimable
     except (OSError, ValueError):  # no such file, or no limit: "max"
         return None

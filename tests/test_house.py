@@ -26,7 +26,7 @@ FLOORS = {
 TOP = {"cli", "engine_process", "launch", "loading"}
 
 THIRD_PARTY = {
-    "torch": ("model", "engine/cache.py", "engine/runner.py", "engine/sampler.py", "loading.py"),
+    "torch": ("model", "engine/runner.py", "engine/sampler.py", "loading.py"),
     "accelerate": ("model",),
     "safetensors": ("model",),
     "transformers": ("model",),

@@ -19,7 +19,7 @@ def write(folder: Path, **files: str) -> Path:
 
 
 def test_a_containers_limit_counts(tmp_path: Path) -> None:
-    stat = f"anon 1\nfile {30 * MIB}\n"
+    stat = f"anon 1\nfile {35 * MIB}\nshmem {5 * MIB}\n"
     write(tmp_path, memory__max=f"{100 * MIB}\n", memory__current=f"{50 * MIB}\n", memory__stat=stat)
     assert available_bytes(tmp_path) == 80 * MIB
 

@@ -13,6 +13,9 @@ from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
 
+SPARE_DEADLINES = 1000
+"""So many of requests that have ended may be remembered before they are looked for."""
+
 log = logging.getLogger(__name__)
 
 
@@ -94,7 +97,7 @@ class Loop:
         if isinstance(order, Submit):
             self.sequences[order.number] = self.scheduler.add(order.number, order.request)
             if order.request.deadline is not None:
-                heapq.heappush(self._deadlines, (order.request.deadline, order.number))
+                self._note_deadline(order.request.deadline, order.number)
         elif order.number in self.sequences:
             self.deliver([self._retire(self.sequences[order.number])])
 
@@ -158,6 +161,12 @@ class Loop:
             self._retire(sequence)
         output = TokenOutput((token,), sequence.timing, reason, sequence.num_cached)
         return Report(sequence.number, output, ended=reason is not None)
+
+    def _note_deadline(self, deadline: float, number: int) -> None:
+        if len(self._deadlines) > 2 * len(self.sequences) + SPARE_DEADLINES:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self.sequences]
+            heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (deadline, number))
 
     def _expire(self) -> list[Report]:
         """Ends requests whose time is over before their first token."""

@@ -47,13 +47,10 @@ class Ready:
 
 def start_process(settings: ServeSettings) -> "tuple[ProcessWorker, Ready]":
     """Starts the engine's process and waits until its model is loaded. Raises StartupError if that is not possible."""
-    ours, its = socket.socketpair()
-    with its:
-        command = [sys.executable, "-m", MODULE, str(its.fileno())]
-        # In a session of its own Ctrl-C does not reach it: the server completes its calls first.
-        process = subprocess.Popen(
-            command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, env=_environment()
-        )
+    try:
+        process, ours = _start()
+    except OSError as error:
+        raise StartupError(f"the engine's process cannot be started: {error.strerror}") from error
     worker = ProcessWorker(process, ours)
     try:
         ours.sendall(framed(settings))
@@ -64,6 +61,17 @@ def start_process(settings: ServeSettings) -> "tuple[ProcessWorker, Ready]":
         return worker, answer
     worker.reap()
     raise answer
+
+
+def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    ours, its = socket.socketpair()
+    with its:
+        command = [sys.executable, "-m", MODULE, str(its.fileno())]
+        # In a session of its own Ctrl-C does not reach it: the server completes its calls first.
+        process = subprocess.Popen(
+            command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, env=_environment()
+        )
+    return process, ours
 
 
 class ProcessWorker:

@@ -42,12 +42,14 @@ class Model(Protocol):
     """Whether tokens computed together get the same bits as alone."""
     cuts_independent: bool
     """Whether a token's bits are the same however its prompt is cut into parts that are computed together."""
+    block_tokens: int | None
+    """Positions of the blocks in which its cache's rows grow; None if they have their full length at once."""
 
     def new_cache(self) -> Cache:
         """An empty cache of this model's kind."""
 
     def forward(self, token_ids: Items[int], places: Items[Any], sampled: Items[int]) -> Tensor:
-        """Logits [S, vocab_size] after the S tokens that `sampled` numbers; see Llama.forward."""
+        """Logits [S, vocab_size] after the S tokens that `sampled` numbers, valid until the next call."""
 
     def rank(self, logits: Tensor, history: History, wishes: Items[Wish]) -> tuple[Tensor, Tensor]:
         """The likeliest tokens; see Rank."""

@@ -60,7 +60,7 @@ def _wish(sequence: Sequence) -> Wish:
         max(params.repetition_penalty, SMALLEST_PENALTY),
         params.frequency_penalty,
         params.presence_penalty,
-        num_wanted=1 if params.temperature == 0.0 else params.top_k,
+        num_wanted=1 if params.temperature == 0.0 else min(max(params.top_k, 1), NUM_CANDIDATES),
     )
 
 

@@ -23,8 +23,15 @@ class Limits:
     """Prompts are cut, and prefixes shared, at multiples of this, which divides `chunk_tokens`; 1 is anywhere."""
     least_shared_tokens: int = 1
     """Beginnings that have fewer tokens in common are not shared: it would cost more than it saves."""
+    block_tokens: int | None = None
+    """Rows take memory as they fill, in blocks of so many positions; None: all they may need, from their beginning."""
     prefix_reuse: bool = True
     """Whether rows are kept for prompts that begin the same."""
+
+    def whole_blocks(self, num_tokens: int) -> int:
+        """Cache positions that so many tokens take up."""
+        block = self.block_tokens or 1
+        return -(-num_tokens // block) * block
 
 
 class Scheduler:
@@ -61,7 +68,7 @@ class Scheduler:
         self.running.remove(sequence)
         self.free_slots.append(sequence.slot)
         self.num_reserved -= sequence.num_reserved
-        prefix = self._prefix(sequence, num_reserved=sequence.num_allocated)
+        prefix = self._prefix(sequence, num_reserved=self._num_held(sequence))
         if keep and prefix.num_tokens:
             self.kept.keep(prefix)
         else:
@@ -86,22 +93,29 @@ class Scheduler:
             batch.append(chunk)
         return batch
 
-    def longest(self, sequence: Sequence) -> int:
-        """The most tokens the sequence can come to."""
-        return min(sequence.num_prompt + sequence.request.max_tokens, self.limits.context_length)
-
     def check_books(self) -> None:
         """With nothing running, everything must be free; raises if something leaked."""
         leaked = self.limits.max_sequences - len(self.free_slots)
         if self.running or self.waiting or leaked or self.num_reserved:
             raise RuntimeError(f"idle, yet {leaked} slots and {self.num_reserved} cache positions are not free")
 
+    def _num_needed(self, sequence: Sequence) -> int:
+        """Cache positions for the most tokens that the sequence can come to."""
+        longest = min(sequence.num_prompt + sequence.request.max_tokens, self.limits.context_length)
+        return self.limits.whole_blocks(longest)
+
+    def _num_held(self, sequence: Sequence) -> int:
+        """Cache positions that its row takes up by now."""
+        if self.limits.block_tokens is None:
+            return sequence.num_reserved
+        return min(sequence.num_reserved, self.limits.whole_blocks(len(sequence.ids)))
+
     def _first_in_line(self) -> Sequence | None:
         """The next to run, if there is a slot and room for it, matched with the best row to begin from."""
         if not (self.waiting and self.free_slots):
             return None
         sequence = next(iter(self.waiting.values()))
-        if self.num_reserved + self.longest(sequence) > self.limits.max_cache_tokens:
+        if self.num_reserved + self._num_needed(sequence) > self.limits.max_cache_tokens:
             return None
         sequence.match = self._longest_match(sequence)
         sequence.num_computed = sequence.num_cached
@@ -117,7 +131,7 @@ class Scheduler:
 
     def _give_row(self, sequence: Sequence) -> None:
         """Continues in the matching row if nobody runs in it and nothing of a prompt is lost; else begins one."""
-        sequence.num_reserved = self.longest(sequence)
+        sequence.num_reserved = self._num_needed(sequence)
         sequence.row = next(self._rows)
         match = sequence.match
         if match is None or not self.kept.holds(match.prefix.row):

@@ -5,9 +5,6 @@ from dataclasses import dataclass, field
 from index_grpc.contract import FinishReason, Timing, TokenRequest
 from index_grpc.engine.prefixes import Match
 
-BLOCK_TOKENS = 64
-"""A row takes up whole multiples of so many cache positions."""
-
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -27,7 +24,7 @@ class Sequence:
     match: Match | None = None
     """The row that it continues, or whose beginning it copies."""
     num_reserved: int = 0
-    """Cache positions promised to it: the most tokens it can come to."""
+    """Cache positions promised to it, for the most tokens it can come to."""
     ids: list[int] = field(default_factory=list)
     num_computed: int = 0
     scheduled_at: float = 0.0
@@ -46,11 +43,6 @@ class Sequence:
     def num_cached(self) -> int:
         """Tokens of the prompt that were there before it came."""
         return self.match.num_tokens if self.match else 0
-
-    @property
-    def num_allocated(self) -> int:
-        """Cache positions that its row takes up by now, of those that are promised to it."""
-        return min(self.num_reserved, -(-len(self.ids) // BLOCK_TOKENS) * BLOCK_TOKENS)
 
     @property
     def num_generated(self) -> int:

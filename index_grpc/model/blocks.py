@@ -53,10 +53,12 @@ class BlockCache:
         return len(self._blocks) - len(self._free)
 
     def begin(self, row: int, longest: int, source: int = -1, num_shared: int = 0) -> None:
-        """Begins a row, with the first `num_shared` tokens of another; a row that is there goes on."""
+        """Begins a row, with the first `num_shared` tokens of another; a row that is there goes on after its own."""
+        num_blocks = -(-num_shared // BLOCK_TOKENS)
         if row in self._rows:
+            self._shorten(row, num_blocks)
             return
-        self._rows[row] = shared = self._rows[source][: -(-num_shared // BLOCK_TOKENS)] if num_shared else []
+        self._rows[row] = shared = self._rows[source][:num_blocks] if num_shared else []
         self._num_users.update(shared)
         self._address(row)
 
@@ -77,6 +79,14 @@ class BlockCache:
         for block in self._rows.pop(row, ()):
             self._let_go(block)
         self._addresses.pop(row, None)
+
+    def _shorten(self, row: int, num_blocks: int) -> None:
+        """Lets go what an earlier sequence wrote behind the part that is taken over."""
+        blocks = self._rows[row]
+        for block in blocks[num_blocks:]:
+            self._let_go(block)
+        del blocks[num_blocks:]
+        self._address(row)
 
     def _take(self) -> int:
         if not self._free:

@@ -71,6 +71,7 @@ class Llama:
 
     cuts_independent = False
     """A token's last bits depend on how the prompt was cut into the parts that are computed together."""
+    block_tokens: int | None = None
     rank = staticmethod(rank)
 
     def __init__(self, config: ModelConfig, weights: LlamaWeights, kind: LinearKind, rows_independent: bool) -> None:

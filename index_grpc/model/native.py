@@ -35,9 +35,9 @@ class Kernels:
         return f"{self.build}, amx" if self.tiles else self.build
 
     def fit(self, config: ModelConfig) -> bool:
-        """Whether they can compute a model of this shape: heads and rows of whole registers."""
-        lanes = self.library.index_lanes()
-        return not (config.head_dim % lanes or config.hidden_size % lanes)
+        """Whether they can compute a model of this shape: heads and rows of whole registers, not too many together."""
+        lanes, group = self.library.index_lanes(), config.num_heads // config.num_kv_heads
+        return not (config.head_dim % lanes or config.hidden_size % lanes) and group <= native.MOST_QUERIES
 
     def storage(self, weight: Tensor, *, as_int8: bool) -> int:
         """How a weight, bfloat16 or float32, is best stored."""
@@ -70,6 +70,7 @@ class NativeLlama:
 
     rows_independent = True
     cuts_independent = True
+    block_tokens: int | None = native.BLOCK_TOKENS
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, config: ModelConfig, kernels: Kernels, num_threads: int) -> None:
@@ -121,7 +122,7 @@ class NativeLlama:
         return BlockCache(self.config)
 
     def forward(self, token_ids: Sequence[int], places: Sequence[BlockPlace], sampled: Sequence[int]) -> Tensor:
-        """See Llama.forward. The logits stand where the next call writes its own."""
+        """See Llama.forward; the logits stand where the next call writes its own."""
         spans = (native.Span * len(places))(*(native.Span(place.blocks, place.start, place.count) for place in places))
         if len(sampled) > len(self._logits):
             self._logits = torch.empty(len(sampled), self._logits_stride)

@@ -26,7 +26,7 @@ class RowPlace:
 class RowCache:
     """All rows by number, those of running sequences and those kept after.
 
-    A row is as long as its sequence can become; the system gives memory only to what has been written.
+    A row is as long as its sequence can become, from the beginning.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:

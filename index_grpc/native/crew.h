@@ -19,17 +19,15 @@
 class Crew {
  public:
   explicit Crew(int num_threads) {
-    for (int i = 1; i < num_threads; ++i) helpers_.emplace_back([this] { help(); });
+    try {
+      for (int i = 1; i < num_threads; ++i) helpers_.emplace_back([this] { help(); });
+    } catch (...) {  // the system gives no more threads
+      dismiss();
+      throw;
+    }
   }
 
-  ~Crew() {
-    {
-      std::lock_guard lock(mutex_);
-      ends_ = true;
-    }
-    wake_.notify_all();
-    for (auto& helper : helpers_) helper.join();
-  }
+  ~Crew() { dismiss(); }
 
   int size() const { return static_cast<int>(helpers_.size()) + 1; }
 
@@ -89,6 +87,16 @@ class Crew {
         spins = 0;
       }
     }
+  }
+
+  void dismiss() {
+    {
+      std::lock_guard lock(mutex_);
+      ends_ = true;
+    }
+    wake_.notify_all();
+    for (auto& helper : helpers_) helper.join();
+    helpers_.clear();
   }
 
   void sleep() {

@@ -14,6 +14,11 @@ extern "C" {
 // Width of the registers that this library was compiled for, in floats.
 EXPORTED int index_lanes() { return kLanes; }
 
+// Sizes that both sides must agree on.
+EXPORTED int index_block_tokens() { return kBlockTokens; }
+EXPORTED int index_most_candidates() { return kMostCandidates; }
+EXPORTED int index_most_queries() { return kMostQueries; }
+
 // Floats from one row of logits to the next, for a vocabulary.
 EXPORTED int64_t index_logits_stride(int vocab_size) { return (vocab_size + kPanel - 1) / kPanel * kPanel; }
 

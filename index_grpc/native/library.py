@@ -5,14 +5,14 @@ from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-BUILDS = ("avx512", "avx2")
-"""The libraries that the package's installation builds; the processor decides which is used."""
-
 BLOCK_TOKENS = 64
 """Positions of a block of keys and values: [layers, 2, kv heads, BLOCK_TOKENS, head size], float32."""
 
 MOST_CANDIDATES = 64
 """Scores and ids that `index_rank` writes for each row."""
+
+MOST_QUERIES = 64
+"""Heads that may share keys and values."""
 
 FLOAT32, BFLOAT16, INT8, BFLOAT16_TILES = range(4)
 """How a matrix's weights are stored; in tiles for the matrix unit of the processor."""
@@ -64,6 +64,9 @@ class Ranking(ctypes.Structure):
 
 SIGNATURES = {
     "index_lanes": (c_int, []),
+    "index_block_tokens": (c_int, []),
+    "index_most_candidates": (c_int, []),
+    "index_most_queries": (c_int, []),
     "index_has_tiles": (c_int, []),
     "index_logits_stride": (c_int64, [c_int]),
     "index_create": (c_void_p, [POINTER(Shape), c_int]),
@@ -82,7 +85,7 @@ SIGNATURES = {
 
 
 def open_library(build: str) -> ctypes.CDLL | None:
-    """The library of a build, or None if it was not built here."""
+    """The library of a build, or None if it was not built here. Raises ImportError if it is of other sources."""
     found = (Path(__file__).with_name(f"{build}{suffix}") for suffix in EXTENSION_SUFFIXES)
     path = next((path for path in found if path.exists()), None)
     if path is None:
@@ -91,4 +94,7 @@ def open_library(build: str) -> ctypes.CDLL | None:
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    built = (library.index_block_tokens(), library.index_most_candidates(), library.index_most_queries())
+    if built != (BLOCK_TOKENS, MOST_CANDIDATES, MOST_QUERIES):
+        raise ImportError(f"{path} was built from other sources; install index-grpc again")
     return library

@@ -70,7 +70,7 @@ class Llama {
     int position;
   };
   // Tokens of a span that attend together.
-  struct Tile {
+  struct Stretch {
     const Span* span;
     int first_token, start, count;
   };
@@ -79,12 +79,12 @@ class Llama {
 
   void place(const Span* spans, int num_spans) {
     places_.clear();
-    tiles_.clear();
+    stretches_.clear();
     const int together = std::max(1, kMostQueries / heads().group());
     for (const Span* span = spans; span < spans + num_spans; ++span) {
       for (int i = 0; i < span->count; i += together) {
         const int count = std::min(together, span->count - i);
-        tiles_.push_back({span, static_cast<int>(places_.size()) + i, span->start + i, count});
+        stretches_.push_back({span, static_cast<int>(places_.size()) + i, span->start + i, count});
       }
       for (int i = 0; i < span->count; ++i) places_.push_back({span, span->start + i});
     }
@@ -171,33 +171,33 @@ class Llama {
     }
   }
 
-  // Attention of all tiles. A tile's heads stand side by side in memory, so they are shared out only as far as there
-  // are too few tiles.
+  // Attention of all stretches. The heads of one stand side by side in memory, so they are shared out only as far as there
+  // are too few stretches.
   void look_back(int index) {
-    const int num_tiles = static_cast<int>(tiles_.size()), num_kv_heads = shape_.num_kv_heads;
-    const int num_shares = std::clamp(16 * crew_.size() / num_tiles, 1, num_kv_heads);
-    crew_.run(num_tiles * num_shares, [&](int task) {
+    const int num_stretches = static_cast<int>(stretches_.size()), num_kv_heads = shape_.num_kv_heads;
+    const int num_shares = std::clamp(16 * crew_.size() / num_stretches, 1, num_kv_heads);
+    crew_.run(num_stretches * num_shares, [&](int task) {
       const int share = task % num_shares, end = num_kv_heads * (share + 1) / num_shares;
       for (int kv_head = num_kv_heads * share / num_shares; kv_head < end; ++kv_head) {
-        look_back(index, tiles_[task / num_shares], kv_head);
+        look_back(index, stretches_[task / num_shares], kv_head);
       }
     });
   }
 
-  void look_back(int index, const Tile& tile, int kv_head) const {
+  void look_back(int index, const Stretch& stretch, int kv_head) const {
     const int group = heads().group(), size = shape_.head_dim;
     Queries queries;
-    for (int i = 0; i < tile.count; ++i) {
+    for (int i = 0; i < stretch.count; ++i) {
       for (int head = kv_head * group; head < (kv_head + 1) * group; ++head, ++queries.count) {
-        queries.query[queries.count] = qkv_.row(tile.first_token + i) + head * size;
-        queries.out[queries.count] = mixed_.row(tile.first_token + i) + head * size;
-        queries.num_keys[queries.count] = tile.start + i + 1;
+        queries.query[queries.count] = qkv_.row(stretch.first_token + i) + head * size;
+        queries.out[queries.count] = mixed_.row(stretch.first_token + i) + head * size;
+        queries.num_keys[queries.count] = stretch.start + i + 1;
       }
     }
     thread_local std::vector<float> scores;
     const int64_t stride = (queries.most_keys() + kLanes - 1) / kLanes * kLanes + kLanes;
     if (scores.size() < static_cast<size_t>(queries.count * stride)) scores.resize(queries.count * stride);
-    attend(queries, cached(*tile.span, index, 0, kv_head), cached(*tile.span, index, 1, kv_head), scores.data(), stride);
+    attend(queries, cached(*stretch.span, index, 0, kv_head), cached(*stretch.span, index, 1, kv_head), scores.data(), stride);
   }
 
   const Shape shape_;
@@ -208,7 +208,7 @@ class Llama {
   const float *cosine_ = nullptr, *sine_ = nullptr;
 
   std::vector<Place> places_;
-  std::vector<Tile> tiles_;
+  std::vector<Stretch> stretches_;
   Table hidden_, normed_, qkv_, mixed_, gated_;
   Crew crew_;
   Products products_{crew_};

@@ -77,6 +77,7 @@ class Products {
     const SplitRows split(own.split, rows.num_rows, matrix.num_inputs);
     if (own.number != number) {
       for (int row = 0; row < rows.num_rows; ++row) split.fill(row, rows.in + row * rows.in_stride);
+      asm volatile("" ::: "memory");  // loads into tiles are not seen to read what was filled
       own.number = number;
     }
     return split;

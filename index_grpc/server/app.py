@@ -97,6 +97,8 @@ class App:
         chat = Chat(loaded.tokenizer, self.engine)
         try:
             await _warm_up(chat)
+            if self.engine.lost:
+                raise StartupError("the engine ended right after its first answer")
         except StartupError:
             await self.engine.stop()
             raise

@@ -2,13 +2,19 @@
 
 import random
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index_grpc.contract import SamplingParams, Token, TokenRequest
+from index_grpc.engine.loop import Cancel, Loop, Submit
+from index_grpc.engine.scheduler import Limits, Scheduler
+from index_grpc.engine.sequence import Batch
 from index_grpc.model.blocks import BlockCache
 from index_grpc.model.config import ModelConfig
 from index_grpc.native.library import BLOCK_TOKENS
+from tests.engine.fake_runner import VOCAB, FakeRunner, answer
 
 CONFIG = ModelConfig(1, 16, 16, 1, 1, 16, 10, 1024)
 LONGEST = 400
@@ -97,3 +103,60 @@ def test_the_address_of_a_place_is_that_of_its_blocks() -> None:
     cache.begin(0, LONGEST)
     place = cache.place(0, BLOCK_TOKENS - 1, 2)
     assert list(place.blocks) == [cache._blocks[block].data_ptr() for block in cache._rows[0]]
+
+
+def test_a_row_that_goes_on_lets_go_what_stood_behind() -> None:
+    rows = Rows()
+    rows.begin(0)
+    rows.write(0, 0, 4 * BLOCK_TOKENS)
+    rows.begin(0, source=0, num_shared=BLOCK_TOKENS + 1)
+    assert rows.cache.num_blocks_in_use == 2
+    rows.write(0, BLOCK_TOKENS + 1, BLOCK_TOKENS)
+    assert rows.cache.num_blocks_in_use == 3
+    rows.check()
+
+
+class BlockRunner(FakeRunner):
+    """Keeps a cache of blocks beside what it computes."""
+
+    def __init__(self, chunk_tokens: int) -> None:
+        super().__init__(chunk_tokens)
+        self.cache = BlockCache(CONFIG)
+
+    def run(self, batch: Batch) -> list[Token]:
+        for span in batch:
+            sequence = span.sequence
+            if span.start == sequence.num_cached:
+                source = sequence.match.prefix.row if sequence.match else -1
+                self.cache.begin(sequence.row, sequence.num_reserved, source, sequence.num_cached)
+            self.cache.place(sequence.row, span.start, span.count)
+        return super().run(batch)
+
+    def release(self, row: int) -> None:
+        super().release(row)
+        self.cache.release(row)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_never_take_up_more_than_the_budget(seed: int) -> None:
+    """Conversations whose answers come back whole, shortened or not at all, and callers who leave."""
+    rng = random.Random(seed)
+    limits = Limits(400, 3, 100, max_cache_tokens=9 * BLOCK_TOKENS, chunk_tokens=64, grain_tokens=1, block_tokens=64)
+    runner = BlockRunner(limits.chunk_tokens)
+    loop = Loop(Scheduler(limits), runner, deliver=lambda reports: None)
+    prompts: list[list[int]] = [[9] * rng.randint(1, 100)]
+    for number in range(60):
+        beginning = rng.choice(prompts)
+        prompt = [*beginning[: rng.randint(1, 200)], *(rng.randrange(5, VOCAB) for _ in range(rng.randint(1, 150)))]
+        max_tokens = rng.choice([1, 20, 200])
+        loop.follow(Submit(number, TokenRequest("x", prompt, SamplingParams(), max_tokens)))
+        prompts.append([*prompt, *answer(prompt, max_tokens)])
+        for _ in range(rng.randint(0, 40)):
+            if loop.sequences:
+                loop.step()
+            assert runner.cache.num_blocks_in_use * BLOCK_TOKENS <= limits.max_cache_tokens
+        if rng.random() < 0.2 and loop.sequences:
+            loop.follow(Cancel(rng.choice(list(loop.sequences))))
+    while loop.sequences:
+        loop.step()
+    loop.check_books()

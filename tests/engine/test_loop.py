@@ -7,16 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index_grpc.contract import FinishReason, SamplingParams, TokenOutput, TokenRequest
-from index_grpc.engine.loop import Cancel, Loop, Report, Submit
-from index_grpc.engine.scheduler import Limits, Scheduler
+from index_grpc.contract import FinishReason
+from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import DeadlineTooShort, RequestFailed
+from tests.engine.desk import ANYWHERE, LIMITS, STOP_IDS, Desk
 from tests.engine.fake_runner import POISON, VOCAB, FakeRunner, answer
-
-LIMITS = Limits(
-    context_length=40, max_sequences=3, max_waiting=100, max_cache_tokens=70, chunk_tokens=8, grain_tokens=8
-)
-STOP_IDS = frozenset({0, 7})
 
 
 @dataclass(frozen=True)
@@ -46,46 +41,6 @@ arrivals = st.lists(
     min_size=1,
     max_size=12,
 )
-
-
-class Desk:
-    """A loop without its thread: what the door would see."""
-
-    def __init__(self, runner: FakeRunner, limits: Limits = LIMITS, stop_ids: frozenset[int] = STOP_IDS) -> None:
-        self.stop_ids = stop_ids
-        self.reports: dict[int, list[Report]] = {}
-        self.loop = Loop(Scheduler(limits), runner, self._receive)
-
-    def _receive(self, reports: list[Report]) -> None:
-        for report in reports:
-            self.reports.setdefault(report.number, []).append(report)
-
-    def submit(self, number: int, prompt: list[int], max_tokens: int, deadline: float | None = None) -> None:
-        request = TokenRequest("x", prompt, SamplingParams(), max_tokens, self.stop_ids, deadline=deadline)
-        self.loop.follow(Submit(number, request))
-
-    def turn(self) -> None:
-        """One step, if there is anything to do."""
-        if self.loop.sequences:
-            self.loop.step()
-
-    def finish(self) -> None:
-        """Steps until nothing is left to do."""
-        while self.loop.sequences:
-            self.turn()
-        self.loop.check_books()
-
-    def last_output(self, number: int) -> TokenOutput:
-        output = self.reports[number][-1].output
-        assert output is not None
-        return output
-
-    def tokens(self, number: int) -> list[int]:
-        outputs = [report.output for report in self.reports[number] if report.output]
-        return [token.id for output in outputs for token in output.tokens]
-
-    def cancel(self, number: int) -> None:
-        self.loop.follow(Cancel(number))
 
 
 @pytest.mark.parametrize("grain_tokens", [1, 8])
@@ -149,58 +104,6 @@ def test_first_come_first_served() -> None:
     assert order == list(range(8))
 
 
-def test_a_conversation_continues_in_its_row() -> None:
-    """The next turn computes only what is new; a whole chunk is 8 tokens."""
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
-    first = [11] * 17
-    desk.submit(0, first, max_tokens=3)
-    desk.finish()
-    desk.submit(1, [*first, *desk.tokens(0), 12], max_tokens=1)
-    desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 16]
-    assert len(desk.loop.runner.held_rows()) == 1
-
-
-ANYWHERE = dataclasses.replace(LIMITS, grain_tokens=1)
-"""Where prompts may be cut, and prefixes shared, at any token."""
-
-
-def test_an_answer_is_reused_where_cuts_change_nothing() -> None:
-    """All that was computed is there: the prompt and the answer but for its last token."""
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
-    desk.submit(0, [11] * 17, max_tokens=3)
-    desk.finish()
-    desk.submit(1, [*([11] * 17), *desk.tokens(0), 12], max_tokens=1)
-    desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 19]
-    assert len(desk.loop.runner.held_rows()) == 1
-
-
-def test_an_answer_told_otherwise_gives_way_but_a_prompt_does_not() -> None:
-    """The history may hold another end of the answer than was computed; the row goes on from where they part."""
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
-    desk.submit(0, [11] * 17, max_tokens=8)
-    desk.finish()
-    other_end = [*([11] * 17), *desk.tokens(0)[:4], VOCAB + 1, 12]
-    desk.submit(1, other_end, max_tokens=1)
-    desk.finish()
-    assert desk.last_output(1).cached_prompt_tokens == 21
-    assert len(desk.loop.runner.held_rows()) == 1
-    desk.submit(2, [*([11] * 10), 12], max_tokens=1)
-    desk.finish()
-    assert desk.last_output(2).cached_prompt_tokens == 10
-    assert len(desk.loop.runner.held_rows()) == 2
-
-
-def test_a_beginning_too_short_is_not_shared() -> None:
-    limits = dataclasses.replace(ANYWHERE, least_shared_tokens=12)
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), limits, frozenset())
-    for number, num_same in enumerate((17, 11, 12)):
-        desk.submit(number, [*([11] * num_same), 12 + number], max_tokens=1)
-        desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in range(3)] == [0, 0, 12]
-
-
 def test_a_chunk_takes_all_of_a_steps_prompt_tokens() -> None:
     """Where prompts may be cut anywhere, what one prompt leaves of a step goes to the next in line."""
     desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(ANYWHERE, prefix_reuse=False), frozenset())
@@ -210,32 +113,13 @@ def test_a_chunk_takes_all_of_a_steps_prompt_tokens() -> None:
     assert counts == [[5, 3]]
 
 
-def test_a_busy_row_is_copied() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, max_cache_tokens=120), frozenset())
-    for number in range(2):
-        desk.submit(number, [11] * 17, max_tokens=5)
-        for _ in range(3):
-            desk.turn()
-    desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 16]
-    assert desk.tokens(0) == desk.tokens(1)
-
-
-def test_kept_rows_give_way_oldest_first() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, max_cache_tokens=40), frozenset())
-    for number, token_id in enumerate((11, 12, 13, 12, 11)):
-        desk.submit(number, [token_id] * 17, max_tokens=3)
+def test_deadlines_of_what_has_ended_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index_grpc.engine.loop.SPARE_DEADLINES", 5)
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens))
+    for number in range(100):
+        desk.submit(number, [5], max_tokens=1, deadline=1e9)
         desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in range(5)] == [0, 0, 0, 16, 0]
-
-
-def test_without_reuse_nothing_is_kept() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, prefix_reuse=False), frozenset())
-    for number in range(2):
-        desk.submit(number, [11] * 17, max_tokens=3)
-        desk.finish()
-    assert desk.last_output(1).cached_prompt_tokens == 0
-    assert not desk.loop.runner.held_rows()
+    assert len(desk.loop._deadlines) < 10
 
 
 def test_a_long_prompt_does_not_stall_running_sequences() -> None:

@@ -14,6 +14,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
+from index_grpc.chat import Chat
 from index_grpc.contract import SamplingParams, TokenRequest
 from index_grpc.engine.loop import Stop, Submit
 from index_grpc.engine.process import ProcessWorker, start_process
@@ -193,11 +194,39 @@ async def test_an_order_to_stop_is_no_loss(checkpoint: Path) -> None:
 def test_the_process_is_for_cuda_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, object], wanted: bool
 ) -> None:
-    monkeypatch.setattr("index_grpc.launch.NVIDIA_DRIVER", tmp_path / "none")
+    monkeypatch.setattr("index_grpc.launch.NVIDIA_DRIVERS", (tmp_path / "none",))
     assert wants_process(settings("demo", **changes)) is wanted
 
 
-def test_a_driver_alone_speaks_for_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("index_grpc.launch.NVIDIA_DRIVER", tmp_path)
-    assert wants_process(settings("demo", device="auto"))
+@pytest.mark.parametrize(
+    ("torch_version", "visible", "wanted"),
+    [("2.13.0", None, True), ("2.13.0+cu128", "0", True), ("2.13.0+cpu", None, False), ("2.13.0", "", False)],
+)
+def test_a_driver_and_a_build_that_uses_it_speak_for_cuda(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, torch_version: str, visible: str | None, wanted: bool
+) -> None:
+    monkeypatch.setattr("index_grpc.launch.NVIDIA_DRIVERS", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr("index_grpc.launch.version", lambda package: torch_version)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert wants_process(settings("demo", device="auto")) is wanted
     assert not wants_process(settings("demo", device="cpu"))
+
+
+async def test_an_engine_lost_at_once_does_not_serve(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lose(chat: Chat) -> None:
+        worker = chat.engine._worker
+        assert isinstance(worker, ProcessWorker)
+        worker.process.kill()
+        while not chat.engine.lost:
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("index_grpc.server.app._warm_up", lose)
+    app = App(settings("any"))
+    await app.listen()
+    with pytest.raises(StartupError, match="right after"):
+        await app.load(lambda: load(settings(checkpoint, engine_process=True)))
+    assert not app.is_loaded
+    await app.stop()
