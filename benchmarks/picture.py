@@ -71,7 +71,7 @@ def draw(sections: dict[str, Any], path: Path) -> None:
         _panel(axes[2], steps, "Decode step, all streams", "ms", lambda value: value * 1e3)
         handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         shown = [name for name in LOOKS if name in handles]
-        figure.legend([handles[name] for name in shown], shown, loc="outside lower center", ncols=4)
+        figure.legend([handles[name] for name in shown], shown, loc="outside lower center", ncols=4, handlelength=3.2)
         figure.savefig(path, dpi=DOTS_PER_INCH)
 
 
