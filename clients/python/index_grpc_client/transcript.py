@@ -25,18 +25,20 @@ class Transcript:
 
     def add(self, message: chat_pb2.ChatStreamResponse) -> Chunk:
         """Takes the stream's next message."""
-        self._deltas.append(message.delta)
-        self._response.logprobs.extend(message.logprobs)
-        if message.HasField("start"):
+        chunk = Chunk.from_wire(message)
+        self._deltas.append(chunk.delta)
+        if chunk.logprobs:
+            self._response.logprobs.extend(message.logprobs)
+        if chunk.start is not None:
             start = message.start
             self.request_id = start.id or self.request_id
             self._response.MergeFrom(
                 chat_pb2.ChatResponse(id=start.id, model=start.model, seed=start.seed, create_time=start.create_time)
             )
-        if message.HasField("finish"):
+        if chunk.finish is not None:
             self._response.finish.CopyFrom(message.finish)
             self._finished = True
-        return Chunk.from_wire(message)
+        return chunk
 
     def end(self) -> None:
         """Takes the stream's end; raises IncompleteAnswerError if no finish had come."""
