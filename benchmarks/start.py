@@ -75,7 +75,10 @@ def start(*flags: str) -> tuple[float, int]:
 def measure(options: argparse.Namespace) -> Section:
     imports = statistics.median(import_seconds() for _ in range(options.rounds))
     ready = statistics.median(start("--model", "demo")[0] for _ in range(options.rounds))
-    rows = [["importing all that serves", f"{imports:.1f} s", ""], ["demo, from command to SERVING", f"{ready:.1f} s", ""]]
+    rows = [
+        ["importing all that serves", f"{imports:.1f} s", ""],
+        ["demo, from command to SERVING", f"{ready:.1f} s", ""],
+    ]
     goals = [Goal.at_most("demo, from command to SERVING", 5, ready, " s")]
     data: dict[str, object] = {"imports_s": imports, "demo_s": ready}
     if options.full:

@@ -47,7 +47,7 @@ class ServeSettings(BaseModel):
         0,
         ge=0,
         le=1024,
-        description="Threads to compute with on cpu; 0 takes one for each physical core, a single one for a tiny model.",
+        description="Threads to compute with on cpu; 0 takes one for each physical core, but one for a tiny model.",
     )
     max_sequences: int = Field(32, ge=1, le=1024, description="Calls computed at the same time.")
     max_waiting: int = Field(128, ge=0, le=100_000, description="Calls that may wait before more are refused.")
