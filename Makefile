@@ -1,4 +1,4 @@
-# `make` alone prints the targets.
+# `make` alone prints the targets. After installing a C++ compiler, `make clean setup` builds the kernels.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=

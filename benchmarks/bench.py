@@ -68,7 +68,9 @@ def run(name: str) -> dict[str, Any]:
     script, *arguments = EXPERIMENTS[name]
     command = [sys.executable, str(HERE / script), *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    section: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    *told, last = done.stdout.splitlines()
+    print("\n".join(told), flush=True)
+    section: dict[str, Any] = json.loads(last)
     return section | {"when": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", "machine": machine()}
 
 
@@ -136,9 +138,6 @@ def main() -> None:
         RESULTS.write_text(json.dumps(sections, indent=1, ensure_ascii=False) + "\n")
         draw(sections, PICTURE)
         PAGE.write_text(page(sections))
-    for name, section in sections.items():
-        for goal in (goal for goal in section["goals"] if goal["is_met"] is False):
-            print(f"{name}: {_goal(goal)}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

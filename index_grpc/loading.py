@@ -120,6 +120,8 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, setti
     """The checkpoint's weights, ready to compute: with the native kernels if they can, else with PyTorch."""
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.dtype) or default_dtype(device)
     num_threads = settings.threads or default_threads(config)
+    if device.type == "cpu" and num_threads > (cores := num_cores()):
+        log.warning("%d threads on %d cores are in each other's way; --threads 0 takes what fits", num_threads, cores)
     kernels = choose_kernels(config, device, dtype, settings.quantize)
     with torch.inference_mode(), large_blocks_apart():
         if kernels is not None:
@@ -148,7 +150,7 @@ def choose_kernels(config: ModelConfig, device: torch.device, dtype: torch.dtype
         why_not = "the native kernels compute in float32 on cpu"
     elif kernels is None:
         why_not = "the native kernels, which need x86 with AVX2 and a C++ compiler, were not built at installation"
-        log.warning("%s; computing with PyTorch, which is slower", why_not)
+        log.warning("%s; computing with PyTorch, which is slower; install again once there is a compiler", why_not)
     else:
         shape = f"{config.num_heads} heads of {config.head_dim} on {config.num_kv_heads}, rows of {config.hidden_size}"
         why_not = f"the native kernels cannot take this shape ({shape})"

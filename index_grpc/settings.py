@@ -33,11 +33,11 @@ class ServeSettings(BaseModel):
         "auto", description="Where to compute: auto (cuda if there is one), cpu, cuda or cuda:N."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Number format: auto is bfloat16 on cuda and float32 on cpu."
+        "auto", description="Number format: auto is bfloat16 on cuda and float32 on cpu, where bfloat16 is slow."
     )
     quantize: Literal["none", "int8"] = Field(
         "none",
-        description="How to store weights on cpu: int8 takes half the memory, is faster and a little less exact.",
+        description="How to store weights on cpu: int8 takes half the memory and is faster for few callers, less exact.",
     )
     engine_process: bool | None = Field(
         None,

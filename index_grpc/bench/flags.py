@@ -30,6 +30,8 @@ def numbers(kind: Callable[[str], float], most: float) -> Callable[[click.Contex
             raise click.BadParameter(f"{value!r} is no list of {what}, such as 1,4,16") from None
         if wrong := [number for number in found if not 0 < number <= most]:
             raise click.BadParameter(f"{wrong[0]:g} is in it; each is above 0 and at most {most:g}")
+        if len(set(found)) < len(found):
+            raise click.BadParameter(f"{value!r} names a number twice; each is measured once")
         return found
 
     return parse

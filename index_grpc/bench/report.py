@@ -84,13 +84,21 @@ def notes(levels: Iterable[Figures]) -> list[str]:
     found = []
     for level in levels:
         found += [f"{code}: {details}" for code, details in level.error_examples.items()]
-        if level.cached_prompt_tokens and not level.turns:
-            known = f"at {level.level:g} the server knew {level.cached_prompt_tokens} prompt tokens from before"
-            found.append(f"{known}; another --seed asks anew")
+        if known := _known_before(level):
+            which = "of the first turns" if level.turns else "of prompts"
+            tokens = f"at {level.level:g} the server knew {known} tokens {which} from before"
+            found.append(f"{tokens}; another --seed asks anew")
         if level.cpu_share > BUSY_SHARE:
             busy = f"at {level.level:g} the load generator itself was busy {level.cpu_share:.0%} of a core"
             found.append(f"{busy}; the server may be faster than this shows")
     return list(dict.fromkeys(found))
+
+
+def _known_before(level: Figures) -> int:
+    """Prompt tokens that the server had computed before the level; later turns know those of earlier ones rightly."""
+    if not level.turns:
+        return level.cached_prompt_tokens
+    return round(level.turns[0].cached_prompt_tokens * level.turns[0].num_completed)
 
 
 def text(run: Run, levels: Sequence[Figures]) -> str:

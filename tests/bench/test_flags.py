@@ -21,6 +21,7 @@ NOWHERE = "127.0.0.1:1"
     [
         ("--concurrency 1,x", "'1,x' is no list of whole numbers, such as 1,4,16"),
         ("--concurrency 1.5", "'1.5' is no list of whole numbers"),
+        ("--concurrency 4,1,4", "names a number twice"),
         ("--concurrency 4,0", "0 is in it; each is above 0 and at most 4096"),
         ("--rate 1,nan", "nan is in it"),
         ("--rate 1 --concurrency 2", "--rate is the open loop, --concurrency and --turns are the closed one"),

@@ -4,6 +4,7 @@ from index_grpc_client import Finish, FinishReason, Timing, Usage
 
 from index_grpc.bench.measure import Spread, figures
 from index_grpc.bench.record import Measurement, Record
+from index_grpc.bench.report import notes
 
 
 def answered(
@@ -118,3 +119,11 @@ def test_a_measurement_counts_what_is_open() -> None:
     measurement.closed(record)
     measurement.opened()
     assert (measurement.num_open, measurement.most_open, measurement.records) == (2, 2, [record])
+
+
+def test_a_first_turn_that_was_known_is_told() -> None:
+    later = answered(102.0, [1.0], 5, turn=2, cached=50)
+    rightly = figures(measured(answered(100.0, [1.0], 5), later))
+    assert not notes([rightly])
+    known = figures(measured(answered(100.0, [1.0], 5, cached=40), later))
+    assert notes([known]) == ["at 4 the server knew 40 tokens of the first turns from before; another --seed asks anew"]

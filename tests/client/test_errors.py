@@ -46,6 +46,12 @@ def test_every_code_becomes_one_of_ours(code: grpc.StatusCode) -> None:
     assert str(error) == "why"
 
 
+def test_what_the_message_says_is_not_said_again() -> None:
+    violations = (Violation("prompt", "is empty"), Violation("seed", "is -1"))
+    error = IndexGrpcError("prompt: is empty", details=StatusDetails(violations=violations))
+    assert str(error) == "prompt: is empty\n  seed: is -1"
+
+
 def test_the_cause_is_kept() -> None:
     cause = rpc_error(Failure(grpc.StatusCode.INTERNAL, "why"))
     with pytest.raises(InternalError) as caught, translated(CallBuilder(1.0, api_key=None).model()):

@@ -50,8 +50,9 @@ class IndexGrpcError(grpc.RpcError):
         return self._message
 
     def __str__(self) -> str:
+        told = [f"{violation.field}: {violation.description}" for violation in self.violations]
         lines = [self._message or self._code.name]
-        lines += [f"  {violation.field}: {violation.description}" for violation in self.violations]
+        lines += [f"  {line}" for line in told if line not in self._message]
         return "\n".join(lines)
 
 

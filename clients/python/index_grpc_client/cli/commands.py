@@ -99,7 +99,7 @@ def model(connection: Connection, as_json: bool) -> None:
     facts = dataclasses.asdict(info)
     sampling = facts.pop("default_sampling")
     for name, value in (facts | {f"default_{name}": value for name, value in sampling.items()}).items():
-        click.echo(f"{name}: {value}")
+        click.echo(f"{name}: {'none' if value == '' else value}")
 
 
 @click.command()
