@@ -37,7 +37,7 @@ class ServeSettings(BaseModel):
     )
     quantize: Literal["none", "int8"] = Field(
         "none",
-        description="How to store weights on cpu: int8 takes half the memory and is faster for few callers, less exact.",
+        description="How to store weights on cpu: int8 takes half the memory, is faster for few callers, less exact.",
     )
     engine_process: bool | None = Field(
         None,
