@@ -9,7 +9,7 @@ import torch
 
 from index_grpc.contract import ServedModel
 from index_grpc.engine.runner import Model, ModelRunner
-from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.scheduler import Limits, whole_blocks
 from index_grpc.errors import CheckpointError, StartupError
 from index_grpc.machine import available_bytes, num_cores
 from index_grpc.model.checkpoint import load_weights, num_parameters, open_checked
@@ -85,7 +85,7 @@ def limits_for(model: Model, settings: ServeSettings) -> Limits:
         context_length=model.config.context_length,
         max_sequences=settings.max_sequences,
         max_waiting=settings.max_waiting,
-        max_cache_tokens=cache_tokens(model.config, model.device, model.dtype, settings.max_sequences),
+        max_cache_tokens=cache_tokens(model, settings.max_sequences),
         chunk_tokens=chunk_tokens,
         grain_tokens=1 if model.cuts_independent else chunk_tokens,
         least_shared_tokens=LEAST_SHARED_TOKENS,
@@ -181,21 +181,21 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def cache_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype, max_sequences: int) -> int:
+def cache_tokens(model: Model, max_sequences: int) -> int:
     """Positions that fit in free memory, at most what twice `max_sequences` whole contexts need: running and kept.
 
     Raises StartupError if not even one context fits.
     """
+    device, context_length = model.device, model.config.context_length
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    size = position_bytes(config, dtype.itemsize)
-    fitting = int(free * CACHE_SHARE) // size
-    if fitting < config.context_length:
-        needed = config.context_length * size / CACHE_SHARE
+    size = position_bytes(model.config, model.dtype.itemsize)
+    fitting, longest = int(free * CACHE_SHARE) // size, whole_blocks(context_length, model.block_tokens)
+    if fitting < longest:
         raise StartupError(
-            f"{free / 2**30:.1f} GiB are free on {device}; one conversation of {config.context_length} tokens needs "
-            f"{needed / 2**30:.1f} GiB beside the weights; free some memory or use another device"
+            f"{free / 2**30:.1f} GiB are free on {device}; one conversation of {context_length} tokens needs "
+            f"{longest * size / CACHE_SHARE / 2**30:.1f} GiB beside the weights; free some memory or use another device"
         )
-    return min(fitting, 2 * max_sequences * config.context_length)
+    return min(fitting, 2 * max_sequences * longest)
 
 
 def _warn_if_slow(device: torch.device, dtype: torch.dtype, kind: LinearKind, rows_independent: bool) -> None:

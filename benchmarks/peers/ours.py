@@ -7,27 +7,24 @@ Flags of the server go behind `--`.
 
 import asyncio
 import re
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from queue import Empty, Queue
 
 from index_grpc_client import AsyncClient, HealthStatus
 from index_grpc_client.options import SamplingOptions
+from serving import COMMAND, ended
 
 from peers.protocol import REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P, Answer, Options, Work, serve
 
-COMMAND = Path(sys.executable).with_name("index-grpc")
 READY = re.compile(r" ready in .* --address (\S+) ")
 """The log line that tells that the model has answered a trial prompt, and where."""
 
 LOADING_SECONDS = 600.0
-STOPPING_SECONDS = 60.0
 ANSWER_SECONDS = 3600.0
 
 
@@ -72,15 +69,8 @@ def running_server(options: Options) -> Iterator[str]:
     arguments = ["serve", "--model", str(options.checkpoint), "--port", "0", "--threads", str(options.threads)]
     command = [str(COMMAND), *arguments, *options.flags]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
+    with ended(server):
         yield _address(server)
-    finally:
-        server.send_signal(signal.SIGINT)
-        try:
-            server.wait(STOPPING_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
 
 
 def _address(server: "subprocess.Popen[str]") -> str:

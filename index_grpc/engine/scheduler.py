@@ -28,10 +28,11 @@ class Limits:
     prefix_reuse: bool = True
     """Whether rows are kept for prompts that begin the same."""
 
-    def whole_blocks(self, num_tokens: int) -> int:
-        """Cache positions that so many tokens take up."""
-        block = self.block_tokens or 1
-        return -(-num_tokens // block) * block
+
+def whole_blocks(num_tokens: int, block_tokens: int | None) -> int:
+    """Cache positions that so many tokens take up."""
+    block = block_tokens or 1
+    return -(-num_tokens // block) * block
 
 
 class Scheduler:
@@ -102,13 +103,13 @@ class Scheduler:
     def _num_needed(self, sequence: Sequence) -> int:
         """Cache positions for the most tokens that the sequence can come to."""
         longest = min(sequence.num_prompt + sequence.request.max_tokens, self.limits.context_length)
-        return self.limits.whole_blocks(longest)
+        return whole_blocks(longest, self.limits.block_tokens)
 
     def _num_held(self, sequence: Sequence) -> int:
         """Cache positions that its row takes up by now."""
         if self.limits.block_tokens is None:
             return sequence.num_reserved
-        return min(sequence.num_reserved, self.limits.whole_blocks(len(sequence.ids)))
+        return min(sequence.num_reserved, whole_blocks(len(sequence.ids), self.limits.block_tokens))
 
     def _first_in_line(self) -> Sequence | None:
         """The next to run, if there is a slot and room for it, matched with the best row to begin from."""

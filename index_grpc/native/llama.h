@@ -171,8 +171,8 @@ class Llama {
     }
   }
 
-  // Attention of all stretches. The heads of one stand side by side in memory, so they are shared out only as far as there
-  // are too few stretches.
+  // Attention of all stretches. The heads of one stand side by side in memory, so they are shared out only as far as
+  // there are too few stretches.
   void look_back(int index) {
     const int num_stretches = static_cast<int>(stretches_.size()), num_kv_heads = shape_.num_kv_heads;
     const int num_shares = std::clamp(16 * crew_.size() / num_stretches, 1, num_kv_heads);
@@ -197,7 +197,8 @@ class Llama {
     thread_local std::vector<float> scores;
     const int64_t stride = (queries.most_keys() + kLanes - 1) / kLanes * kLanes + kLanes;
     if (scores.size() < static_cast<size_t>(queries.count * stride)) scores.resize(queries.count * stride);
-    attend(queries, cached(*stretch.span, index, 0, kv_head), cached(*stretch.span, index, 1, kv_head), scores.data(), stride);
+    const Look keys = cached(*stretch.span, index, 0, kv_head), values = cached(*stretch.span, index, 1, kv_head);
+    attend(queries, keys, values, scores.data(), stride);
   }
 
   const Shape shape_;

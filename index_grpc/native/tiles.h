@@ -89,14 +89,14 @@ class SplitRows {
 class TilesInUse {
  public:
   explicit TilesInUse(int num_rows) {
-    Shape shape;
-    for (const int tile : {0, 1, 2, 3, 6, 7}) shape.rows[tile] = static_cast<uint8_t>(num_rows);
-    __asm__ volatile("ldtilecfg %0" : : "m"(shape));
+    Configuration configuration;
+    for (const int tile : {0, 1, 2, 3, 6, 7}) configuration.rows[tile] = static_cast<uint8_t>(num_rows);
+    __asm__ volatile("ldtilecfg %0" : : "m"(configuration));
   }
   ~TilesInUse() { _tile_release(); }
 
  private:
-  struct Shape {
+  struct Configuration {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};

@@ -17,7 +17,7 @@ from index_grpc.errors import StartupError
 from index_grpc.loading import load_runner
 from index_grpc.model.blocks import BlockCache
 from index_grpc.model.checkpoint import load_weights
-from index_grpc.model.config import ModelConfig, read_config
+from index_grpc.model.config import ModelConfig, position_bytes, read_config
 from index_grpc.model.linear import fixed_rows_linear
 from index_grpc.model.llama import Llama
 from index_grpc.model.native import NativeLlama, shortened
@@ -238,3 +238,20 @@ def test_too_little_memory_is_told_in_a_sentence(checkpoint: Path, monkeypatch: 
     monkeypatch.setattr("index_grpc.loading.load_model", fail)
     with pytest.raises(StartupError, match="not enough memory or threads"):
         load_runner(settings(checkpoint))
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native kernels were built here")
+def test_room_for_a_context_but_not_for_its_last_block_is_too_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request for the whole context could never run, and would wait for ever."""
+    directory = make_checkpoint(tmp_path / "short", hidden_size=64, num_heads=4, num_kv_heads=4, context_length=100)
+    config = read_config(directory)
+    for num_positions, is_enough in ((127, False), (128, True)):
+        num_bytes = -(-num_positions * position_bytes(config, 4) * 5 // 4)
+        monkeypatch.setattr("index_grpc.loading.available_bytes", lambda num_bytes=num_bytes: num_bytes)
+        if is_enough:
+            assert load_runner(settings(directory)).limits.max_cache_tokens == num_positions
+        else:
+            with pytest.raises(StartupError, match="one conversation of 100 tokens needs"):
+                load_runner(settings(directory))
