@@ -16,7 +16,7 @@ from report import Goal, Section, emit
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
 from index_grpc.engine.door import Engine, TokenStream
-from index_grpc.engine.loop import Loop, Order, Report, Submit
+from index_grpc.engine.loop import Loop, News, Order, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import Ended, Receive
@@ -75,7 +75,7 @@ def limits(num_running: int) -> Limits:
 
 def step_seconds(num_running: int, num_waiting: int) -> float:
     """Median seconds of a step with so many sequences decoding and so many waiting, all of which have deadlines."""
-    loop = Loop(Scheduler(limits(num_running)), FreeRunner(), deliver=lambda reports: None)
+    loop = Loop(Scheduler(limits(num_running)), FreeRunner(), deliver=lambda news: None)
     deadline = time.monotonic() + 3600
     for number in range(num_running + num_waiting):
         loop.follow(Submit(number, request(deadline)))
@@ -88,8 +88,8 @@ def step_seconds(num_running: int, num_waiting: int) -> float:
 
 async def delivery_seconds(num_streams: int) -> float:
     """Median seconds that the event loop spends on a step's news and on waking who waits for them."""
-    reports: list[list[Report]] = []
-    loop = Loop(Scheduler(limits(num_streams)), FreeRunner(), deliver=reports.append)
+    delivered: list[News] = []
+    loop = Loop(Scheduler(limits(num_streams)), FreeRunner(), deliver=delivered.append)
     worker = SilentWorker()
     engine = Engine(worker, limits(num_streams))
     await engine.start()
@@ -101,10 +101,10 @@ async def delivery_seconds(num_streams: int) -> float:
     taking = [asyncio.create_task(_take(stream)) for stream in streams]
     seconds = []
     for _ in range(NUM_STEPS):
-        reports.clear()
+        delivered.clear()
         loop.step()
         started = time.perf_counter()
-        for news in reports:
+        for news in delivered:
             worker.receive(news)
         await asyncio.sleep(0)
         seconds.append(time.perf_counter() - started)

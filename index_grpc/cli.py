@@ -95,10 +95,13 @@ def serve(**values: object) -> None:
     settings = _settings(values)
     configure_logging(settings.log_level)
     logging.getLogger(__name__).info("index-grpc %s", __version__)
+    exit_code = 0
     try:
         _serve_until_stopped(settings)
     except StartupError as error:
-        _fail(str(error))
+        click.echo(f"error: {error}", err=True)
+        exit_code = 1
+    _exit(exit_code)
 
 
 @main.command()
@@ -136,16 +139,21 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of its own log comes up as an error of ours
     import uvloop
 
-    from index_grpc.engine.worker import ENGINE_THREAD
     from index_grpc.launch import load
-    from index_grpc.server.app import LOADING_THREAD
     from index_grpc.server.lifetime import serve
 
     uvloop.run(serve(settings, lambda: load(settings)))
+
+
+def _exit(exit_code: int) -> NoReturn:
+    from index_grpc.engine.worker import ENGINE_THREAD
+    from index_grpc.server.app import LOADING_THREAD
+
     if any(thread.name in (LOADING_THREAD, ENGINE_THREAD) for thread in threading.enumerate()):
         # Stopped while loading or amid a step: a thread in PyTorch's native code crashes the interpreter's orderly end.
         logging.shutdown()
-        os._exit(0)
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 def _fail(message: str, exit_code: int = 1) -> NoReturn:

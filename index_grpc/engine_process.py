@@ -11,7 +11,7 @@ import sys
 import threading
 from queue import SimpleQueue
 
-from index_grpc.engine.loop import Loop, Order, Report
+from index_grpc.engine.loop import Loop, News, Order
 from index_grpc.engine.pipe import framed, receive
 from index_grpc.engine.process import Ready
 from index_grpc.engine.scheduler import Scheduler
@@ -43,9 +43,8 @@ def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]"
     """Loads and works until told to stop."""
     from index_grpc.loading import load_runner  # slow to import: `follow` already watches the server
 
-    def deliver(reports: list[Report]) -> None:
-        if reports:
-            end.sendall(framed(reports))
+    def deliver(news: News) -> None:
+        end.sendall(framed(news))
 
     try:
         loaded = load_runner(settings)

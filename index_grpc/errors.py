@@ -95,6 +95,12 @@ class EngineLost(Unavailable):
     reason = "ENGINE_LOST"
 
 
+class EngineStalled(Unavailable):
+    """The engine's step takes conspicuously long; it may go on or count as lost soon."""
+
+    reason = "ENGINE_STALLED"
+
+
 class DeadlineTooShort(IndexGrpcError):
     """The request's time is over, or will be, before its first token."""
 

@@ -85,6 +85,7 @@ def limits_for(model: Model, settings: ServeSettings) -> Limits:
         context_length=model.config.context_length,
         max_sequences=settings.max_sequences,
         max_waiting=settings.max_waiting,
+        max_waiting_tokens=settings.max_waiting_tokens,
         max_cache_tokens=cache_tokens(model, settings.max_sequences),
         chunk_tokens=chunk_tokens,
         grain_tokens=1 if model.cuts_independent else chunk_tokens,

@@ -51,6 +51,11 @@ class ServeSettings(BaseModel):
     )
     max_sequences: int = Field(32, ge=1, le=1024, description="Calls computed at the same time.")
     max_waiting: int = Field(128, ge=0, le=100_000, description="Calls that may wait before more are refused.")
+    max_waiting_tokens: int = Field(
+        131_072,
+        ge=1,
+        description="Prompt tokens that may wait to be computed before more calls are refused; one always may.",
+    )
     prefix_reuse: bool = Field(
         True,
         description="Keep what was computed for a prompt, until its space is needed, for prompts that begin the same.",
@@ -61,5 +66,11 @@ class ServeSettings(BaseModel):
     )
     grace_seconds: float = Field(
         60.0, ge=0, le=86_400, description="After that: how long running calls may take to end before they are cut off."
+    )
+    step_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="An engine whose step takes longer counts as lost; health says NOT_SERVING long before.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe lines to log.")

@@ -2,19 +2,26 @@
 
 import asyncio
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from index_grpc.contract import Timing, TokenOutput, TokenRequest
-from index_grpc.engine.loop import Cancel, Report, Stop, Submit
+from index_grpc.engine.loop import Cancel, News, Report, StepReport, Stop, Submit
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.worker import Worker
 from index_grpc.errors import DeadlineTooShort, Draining, EngineLost, IndexGrpcError, Overloaded
 
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
+
+IDLE = StepReport(0.0, 0, 0, 0, 0, 0, 0)
+"""What there is to tell before the first step."""
+
+log = logging.getLogger(__name__)
 
 
 class TokenStream:
@@ -24,7 +31,10 @@ class TokenStream:
     tokens in it than the request asked for.
     """
 
-    def __init__(self, leave: Callable[[], None]) -> None:
+    def __init__(self, request: TokenRequest, leave: Callable[[], None]) -> None:
+        self.request = request
+        self.num_tokens = 0
+        """Tokens generated so far."""
         self._leave = leave
         self._news = asyncio.Event()
         self._output: TokenOutput | None = None
@@ -57,6 +67,7 @@ class TokenStream:
     def receive(self, report: Report) -> None:
         """Takes news from the engine."""
         if report.output is not None:
+            self.num_tokens += len(report.output.tokens)
             self._output = self._output.then(report.output) if self._output else report.output
         self._error, self._ended = report.error, report.ended
         self._news.set()
@@ -79,13 +90,27 @@ class Pace:
         return sum(self._held) / len(self._held) / self._num_places if self._held else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class EngineEvents:
+    """What is called when something happens that more than one request's caller may want to know."""
+
+    lost: Callable[[], None] = lambda: None
+    """Once, when it broke."""
+    stepped: Callable[[StepReport], None] = lambda step: None
+    left: Callable[[int], None] = lambda num_tokens_saved: None
+    """A caller left early: so many tokens at most will not have to be generated."""
+
+
 class Engine:
     """The door to a worker. Everything here happens on the event loop that called `start`."""
 
-    def __init__(self, worker: Worker, limits: Limits, on_lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, worker: Worker, limits: Limits, events: EngineEvents | None = None) -> None:
         self.limits, self.pace, self.lost = limits, Pace(limits.max_sequences), False
-        self._worker, self._on_lost = worker, on_lost
+        self.num_news, self.last_step = 0, IDLE
+        self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
+        self._num_expected_tokens = 0
+        """Prompt tokens of the requests that have no token yet."""
         self._numbers = itertools.count()
 
     async def start(self) -> None:
@@ -93,15 +118,22 @@ class Engine:
         self._stopped, self._idle = asyncio.Event(), asyncio.Event()
         await self._worker.start(self._dispatch, self._close)
 
-    async def stop(self) -> None:
-        """Ends what is open at once and the worker after its current step."""
+    async def stop(self, patience_seconds: float) -> None:
+        """Ends what is open at once and the worker after its step; one that takes longer than this is left behind."""
         self._end(Draining("the server stopped before the answer was complete; ask another one"))
         self._worker.post(Stop())
-        await self._stopped.wait()
+        if self._stopped.is_set():
+            return
+        try:
+            await asyncio.wait_for(self._stopped.wait(), patience_seconds)
+        except TimeoutError:
+            log.warning("the engine is amid a step; leaving it behind")
+            self._worker.abandon()
 
-    def abandon(self) -> None:
-        """Leaves the worker behind in a step that takes too long."""
+    def give_up(self) -> None:
+        """Counts the engine as lost though its worker goes on, in a step that seems never to end."""
         self._worker.abandon()
+        self._lose()
 
     async def until_idle(self) -> None:
         """Waits until no request is open."""
@@ -123,11 +155,12 @@ class Engine:
         """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort or EngineLost."""
         if self.lost:
             raise EngineLost("the engine has ended")
-        self._refuse_if_full()
+        self._refuse_if_full(len(request.prompt_ids))
         self._refuse_if_late(request)
         number = next(self._numbers)
-        stream = TokenStream(leave=lambda: self._worker.post(Cancel(number)))
+        stream = TokenStream(request, leave=lambda: self._leave(number))
         self._streams[number] = stream
+        self._num_expected_tokens += len(request.prompt_ids)
         self._worker.post(Submit(number, request))
         return stream
 
@@ -136,11 +169,15 @@ class Engine:
         num_ahead = self.num_open - self.limits.max_sequences + 1
         return max(0, num_ahead) * self.pace.seconds
 
-    def _refuse_if_full(self) -> None:
-        running, waiting = self.limits.max_sequences, self.limits.max_waiting
-        if self.num_open >= running + waiting:
-            delay = min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
-            raise Overloaded(f"all {running} places to run and {waiting} to wait are taken", delay)
+    def _refuse_if_full(self, num_prompt: int) -> None:
+        limits, expected = self.limits, self._num_expected_tokens
+        delay = min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
+        if self.num_open >= limits.max_sequences + limits.max_waiting:
+            taken = f"all {limits.max_sequences} places to run and {limits.max_waiting} to wait are taken"
+            raise Overloaded(taken, delay)
+        if expected and expected + num_prompt > limits.max_waiting_tokens:
+            ahead = f"prompts of {expected} tokens are still to be computed"
+            raise Overloaded(f"{ahead}; with this one of {num_prompt} more than {limits.max_waiting_tokens}", delay)
 
     def _refuse_if_late(self, request: TokenRequest) -> None:
         if request.deadline is None:
@@ -149,28 +186,46 @@ class Engine:
         if wait >= left:
             raise DeadlineTooShort(f"{max(left, 0):.2f} s are left, and its turn comes in about {wait:.2f} s")
 
-    def _dispatch(self, reports: list[Report]) -> None:
+    def _leave(self, number: int) -> None:
+        stream = self._streams[number]
+        self._events.left(stream.request.max_tokens - stream.num_tokens)
+        self._worker.post(Cancel(number))
+
+    def _dispatch(self, news: News) -> None:
         """A step's news, of however many requests, in one hop."""
-        for report in reports:
+        self.num_news += 1
+        for report in news.reports:
             stream = self._streams.get(report.number)
-            if stream is None:  # ended by `stop` in the meantime
-                continue
-            stream.receive(report)
-            if report.ended:
-                del self._streams[report.number]
-                if report.output is not None:
-                    self.pace.record(report.output.timing)
+            if stream is not None:  # else ended by `stop` in the meantime
+                self._pass_on(report, stream)
+        if news.step is not None:
+            self.last_step = news.step
+            self._events.stepped(news.step)
         if not self._streams:
             self._idle.set()
+
+    def _pass_on(self, report: Report, stream: TokenStream) -> None:
+        had_begun = stream.num_tokens > 0
+        stream.receive(report)
+        if not had_begun and (stream.num_tokens or report.ended):
+            self._num_expected_tokens -= len(stream.request.prompt_ids)
+        if report.ended:
+            del self._streams[report.number]
+            if report.output is not None:
+                self.pace.record(report.output.timing)
 
     def _close(self) -> None:
         """The worker has ended."""
         self._stopped.set()
         if self._worker.broke:
+            self._lose()
+
+    def _lose(self) -> None:
+        if not self.lost:
             self._end(EngineLost("the engine broke; ask another server"))
-            self._on_lost()
+            self._events.lost()
 
     def _end(self, error: IndexGrpcError) -> None:
         """Nothing is computed from now on, so all that is open fails."""
         self.lost = True
-        self._dispatch([Report(number, error=error) for number in self._streams])
+        self._dispatch(News([Report(number, error=error) for number in self._streams]))

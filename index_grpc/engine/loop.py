@@ -51,8 +51,33 @@ class Report:
     ended: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a step did, and what the engine holds after it."""
+
+    seconds: float
+    batch_size: int
+    """Sequences that it computed something for."""
+    num_running: int
+    num_waiting: int
+    num_waiting_tokens: int
+    """Prompt tokens of the sequences that wait."""
+    num_cache_tokens: int
+    """Cache positions promised to running sequences."""
+    num_kept_tokens: int
+    """Cache positions of ended sequences, kept for prompts that begin the same; they give way when needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What goes to the door at once: reports of requests and, unless requests only left, of the step."""
+
+    reports: list[Report]
+    step: StepReport | None = None
+
+
 Order = Submit | Cancel | Stop
-Deliver = Callable[[list[Report]], None]
+Deliver = Callable[[News], None]
 
 
 class Runner(Protocol):
@@ -99,7 +124,7 @@ class Loop:
             if order.request.deadline is not None:
                 self._note_deadline(order.request.deadline, order.number)
         elif order.number in self.sequences:
-            self.deliver([self._retire(self.sequences[order.number])])
+            self.deliver(News([self._retire(self.sequences[order.number])]))
 
     def step(self) -> None:
         """One turn."""
@@ -108,7 +133,8 @@ class Loop:
         results = self._compute(batch)
         self._release_rows()
         self.step_seconds = time.monotonic() - started
-        self.deliver([*self._commit(batch, results), *self._expire()])
+        reports = [*self._commit(batch, results), *self._expire()]
+        self.deliver(News(reports, self._step_report(len(batch))))
 
     def _receive(self) -> bool:
         """Follows the orders in the inbox, waiting for one if there is nothing to compute. False when told to stop."""
@@ -161,6 +187,18 @@ class Loop:
             self._retire(sequence)
         output = TokenOutput((token,), sequence.timing, reason, sequence.num_cached)
         return Report(sequence.number, output, ended=reason is not None)
+
+    def _step_report(self, batch_size: int) -> StepReport:
+        scheduler = self.scheduler
+        return StepReport(
+            seconds=self.step_seconds,
+            batch_size=batch_size,
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_waiting_tokens=scheduler.num_waiting_tokens,
+            num_cache_tokens=scheduler.num_reserved,
+            num_kept_tokens=scheduler.kept.num_reserved,
+        )
 
     def _note_deadline(self, deadline: float, number: int) -> None:
         if len(self._deadlines) > 2 * len(self.sequences) + SPARE_DEADLINES:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-from index_grpc.engine.loop import Loop, Order, Report, Runner
+from index_grpc.engine.loop import Loop, News, Order, Runner
 from index_grpc.engine.scheduler import Limits, Scheduler
 
 ENGINE_THREAD = "engine"
 
-Receive = Callable[[list[Report]], None]
+Receive = Callable[[News], None]
 Ended = Callable[[], None]
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,8 @@ class ThreadWorker:
     def abandon(self) -> None:
         """See Worker. A thread cannot be ended from outside; it goes with the process."""
 
-    def _deliver(self, reports: list[Report]) -> None:
-        if reports:
-            self._events.call_soon_threadsafe(self._receive, reports)
+    def _deliver(self, news: News) -> None:
+        self._events.call_soon_threadsafe(self._receive, news)
 
     def _work(self) -> None:
         try:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,18 @@ from index_grpc_client.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 
 from index_grpc.chat import Chat
 from index_grpc.contract import ChatRequest, SamplingParams, ServedModel
-from index_grpc.engine.door import Engine
+from index_grpc.engine.door import Engine, EngineEvents
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.worker import Worker
-from index_grpc.errors import Draining, EngineLost, IndexGrpcError, StartupError
+from index_grpc.errors import IndexGrpcError, StartupError
+from index_grpc.server.call_log import CallLog
 from index_grpc.server.calls import CallInterceptor
 from index_grpc.server.health import Health
+from index_grpc.server.observer import Observer, Observers
+from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
 from index_grpc.server.servicer import SERVICE, Backend, ChatServicer
+from index_grpc.server.watchdog import Watchdog, watch
 from index_grpc.settings import ServeSettings
 from index_grpc.text.tokenizer import Tokenizer
 
@@ -32,9 +36,8 @@ FLUSH_SECONDS = 2.0
 """How long calls whose answers are complete may take to be read before the port closes on them."""
 LONGEST_STEP_SECONDS = 10.0
 """How long the engine's step may hold up the end of the server."""
-
-SHORTEST_RETURN_SECONDS = 0.5
-"""How soon callers are told to come back, at the least, while the engine is started again."""
+PROGRESS_SECONDS = 5.0
+"""How often a drain tells how many calls are left."""
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +58,19 @@ Load = Callable[[], Loaded]
 class App:
     """One server with one engine. Used from one event loop."""
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, observers: Sequence[Observer] = ()) -> None:
         self.settings = settings
-        self.health, self.servicer = Health(SERVICE), ChatServicer()
+        self.health = Health(SERVICE)
+        self.readiness = Readiness(self.health)
+        self.servicer = ChatServicer(self.readiness)
+        self.observers = Observers([CallLog(), *observers])
         self.engine: Engine | None = None
         self.broke = asyncio.Event()
         """Set when the engine is lost."""
         self._load_seconds = 0.0
-        self._server = grpc.aio.server(interceptors=[CallInterceptor(SERVICE)], options=_options(settings))
+        self._watching: asyncio.Task[None] | None = None
+        interceptor = CallInterceptor(SERVICE, self.observers.call_ended)
+        self._server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
         add_ChatServiceServicer_to_server(self.servicer, self._server)
         add_HealthServicer_to_server(self.health, self._server)
         add_reflection(self._server, SERVICE, HEALTH_DESCRIPTOR.services_by_name["Health"].full_name)
@@ -92,71 +100,95 @@ class App:
         started = time.monotonic()
         loaded = await _in_daemon_thread(load)
         self.broke.clear()
-        self.engine = Engine(loaded.worker, loaded.limits, on_lost=self._on_lost)
-        await self.engine.start()
+        self.engine = await self._start_engine(loaded)
         chat = Chat(loaded.tokenizer, self.engine)
         try:
             await _warm_up(chat)
             if self.engine.lost:
                 raise StartupError("the engine ended right after its first answer")
         except StartupError:
-            await self.engine.stop()
+            await self.engine.stop(LONGEST_STEP_SECONDS)
             raise
         self._load_seconds = time.monotonic() - started
         self.servicer.backend = Backend(chat, loaded.model)
-        self.servicer.refusal = None
-        self.health.set_ready(True)
+        self.readiness.become_ready()
         return loaded.model
+
+    async def _start_engine(self, loaded: Loaded) -> Engine:
+        observers = self.observers
+        events = EngineEvents(self._on_lost, observers.stepped, observers.caller_left)
+        engine = Engine(loaded.worker, loaded.limits, events)
+        await engine.start()
+        self._stop_watching()
+        watchdog = Watchdog(engine, self.settings.step_timeout_seconds)
+        self._watching = asyncio.create_task(watch(watchdog, self._on_stall, self._on_silence))
+        return engine
 
     async def drain(self, delay_seconds: float) -> None:
         """Tells everyone to go elsewhere, keeps taking calls for a while, then completes those it has taken."""
         log.info("draining: NOT_SERVING, taking calls for another %g s", delay_seconds)
-        self.health.set_ready(False)
-        self.health.end_watches()
+        self.readiness.leave()
         await asyncio.sleep(delay_seconds)
-        self.servicer.refusal = lambda: Draining("the server is stopping; call another one")
+        self.readiness.close()
         if self.engine is not None:
             await self._complete(self.engine)
         await self.stop()
 
-    async def stop(self) -> None:
-        """Ends the calls that are open, each with its status, closes the port and ends the engine."""
-        self.health.end_watches()
-        await asyncio.gather(self._stop_engine(), self._server.stop(FLUSH_SECONDS))
+    async def stop(self, at_once: bool = False) -> None:
+        """Ends the calls that are open, each with its status, closes the port and ends the engine.
 
-    async def _stop_engine(self) -> None:
-        if self.engine is None:
-            return
-        try:
-            await asyncio.wait_for(self.engine.stop(), LONGEST_STEP_SECONDS)
-        except TimeoutError:
-            log.warning("the engine's step takes longer than %g s; leaving it behind", LONGEST_STEP_SECONDS)
-            self.engine.abandon()
+        The engine may first end its step, unless all is to be over at once.
+        """
+        self.health.end_watches()
+        self._stop_watching()
+        closing = [self._server.stop(FLUSH_SECONDS)]
+        if self.engine is not None:
+            hopeless = at_once or self.engine.lost
+            closing.append(self.engine.stop(0.0 if hopeless else LONGEST_STEP_SECONDS))
+        await asyncio.gather(*closing)
+
+    def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def _complete(self, engine: Engine) -> None:
         """Lets what was taken come to its end, within the grace."""
         grace = self.settings.grace_seconds
         if engine.num_open:
             log.info("completing %d calls, for at most %g s; a second signal cuts them off", engine.num_open, grace)
+        telling = asyncio.create_task(_tell_progress(engine))
         try:
             await asyncio.wait_for(engine.until_idle(), grace)
         except TimeoutError:
             log.info("cutting off %d calls", engine.num_open)
+        finally:
+            telling.cancel()
 
     def expect_in(self, seconds: float) -> None:
         """Tells callers that loading begins again in so many seconds: when to come back."""
-        ready_at = time.monotonic() + seconds + self._load_seconds
-
-        def refusal() -> IndexGrpcError:
-            left = max(SHORTEST_RETURN_SECONDS, ready_at - time.monotonic())
-            return EngineLost("the engine is being started again; call another server, or come back", left)
-
-        self.servicer.refusal = refusal
+        self.readiness.lose(back_at=time.monotonic() + seconds + self._load_seconds)
 
     def _on_lost(self) -> None:
-        self.health.set_ready(False)
-        self.servicer.refusal = lambda: EngineLost("the engine broke; call another server")
+        self.observers.engine_lost()
+        if self.is_loaded:
+            self.readiness.lose()
         self.broke.set()
+
+    def _on_stall(self, stalled: bool) -> None:
+        backend = self.servicer.backend
+        if backend is not None and backend.chat.engine is self.engine:  # else it is not in service yet
+            self.readiness.stall(stalled)
+
+    def _on_silence(self) -> None:
+        assert self.engine is not None
+        log.error("the engine has not ended a step for %g s and counts as lost", self.settings.step_timeout_seconds)
+        self.engine.give_up()
+
+
+async def _tell_progress(engine: Engine) -> None:
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        log.info("%d calls are left", engine.num_open)
 
 
 async def _in_daemon_thread(load: Load) -> Loaded:

@@ -4,21 +4,20 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from grpc.aio import AbortError
 
 from index_grpc.contract import Finish
 from index_grpc.errors import IndexGrpcError, InvalidRequest, RequestFailed, Violation
 from index_grpc.server.status import CODES, Context, abort
 
-log = logging.getLogger("index_grpc.calls")
+log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
 GOOD_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -39,7 +38,19 @@ class Call:
     deadline: float | None = None
     """Instant by which the answer should leave, a little before the caller stops listening."""
     finish: Finish | None = None
-    """How the answer ended, for the log."""
+    """How the answer ended, if it did."""
+    error: IndexGrpcError | None = None
+    """Why it was refused or broken off, if it was."""
+    code: str = "CANCELLED"
+    """Name of its status code, right once it has ended: a caller who leaves is seen only as the handler's end."""
+
+    @property
+    def seconds(self) -> float:
+        """Since its arrival."""
+        return time.monotonic() - self.arrival
+
+
+Ended = Callable[[Call], None]
 
 
 if TYPE_CHECKING:
@@ -47,6 +58,9 @@ if TYPE_CHECKING:
     Interceptor = grpc.aio.ServerInterceptor[Any, Any]
 else:
     Handler, Interceptor = grpc.RpcMethodHandler, grpc.aio.ServerInterceptor
+
+Behaviour: TypeAlias = Callable[..., Any]
+Parse: TypeAlias = Callable[[bytes], Message]
 
 _current: ContextVar[Call] = ContextVar("call")
 
@@ -57,10 +71,10 @@ def current_call() -> Call:
 
 
 class CallInterceptor(Interceptor):
-    """Wraps the handlers of one service; other services pass through."""
+    """Wraps the handlers of one service; other services pass through. Tells of each call that has ended."""
 
-    def __init__(self, service: str) -> None:
-        self._prefix = f"/{service}/"
+    def __init__(self, service: str, ended: Ended) -> None:
+        self._prefix, self._ended = f"/{service}/", ended
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
@@ -71,54 +85,60 @@ class CallInterceptor(Interceptor):
             return handler
         method, parse = details.method.removeprefix(self._prefix), handler.request_deserializer
         if handler.response_streaming:
-            streaming = _streaming(method, handler.unary_stream, parse)
+            streaming = self._streaming(method, handler.unary_stream, parse)
             return grpc.unary_stream_rpc_method_handler(streaming, None, handler.response_serializer)
-        unary = _unary(method, handler.unary_unary, parse)
+        unary = self._unary(method, handler.unary_unary, parse)
         return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
 
+    def _unary(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
+        async def handle(data: bytes, context: Context) -> Message:
+            async with self._served(method, context):
+                response: Message = await behaviour(_parsed(parse, data), context)
+                return response
+            raise AssertionError("an error was sent instead")
 
-def _unary(method: str, behaviour: Callable[..., Any], parse: Callable[[bytes], Message]) -> Callable[..., Any]:
-    async def handle(data: bytes, context: Context) -> Message:
-        async with _served(method, context):
-            response: Message = await behaviour(_parsed(parse, data), context)
-            return response
-        raise AssertionError("an error was sent instead")
+        return handle
 
-    return handle
+    def _streaming(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
+        # A coroutine that writes, not a generator: a caller who leaves then ends it at once, `finally` clauses and all.
+        async def handle(data: bytes, context: Context) -> None:
+            async with (
+                self._served(method, context),
+                aclosing(behaviour(_parsed(parse, data), context)) as responses,
+            ):
+                async for response in responses:
+                    await context.write(response)
+
+        return handle
+
+    @asynccontextmanager
+    async def _served(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Opens the call, turns what goes wrong in it into a status, and tells that it has ended."""
+        call = _open(method, context)
+        _current.set(call)
+        context.set_trailing_metadata(((REQUEST_ID, call.id),))
+        try:
+            yield
+            call.code = "OK"
+        except IndexGrpcError as error:
+            await self._abort(call, context, error)
+        except Exception:
+            log.exception("request %s: %s broke", call.id, method)
+            await self._abort(call, context, RequestFailed("the server broke while answering"))
+        finally:
+            self._ended(call)
+
+    async def _abort(self, call: Call, context: Context, error: IndexGrpcError) -> NoReturn:
+        call.error, call.code = error, CODES[type(error)].name
+        await abort(context, error, call.id)
 
 
-def _streaming(method: str, behaviour: Callable[..., Any], parse: Callable[[bytes], Message]) -> Callable[..., Any]:
-    # A coroutine that writes, not a generator: a caller who leaves then ends it at once, `finally` clauses and all.
-    async def handle(data: bytes, context: Context) -> None:
-        async with _served(method, context), aclosing(behaviour(_parsed(parse, data), context)) as responses:
-            async for response in responses:
-                await context.write(response)
-
-    return handle
-
-
-def _parsed(parse: Callable[[bytes], Message], data: bytes) -> Message:
+def _parsed(parse: Parse, data: bytes) -> Message:
     try:
         return parse(data)
     except DecodeError:
         problem = f"{len(data)} bytes that do not parse; send a message of index/v1/chat.proto, strings in UTF-8"
         raise InvalidRequest(Violation("request", problem)) from None
-
-
-@asynccontextmanager
-async def _served(method: str, context: Context) -> AsyncIterator[None]:
-    """Opens the call, turns what goes wrong in it into a status, and logs how it ended."""
-    call = _open(method, context)
-    _current.set(call)
-    context.set_trailing_metadata(((REQUEST_ID, call.id),))
-    with _logged(call):
-        try:
-            yield
-        except IndexGrpcError as error:
-            await abort(context, error, call.id)
-        except Exception:
-            log.exception("request %s: %s broke", call.id, method)
-            await abort(context, RequestFailed("the server broke while answering"), call.id)
 
 
 def _open(method: str, context: Context) -> Call:
@@ -130,28 +150,3 @@ def _open(method: str, context: Context) -> Call:
     if left is not None:
         call.deadline = call.arrival + left - min(MOST_DEADLINE_MARGIN_SECONDS, left / 10)
     return call
-
-
-@contextmanager
-def _logged(call: Call) -> Iterator[None]:
-    code = "CANCELLED"  # unless something else is learned: a caller who leaves is seen only as the handler's end
-    try:
-        yield
-        code = "OK"
-    except AbortError as error:
-        cause = error.__context__  # what was being handled when the call was aborted
-        code = CODES[type(cause)].name if isinstance(cause, IndexGrpcError) else "INTERNAL"
-        raise
-    finally:
-        log.info("%s", _line(call, code))
-
-
-def _line(call: Call, code: str) -> str:
-    words = [f"id={call.id}", f"method={call.method}", f"code={code}"]
-    if call.finish is not None:
-        finish = call.finish
-        words += [f"finish={finish.reason.value}", f"prompt_tokens={finish.prompt_tokens}"]
-        words += [f"completion_tokens={finish.completion_tokens}", f"queue_seconds={finish.timing.queue:.3f}"]
-        words.append(f"first_token_seconds={finish.timing.time_to_first_token:.3f}")
-    words.append(f"total_seconds={time.monotonic() - call.arrival:.3f}")
-    return " ".join(words)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: ServeSettings, load: Load) -> None:
     """Runs until a signal has drained the server. Raises StartupError if it cannot start or its engine is lost."""
-    app, signals = App(settings), _signals()
+    app, signals, at_once = App(settings), _signals(), False
     running, stopping = asyncio.create_task(_run(app, load)), asyncio.create_task(signals.get())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -29,10 +29,10 @@ async def serve(settings: ServeSettings, load: Load) -> None:
             log.info("received %s while loading; stopping", stopping.result().name)
         else:
             running.cancel()
-            await _drain(app, stopping.result(), signals)
+            at_once = await _is_cut_short(app, stopping.result(), signals)
     finally:
         running.cancel()
-        await app.stop()
+        await app.stop(at_once)
         log.info("stopped")
 
 
@@ -45,7 +45,8 @@ async def _run(app: App, load: Load) -> None:
     await keep_loaded(app, load, Patience())
 
 
-async def _drain(app: App, received: signal.Signals, signals: Signals) -> None:
+async def _is_cut_short(app: App, received: signal.Signals, signals: Signals) -> bool:
+    """Drains; whether a second signal came meanwhile."""
     log.info("received %s", received.name)
     # Someone at the keyboard waits for the prompt; only an orchestrator needs time to send callers elsewhere.
     delay = 0.0 if received is signal.SIGINT else app.settings.drain_delay_seconds
@@ -54,7 +55,9 @@ async def _drain(app: App, received: signal.Signals, signals: Signals) -> None:
     if again.done():
         log.info("received %s again; stopping at once", again.result().name)
         drained.cancel()
+        return True
     again.cancel()
+    return False
 
 
 def _signals() -> Signals:

@@ -1,6 +1,6 @@
 """The four calls: translate, have it answered, translate back."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceServicer
 
 from index_grpc.chat import Chat
 from index_grpc.contract import ServedModel
-from index_grpc.errors import IndexGrpcError, Loading
 from index_grpc.server import translate
 from index_grpc.server.calls import current_call
+from index_grpc.server.readiness import Readiness
 from index_grpc.server.status import Context
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["ChatService"].full_name
@@ -26,11 +26,11 @@ class Backend:
 
 
 class ChatServicer(ChatServiceServicer):
-    """Refuses with what `refusal` makes, while there is one: loading, draining."""
+    """Answers with the backend, as long as the service is ready."""
 
-    def __init__(self) -> None:
+    def __init__(self, readiness: Readiness) -> None:
+        self.readiness = readiness
         self.backend: Backend | None = None
-        self.refusal: Callable[[], IndexGrpcError] | None = lambda: Loading("the model is being loaded", 2.0)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         """The whole answer in one message."""
@@ -70,7 +70,6 @@ class ChatServicer(ChatServiceServicer):
         return translate.model_response(backend.model, backend.chat.engine.limits)
 
     def _ready(self) -> Backend:
-        if self.refusal is not None:
-            raise self.refusal()
+        self.readiness.require()
         assert self.backend is not None
         return self.backend

@@ -27,6 +27,7 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.Overloaded: grpc.StatusCode.UNAVAILABLE,
     errors.Draining: grpc.StatusCode.UNAVAILABLE,
     errors.EngineLost: grpc.StatusCode.UNAVAILABLE,
+    errors.EngineStalled: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.RequestFailed: grpc.StatusCode.INTERNAL,
 }

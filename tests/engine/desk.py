@@ -3,7 +3,7 @@
 import dataclasses
 
 from index_grpc.contract import SamplingParams, TokenOutput, TokenRequest
-from index_grpc.engine.loop import Cancel, Loop, Report, Submit
+from index_grpc.engine.loop import Cancel, Loop, News, Report, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from tests.engine.fake_runner import FakeRunner
 
@@ -23,8 +23,8 @@ class Desk:
         self.reports: dict[int, list[Report]] = {}
         self.loop = Loop(Scheduler(limits), runner, self._receive)
 
-    def _receive(self, reports: list[Report]) -> None:
-        for report in reports:
+    def _receive(self, news: News) -> None:
+        for report in news.reports:
             self.reports.setdefault(report.number, []).append(report)
 
     def submit(self, number: int, prompt: list[int], max_tokens: int, deadline: float | None = None) -> None:

@@ -143,7 +143,7 @@ def test_rows_never_take_up_more_than_the_budget(seed: int) -> None:
     rng = random.Random(seed)
     limits = Limits(400, 3, 100, max_cache_tokens=9 * BLOCK_TOKENS, chunk_tokens=64, grain_tokens=1, block_tokens=64)
     runner = BlockRunner(limits.chunk_tokens)
-    loop = Loop(Scheduler(limits), runner, deliver=lambda reports: None)
+    loop = Loop(Scheduler(limits), runner, deliver=lambda news: None)
     prompts: list[list[int]] = [[9] * rng.randint(1, 100)]
     for number in range(60):
         beginning = rng.choice(prompts)

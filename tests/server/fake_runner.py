@@ -79,6 +79,7 @@ class FakeServer:
             context_length=CONTEXT_LENGTH,
             max_sequences=self.settings.max_sequences,
             max_waiting=self.settings.max_waiting,
+            max_waiting_tokens=self.settings.max_waiting_tokens,
             max_cache_tokens=CONTEXT_LENGTH * self.settings.max_sequences,
             chunk_tokens=64,
             grain_tokens=64,

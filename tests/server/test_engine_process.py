@@ -48,8 +48,8 @@ class Server:
 
 
 @asynccontextmanager
-async def kept(load: Callable[[], Loaded], patience: Patience = QUICKLY) -> AsyncIterator[Server]:
-    app = App(settings("any"))
+async def kept(load: Callable[[], Loaded], patience: Patience = QUICKLY, **changes: object) -> AsyncIterator[Server]:
+    app = App(settings("any", **changes))
     address = await app.listen()
     await app.load(load)
     keeping = asyncio.create_task(keep_loaded(app, load, patience))
@@ -129,6 +129,22 @@ async def test_while_it_is_away_callers_are_told_when_to_come_back(checkpoint: P
         assert await unary(server.stub, seeded("你好", seed=1))
 
 
+async def test_a_process_that_hangs_is_replaced(checkpoint: Path) -> None:
+    own = settings(checkpoint, engine_process=True)
+    async with kept(lambda: load(own), step_timeout_seconds=0.5) as server:
+        text = await unary(server.stub, seeded("你好", seed=1))
+        watch = aiter(server.health.Watch(HealthCheckRequest()))
+        assert (await anext(watch)).status == HealthCheckResponse.SERVING
+        hangs = server.process
+        hangs.suspend()
+        found = await refusal(server.stub.Chat(seeded("你好", seed=1)))
+        assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
+        assert (await anext(watch)).status == HealthCheckResponse.NOT_SERVING
+        assert (await anext(watch)).status == HealthCheckResponse.SERVING
+        assert await unary(server.stub, seeded("你好", seed=1)) == text
+        assert not hangs.is_running()
+
+
 async def test_an_engine_that_dies_again_and_again_is_given_up(checkpoint: Path) -> None:
     loads = 0
 
@@ -145,7 +161,8 @@ async def test_an_engine_that_dies_again_and_again_is_given_up(checkpoint: Path)
     await app.listen()
     await app.load(dies_when_loaded)
     assert app.engine is not None
-    app.engine.abandon()
+    assert isinstance(app.engine._worker, ProcessWorker)
+    app.engine._worker.process.kill()
     with pytest.raises(StartupError, match="lost 3 times in a row"):
         await keep_loaded(app, dies_when_loaded, QUICKLY)
     assert loads == 3

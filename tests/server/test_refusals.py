@@ -62,6 +62,31 @@ async def test_a_full_queue_refuses_until_a_place_is_free(max_waiting: int) -> N
         assert await unary(server.stub, REQUEST) == TEXT
 
 
+async def test_the_queue_is_bounded_by_tokens_too() -> None:
+    async with fake_server(max_sequences=1, max_waiting=8, max_waiting_tokens=20) as server:
+        server.runner.gate.clear()
+        long = pb.ChatRequest(prompt="word " * 12, max_tokens=20)
+        held = [asyncio.create_task(streamed(server.stub, long))]  # one is taken, however long
+        await server.has_open(1)
+        found = await refusal(server.stub.Chat(REQUEST))
+        check_come_again(found, "OVERLOADED")
+        assert "are still to be computed" in found.message
+        server.runner.gate.set()
+        assert await asyncio.gather(*held) == [TEXT]
+        assert await unary(server.stub, REQUEST) == TEXT
+
+
+async def test_prompts_that_wait_give_their_share_of_the_queue_back_when_they_leave() -> None:
+    async with fake_server(max_sequences=1, max_waiting=8, max_waiting_tokens=20) as server:
+        server.runner.gate.clear()
+        call = server.stub.Chat(pb.ChatRequest(prompt="word " * 12, max_tokens=20))
+        await server.has_open(1)
+        call.cancel()
+        server.runner.gate.set()
+        await server.has_open(0)
+        assert await unary(server.stub, REQUEST) == TEXT
+
+
 async def test_a_burst_is_taken_up_to_the_last_place_and_no_further() -> None:
     async with fake_server(max_sequences=2, max_waiting=3) as server:
         server.runner.gate.clear()
@@ -108,7 +133,7 @@ async def test_draining_completes_what_was_taken_and_takes_no_more() -> None:
     async with fake_server(grace_seconds=30) as server:
         held = await filled(server, 3)
         drained = asyncio.create_task(server.app.drain(0.0))
-        await until(lambda: server.app.servicer.refusal is not None)
+        await asyncio.sleep(0)  # it begins
         assert (await refusal(server.stub.ChatStream(REQUEST))).code is grpc.StatusCode.UNAVAILABLE
         assert not drained.done()
         server.runner.gate.set()

@@ -1,0 +1,49 @@
+"""What is told of everything that happens, and may not change any of it: logs, metrics, traces, load reports."""
+
+from collections.abc import Sequence
+
+from index_grpc.engine.loop import StepReport
+from index_grpc.server.calls import Call
+
+
+class Observer:
+    """Does nothing; a subclass overrides what it wants to hear of. Called on the event loop, so it must be quick."""
+
+    def call_ended(self, call: Call) -> None:
+        """A call of the chat service has ended, however."""
+
+    def stepped(self, step: StepReport) -> None:
+        """The engine has computed a step."""
+
+    def caller_left(self, num_tokens_saved: int) -> None:
+        """A caller left before the end: so many tokens at most will not have to be generated."""
+
+    def engine_lost(self) -> None:
+        """The engine broke or was given up."""
+
+
+class Observers(Observer):
+    """Passes on to each of several."""
+
+    def __init__(self, members: Sequence[Observer]) -> None:
+        self.members = members
+
+    def call_ended(self, call: Call) -> None:
+        """See Observer."""
+        for member in self.members:
+            member.call_ended(call)
+
+    def stepped(self, step: StepReport) -> None:
+        """See Observer."""
+        for member in self.members:
+            member.stepped(step)
+
+    def caller_left(self, num_tokens_saved: int) -> None:
+        """See Observer."""
+        for member in self.members:
+            member.caller_left(num_tokens_saved)
+
+    def engine_lost(self) -> None:
+        """See Observer."""
+        for member in self.members:
+            member.engine_lost()

@@ -1,0 +1,68 @@
+"""Whether the service takes calls: what health says of it, and what a call is refused with."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from index_grpc.errors import Draining, EngineLost, EngineStalled, IndexGrpcError, Loading
+from index_grpc.server.health import Health
+
+SHORTEST_RETURN_SECONDS = 0.5
+"""How soon callers are told to come back, at the least, while the engine is started again."""
+
+log = logging.getLogger(__name__)
+
+
+class Readiness:
+    """Health's word and the refusal that goes with it.
+
+    loading ─▶ ready ⇄ stalled          ready or stalled ─▶ lost ─▶ ready          any ─▶ leaving ─▶ closed
+    """
+
+    def __init__(self, health: Health) -> None:
+        self._health, self._is_leaving = health, False
+        self._refusal: Callable[[], IndexGrpcError] | None = lambda: Loading("the model is being loaded", 2.0)
+
+    def require(self) -> None:
+        """Raises what a call is to be refused with, if it is."""
+        if self._refusal is not None:
+            raise self._refusal()
+
+    def become_ready(self) -> None:
+        """The model has answered."""
+        self._say(True, None)
+
+    def stall(self, stalled: bool) -> None:
+        """The engine takes conspicuously long for a step, or goes on."""
+        if stalled:
+            log.warning("the engine takes conspicuously long for a step")
+            self._say(False, lambda: EngineStalled("the engine takes very long for a step; call another server"))
+        else:
+            log.info("the engine goes on")
+            self._say(True, None)
+
+    def lose(self, back_at: float = 0.0) -> None:
+        """The engine is gone, and will be back at about that instant if it is known."""
+
+        def refusal() -> IndexGrpcError:
+            if not back_at:
+                return EngineLost("the engine broke; call another server")
+            left = max(SHORTEST_RETURN_SECONDS, back_at - time.monotonic())
+            return EngineLost("the engine is being started again; call another server, or come back", left)
+
+        self._say(False, refusal)
+
+    def leave(self) -> None:
+        """The server is about to stop: health says so from now on, whatever else happens; calls are still taken."""
+        self._health.set_ready(False)
+        self._health.end_watches()
+        self._is_leaving = True
+
+    def close(self) -> None:
+        """No call is taken any more."""
+        self._refusal = lambda: Draining("the server is stopping; call another one")
+
+    def _say(self, is_ready: bool, refusal: Callable[[], IndexGrpcError] | None) -> None:
+        if not self._is_leaving:
+            self._health.set_ready(is_ready)
+            self._refusal = refusal

@@ -1,0 +1,119 @@
+"""An engine that goes silent: noticed, told, and given up when it lasts too long."""
+
+import asyncio
+from typing import cast
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from index_grpc.engine.door import IDLE, Engine
+from index_grpc.engine.loop import StepReport
+from index_grpc.errors import StartupError
+from index_grpc.server.upkeep import Patience, keep_loaded
+from index_grpc.server.watchdog import CHECK_SECONDS, SHORTEST_STALL_SECONDS, Watchdog
+from tests.server.asking import health_stub, refusal, streamed
+from tests.server.fake_runner import fake_server, letters
+
+REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
+
+
+class ScriptedEngine:
+    """What the watchdog sees of an engine."""
+
+    def __init__(self) -> None:
+        self.num_open, self.num_news, self.last_step = 0, 0, IDLE
+
+    def steps(self, seconds: float) -> None:
+        self.num_news += 1
+        self.last_step = StepReport(seconds, 1, 1, 0, 0, 0, 0)
+
+
+def watchdog(engine: ScriptedEngine, timeout_seconds: float = 30.0) -> Watchdog:
+    return Watchdog(cast("Engine", engine), timeout_seconds)
+
+
+def checks(watched: Watchdog, seconds: float) -> None:
+    for _ in range(round(seconds / CHECK_SECONDS)):
+        watched.check()
+
+
+def sees(watched: Watchdog) -> str:
+    return "loss" if watched.sees_loss else "stall" if watched.sees_stall else "nothing"
+
+
+def test_an_engine_with_nothing_to_do_may_be_silent() -> None:
+    engine = ScriptedEngine()
+    watched = watchdog(engine)
+    checks(watched, 3600)
+    assert sees(watched) == "nothing"
+
+
+def test_silence_with_open_requests_is_a_stall_and_then_a_loss() -> None:
+    engine = ScriptedEngine()
+    watched = watchdog(engine)
+    engine.num_open = 1
+    checks(watched, SHORTEST_STALL_SECONDS - CHECK_SECONDS)
+    assert sees(watched) == "nothing"
+    watched.check()
+    assert sees(watched) == "stall"
+    checks(watched, 30)
+    assert sees(watched) == "loss"
+
+
+def test_news_end_a_stall() -> None:
+    engine = ScriptedEngine()
+    watched = watchdog(engine)
+    engine.num_open = 1
+    checks(watched, 5)
+    assert sees(watched) == "stall"
+    engine.steps(5.0)
+    watched.check()
+    assert sees(watched) == "nothing"
+
+
+def test_where_steps_are_long_silences_may_be_longer() -> None:
+    engine = ScriptedEngine()
+    watched = watchdog(engine)
+    engine.num_open = 1
+    engine.steps(1.0)
+    checks(watched, 9)
+    assert sees(watched) == "nothing"
+    checks(watched, 2)
+    assert sees(watched) == "stall"
+
+
+def test_a_timeout_shorter_than_a_stall_counts() -> None:
+    engine = ScriptedEngine()
+    watched = watchdog(engine, timeout_seconds=0.5)
+    engine.num_open = 1
+    checks(watched, 0.5)
+    assert sees(watched) == "loss"
+
+
+async def test_a_stalled_engine_turns_health_and_back() -> None:
+    async with fake_server() as server:
+        watch = aiter(health_stub(server.channel).Watch(HealthCheckRequest()))
+        assert (await anext(watch)).status == HealthCheckResponse.SERVING
+        server.runner.gate.clear()
+        held = asyncio.create_task(streamed(server.stub, REQUEST))
+        assert (await anext(watch)).status == HealthCheckResponse.NOT_SERVING
+        found = await refusal(server.stub.Chat(REQUEST))
+        assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_STALLED")
+        assert found.retry_seconds > 0
+        server.runner.gate.set()
+        assert (await anext(watch)).status == HealthCheckResponse.SERVING
+        assert await held == letters(5)
+
+
+async def test_a_stuck_thread_fails_its_callers_and_ends_the_server() -> None:
+    async with fake_server(step_timeout_seconds=0.5) as server:
+        keeping = asyncio.create_task(keep_loaded(server.app, lambda: server.loaded, Patience()))
+        server.runner.gate.clear()
+        found = await refusal(server.stub.ChatStream(REQUEST))
+        assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
+        assert found.request_id
+        with pytest.raises(StartupError, match="the engine broke"):
+            await keeping
+        await server.app.stop()
