@@ -61,6 +61,15 @@ class ServeSettings(BaseModel):
         description="Keep what was computed for a prompt, until its space is needed, for prompts that begin the same.",
     )
     max_message_mib: int = Field(16, ge=1, le=1024, description="Largest message taken or sent, in MiB.")
+    max_connection_age_seconds: float | None = Field(
+        None,
+        ge=1,
+        le=86_400,
+        description="Ask a connection's client to make a new one after so long, so that balancers see new servers.",
+    )
+    max_connection_age_grace_seconds: float = Field(
+        3600.0, ge=1, le=86_400, description="After that: how long calls on the old connection may take to end."
+    )
     drain_delay_seconds: float = Field(
         3.0, ge=0, le=3600, description="After SIGTERM: how long to keep taking calls while health says NOT_SERVING."
     )

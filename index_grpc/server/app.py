@@ -226,6 +226,7 @@ async def _warm_up(chat: Chat) -> None:
 def _options(settings: ServeSettings) -> list[tuple[str, int]]:
     size = settings.max_message_mib * 2**20
     return [
+        *_ageing(settings),
         ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),
@@ -233,4 +234,14 @@ def _options(settings: ServeSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _ageing(settings: ServeSettings) -> list[tuple[str, int]]:
+    age, grace = settings.max_connection_age_seconds, settings.max_connection_age_grace_seconds
+    if age is None:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", round(age * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(grace * 1000)),
     ]
