@@ -10,10 +10,12 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
+from index_grpc.server.app import LONGEST_STEP_SECONDS
 from tests.process import no_traceback, running, serving
 from tests.server.asking import seeded
 
 NEVER = "3600"
+STUCK = (("x-request-id", "stuck"),)
 
 
 def test_sigterm_drains_completes_the_open_stream_and_exits_with_0(checkpoint: Path) -> None:
@@ -79,6 +81,47 @@ def load_runner(settings):
 loading.load_runner = load_runner
 cli.main(["serve", "--port", "0", "--drain-delay-seconds", "3600"])
 """
+
+
+STEPS_FOREVER = """
+import sys, threading
+from pathlib import Path
+from index_grpc import cli, launch
+from tests.scripted import scripted
+runner, loaded = scripted(Path(sys.argv[1]))
+once = runner.run
+def run(batch):
+    if batch[0].sequence.request.id == "stuck":
+        print("a step without end", file=sys.stderr, flush=True)
+        threading.Event().wait()
+    return once(batch)
+runner.run = run
+launch.load = lambda settings: loaded
+cli.main(["serve", "--port", "0", *sys.argv[2:]])
+"""
+
+
+def test_a_second_signal_waits_for_no_step(checkpoint: Path) -> None:
+    with running(sys.executable, "-c", STEPS_FOREVER, str(checkpoint)) as process:
+        with grpc.insecure_channel(process.address()) as channel:
+            call = ChatServiceStub(channel).Chat.future(pb.ChatRequest(prompt="Hi"), metadata=STUCK)
+            process.wait_for("a step without end")
+            process.send(signal.SIGINT)
+            process.wait_for("completing 1 calls")
+            process.send(signal.SIGINT)
+            assert call.code() is grpc.StatusCode.UNAVAILABLE
+        assert process.exit_code(LONGEST_STEP_SECONDS / 2) == 0
+    assert no_traceback(process.lines)
+
+
+def test_a_stuck_engine_ends_the_server_with_an_error(checkpoint: Path) -> None:
+    with running(sys.executable, "-c", STEPS_FOREVER, str(checkpoint), "--step-timeout-seconds", "1") as process:
+        with grpc.insecure_channel(process.address()) as channel:
+            call = ChatServiceStub(channel).Chat.future(pb.ChatRequest(prompt="Hi"), metadata=STUCK)
+            assert call.code() is grpc.StatusCode.UNAVAILABLE
+        assert process.exit_code(LONGEST_STEP_SECONDS / 2) == 1
+    assert process.lines[-1] == "error: the engine broke; see the log above"
+    assert no_traceback(process.lines[:-1])
 
 
 def test_sigterm_while_native_code_loads_does_not_crash() -> None:

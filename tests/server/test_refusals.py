@@ -141,6 +141,20 @@ async def test_draining_completes_what_was_taken_and_takes_no_more() -> None:
         await drained
 
 
+async def test_a_drain_tells_how_many_calls_are_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("index_grpc.server.app.PROGRESS_SECONDS", 0.001)
+    async with fake_server(grace_seconds=30) as server:
+        held = await filled(server, 3)
+        drained = asyncio.create_task(server.app.drain(0.0))
+        await until(lambda: "3 calls are left" in caplog.text)
+        server.runner.gate.set()
+        assert await asyncio.gather(*held) == [TEXT] * 3
+        await drained
+
+
 async def test_calls_that_come_while_others_are_completed() -> None:
     async with fake_server() as server:
         (held,) = await filled(server, 1)
