@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from index_grpc import __version__
 from index_grpc.bench.command import bench
 from index_grpc.errors import StartupError
+from index_grpc.export.command import export
 from index_grpc.logs import configure_logging
 from index_grpc.settings import DEFAULT_REPOSITORY, ServeSettings
 
@@ -123,6 +124,7 @@ def download(model: str, revision: str | None, output: Path | None) -> None:
 
 
 main.add_command(bench)
+main.add_command(export)
 
 
 def _settings(values: dict[str, object]) -> ServeSettings:

@@ -20,22 +20,24 @@ FLOORS = {
     "engine": {"index_grpc.engine", "index_grpc.model"},
     "chat": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat"},
     "bench": {"index_grpc.bench"},
+    "export": {"index_grpc.export", "index_grpc.model", "index_grpc.text"},
     "server": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
 TOP = {"cli", "engine_process", "launch", "loading"}
 
 THIRD_PARTY = {
-    "torch": ("model", "engine/runner.py", "engine/sampler.py", "loading.py"),
+    "torch": ("model", "export", "engine/runner.py", "engine/sampler.py", "loading.py"),
     "accelerate": ("model",),
-    "safetensors": ("model",),
-    "transformers": ("model",),
+    "safetensors": ("model", "export/llama.py"),
+    "transformers": ("model", "export/llama.py"),
+    "gguf": ("export/gguf_file.py", "export/gguf_vocabulary.py"),
     "huggingface_hub": ("model",),
-    "sentencepiece": ("text/tokenizer.py",),
+    "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),
     "grpc": ("server",),
     "index_grpc_client": ("server", "bench"),
     "pydantic": ("settings.py", "cli.py"),
-    "click": ("cli.py", "bench"),
+    "click": ("cli.py", "bench", "export/command.py"),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library may be imported: folders or files."""
