@@ -1,4 +1,4 @@
-"""The server's settings: one frozen class that the command line and the environment both fill."""
+"""The server's settings: one frozen class that flags, environment and file fill."""
 
 import re
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ def _known_device(name: str) -> str:
 
 
 class ServeSettings(BaseModel):
-    """What `index-grpc serve` can be told. Each field is a flag and an environment variable INDEX_GRPC_<NAME>."""
+    """What `index-grpc serve` can be told. Each field is a flag, a variable INDEX_GRPC_<NAME> and a key of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,3 +74,14 @@ class ServeSettings(BaseModel):
         description="An engine whose step takes longer counts as lost; health says NOT_SERVING long before.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe lines to log.")
+
+
+TOPICS = {
+    "Model": ("model", "revision"),
+    "Listening": ("host", "port", "max_message_mib"),
+    "Engine": ("device", "dtype", "quantize", "engine_process", "threads", "prefix_reuse", "step_timeout_seconds"),
+    "Queue": ("max_sequences", "max_waiting", "max_waiting_tokens"),
+    "Stopping": ("drain_delay_seconds", "grace_seconds"),
+    "Seeing": ("log_level",),
+}
+"""How the settings are grouped where people read them; each is in one topic."""
