@@ -18,6 +18,8 @@ from index_grpc.errors import StartupError
 from index_grpc.logs import configure_logging
 from index_grpc.settings import DEFAULT_REPOSITORY, ServeSettings
 
+log = logging.getLogger(__name__)
+
 
 class Commands(click.Group):
     """Tells what is wrong with the command line in one line, like everything else that goes wrong."""
@@ -58,13 +60,13 @@ def serve(ctx: click.Context, /, print_config: bool, **_: object) -> None:
     if print_config:
         click.echo(as_toml(settings, {name: origin(ctx, name).kind for name in ServeSettings.model_fields}))
         return
-    configure_logging(settings.log_level)
-    logging.getLogger(__name__).info("index-grpc %s", __version__)
+    configure_logging(settings.log_level, settings.log_format)
+    log.info("index-grpc %s", __version__)
     exit_code = 0
     try:
         _serve_until_stopped(settings)
     except StartupError as error:
-        click.echo(f"error: {error}", err=True)
+        _tell(error, settings)
         exit_code = 1
     _exit(exit_code)
 
@@ -98,6 +100,13 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     from index_grpc.server.lifetime import serve
 
     uvloop.run(serve(settings, lambda: load(settings)))
+
+
+def _tell(error: StartupError, settings: ServeSettings) -> None:
+    if settings.log_format == "json":
+        log.error("%s", error)
+    else:
+        click.echo(f"error: {error}", err=True)
 
 
 def _exit(exit_code: int) -> NoReturn:

@@ -74,6 +74,12 @@ class ServeSettings(BaseModel):
         description="An engine whose step takes longer counts as lost; health says NOT_SERVING long before.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe lines to log.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How to write the log: lines of text, or of JSON, one object each."
+    )
+    log_prompts: bool = Field(
+        False, description="Write prompts and answers into the log; without it no text of any request is ever logged."
+    )
 
 
 TOPICS = {
@@ -82,6 +88,6 @@ TOPICS = {
     "Engine": ("device", "dtype", "quantize", "engine_process", "threads", "prefix_reuse", "step_timeout_seconds"),
     "Queue": ("max_sequences", "max_waiting", "max_waiting_tokens"),
     "Stopping": ("drain_delay_seconds", "grace_seconds"),
-    "Seeing": ("log_level",),
+    "Seeing": ("log_level", "log_format", "log_prompts"),
 }
 """How the settings are grouped where people read them; each is in one topic."""
