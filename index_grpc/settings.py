@@ -80,6 +80,11 @@ class ServeSettings(BaseModel):
     log_prompts: bool = Field(
         False, description="Write prompts and answers into the log; without it no text of any request is ever logged."
     )
+    traces: bool = Field(
+        False,
+        description="Send a trace of each call to an OpenTelemetry collector by OTLP over gRPC; the standard OTEL_ "
+        "variables say where to (without them localhost:4317). Needs index-grpc[otel].",
+    )
 
 
 TOPICS = {
@@ -88,6 +93,6 @@ TOPICS = {
     "Engine": ("device", "dtype", "quantize", "engine_process", "threads", "prefix_reuse", "step_timeout_seconds"),
     "Queue": ("max_sequences", "max_waiting", "max_waiting_tokens"),
     "Stopping": ("drain_delay_seconds", "grace_seconds"),
-    "Seeing": ("log_level", "log_format", "log_prompts"),
+    "Seeing": ("log_level", "log_format", "log_prompts", "traces"),
 }
 """How the settings are grouped where people read them; each is in one topic."""

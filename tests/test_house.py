@@ -37,6 +37,7 @@ THIRD_PARTY = {
     "index_grpc_client": ("server", "bench"),
     "pydantic": ("settings.py", "configuration"),
     "click": ("cli.py", "configuration", "bench"),
+    "opentelemetry": ("server/tracing.py",),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library may be imported: folders or files."""
