@@ -1,4 +1,4 @@
-"""The server's settings: one frozen class that the command line and the environment both fill."""
+"""The server's settings: one frozen class that flags, environment and file fill."""
 
 import re
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ def _known_device(name: str) -> str:
 
 
 class ServeSettings(BaseModel):
-    """What `index-grpc serve` can be told. Each field is a flag and an environment variable INDEX_GRPC_<NAME>."""
+    """What `index-grpc serve` can be told. Each field is a flag, a variable INDEX_GRPC_<NAME> and a key of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,3 +83,25 @@ class ServeSettings(BaseModel):
         description="An engine whose step takes longer counts as lost; health says NOT_SERVING long before.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe lines to log.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How to write the log: lines of text, or of JSON, one object each."
+    )
+    log_prompts: bool = Field(
+        False, description="Write prompts and answers into the log; without it no text of any request is ever logged."
+    )
+    traces: bool = Field(
+        False,
+        description="Send a trace of each call to an OpenTelemetry collector by OTLP over gRPC; the standard OTEL_ "
+        "variables say where to (without them localhost:4317). Needs index-grpc[otel].",
+    )
+
+
+TOPICS = {
+    "Model": ("model", "revision"),
+    "Listening": ("host", "port", "max_message_mib"),
+    "Engine": ("device", "dtype", "quantize", "engine_process", "threads", "prefix_reuse", "step_timeout_seconds"),
+    "Queue": ("max_sequences", "max_waiting", "max_waiting_tokens"),
+    "Stopping": ("drain_delay_seconds", "grace_seconds"),
+    "Seeing": ("log_level", "log_format", "log_prompts", "traces"),
+}
+"""How the settings are grouped where people read them; each is in one topic."""

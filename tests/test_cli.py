@@ -78,7 +78,7 @@ def test_a_bad_flag_is_one_line(arguments: list[str], error: str) -> None:
 def test_a_bad_environment_variable_is_one_line_too() -> None:
     result = CliRunner().invoke(main, ["serve"], env={"INDEX_GRPC_MAX_WAITING": "-1"})
     assert result.exit_code == 2
-    assert result.stderr == "error: --max-waiting is -1; it should be greater than or equal to 0\n"
+    assert result.stderr == "error: INDEX_GRPC_MAX_WAITING is -1; it should be greater than or equal to 0\n"
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:

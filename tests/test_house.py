@@ -21,6 +21,7 @@ FLOORS = {
     "chat": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat"},
     "bench": {"index_grpc.bench"},
     "export": {"index_grpc.export", "index_grpc.model", "index_grpc.text"},
+    "configuration": {"index_grpc.configuration"},
     "server": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
@@ -36,8 +37,9 @@ THIRD_PARTY = {
     "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),
     "grpc": ("server",),
     "index_grpc_client": ("server", "bench"),
-    "pydantic": ("settings.py", "cli.py"),
-    "click": ("cli.py", "bench", "export/command.py"),
+    "pydantic": ("settings.py", "configuration"),
+    "click": ("cli.py", "configuration", "bench", "export/command.py"),
+    "opentelemetry": ("server/tracing.py",),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library may be imported: folders or files."""

@@ -63,7 +63,7 @@ class App:
         self.health = Health(SERVICE)
         self.readiness = Readiness(self.health)
         self.servicer = ChatServicer(self.readiness)
-        self.observers = Observers([CallLog(), *observers])
+        self.observers = Observers([*observers, CallLog(settings.log_prompts)])
         self.engine: Engine | None = None
         self.broke = asyncio.Event()
         """Set when the engine is lost."""

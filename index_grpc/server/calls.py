@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from index_grpc.contract import Finish
+from index_grpc.contract import ChatRequest, Chunk, Finish
 from index_grpc.errors import IndexGrpcError, InvalidRequest, RequestFailed, Violation
 from index_grpc.server.status import CODES, Context, abort
 
@@ -37,6 +37,14 @@ class Call:
     """Seconds since 1970."""
     deadline: float | None = None
     """Instant by which the answer should leave, a little before the caller stops listening."""
+    metadata: Mapping[str, str | bytes] = field(default_factory=dict)
+    """What the caller sent beside the request; of a key that came more than once, the last value."""
+    model: str = ""
+    """Name of the model that was to answer."""
+    asked: ChatRequest | None = None
+    """What was asked, once it is checked."""
+    deltas: list[str] = field(default_factory=list)
+    """The text answered so far."""
     finish: Finish | None = None
     """How the answer ended, if it did."""
     error: IndexGrpcError | None = None
@@ -44,10 +52,18 @@ class Call:
     code: str = "CANCELLED"
     """Name of its status code, right once it has ended: a caller who leaves is seen only as the handler's end."""
 
+    trace_id: str = ""
+    """The trace it belongs to, where traces are written."""
+
     @property
     def seconds(self) -> float:
         """Since its arrival."""
         return time.monotonic() - self.arrival
+
+    def note(self, chunk: Chunk) -> None:
+        """Takes down a part of the answer."""
+        self.deltas.append(chunk.delta)
+        self.finish = chunk.finish
 
 
 Ended = Callable[[Call], None]
@@ -145,7 +161,7 @@ def _open(method: str, context: Context) -> Call:
     metadata = dict(context.invocation_metadata() or ())
     given = metadata.get(REQUEST_ID, "")
     good = isinstance(given, str) and GOOD_REQUEST_ID.fullmatch(given)
-    call = Call(method, given if good else uuid.uuid4().hex)
+    call = Call(method, given if good else uuid.uuid4().hex, metadata=metadata)
     left = context.time_remaining()
     if left is not None:
         call.deadline = call.arrival + left - min(MOST_DEADLINE_MARGIN_SECONDS, left / 10)

@@ -21,6 +21,9 @@ class Observer:
     def engine_lost(self) -> None:
         """The engine broke or was given up."""
 
+    def stopped(self) -> None:
+        """The server has stopped; nothing follows. May take a few seconds to tell what is still to be told."""
+
 
 class Observers(Observer):
     """Passes on to each of several."""
@@ -47,3 +50,8 @@ class Observers(Observer):
         """See Observer."""
         for member in self.members:
             member.engine_lost()
+
+    def stopped(self) -> None:
+        """See Observer."""
+        for member in self.members:
+            member.stopped()

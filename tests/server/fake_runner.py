@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -14,6 +14,7 @@ from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker
 from index_grpc.server.app import App, Loaded
+from index_grpc.server.observer import Observer
 from index_grpc.text.tokenizer import Tokenizer
 from tests.checkpoints import make_tokenizer
 from tests.conftest import settings
@@ -70,9 +71,9 @@ def letters(count: int) -> str:
 class FakeServer:
     """An app of its own around a FakeRunner, and a stub to call it."""
 
-    def __init__(self, **changes: object) -> None:
+    def __init__(self, observers: Sequence[Observer] = (), **changes: object) -> None:
         self.settings = settings(MODEL, **changes)
-        self.app = App(self.settings)
+        self.app = App(self.settings, observers)
         tokenizer = Tokenizer(make_tokenizer())
         self.runner = FakeRunner(tokenizer)
         limits = Limits(
@@ -110,9 +111,11 @@ class FakeServer:
 
 
 @asynccontextmanager
-async def fake_server(*, loaded: bool = True, **changes: object) -> AsyncIterator[FakeServer]:
+async def fake_server(
+    *, loaded: bool = True, observers: Sequence[Observer] = (), **changes: object
+) -> AsyncIterator[FakeServer]:
     """A server with a fake device on a free port, stopped at the end whatever the gate."""
-    server = FakeServer(**changes)
+    server = FakeServer(observers, **changes)
     server.address = await server.app.listen()
     async with grpc.aio.insecure_channel(server.address) as server.channel:
         server.stub = ChatServiceStub(server.channel)
