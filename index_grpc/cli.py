@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from index_grpc import __version__
+from index_grpc.access.command import keys
 from index_grpc.bench.command import bench
 from index_grpc.errors import StartupError
 from index_grpc.logs import configure_logging
@@ -123,6 +124,7 @@ def download(model: str, revision: str | None, output: Path | None) -> None:
 
 
 main.add_command(bench)
+main.add_command(keys)
 
 
 def _settings(values: dict[str, object]) -> ServeSettings:
@@ -130,6 +132,8 @@ def _settings(values: dict[str, object]) -> ServeSettings:
         return ServeSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise click.UsageError(first["msg"]) from None  # of several flags together
         flag = f"--{str(first['loc'][0]).replace('_', '-')}"
         problem = first["msg"].replace("Input should", "it should").replace("String should", "it should")
         raise click.UsageError(f"{flag} is {first['input']!r}; {problem}") from None

@@ -20,7 +20,8 @@ FLOORS = {
     "engine": {"index_grpc.engine", "index_grpc.model"},
     "chat": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat"},
     "bench": {"index_grpc.bench"},
-    "server": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
+    "access": {"index_grpc.access"},
+    "server": {"index_grpc.access", "index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
 TOP = {"cli", "engine_process", "launch", "loading"}
@@ -34,8 +35,8 @@ THIRD_PARTY = {
     "sentencepiece": ("text/tokenizer.py",),
     "grpc": ("server",),
     "index_grpc_client": ("server", "bench"),
-    "pydantic": ("settings.py", "cli.py"),
-    "click": ("cli.py", "bench"),
+    "pydantic": ("settings.py", "cli.py", "access/keys.py"),
+    "click": ("cli.py", "bench", "access/command.py"),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library may be imported: folders or files."""

@@ -14,6 +14,8 @@ class CallLog(Observer):
     def call_ended(self, call: Call) -> None:
         """See Observer."""
         words = [f"id={call.id}", f"method={call.method}", f"code={call.code}"]
+        if call.caller:
+            words.append(f"caller={call.caller}")
         if call.error is not None:
             words.append(f"reason={call.error.reason}")
         if call.finish is not None:
