@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from index_grpc.access.files import Reloaded
 from index_grpc.access.keys import Key, Keys
@@ -11,6 +12,17 @@ from index_grpc.access.limits import Clock, Usage
 from index_grpc.errors import KeyExpired, KeyMissing, KeyWrong
 
 HOW = "send the header authorization: Bearer KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call, and with which key; without one, where none is asked for."""
+
+    name: str
+    key: Key | None
+
+
+SOMEONE = Caller("", None)
 
 
 class Gate:
@@ -23,23 +35,21 @@ class Gate:
         self._keys = keys
         self._usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(clock))
 
+    def caller(self, authorization: str) -> Caller:
+        """Who brings this header. Raises Unauthenticated if that is not to be found out."""
+        return SOMEONE if self._keys is None else _known(self._keys.value, authorization)
+
     @contextmanager
-    def admitted(self, authorization: str) -> Iterator[str]:
-        """Lets a call in for as long as it is open, and says who makes it. Raises Unauthenticated or RateLimited."""
-        if self._keys is None:
-            yield ""
+    def counted(self, caller: Caller) -> Iterator[None]:
+        """Counts a call for as long as it is open. Raises RateLimited if it is one too many."""
+        if caller.key is None:
+            yield
             return
-        name, key = _known(self._keys.value, authorization)
-        with self._usage[name].of_one_call(name, key):
-            yield name
-
-    def check(self, authorization: str) -> None:
-        """Only asks who it is, and counts nothing. Raises Unauthenticated."""
-        if self._keys is not None:
-            _known(self._keys.value, authorization)
+        with self._usage[caller.name].of_one_call(caller.name, caller.key):
+            yield
 
 
-def _known(keys: Keys, authorization: str) -> tuple[str, Key]:
+def _known(keys: Keys, authorization: str) -> Caller:
     scheme, _, presented = authorization.partition(" ")
     if scheme.lower() != "bearer" or not presented.strip():
         raise KeyMissing(f"this server asks for an API key; {HOW}")
@@ -49,4 +59,4 @@ def _known(keys: Keys, authorization: str) -> tuple[str, Key]:
     name, key = found
     if key.has_expired:
         raise KeyExpired(f"the time of API key {name} is over; ask who runs the server for a new one")
-    return found
+    return Caller(name, key)

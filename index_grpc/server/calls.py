@@ -124,7 +124,9 @@ class CallInterceptor(Interceptor):
         _current.set(call)
         context.set_trailing_metadata(((REQUEST_ID, call.id),))
         try:
-            with self._gate.admitted(authorization(context.invocation_metadata())) as call.caller:
+            caller = self._gate.caller(authorization(context.invocation_metadata()))
+            call.caller = caller.name
+            with self._gate.counted(caller):
                 yield
             call.code = "OK"
         except IndexGrpcError as error:

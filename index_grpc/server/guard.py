@@ -25,7 +25,7 @@ class Guard(Interceptor):
         """Called by gRPC for each call."""
         if details.method.startswith(self._prefixes):
             try:
-                self._gate.check(authorization(details.invocation_metadata))
+                self._gate.caller(authorization(details.invocation_metadata))
             except IndexGrpcError as error:
                 return _refusing(details.method, error)
         return await continuation(details)
