@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from index_grpc import __version__
+from index_grpc.access.command import keys
 from index_grpc.bench.command import bench
 from index_grpc.configuration.effective import effective_settings, origin
 from index_grpc.configuration.file import as_toml
@@ -92,6 +93,7 @@ def download(model: str, revision: str | None, output: Path | None) -> None:
 
 main.add_command(bench)
 main.add_command(export)
+main.add_command(keys)
 
 
 def _serve_until_stopped(settings: ServeSettings) -> None:

@@ -61,14 +61,48 @@ class ModelNotFound(IndexGrpcError):
     reason = "MODEL_NOT_FOUND"
 
 
-class Unavailable(IndexGrpcError):
-    """The request cannot be taken now and may be tried again after `retry_after_seconds`, here or elsewhere."""
+class Unauthenticated(IndexGrpcError):
+    """The caller is not known."""
 
-    reason = "UNAVAILABLE"
+    reason = "UNAUTHENTICATED"
+
+
+class KeyMissing(Unauthenticated):
+    """The call brings no API key."""
+
+    reason = "KEY_MISSING"
+
+
+class KeyWrong(Unauthenticated):
+    """The call's API key is none of the server's."""
+
+    reason = "KEY_WRONG"
+
+
+class KeyExpired(Unauthenticated):
+    """The time of the call's API key is over."""
+
+    reason = "KEY_EXPIRED"
+
+
+class Retryable(IndexGrpcError):
+    """The request cannot be taken now and may be tried again after `retry_after_seconds`."""
 
     def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimited(Retryable):
+    """The caller's key allows no more for now, whichever server is asked."""
+
+    reason = "RATE_LIMITED"
+
+
+class Unavailable(Retryable):
+    """This server cannot take the request now; another one may."""
+
+    reason = "UNAVAILABLE"
 
 
 class Loading(Unavailable):

@@ -1,9 +1,10 @@
 """The server's settings: one frozen class that flags, environment and file fill."""
 
 import re
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 DEFAULT_MODEL = "demo"
@@ -29,6 +30,25 @@ class ServeSettings(BaseModel):
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 and [::] are everywhere.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    unix_socket: Path | None = Field(
+        None, description="Listen on this unix socket, in the place of --host and --port. For callers on this machine."
+    )
+    unix_socket_mode: Annotated[str, StringConstraints(pattern="^0?[0-7]{3}$")] = Field(
+        "600", description="Permissions of that socket, octal; who may write to it may call."
+    )
+    tls_cert: Path | None = Field(
+        None, description="Encrypt: file with the server's certificate and its chain, PEM. Read again when it changes."
+    )
+    tls_key: Path | None = Field(None, description="File with the private key of that certificate, PEM.")
+    tls_client_ca: Path | None = Field(
+        None, description="Take only callers with a certificate signed by one in this file, PEM (mutual TLS)."
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="Take only calls with a key of this file; `index-grpc keys new` adds one. Read again too.",
+    )
+    open_health: bool = Field(True, description="Answer health checks without a key too, since probes have none.")
+    open_reflection: bool = Field(False, description="Describe the service to tools without a key too.")
     device: Annotated[str, AfterValidator(_known_device)] = Field(
         "auto", description="Where to compute: auto (cuda if there is one), cpu, cuda or cuda:N."
     )
@@ -95,10 +115,35 @@ class ServeSettings(BaseModel):
         "variables say where to (without them localhost:4317). Needs index-grpc[otel].",
     )
 
+    @model_validator(mode="after")
+    def _refuse_what_does_not_go_together(self) -> Self:
+        for wrong, problem in (
+            (bool(self.tls_cert) != bool(self.tls_key), "--tls-cert and --tls-key go together; give both"),
+            (self.tls_client_ca and not self.tls_cert, "--tls-client-ca goes with --tls-cert and --tls-key; add them"),
+            (
+                self.tls_cert and self.unix_socket,
+                "--unix-socket needs no encryption; leave --tls-cert out",
+            ),
+            (self.unix_socket_mode != "600" and not self.unix_socket, "--unix-socket-mode goes with --unix-socket"),
+            (not (self.open_health or self.api_keys_file), "--no-open-health goes with --api-keys-file; add it"),
+        ):
+            if wrong:
+                raise PydanticCustomError("together", problem)
+        return self
+
 
 TOPICS = {
     "Model": ("model", "revision"),
-    "Listening": ("host", "port", "max_message_mib"),
+    "Listening": (
+        "host",
+        "port",
+        "unix_socket",
+        "unix_socket_mode",
+        "max_message_mib",
+        "max_connection_age_seconds",
+        "max_connection_age_grace_seconds",
+    ),
+    "Who may come in": ("tls_cert", "tls_key", "tls_client_ca", "api_keys_file", "open_health", "open_reflection"),
     "Engine": ("device", "dtype", "quantize", "engine_process", "threads", "prefix_reuse", "step_timeout_seconds"),
     "Queue": ("max_sequences", "max_waiting", "max_waiting_tokens"),
     "Stopping": ("drain_delay_seconds", "grace_seconds"),

@@ -22,7 +22,8 @@ FLOORS = {
     "bench": {"index_grpc.bench"},
     "export": {"index_grpc.export", "index_grpc.model", "index_grpc.text"},
     "configuration": {"index_grpc.configuration"},
-    "server": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
+    "access": {"index_grpc.access"},
+    "server": {"index_grpc.access", "index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
 TOP = {"cli", "engine_process", "launch", "loading"}
@@ -37,8 +38,8 @@ THIRD_PARTY = {
     "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),
     "grpc": ("server",),
     "index_grpc_client": ("server", "bench"),
-    "pydantic": ("settings.py", "configuration"),
-    "click": ("cli.py", "configuration", "bench", "export/command.py"),
+    "pydantic": ("settings.py", "configuration", "access/keys.py"),
+    "click": ("cli.py", "configuration", "bench", "access/command.py", "export/command.py"),
     "opentelemetry": ("server/tracing.py",),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }

@@ -68,7 +68,9 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:  # noqa: ANN401 - the va
       index-grpc bench --turns 10 --concurrency 4
     """
     picture = flags.pop("plot")
-    reach = {name: flags.pop(name) for name in ("address", "timeout", "tls", "api_key")}
+    reach = {name: flags.pop(name) for name in ("address", "timeout", "tls", "ca", "cert", "key", "api_key")}
+    if bool(reach["cert"]) != bool(reach["key"]):
+        raise click.UsageError("--cert and --key go together; give both")
     chosen = plan(**flags)
     if picture:
         _check_matplotlib()

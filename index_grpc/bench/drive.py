@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from index_grpc_client import AsyncClient, ChatResult, IndexGrpcError, Message, UnavailableError
+from index_grpc_client import AsyncClient, ChatResult, IndexGrpcError, LimitExceededError, Message, UnavailableError
 
 from index_grpc.bench.plan import Plan
 from index_grpc.bench.record import Measurement, Record
@@ -116,7 +116,7 @@ async def pause_after(task: Awaitable[object]) -> float:
     """Seconds to stay away. Who is refused and asks again at once would use up the level's requests in no time."""
     try:
         await task
-    except UnavailableError as error:
+    except (UnavailableError, LimitExceededError) as error:
         return min(max(error.retry_after or 0.0, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
     except IndexGrpcError:
         pass

@@ -126,6 +126,21 @@ OPTIONS = [
         help="Seconds for an answer.",
     ),
     click.option("--tls", is_flag=True, help="Encrypt, trusting the system's certificate authorities."),
+    click.option(
+        "--ca",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Encrypt, trusting the certificates in this PEM file.",
+    ),
+    click.option(
+        "--cert",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Encrypt, showing the certificate in this PEM file; --key has its private key.",
+    ),
+    click.option(
+        "--key",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="PEM file with the private key of --cert.",
+    ),
     click.option("--api-key", envvar="INDEX_GRPC_API_KEY", show_envvar=True, help="The key the server asks for."),
     click.option(
         "--plot",

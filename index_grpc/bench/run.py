@@ -3,8 +3,9 @@
 import itertools
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from index_grpc_client import AsyncClient, ModelInfo
+from index_grpc_client import AsyncClient, ModelInfo, tls_credentials
 
 from index_grpc.bench.drive import Driver, closed_loop, conversations, open_loop
 from index_grpc.bench.plan import Mode, Plan
@@ -25,12 +26,21 @@ class Target:
     timeout: float = 600.0
     """Seconds for an answer."""
     tls: bool = False
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
     api_key: str | None = None
 
     def client(self) -> AsyncClient:
         """A client that never asks twice, to be closed by the caller."""
+        encrypts = self.tls or self.ca or self.cert
+        credentials = tls_credentials(self.ca, cert=self.cert, key=self.key) if encrypts else None
         return AsyncClient(
-            self.address, timeout=self.timeout, tls=self.tls, api_key=self.api_key, channel_options=NO_RETRIES
+            self.address,
+            timeout=self.timeout,
+            credentials=credentials,
+            api_key=self.api_key,
+            channel_options=NO_RETRIES,
         )
 
 

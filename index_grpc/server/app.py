@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH_DESCRIPTOR
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from index_grpc_client.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 
@@ -21,7 +20,9 @@ from index_grpc.engine.worker import Worker
 from index_grpc.errors import IndexGrpcError, StartupError
 from index_grpc.server.call_log import CallLog
 from index_grpc.server.calls import CallInterceptor
+from index_grpc.server.entrance import HEALTH_SERVICE, Entrance
 from index_grpc.server.health import Health
+from index_grpc.server.listen import options
 from index_grpc.server.observer import Observer, Observers
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
@@ -60,6 +61,7 @@ class App:
 
     def __init__(self, settings: ServeSettings, observers: Sequence[Observer] = ()) -> None:
         self.settings = settings
+        self.entrance = Entrance(settings)
         self.health = Health(SERVICE)
         self.readiness = Readiness(self.health)
         self.servicer = ChatServicer(self.readiness)
@@ -69,11 +71,11 @@ class App:
         """Set when the engine is lost."""
         self._load_seconds = 0.0
         self._watching: asyncio.Task[None] | None = None
-        interceptor = CallInterceptor(SERVICE, self.observers.call_ended)
-        self._server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
+        calls = CallInterceptor(SERVICE, self.entrance.gate, self.observers.call_ended)
+        self._server = grpc.aio.server(interceptors=[calls, self.entrance.guard], options=options(settings))
         add_ChatServiceServicer_to_server(self.servicer, self._server)
         add_HealthServicer_to_server(self.health, self._server)
-        add_reflection(self._server, SERVICE, HEALTH_DESCRIPTOR.services_by_name["Health"].full_name)
+        add_reflection(self._server, SERVICE, HEALTH_SERVICE)
 
     @property
     def is_loaded(self) -> bool:
@@ -82,18 +84,7 @@ class App:
 
     async def listen(self) -> str:
         """Opens the port, with `liveness` SERVING and nothing else, and returns the address with the port in effect."""
-        host, port = self.settings.host, self.settings.port
-        if ":" in host and not host.startswith("["):
-            host = f"[{host}]"  # an IPv6 address
-        try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
-        except RuntimeError:
-            bound = 0
-        if not bound:
-            remedy = "is another server running there, or is the address not this machine's? See --host and --port"
-            raise StartupError(f"cannot listen on {host}:{port}; {remedy}")
-        await self._server.start()
-        return f"{host}:{bound}"
+        return await self.entrance.open(self._server)
 
     async def load(self, load: Load) -> ServedModel:
         """Loads the model in a thread, has it answer once through the engine's door, then turns health to SERVING."""
@@ -140,6 +131,7 @@ class App:
         The engine may first end its step, unless all is to be over at once.
         """
         self.health.end_watches()
+        self.entrance.close()
         self._stop_watching()
         closing = [self._server.stop(FLUSH_SECONDS)]
         if self.engine is not None:
@@ -221,27 +213,3 @@ async def _warm_up(chat: Chat) -> None:
             pass
     except IndexGrpcError as error:
         raise StartupError(f"the model cannot answer a trial prompt ({error}); is the checkpoint damaged?") from error
-
-
-def _options(settings: ServeSettings) -> list[tuple[str, int]]:
-    size = settings.max_message_mib * 2**20
-    return [
-        *_ageing(settings),
-        ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
-        ("grpc.max_receive_message_length", size),
-        ("grpc.max_send_message_length", size),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ]
-
-
-def _ageing(settings: ServeSettings) -> list[tuple[str, int]]:
-    age, grace = settings.max_connection_age_seconds, settings.max_connection_age_grace_seconds
-    if age is None:
-        return []
-    return [
-        ("grpc.max_connection_age_ms", round(age * 1000)),
-        ("grpc.max_connection_age_grace_ms", round(grace * 1000)),
-    ]

@@ -24,6 +24,8 @@ class CallLog(Observer):
     def call_ended(self, call: Call) -> None:
         """See Observer."""
         fields: Fields = {"request_id": call.id, "method": call.method, "code": call.code}
+        if call.caller:
+            fields["caller"] = call.caller
         if call.error is not None:
             fields["reason"] = call.error.reason
         if call.finish is not None:

@@ -1,4 +1,4 @@
-"""What every call of the service has in common: an id, a deadline, errors as statuses and one line in the log."""
+"""What every call of the service has in common: an id, a deadline, a caller, errors as statuses."""
 
 import logging
 import re
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from index_grpc.access.gate import Gate
 from index_grpc.contract import ChatRequest, Chunk, Finish
 from index_grpc.errors import IndexGrpcError, InvalidRequest, RequestFailed, Violation
 from index_grpc.server.status import CODES, Context, abort
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID = "x-request-id"
+REQUEST_ID, AUTHORIZATION = "x-request-id", "authorization"
 GOOD_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 MOST_DEADLINE_MARGIN_SECONDS = 0.2
@@ -47,6 +48,8 @@ class Call:
     """The text answered so far."""
     finish: Finish | None = None
     """How the answer ended, if it did."""
+    caller: str = ""
+    """Name of its API key; empty if the server asks for none."""
     error: IndexGrpcError | None = None
     """Why it was refused or broken off, if it was."""
     code: str = "CANCELLED"
@@ -87,10 +90,13 @@ def current_call() -> Call:
 
 
 class CallInterceptor(Interceptor):
-    """Wraps the handlers of one service; other services pass through. Tells of each call that has ended."""
+    """Wraps the handlers of one service; other services pass through.
 
-    def __init__(self, service: str, ended: Ended) -> None:
-        self._prefix, self._ended = f"/{service}/", ended
+    Asks at the gate before a request is parsed, and tells of each call that has ended.
+    """
+
+    def __init__(self, service: str, gate: Gate, ended: Ended) -> None:
+        self._prefix, self._gate, self._ended = f"/{service}/", gate, ended
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
@@ -134,7 +140,10 @@ class CallInterceptor(Interceptor):
         _current.set(call)
         context.set_trailing_metadata(((REQUEST_ID, call.id),))
         try:
-            yield
+            caller = self._gate.caller(authorization(context.invocation_metadata()))
+            call.caller = caller.name
+            with self._gate.counted(caller):
+                yield
             call.code = "OK"
         except IndexGrpcError as error:
             await self._abort(call, context, error)
@@ -147,6 +156,11 @@ class CallInterceptor(Interceptor):
     async def _abort(self, call: Call, context: Context, error: IndexGrpcError) -> NoReturn:
         call.error, call.code = error, CODES[type(error)].name
         await abort(context, error, call.id)
+
+
+def authorization(metadata: Any) -> str:  # noqa: ANN401 - the stubs do not say that these are pairs
+    """The header of that name; empty if there is none."""
+    return str(dict(metadata or ()).get(AUTHORIZATION, ""))
 
 
 def _parsed(parse: Parse, data: bytes) -> Message:

@@ -44,7 +44,8 @@ async def _run(app: App, load: Load) -> None:
     address = await app.listen()
     log.info("listening on %s; loading %s", address, app.settings.model)
     await app.load(load)
-    log.info("ready in %.1f s; try:  %s --address %s ask 你好", time.monotonic() - started, _client(), address)
+    words = app.entrance.port.words(address)
+    log.info("ready in %.1f s; try:  %s %s ask 你好", time.monotonic() - started, _client(), words)
     await keep_loaded(app, load, Patience())
 
 

@@ -8,18 +8,18 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 V1, V1ALPHA = "grpc.reflection.v1", "grpc.reflection.v1alpha"
 """Both versions have the same messages; grpcio-reflection ships only the older one."""
+NAMES = [f"{package}.ServerReflection" for package in (V1, V1ALPHA)]
 
 
 def add_reflection(server: grpc.aio.Server, *services: str) -> None:
     """Registers reflection for the services and for itself, under both of its names."""
-    names = [f"{package}.ServerReflection" for package in (V1, V1ALPHA)]
-    servicer = ReflectionServicer([*services, *names], pool=_with_v1())
+    servicer = ReflectionServicer([*services, *NAMES], pool=_with_v1())
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    for name in names:
+    for name in NAMES:
         generic = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
         server.add_generic_rpc_handlers((generic,))
 

@@ -1,5 +1,6 @@
 """The one table from errors to gRPC statuses, and how a status is sent with its details."""
 
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -22,6 +23,10 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.PromptTooLong: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.KeyMissing: grpc.StatusCode.UNAUTHENTICATED,
+    errors.KeyWrong: grpc.StatusCode.UNAUTHENTICATED,
+    errors.KeyExpired: grpc.StatusCode.UNAUTHENTICATED,
+    errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Loading: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.UNAVAILABLE,
@@ -60,7 +65,7 @@ async def abort(context: Context, error: errors.IndexGrpcError, request_id: str)
 def _details(error: errors.IndexGrpcError) -> list[Message]:
     if isinstance(error, errors.InvalidRequest):
         return [BadRequest(field_violations=_fitting(error))]
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.Retryable):
         delay = Duration()
         delay.FromMilliseconds(_retry_milliseconds(error))
         return [RetryInfo(retry_delay=delay)]
@@ -86,12 +91,12 @@ def _summary(error: errors.InvalidRequest) -> str:
     return f"{first.field}: {first.description}{more}"
 
 
-def _retry_milliseconds(error: errors.Unavailable) -> int:
-    return max(1, round(error.retry_after_seconds * 1000))
+def _retry_milliseconds(error: errors.Retryable) -> int:
+    return max(1, math.ceil(error.retry_after_seconds * 1000))
 
 
 def _retry_trailers(error: errors.IndexGrpcError) -> list[tuple[str, str | bytes]]:
-    if isinstance(error, errors.Unavailable):
+    if isinstance(error, errors.Retryable):
         return [("grpc-retry-pushback-ms", str(_retry_milliseconds(error)))]
     return []
 

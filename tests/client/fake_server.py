@@ -63,6 +63,12 @@ def overloaded(retry_after_s: int = 2) -> Failure:
     return Failure(grpc.StatusCode.UNAVAILABLE, "the queue is full", (info, retry))
 
 
+def rate_limited(retry_after_s: int = 3) -> Failure:
+    info = error_details_pb2.ErrorInfo(reason="RATE_LIMITED", domain="index-grpc")
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=retry_after_s))
+    return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests", (info, retry))
+
+
 @dataclass
 class Script:
     """What the server does next; tests write it, and read what came."""

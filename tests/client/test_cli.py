@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 from index_grpc_client.cli.commands import index_client
 from index_grpc_client.v1 import chat_pb2
 
-from .fake_server import TEXT, Failure, FakeServer, Script, bad_request, overloaded
+from .fake_server import TEXT, Failure, FakeServer, Script, bad_request, overloaded, rate_limited
 
 Run = Callable[..., Result]
 
@@ -120,6 +120,7 @@ def test_one_violation_is_one_line(run: Run, script: Script, message: str) -> No
         (Failure(grpc.StatusCode.UNIMPLEMENTED, "no such method"), 1, "may not be an index-grpc server"),
         (Failure(grpc.StatusCode.INTERNAL, "broken", (error_details_pb2.RequestInfo(request_id="r1"),)), 1, "r1"),
         (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large"), 1, None),
+        (rate_limited(3), 1, "the server asks to try again in 3 s"),
     ],
 )
 def test_failures_have_an_exit_code_and_a_hint(

@@ -25,9 +25,9 @@ ALLOWED_IN_CLI = ALLOWED | {"click", "prompt_toolkit"}
 NAMES = """
     AskOptions AsyncChatStream AsyncClient AsyncConversation CallCancelledError CallOptions ChatOptions ChatResult
     ChatStream Chunk Client Conversation CountOptions DEFAULT_ADDRESS DeadlineError Finish FinishReason HealthStatus
-    IncompleteAnswerError IndexGrpcError InternalError InvalidRequestError Message ModelInfo ModelNotFoundError Role
-    Sampling Start Timing TokenCount TokenLogprob UnauthenticatedError UnavailableError Usage Violation __version__
-    assistant system user
+    IncompleteAnswerError IndexGrpcError InternalError InvalidRequestError LimitExceededError Message ModelInfo
+    ModelNotFoundError Role Sampling Start Timing TokenCount TokenLogprob UnauthenticatedError UnavailableError Usage
+    Violation __version__ assistant system tls_credentials user
 """
 
 

@@ -9,6 +9,7 @@ from index_grpc_client.aio_stream import AsyncChatStream
 from index_grpc_client.channel import DEFAULT_ADDRESS
 from index_grpc_client.client import Client
 from index_grpc_client.conversation import AsyncConversation, Conversation
+from index_grpc_client.credentials import tls_credentials
 from index_grpc_client.errors import (
     CallCancelledError,
     DeadlineError,
@@ -16,6 +17,7 @@ from index_grpc_client.errors import (
     IndexGrpcError,
     InternalError,
     InvalidRequestError,
+    LimitExceededError,
     ModelNotFoundError,
     UnauthenticatedError,
     UnavailableError,
@@ -61,6 +63,7 @@ __all__ = [
     "IndexGrpcError",
     "InternalError",
     "InvalidRequestError",
+    "LimitExceededError",
     "Message",
     "ModelInfo",
     "ModelNotFoundError",
@@ -77,5 +80,6 @@ __all__ = [
     "__version__",
     "assistant",
     "system",
+    "tls_credentials",
     "user",
 ]

@@ -73,7 +73,11 @@ class DeadlineError(IndexGrpcError):
 
 
 class UnauthenticatedError(IndexGrpcError):
-    """The API key is missing or wrong."""
+    """The API key is missing, wrong or out of date."""
+
+
+class LimitExceededError(IndexGrpcError):
+    """The key may not ask for more now (`reason` is RATE_LIMITED), or a message is larger than may be sent."""
 
 
 class CallCancelledError(IndexGrpcError):
@@ -94,6 +98,7 @@ ERRORS: dict[grpc.StatusCode, type[IndexGrpcError]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceededError,
     grpc.StatusCode.CANCELLED: CallCancelledError,
     grpc.StatusCode.INTERNAL: InternalError,
 }

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -59,11 +59,9 @@ class Commands(click.Group):
 @connection_options
 @click.version_option(__version__)
 @click.pass_context
-def index_client(
-    ctx: click.Context, /, address: str, timeout: float, tls: bool, ca: Path | None, api_key: str | None
-) -> None:
+def index_client(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 - the fields of Connection
     """Talk to an index-grpc server."""
-    ctx.obj = Connection(address, timeout, tls, ca, api_key)
+    ctx.obj = Connection(**options)
 
 
 @click.command()

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import grpc
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.channel import DEFAULT_ADDRESS, allowed_address
 from index_grpc_client.cli.failure import checked
+from index_grpc_client.credentials import tls_credentials
 from index_grpc_client.limits import allowed_header, allowed_timeout
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -28,14 +28,15 @@ class Connection:
     timeout: float
     tls: bool
     ca: Path | None
+    cert: Path | None
+    key: Path | None
     api_key: str | None
 
     def client(self) -> AsyncClient:
         """Returns a client to be closed by the caller."""
-        credentials = grpc.ssl_channel_credentials(self.ca.read_bytes()) if self.ca else None
-        return AsyncClient(
-            self.address, tls=self.tls, credentials=credentials, api_key=self.api_key or None, timeout=self.timeout
-        )
+        encrypts = self.tls or self.ca or self.cert or self.key
+        credentials = tls_credentials(self.ca, cert=self.cert, key=self.key) if encrypts else None
+        return AsyncClient(self.address, credentials=credentials, api_key=self.api_key or None, timeout=self.timeout)
 
 
 def connection_options(command: Command) -> Command:
@@ -63,6 +64,16 @@ def connection_options(command: Command) -> Command:
             "--ca",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             help="Encrypt, trusting the certificates in this PEM file.",
+        ),
+        click.option(
+            "--cert",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="Encrypt, showing the certificate in this PEM file; --key has its private key.",
+        ),
+        click.option(
+            "--key",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="PEM file with the private key of --cert.",
         ),
         click.option(
             "--api-key",

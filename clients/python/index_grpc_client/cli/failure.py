@@ -15,6 +15,7 @@ from index_grpc_client.errors import (
     IndexGrpcError,
     InternalError,
     InvalidRequestError,
+    LimitExceededError,
     ModelNotFoundError,
     UnauthenticatedError,
     UnavailableError,
@@ -78,12 +79,25 @@ def was_cut_off(error: IndexGrpcError) -> bool:
     return bool(error.text) and isinstance(error, UnavailableError | CallCancelledError)
 
 
+HINTS_ON_CONNECTING = {
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted; --ca names a file of certificates to trust",
+    "Hostname Verification": "the server's certificate is for another host name; --address has to be that one",
+    "WRONG_VERSION_NUMBER": "the server does not encrypt; leave --tls, --ca, --cert and --key out",
+    "security handshaker": "the files of --ca, --cert and --key must be PEM, and the key that of the certificate",
+    "Socket closed": "does the server encrypt? --tls or --ca; does it want a certificate? --cert and --key",
+}
+"""What to try next where no connection is made, by what stands in gRPC's message."""
+
+
 def hint_if_unavailable(error: UnavailableError, address: str) -> str:
     """Returns what to try next with a server that cannot answer now."""
     if error.retry_after is not None:
         return f"the server asks to try again in {error.retry_after:g} s"
     if "unhealthy" in error.details():
         return "the server is up but not serving: it is loading or about to stop; `index-client health` asks it"
+    for sign, advice in HINTS_ON_CONNECTING.items():
+        if "last error" in error.details() and sign in error.details():
+            return advice
     return f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
 
 
@@ -98,6 +112,8 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
             return "--timeout gives it longer, --max-tokens asks for less"
         case UnauthenticatedError():
             return "--api-key or INDEX_GRPC_API_KEY gives the key"
+        case LimitExceededError(retry_after=float(seconds)):
+            return f"the server asks to try again in {seconds:g} s"
         case ModelNotFoundError():
             return "`index-client model` tells which model is served"
         case InvalidRequestError():

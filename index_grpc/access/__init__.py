@@ -1,0 +1,1 @@
+"""Who may come in: certificates, keys and their limits. Knows nothing of gRPC."""

@@ -1,0 +1,88 @@
+"""The server's certificate: read, checked against its key and tried before anyone is shown it."""
+
+import logging
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from index_grpc.access.files import Reloaded, content
+from index_grpc.access.handshake import hosts, shake_hands
+from index_grpc.errors import StartupError
+
+CERT, KEY, CLIENT_CA = "--tls-cert", "--tls-key", "--tls-client-ca"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """PEM, as gRPC takes it."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+    client_ca: bytes | None
+    """Whoever has no certificate that these have signed is kept out."""
+    hosts: tuple[str, ...] = ()
+    """What callers may dial; empty if no caller will accept it."""
+
+
+class Encrypted(Exception):
+    """The key is locked with a password."""
+
+
+def certificate_files(cert: Path, key: Path, client_ca: Path | None) -> Reloaded[Certificates]:
+    """The files' content, read again when they change. Raises StartupError if they cannot be used."""
+    paths = [cert, key, *([client_ca] if client_ca else [])]
+    return Reloaded(f"the certificate of {cert}", paths, lambda: _read(cert, key, client_ca))
+
+
+def _read(cert: Path, key: Path, client_ca: Path | None) -> Certificates:
+    chain, secret = content(CERT, cert), content(KEY, key)
+    caller = _trusting(CERT, cert, chain)
+    server = _presenting(cert, key)
+    if (chain, secret) != (content(CERT, cert), content(KEY, key)):  # what was tried is not what would be used
+        raise StartupError(f"{CERT} {cert} or {KEY} {key} is just being written")
+    authorities = None if client_ca is None else content(CLIENT_CA, client_ca)
+    if client_ca is not None and authorities is not None:
+        _trusting(CLIENT_CA, client_ca, authorities)
+    try:
+        names = hosts(shake_hands(server, caller))
+    except ssl.SSLError as error:
+        problem = getattr(error, "verify_message", "") or error.reason
+        log.warning("callers will not accept the certificate of %s %s (%s); renew it", CERT, cert, problem)
+        names = ()
+    return Certificates(chain, secret, authorities, names)
+
+
+def _trusting(flag: str, path: Path, pem: bytes) -> ssl.SSLContext:
+    """The caller's side, which trusts nothing but the certificates in this PEM."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cadata=pem.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise StartupError(f"{flag} {path} holds no certificates in PEM; they begin with -----BEGIN") from None
+    return context
+
+
+def _presenting(cert: Path, key: Path) -> ssl.SSLContext:
+    """The server's side."""
+
+    def no_password() -> str:
+        raise Encrypted
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key, no_password)
+    except Encrypted:
+        raise StartupError(f"{KEY} {key} is locked with a password; `openssl pkey` writes it without") from None
+    except OSError as error:  # SSLError is one
+        raise StartupError(_misfit(cert, key, error)) from None
+    return context
+
+
+def _misfit(cert: Path, key: Path, error: OSError) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+        return f"{KEY} {key} does not fit {CERT} {cert}; are they of the same renewal?"
+    return f"{KEY} {key} is no private key in PEM that goes with {CERT} {cert} ({error})"

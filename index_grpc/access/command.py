@@ -1,0 +1,52 @@
+"""The command `index-grpc keys`."""
+
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from index_grpc.errors import StartupError
+
+
+@click.group()
+def keys() -> None:
+    """Make API keys for a server with --api-keys-file."""
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Add it to this file, which is made if it is not there. Default: what to add is written to stderr.",
+)
+@click.option("--requests-per-minute", type=click.FloatRange(0, min_open=True), help="Most calls in a minute.")
+@click.option("--max-concurrent", type=click.IntRange(1), help="Most calls open at a time.")
+@click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="First day, in UTC, on which it is refused.")
+def new(
+    name: str,
+    file: Path | None,
+    requests_per_minute: float | None,
+    max_concurrent: int | None,
+    expires: datetime | None,
+) -> None:
+    """Print a new key for the caller NAME, once: the server's file holds only its hash.
+
+    \b
+    Example:
+      index-grpc keys new alice --file keys.toml --requests-per-minute 60
+    """
+    from index_grpc.access.entry import add, entry  # pydantic takes its time
+    from index_grpc.access.keys import new_key
+
+    key = new_key()
+    day = expires.date() if expires else None
+    try:
+        text = entry(name, key, requests_per_minute=requests_per_minute, max_concurrent=max_concurrent, expires=day)
+        if file is None:
+            click.echo(text, err=True, nl=False)
+        else:
+            add(text, file)
+    except StartupError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(key)

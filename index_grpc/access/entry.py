@@ -1,0 +1,42 @@
+"""A new key's lines in a file of keys."""
+
+import os
+from datetime import date
+from pathlib import Path
+
+from index_grpc.access.files import content
+from index_grpc.access.keys import FLAG, fingerprint, parse_keys
+from index_grpc.errors import StartupError
+
+MODE = 0o600
+"""Of a file that is made; one that is there keeps its own."""
+
+
+def entry(name: str, key: str, **settings: float | date | None) -> str:
+    """The lines for a key; settings that are None are left out. Raises StartupError if a server would not take them."""
+    lines = [f"[keys.{name}]", f'hash = "{fingerprint(key)}"']
+    lines += [f"{field} = {_toml(value)}" for field, value in settings.items() if value is not None]
+    text = "\n".join([*lines, ""])
+    parse_keys(f"the key {name}", text.encode())
+    return text
+
+
+def add(text: str, path: Path) -> None:
+    """Appends an entry in one write, so that no server reads half of it. Raises StartupError and changes nothing."""
+    before = content(FLAG, path) if path.exists() else b""
+    heading = text.partition("\n")[0]
+    if heading.encode() in before.splitlines():
+        raise StartupError(f"{path} already has {heading}; choose another name or delete those lines")
+    gap = b"" if not before else b"\n" if before.endswith(b"\n") else b"\n\n"
+    added = gap + text.encode()
+    parse_keys(str(path), before + added)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, MODE)
+    except OSError as error:
+        raise StartupError(f"{path} cannot be written ({error.strerror}); see --file") from None
+    with os.fdopen(file, "ab", buffering=0) as appending:
+        appending.write(added)
+
+
+def _toml(value: float | date) -> str:
+    return value.isoformat() if isinstance(value, date) else f"{value:.15g}"

@@ -1,0 +1,75 @@
+"""Files that may change while the server runs, as a renewed certificate does."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from index_grpc.errors import StartupError
+
+CHECK_SECONDS = 1.0
+"""How often files are looked at."""
+
+Value = TypeVar("Value")
+Stamp = tuple[int, ...] | None
+
+log = logging.getLogger(__name__)
+
+
+class Reloaded(Generic[Value]):
+    """What some files hold, read again when they change. New files that are broken are told of once and change nothing.
+
+    Kubernetes does not write into files but turns symbolic links to others: their number changes, not always their age.
+    """
+
+    def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], Value]) -> None:
+        """Reads them. Raises StartupError as `read` does."""
+        self._what, self._paths, self._read = what, paths, read
+        self._stamps = self._looks()  # before reading, so that a change meanwhile is seen the next time
+        self.value = read()
+
+    def refresh(self) -> None:
+        """Reads the files if they look different from the last time."""
+        stamps = self._looks()
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        try:
+            value = self._read()
+        except StartupError as error:
+            log.warning("%s; what was read before stays in force", error)
+            return
+        if value != self.value:
+            self.value = value
+            log.info("replaced %s", self._what)
+
+    def _looks(self) -> list[Stamp]:
+        return [_stamp(path) for path in self._paths]
+
+
+async def keep_fresh(everything: Sequence[Reloaded[Value]]) -> None:
+    """Looks at files for ever, in a thread, since a disk may be slow."""
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        for files in everything:
+            try:
+                await asyncio.to_thread(files.refresh)
+            except Exception:
+                log.exception("looking for changed files broke; it goes on")
+
+
+def content(flag: str, path: Path) -> bytes:
+    """The file's bytes. Raises StartupError, which names the flag."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StartupError(f"{flag} {path} cannot be read ({error.strerror}); is it the right file?") from None
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -1,0 +1,62 @@
+"""The gate: every call says who it is, and is let in, or not."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from index_grpc.access.files import Reloaded
+from index_grpc.access.keys import Key, Keys
+from index_grpc.access.limits import Clock, Usage
+from index_grpc.errors import KeyExpired, KeyMissing, KeyWrong
+
+HOW = "send the header authorization: Bearer KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call, and with which key; without one, where none is asked for."""
+
+    name: str
+    key: Key | None
+
+
+SOMEONE = Caller("", None)
+
+
+class Gate:
+    """Knows callers by their keys. Without keys everyone comes in, and has no name. Used from one event loop.
+
+    What a name has used is kept when the file of keys is replaced.
+    """
+
+    def __init__(self, keys: Reloaded[Keys] | None = None, clock: Clock = time.monotonic) -> None:
+        self._keys = keys
+        self._usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(clock))
+
+    def caller(self, authorization: str) -> Caller:
+        """Who brings this header. Raises Unauthenticated if that is not to be found out."""
+        return SOMEONE if self._keys is None else _known(self._keys.value, authorization)
+
+    @contextmanager
+    def counted(self, caller: Caller) -> Iterator[None]:
+        """Counts a call for as long as it is open. Raises RateLimited if it is one too many."""
+        if caller.key is None:
+            yield
+            return
+        with self._usage[caller.name].of_one_call(caller.name, caller.key):
+            yield
+
+
+def _known(keys: Keys, authorization: str) -> Caller:
+    scheme, _, presented = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not presented.strip():
+        raise KeyMissing(f"this server asks for an API key; {HOW}")
+    found = keys.find(presented.strip())
+    if found is None:
+        raise KeyWrong(f"this API key is none of the server's; ask who runs it for one, then {HOW}")
+    name, key = found
+    if key.has_expired:
+        raise KeyExpired(f"the time of API key {name} is over; ask who runs the server for a new one")
+    return Caller(name, key)

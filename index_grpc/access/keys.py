@@ -1,0 +1,115 @@
+"""The file of API keys: names, hashes and limits; the keys themselves stand nowhere."""
+
+import hashlib
+import hmac
+import logging
+import secrets
+import stat
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from index_grpc.access.files import Reloaded, content
+from index_grpc.errors import StartupError
+
+FLAG = "--api-keys-file"
+PREFIX = "igrpc_"
+"""Lets programs that look for leaked secrets know one when they see it."""
+KEY_BYTES = 32
+NAME = r"[A-Za-z0-9_-]{1,64}"
+
+log = logging.getLogger(__name__)
+
+
+def new_key() -> str:
+    """A key that nobody can guess: 256 random bits."""
+    return PREFIX + secrets.token_urlsafe(KEY_BYTES)
+
+
+def fingerprint(key: str) -> str:
+    """A key's hash as the file holds it.
+
+    A fast one: slow hashes protect passwords, which can be guessed; of 2**256 keys none is found by trying.
+    """
+    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+class Key(BaseModel):
+    """One key of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hash: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+    requests_per_minute: float | None = Field(None, gt=0, le=1_000_000)
+    max_concurrent: int | None = Field(None, ge=1, le=100_000)
+    expires: Annotated[datetime | None, AfterValidator(lambda instant: _in_utc(instant))] = None
+    """A date alone is the beginning of that day; what names no time zone is in UTC."""
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its time is over."""
+        return self.expires is not None and self.expires <= datetime.now(UTC)
+
+
+class Keys(BaseModel):
+    """All keys by their names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keys: dict[Annotated[str, StringConstraints(pattern=f"^{NAME}$")], Key] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> Self:
+        names: dict[str, str] = {}
+        for name, key in self.keys.items():
+            if key.hash in names:
+                raise PydanticCustomError("twice", f"{names[key.hash]} and {name} are the same key; make another")
+            names[key.hash] = name
+        return self
+
+    def find(self, presented: str) -> tuple[str, Key] | None:
+        """The key with its name, if it is one of these. How long it takes tells neither which nor how close it came."""
+        given, found = fingerprint(presented), None
+        for name, key in self.keys.items():
+            if hmac.compare_digest(key.hash, given):
+                found = name, key
+        return found
+
+
+def key_file(path: Path) -> Reloaded[Keys]:
+    """The file's keys, read again when it changes. Raises StartupError if it cannot be used."""
+    return Reloaded(f"the API keys of {path}", [path], lambda: read_keys(path))
+
+
+def read_keys(path: Path) -> Keys:
+    """Raises StartupError with the line or the name of what is wrong."""
+    found = parse_keys(f"{FLAG} {path}", content(FLAG, path))
+    if path.stat().st_mode & stat.S_IWOTH:
+        log.warning("%s %s can be written by everyone, who can so let themselves in; chmod 600 it", FLAG, path)
+    return found
+
+
+def parse_keys(place: str, toml: bytes) -> Keys:
+    """Raises StartupError, which names the place."""
+    try:
+        return Keys.model_validate(tomllib.loads(toml.decode()))
+    except ValidationError as error:
+        raise StartupError(f"{place}: {_first(error)}") from None
+    except (ValueError, RecursionError) as error:
+        raise StartupError(f"{place} is no TOML: {error}") from None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing" and place == "keys":
+        return "it holds no keys; `index-grpc keys new NAME --file FILE` adds one"
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def _in_utc(instant: datetime | None) -> datetime | None:
+    return instant.replace(tzinfo=UTC) if instant is not None and instant.tzinfo is None else instant

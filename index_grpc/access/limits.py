@@ -1,0 +1,55 @@
+"""How much one key may ask for: requests in a minute, calls at a time."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from index_grpc.access.keys import Key
+from index_grpc.errors import RateLimited
+
+Clock = Callable[[], float]
+
+ENOUGH = 1 - 1e-6
+"""Of a request, so that nobody is refused over a rounding error who came back at the instant he was told."""
+NEXT_PLACE_SECONDS = 1.0
+"""When to come again if only the end of a call can make room: nobody knows how long it takes."""
+
+
+class Bucket:
+    """Holds a minute's requests, fills steadily and begins full."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._filled_at, self._requests = clock, clock(), math.inf
+
+    def take(self, per_minute: float) -> float:
+        """Takes a request; where there is none, returns in how many seconds there will be."""
+        now = self._clock()
+        gained = (now - self._filled_at) * per_minute / 60
+        self._requests, self._filled_at = min(max(1.0, per_minute), self._requests + gained), now
+        if self._requests < ENOUGH:
+            return (1 - self._requests) * 60 / per_minute
+        self._requests -= 1
+        return 0.0
+
+
+class Usage:
+    """What a key has open and what it has asked for lately."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.num_open = 0
+        self._bucket = Bucket(clock)
+
+    @contextmanager
+    def of_one_call(self, name: str, key: Key) -> Iterator[None]:
+        """Counts a call as long as it is open. Raises RateLimited if it is one too many."""
+        if key.max_concurrent is not None and self.num_open >= key.max_concurrent:
+            limit = f"key {name} has {self.num_open} calls open; allowed are {key.max_concurrent}"
+            raise RateLimited(f"{limit}; wait for one to end", NEXT_PLACE_SECONDS)
+        if key.requests_per_minute is not None and (seconds := self._bucket.take(key.requests_per_minute)):
+            limit = f"key {name} may make {key.requests_per_minute:g} requests a minute"
+            raise RateLimited(f"{limit}; come again in {seconds:.1f} s", seconds)
+        self.num_open += 1
+        try:
+            yield
+        finally:
+            self.num_open -= 1

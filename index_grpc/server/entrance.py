@@ -1,0 +1,48 @@
+"""The way in: the port, the gate, and the files behind them, which may change while the server runs."""
+
+import asyncio
+from typing import Any
+
+import grpc
+from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
+
+from index_grpc.access.files import Reloaded, keep_fresh
+from index_grpc.access.gate import Gate
+from index_grpc.access.keys import key_file
+from index_grpc.server.guard import Guard
+from index_grpc.server.listen import Port
+from index_grpc.server.reflection import NAMES
+from index_grpc.settings import ServeSettings
+
+HEALTH_SERVICE: str = HEALTH.services_by_name["Health"].full_name
+
+
+class Entrance:
+    """Everything that decides who may come in. Raises StartupError if its files cannot be used."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        keys = key_file(settings.api_keys_file) if settings.api_keys_file else None
+        self.gate = Gate(keys)
+        self.guard = Guard(self.gate, _closed_services(settings))
+        self.port = Port(settings)
+        files: list[Reloaded[Any] | None] = [keys, self.port.certificates]
+        self._files = [found for found in files if found is not None]
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def open(self, server: grpc.aio.Server) -> str:
+        """Opens the port and returns its address. Raises StartupError if it cannot be had."""
+        address = self.port.open(server)
+        await server.start()
+        if self._files:
+            self._refreshing = asyncio.create_task(keep_fresh(self._files))
+        return address
+
+    def close(self) -> None:
+        """Looks at no file any more; the port is the server's to close."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+
+
+def _closed_services(settings: ServeSettings) -> list[str]:
+    """The services beside the chat service that ask for a key, if there are keys."""
+    return [*([] if settings.open_health else [HEALTH_SERVICE]), *([] if settings.open_reflection else NAMES)]

@@ -1,0 +1,43 @@
+"""Keeps callers without a key from services other than the chat service, which asks for itself."""
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import grpc
+
+from index_grpc.access.gate import Gate
+from index_grpc.errors import IndexGrpcError
+from index_grpc.server.calls import Handler, Interceptor, authorization
+from index_grpc.server.status import Context, abort
+
+WATCH = "/grpc.health.v1.Health/Watch"
+
+
+class Guard(Interceptor):
+    """Asks for a key before it lets a call through to one of the services. Counts nothing against the key's limits."""
+
+    def __init__(self, gate: Gate, services: Sequence[str]) -> None:
+        self._gate, self._prefixes = gate, tuple(f"/{service}/" for service in services)
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Called by gRPC for each call."""
+        if details.method.startswith(self._prefixes):
+            try:
+                self._gate.caller(authorization(details.invocation_metadata))
+            except IndexGrpcError as error:
+                return _refusing(details.method, error)
+        return await continuation(details)
+
+
+def _refusing(method: str, error: IndexGrpcError) -> Handler:
+    """A handler that refuses. It reads nothing, so it fits calls of every kind."""
+
+    async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
+        if method == WATCH:
+            # Channels that balance by health cannot send a key; told so, they go without, else they would never call.
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"health is not watched without a key: {error}")
+        await abort(context, error, uuid.uuid4().hex)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,0 +1,139 @@
+"""Where the server listens and how: addresses, encryption, gRPC's options."""
+
+import ipaddress
+import logging
+import shlex
+import socket
+from typing import Any
+
+import grpc
+
+from index_grpc.access.certificates import Certificates, certificate_files
+from index_grpc.access.files import Reloaded
+from index_grpc.errors import StartupError
+from index_grpc.server.unix_socket import permissions, require_free
+from index_grpc.settings import ServeSettings
+
+log = logging.getLogger(__name__)
+
+
+class Port:
+    """What callers dial: a TCP port, encrypted or not, or a unix socket."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        """Reads the certificates, if there are any. Raises StartupError if they cannot be used."""
+        self._settings = settings
+        self.certificates: Reloaded[Certificates] | None = None
+        if settings.tls_cert and settings.tls_key:
+            self.certificates = certificate_files(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+    def open(self, server: grpc.aio.Server) -> str:
+        """Binds it, and returns the address with the port in effect. Raises StartupError."""
+        path = self._settings.unix_socket
+        if path is None:
+            return self._open_tcp(server)
+        require_free(path)
+        with permissions(int(self._settings.unix_socket_mode, base=8)):
+            if not _bound(server, f"unix:{path}", None):
+                raise StartupError(f"cannot listen on --unix-socket {path}; may sockets be made there?")
+        return f"unix:{path}"
+
+    def words(self, address: str) -> str:
+        """What our client has to be told on its command line to call it."""
+        words = ["--address", address]
+        if self.certificates is not None:
+            host, _, port = address.rpartition(":")
+            hosts = self.certificates.value.hosts
+            named = host if host.strip("[]") in hosts or not hosts else _bracketed(hosts[0])
+            words = ["--address", f"{named}:{port}", "--ca", str(self._settings.tls_cert)]
+            if self._settings.tls_client_ca:
+                words += ["--cert", "CERT.pem", "--key", "KEY.pem"]
+        if self._settings.api_keys_file:
+            words += ["--api-key", "KEY"]
+        return shlex.join(words)
+
+    def _open_tcp(self, server: grpc.aio.Server) -> str:
+        host = _bracketed(self._settings.host)
+        port = _bound(server, f"{host}:{self._settings.port}", self.certificates)
+        if not port:
+            remedy = "is another server running there, or is the address not this machine's? See --host and --port"
+            raise StartupError(f"cannot listen on {host}:{self._settings.port}; {remedy}")
+        if not _is_loopback(self._settings.host):
+            self._warn_of_strangers(f"{host}:{port}")
+        return f"{host}:{port}"
+
+    def _warn_of_strangers(self, address: str) -> None:
+        dangers = []
+        if self.certificates is None:
+            dangers.append("whoever is on the way can read along (see --tls-cert)")
+        if not (self._settings.api_keys_file or self._settings.tls_client_ca):
+            dangers.append("whoever reaches it may use it (see --api-keys-file)")
+        if dangers:
+            log.warning("%s can be reached from other machines, and %s", address, " and ".join(dangers))
+
+
+def options(settings: ServeSettings) -> list[tuple[str, int]]:
+    """The server's channel arguments."""
+    size = settings.max_message_mib * 2**20
+    return [
+        *_ageing(settings),
+        ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
+        ("grpc.max_receive_message_length", size),
+        ("grpc.max_send_message_length", size),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _ageing(settings: ServeSettings) -> list[tuple[str, int]]:
+    age, grace = settings.max_connection_age_seconds, settings.max_connection_age_grace_seconds
+    if age is None:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", round(age * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(grace * 1000)),
+    ]
+
+
+def _bound(server: grpc.aio.Server, address: str, certificates: Reloaded[Certificates] | None) -> int:
+    """The port in effect; 0 if it cannot be had."""
+    try:
+        if certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, _credentials(certificates))
+    except RuntimeError:
+        return 0
+
+
+def _credentials(certificates: Reloaded[Certificates]) -> grpc.ServerCredentials:
+    """Show each new connection the certificate of the moment. gRPC asks in threads of its own."""
+    shown = certificates.value
+
+    def news() -> Any:  # noqa: ANN401 - the stubs do not say that nothing new is None
+        nonlocal shown
+        if certificates.value is shown:
+            return None
+        shown = certificates.value
+        return _configuration(shown)
+
+    wants_certificate = shown.client_ca is not None
+    return grpc.dynamic_ssl_server_credentials(_configuration(shown), news, wants_certificate)
+
+
+def _configuration(found: Certificates) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(found.key, found.chain)], found.client_ca)
+
+
+def _bracketed(host: str) -> str:
+    """An IPv6 address as it stands before a port."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_loopback for address in found)
