@@ -57,8 +57,8 @@ def main() -> None:
 
 def _click_type(field: FieldInfo) -> click.Choice[str] | type:
     annotation = field.annotation
-    if annotation == bool | None:
-        return bool
+    if annotation in (bool | None, int | None):
+        return bool if annotation == bool | None else int
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     return annotation if isinstance(annotation, type) and annotation in (int, float, bool) else str

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 DEFAULT_MODEL = "demo"
@@ -14,6 +14,12 @@ def _known_device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise PydanticCustomError("device", "allowed is auto, cpu, cuda or cuda:N")
     return name
+
+
+def _needs_metrics_port(host: str | None, info: ValidationInfo) -> str | None:
+    if host is not None and info.data.get("metrics_port") is None:
+        raise PydanticCustomError("metrics_host", "set --metrics-port too")
+    return host
 
 
 class ServeSettings(BaseModel):
@@ -72,5 +78,15 @@ class ServeSettings(BaseModel):
         gt=0,
         le=3600,
         description="An engine whose step takes longer counts as lost; health says NOT_SERVING long before.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for Prometheus, plain HTTP; 0 takes a free one. Default: no such port."
+    )
+    metrics_host: Annotated[str | None, AfterValidator(_needs_metrics_port)] = Field(
+        None, min_length=1, description="Address of that port; 0.0.0.0 and :: are everywhere. Default: 127.0.0.1."
+    )
+    load_report_service: bool = Field(
+        False,
+        description="Offer load reports (ORCA) as a stream too, for balancers; each call brings one anyway.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe lines to log.")

@@ -107,7 +107,8 @@ def test_help_lists_each_flag_with_its_default() -> None:
     for name, field in ServeSettings.model_fields.items():
         (line,) = [entry for entry in entries if entry.startswith(f"{name.replace('_', '-')} ")]
         assert f"INDEX_GRPC_{name.upper()}" in line
-        default = name.replace("_", "-") if field.default is True else field.default
+        flag = name.replace("_", "-")
+        default = {True: flag, False: f"no-{flag}"}[field.default] if isinstance(field.default, bool) else field.default
         assert f"default: {default}]" in line or field.default is None
         assert str(field.description) in line
 

@@ -33,6 +33,7 @@ THIRD_PARTY = {
     "huggingface_hub": ("model",),
     "sentencepiece": ("text/tokenizer.py",),
     "grpc": ("server",),
+    "prometheus_client": ("server/metrics",),
     "index_grpc_client": ("server", "bench"),
     "pydantic": ("settings.py", "cli.py"),
     "click": ("cli.py", "bench"),

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from index_grpc.contract import Finish
 from index_grpc.errors import IndexGrpcError, InvalidRequest, RequestFailed, Violation
-from index_grpc.server.status import CODES, Context, abort
+from index_grpc.server.status import CODES, Context, Trailer, abort
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class Call:
 
 
 Ended = Callable[[Call], None]
+LoadTrailer = Callable[[str], Trailer]
+"""Given the code that a call ends with, the trailer that tells how loaded the server is."""
 
 
 if TYPE_CHECKING:
@@ -73,8 +75,8 @@ def current_call() -> Call:
 class CallInterceptor(Interceptor):
     """Wraps the handlers of one service; other services pass through. Tells of each call that has ended."""
 
-    def __init__(self, service: str, ended: Ended) -> None:
-        self._prefix, self._ended = f"/{service}/", ended
+    def __init__(self, service: str, ended: Ended, load_trailer: LoadTrailer) -> None:
+        self._prefix, self._ended, self._load_trailer = f"/{service}/", ended, load_trailer
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
@@ -116,10 +118,10 @@ class CallInterceptor(Interceptor):
         """Opens the call, turns what goes wrong in it into a status, and tells that it has ended."""
         call = _open(method, context)
         _current.set(call)
-        context.set_trailing_metadata(((REQUEST_ID, call.id),))
         try:
             yield
             call.code = "OK"
+            context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer(call.code)))
         except IndexGrpcError as error:
             await self._abort(call, context, error)
         except Exception:
@@ -130,7 +132,7 @@ class CallInterceptor(Interceptor):
 
     async def _abort(self, call: Call, context: Context, error: IndexGrpcError) -> NoReturn:
         call.error, call.code = error, CODES[type(error)].name
-        await abort(context, error, call.id)
+        await abort(context, error, call.id, self._load_trailer(call.code))
 
 
 def _parsed(parse: Parse, data: bytes) -> Message:
