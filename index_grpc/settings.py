@@ -4,7 +4,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 DEFAULT_MODEL = "demo"
@@ -15,6 +23,12 @@ def _known_device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise PydanticCustomError("device", "allowed is auto, cpu, cuda or cuda:N")
     return name
+
+
+def _needs_metrics_port(host: str | None, info: ValidationInfo) -> str | None:
+    if host is not None and info.data.get("metrics_port") is None:
+        raise PydanticCustomError("metrics_host", "set --metrics-port too")
+    return host
 
 
 class ServeSettings(BaseModel):
@@ -102,6 +116,16 @@ class ServeSettings(BaseModel):
         le=3600,
         description="An engine whose step takes longer counts as lost; health says NOT_SERVING long before.",
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for Prometheus, plain HTTP; 0 takes a free one. Default: no such port."
+    )
+    metrics_host: Annotated[str | None, AfterValidator(_needs_metrics_port)] = Field(
+        None, min_length=1, description="Address of that port; 0.0.0.0 and :: are everywhere. Default: 127.0.0.1."
+    )
+    load_report_service: bool = Field(
+        False,
+        description="Offer load reports (ORCA) as a stream too, for balancers; each call brings one anyway.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe lines to log.")
     log_format: Literal["text", "json"] = Field(
         "text", description="How to write the log: lines of text, or of JSON, one object each."
@@ -147,6 +171,14 @@ TOPICS = {
     "Engine": ("device", "dtype", "quantize", "engine_process", "threads", "prefix_reuse", "step_timeout_seconds"),
     "Queue": ("max_sequences", "max_waiting", "max_waiting_tokens"),
     "Stopping": ("drain_delay_seconds", "grace_seconds"),
-    "Seeing": ("log_level", "log_format", "log_prompts", "traces"),
+    "Seeing": (
+        "metrics_port",
+        "metrics_host",
+        "load_report_service",
+        "traces",
+        "log_level",
+        "log_format",
+        "log_prompts",
+    ),
 }
 """How the settings are grouped where people read them; each is in one topic."""

@@ -37,6 +37,7 @@ THIRD_PARTY = {
     "huggingface_hub": ("model",),
     "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),
     "grpc": ("server",),
+    "prometheus_client": ("server/metrics",),
     "index_grpc_client": ("server", "bench"),
     "pydantic": ("settings.py", "configuration", "access/keys.py"),
     "click": ("cli.py", "configuration", "bench", "access/command.py", "export/command.py"),

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from index_grpc.access.gate import Gate
 from index_grpc.contract import ChatRequest, Chunk, Finish
 from index_grpc.errors import IndexGrpcError, InvalidRequest, RequestFailed, Violation
-from index_grpc.server.status import CODES, Context, abort
+from index_grpc.server.status import CODES, Context, Trailer, abort
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ class Call:
 
 
 Ended = Callable[[Call], None]
+LoadTrailer = Callable[[str], Trailer]
+"""Given the code that a call ends with, the trailer that tells how loaded the server is."""
 
 
 if TYPE_CHECKING:
@@ -95,8 +97,8 @@ class CallInterceptor(Interceptor):
     Asks at the gate before a request is parsed, and tells of each call that has ended.
     """
 
-    def __init__(self, service: str, gate: Gate, ended: Ended) -> None:
-        self._prefix, self._gate, self._ended = f"/{service}/", gate, ended
+    def __init__(self, service: str, gate: Gate, ended: Ended, load_trailer: LoadTrailer) -> None:
+        self._prefix, self._gate, self._ended, self._load_trailer = f"/{service}/", gate, ended, load_trailer
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
@@ -138,13 +140,13 @@ class CallInterceptor(Interceptor):
         """Opens the call, turns what goes wrong in it into a status, and tells that it has ended."""
         call = _open(method, context)
         _current.set(call)
-        context.set_trailing_metadata(((REQUEST_ID, call.id),))
         try:
             caller = self._gate.caller(authorization(context.invocation_metadata()))
             call.caller = caller.name
             with self._gate.counted(caller):
                 yield
             call.code = "OK"
+            context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer(call.code)))
         except IndexGrpcError as error:
             await self._abort(call, context, error)
         except Exception:
@@ -155,7 +157,7 @@ class CallInterceptor(Interceptor):
 
     async def _abort(self, call: Call, context: Context, error: IndexGrpcError) -> NoReturn:
         call.error, call.code = error, CODES[type(error)].name
-        await abort(context, error, call.id)
+        await abort(context, error, call.id, self._load_trailer(call.code))
 
 
 def authorization(metadata: Any) -> str:  # noqa: ANN401 - the stubs do not say that these are pairs

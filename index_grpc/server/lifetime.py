@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 from index_grpc.server.app import App, Load
-from index_grpc.server.observe import observers
 from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.settings import ServeSettings
 
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: ServeSettings, load: Load) -> None:
     """Runs until a signal has drained the server. Raises StartupError if it cannot start or its engine is lost."""
-    app, signals, at_once = App(settings, observers(settings)), _signals(), False
+    app, signals, at_once = App(settings), _signals(), False
     running, stopping = asyncio.create_task(_run(app, load)), asyncio.create_task(signals.get())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -34,8 +33,6 @@ async def serve(settings: ServeSettings, load: Load) -> None:
     finally:
         running.cancel()
         await app.stop(at_once)
-        if not at_once:
-            app.observers.stopped()
         log.info("stopped")
 
 

@@ -22,7 +22,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from index_grpc.errors import StartupError
-from index_grpc.server.observe import observers
+from index_grpc.server.call_log import CallLog
+from index_grpc.server.observe import observers_of
 from index_grpc.server.tracing import Tracing
 from tests.conftest import settings
 from tests.process import no_traceback, serving
@@ -233,7 +234,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "index_grpc.server.tracing")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
     with pytest.raises(StartupError, match=r"--traces needs OpenTelemetry.*; pip install 'index-grpc\[otel\]'"):
-        observers(settings("any", traces=True))
+        observers_of(settings("any", traces=True))
 
 
 @pytest.mark.parametrize(
@@ -242,10 +243,10 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 def test_variables_that_say_what_cannot_be(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(StartupError, match=f"OTEL_.*{value}"):
-        observers(settings("any", traces=True))
+        observers_of(settings("any", traces=True))
 
 
 def test_who_wants_no_traces_imports_nothing_for_them() -> None:
-    assert observers(settings("any")) == []
+    assert [type(observer) for observer in observers_of(settings("any"))] == [CallLog]
     code = "import sys, index_grpc.server.lifetime; sys.exit('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
