@@ -23,6 +23,7 @@ from index_grpc.server.call_log import CallLog
 from index_grpc.server.calls import CallInterceptor
 from index_grpc.server.health import Health
 from index_grpc.server.observer import Observer, Observers
+from index_grpc.server.parsing import ParseInterceptor
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
 from index_grpc.server.servicer import SERVICE, Backend, ChatServicer
@@ -70,7 +71,7 @@ class App:
         self._load_seconds = 0.0
         self._watching: asyncio.Task[None] | None = None
         interceptor = CallInterceptor(SERVICE, self.observers.call_ended)
-        self._server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
+        self._server = grpc.aio.server(interceptors=[ParseInterceptor(), interceptor], options=_options(settings))
         add_ChatServiceServicer_to_server(self.servicer, self._server)
         add_HealthServicer_to_server(self.health, self._server)
         add_reflection(self._server, SERVICE, HEALTH_DESCRIPTOR.services_by_name["Health"].full_name)
