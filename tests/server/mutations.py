@@ -31,6 +31,8 @@ TEXTS = [
 ]
 LONGEST_TEXT = 20_000
 LONGEST_JUNK = 300
+LONGEST_STOP = 300
+LONGEST_DATA = 2**18
 VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
 
 
@@ -51,7 +53,7 @@ class Mutator:
             return method, self._junk_fields(depth=0)
         data: bytes = self._message(REQUESTS[draw.choice([method, "Chat"])]).SerializeToString()
         for _ in range(draw.choice([0, 0, 1, 1, 2, 5])):
-            data = self._mutated(data)
+            data = self._mutated(data)[:LONGEST_DATA]
         return method, data
 
     def _message(self, kind: type[Message]) -> Any:
@@ -74,7 +76,7 @@ class Mutator:
         if draw.random() < 0.5:
             message.max_tokens = draw.choice(NUMBERS)
         if draw.random() < 0.2:
-            message.stop.extend(self._text() for _ in range(draw.choice([1, 2, 16, 17, 200])))
+            message.stop.extend(self._text()[:LONGEST_STOP] for _ in range(draw.choice([1, 2, 16, 17, 200])))
         if draw.random() < 0.2:
             message.time_limit.seconds = draw.choice([0, 0, 0, *SIGNED, 2**63 - 1, -(2**63)])
             message.time_limit.nanos = draw.choice([1, 1, *SIGNED])
