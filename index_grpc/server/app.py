@@ -25,6 +25,7 @@ from index_grpc.server.listen import options
 from index_grpc.server.load_report import LoadReporter, LoadReportService
 from index_grpc.server.observe import observers_of
 from index_grpc.server.observer import Observer, Observers
+from index_grpc.server.parsing import ParseInterceptor
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
 from index_grpc.server.servicer import SERVICE, Backend, ChatServicer
@@ -75,7 +76,8 @@ class App:
         self._load_seconds, self._has_stopped = 0.0, False
         self._watching: asyncio.Task[None] | None = None
         calls = CallInterceptor(SERVICE, self.entrance.gate, self.observers.call_ended, self.load_reporter.trailer)
-        self._server = grpc.aio.server(interceptors=[calls, self.entrance.guard], options=options(settings))
+        interceptors = [ParseInterceptor(), calls, self.entrance.guard]
+        self._server = grpc.aio.server(interceptors=interceptors, options=options(settings))
         add_ChatServiceServicer_to_server(self.servicer, self._server)
         add_HealthServicer_to_server(self.health, self._server)
         described = [SERVICE, HEALTH_SERVICE]

@@ -40,6 +40,7 @@ class FakeRunner:
         self.gate.set()
         self.books_are_wrong = False
         self.num_runs = 0
+        self.rows: set[int] = set()
         self.last_request: TokenRequest | None = None
 
     def run(self, batch: Batch) -> list[Token]:
@@ -47,6 +48,7 @@ class FakeRunner:
         self.num_runs += 1
         assert self.gate.wait(30)
         self.last_request = batch[-1].sequence.request
+        self.rows.update(span.sequence.row for span in batch)
         time.sleep(self.step_seconds)
         if any(span.sequence.request.id.startswith(FAILS) for span in batch):
             raise RuntimeError(SECRET)
@@ -55,12 +57,13 @@ class FakeRunner:
 
     def release(self, row: int) -> None:
         """See Runner."""
+        self.rows.discard(row)
 
     def held_rows(self) -> set[int]:
         """See Runner."""
         if self.books_are_wrong:
             raise RuntimeError(SECRET)
-        return set()
+        return set(self.rows)
 
 
 def letters(count: int) -> str:
