@@ -136,7 +136,7 @@ class ServeSettings(BaseModel):
     traces: bool = Field(
         False,
         description="Send a trace of each call to an OpenTelemetry collector by OTLP over gRPC; the standard OTEL_ "
-        "variables say where to (without them localhost:4317). Needs index-grpc[otel].",
+        "variables say where to (without them localhost:4317). Needs the extra `otel`.",
     )
 
     @model_validator(mode="after")

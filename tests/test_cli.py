@@ -107,8 +107,9 @@ def test_help_lists_each_flag_with_its_default() -> None:
     for name, field in ServeSettings.model_fields.items():
         (line,) = [entry for entry in entries if entry.startswith(f"{name.replace('_', '-')} ")]
         assert f"INDEX_GRPC_{name.upper()}" in line
-        switch = name.replace("_", "-")
-        default = switch if field.default is True else f"no-{switch}" if field.default is False else field.default
+        flag, default = name.replace("_", "-"), field.default
+        if isinstance(default, bool):
+            default = flag if default else f"no-{flag}"
         assert f"default: {default}]" in line or field.default is None
         assert str(field.description) in line
 

@@ -25,6 +25,5 @@ def _tracing() -> Observer:
     try:
         from index_grpc.server.tracing import tracing_from_environment
     except ImportError as error:
-        remedy = "pip install 'index-grpc[otel]'"
-        raise StartupError(f"--traces needs OpenTelemetry, which is not installed ({error.name}); {remedy}") from error
+        raise StartupError(f"--traces needs OpenTelemetry ({error}); pip install 'index-grpc[otel]'") from error
     return tracing_from_environment()

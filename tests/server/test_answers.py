@@ -188,7 +188,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, str]]:
     """The log's lines about calls, word by word."""
     found = [record.getMessage() for record in caplog.records if record.name == "index_grpc.calls"]
     assert not any("swordfish" in record.getMessage() for record in caplog.records)
-    return [dict(word.split("=", 1) for word in line.split()) for line in found]
+    return [dict(word.split("=", 1) for word in line.split()[1:]) for line in found]
 
 
 @pytest.mark.parametrize("method", ["Chat", "ChatStream"])
@@ -201,7 +201,7 @@ async def test_one_line_in_the_log_for_each_answer(stub: Stub, caplog: pytest.Lo
     else:
         finish = [response async for response in stub.ChatStream(request, metadata=metadata)][-1].finish
     (line,) = lines(caplog)
-    assert (line["id"], line["method"], line["code"], line["finish"]) == ("the-id", method, "OK", "max_tokens")
+    assert (line["request_id"], line["method"], line["code"], line["finish"]) == ("the-id", method, "OK", "max_tokens")
     assert int(line["prompt_tokens"]) == finish.usage.prompt_tokens
     assert int(line["completion_tokens"]) == finish.usage.completion_tokens == 5
     seconds = [float(line[f"{name}_seconds"]) for name in ("queue", "first_token", "total")]
@@ -215,7 +215,7 @@ async def test_one_line_in_the_log_for_each_refusal(stub: Stub, caplog: pytest.L
     await refusal(stub.Chat(pb.ChatRequest(prompt=SECRET, model=SECRET)))
     await until(lambda: len(lines(caplog)) == 3)
     bad, long, missing = lines(caplog)
-    assert (bad["id"], bad["method"], bad["code"]) == (found.request_id, "Chat", "INVALID_ARGUMENT")
+    assert (bad["request_id"], bad["method"], bad["code"]) == (found.request_id, "Chat", "INVALID_ARGUMENT")
     assert (long["method"], long["code"]) == ("ChatStream", "INVALID_ARGUMENT")
     assert missing["code"] == "NOT_FOUND"
     assert all("finish" not in line for line in (bad, long, missing))
