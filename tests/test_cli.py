@@ -61,6 +61,8 @@ def test_models_that_cannot_be_loaded(checkpoint: Path, tmp_path: Path) -> None:
         (["--grace-seconds", "nan"], "--grace-seconds is nan; it should be "),
         (["--device", "tpu"], "--device is 'tpu'; allowed is auto, cpu, cuda or cuda:N"),
         (["--dtype", "int8"], "'int8' is not one of 'auto', 'float32', 'bfloat16'"),
+        (["--metrics-port", "abc"], "'abc' is not a valid integer"),
+        (["--metrics-host", "0.0.0.0"], "--metrics-host is '0.0.0.0'; set --metrics-port too"),
         (["--model", ""], "--model is ''; it should have at least 1 character"),
         (["--colour"], "No such option '--colour'"),
     ],

@@ -24,18 +24,18 @@ SHORTEST_INTERVAL_SECONDS, LONGEST_INTERVAL_SECONDS = 1.0, 3600.0
 
 
 class Rate:
-    """Events a second, those of long ago counting less and less."""
+    """Events a second, those of long ago counting less and less. Instants are seconds of `time.monotonic()`."""
 
     def __init__(self) -> None:
-        self._rate, self._at = 0.0, time.monotonic()
+        self._rate, self._at = 0.0, 0.0
 
-    def count(self) -> None:
+    def count(self, now: float) -> None:
         """Notes an event."""
-        self._rate, self._at = self.per_second() + 1 / RATE_SECONDS, time.monotonic()
+        self._rate, self._at = self.per_second(now) + 1 / RATE_SECONDS, now
 
-    def per_second(self) -> float:
+    def per_second(self, now: float) -> float:
         """The rate now."""
-        return self._rate * math.exp((self._at - time.monotonic()) / RATE_SECONDS)
+        return self._rate * math.exp((self._at - now) / RATE_SECONDS)
 
 
 class LoadReporter:
@@ -46,18 +46,19 @@ class LoadReporter:
 
     def trailer(self, code: str) -> Trailer:
         """Counts a call that ends with this code and makes its trailer."""
-        self._calls.count()
+        now = time.monotonic()
+        self._calls.count(now)
         if code in SERVER_FAULTS:
-            self._faults.count()
+            self._faults.count(now)
         # The call itself was part of the load; and balancers take a load of zero for one that is not known.
-        return TRAILER, self.report(num_ending=1).SerializeToString()
+        return TRAILER, self.report(now, num_ending=1).SerializeToString()
 
-    def report(self, num_ending: int = 0) -> Any:  # noqa: ANN401 - an OrcaLoadReport
-        """The load now, with so many calls that are about to end."""
+    def report(self, now: float, num_ending: int = 0) -> Any:  # noqa: ANN401 - an OrcaLoadReport
+        """The load, with so many calls that are about to end."""
         return OrcaLoadReport(
             application_utilization=self._utilization(num_ending),
-            rps_fractional=self._calls.per_second(),
-            eps=self._faults.per_second(),
+            rps_fractional=self._calls.per_second(now),
+            eps=self._faults.per_second(now),
             utilization=self._named(),
         )
 
@@ -100,7 +101,7 @@ class LoadReportService:
         asked = request.report_interval.seconds + request.report_interval.nanos / 1e9
         interval = min(max(asked, SHORTEST_INTERVAL_SECONDS), LONGEST_INTERVAL_SECONDS)
         while not self._ended.is_set():
-            yield self._reporter.report()
+            yield self._reporter.report(time.monotonic())
             try:
                 await asyncio.wait_for(self._ended.wait(), interval)
             except TimeoutError:

@@ -26,8 +26,8 @@ class EngineMetrics:
         self._batch = histogram("batch_sequences", "Sequences that a step computed something for.", BATCH_BUCKETS)
         self._computed = counter("computed_prompt_tokens", "Prompt tokens that the engine has computed.")
         self._generated = counter("generated_tokens", "Tokens that the engine has generated, wanted to the end or not.")
-        self.leaves = counter("callers_left", "Callers who left before their answer was complete.")
-        self.saved_tokens = counter("saved_tokens", "Tokens at most that were not generated because callers left.")
+        self.leaves = counter("left_answers", "Answers left before the engine was done with them.")
+        self.saved_tokens = counter("saved_tokens", "Tokens at most that leaving answers saved.")
         self.losses = counter("engine_losses", "Times that the engine broke or was given up.")
 
     def count(self, step: StepReport) -> None:

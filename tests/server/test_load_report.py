@@ -1,0 +1,149 @@
+"""What load balancers are told, with each call and as a stream, and what gRPC's own one makes of it."""
+
+import asyncio
+import base64
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from index_grpc.server.load_report import TRAILER, Rate
+from index_grpc.server.orca import OPEN_RCA_SERVICE, OrcaLoadReport, OrcaLoadReportRequest
+from tests.server.asking import MOST_LOAD_TRAILER_BYTES, Stub, refusal, streamed
+from tests.server.fake_runner import FakeServer, fake_server
+from tests.server.raw import headers_and_trailers
+
+REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
+ENDLESS = pb.ChatRequest(prompt="Hi", max_tokens=4000)
+
+
+async def reported(server: FakeServer, method: str, request: Any) -> Any:
+    """The report in a call's trailers."""
+    path = f"/index.v1.ChatService/{method}"
+    found = await asyncio.to_thread(headers_and_trailers, server.address, path, request.SerializeToString())
+    packed = found[TRAILER]
+    assert len(TRAILER) + len(packed) + 32 <= MOST_LOAD_TRAILER_BYTES
+    return OrcaLoadReport.FromString(base64.b64decode(packed + "=" * (-len(packed) % 4)))
+
+
+@asynccontextmanager
+async def holding(server: FakeServer, number: int) -> AsyncIterator[None]:
+    """That many calls that do not end by themselves; they leave with the `with`."""
+    server.runner.step_seconds = 0.01
+    held = [asyncio.create_task(streamed(server.stub, ENDLESS)) for _ in range(number)]
+    try:
+        await server.has_open(number)
+        yield
+    finally:
+        for call in held:
+            call.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+    await server.has_open(0)
+
+
+@pytest.mark.parametrize("method", ["Chat", "ChatStream"])
+async def test_an_answer_brings_the_load_it_was_part_of(method: str) -> None:
+    async with fake_server(max_sequences=4) as server:
+        alone = await reported(server, method, REQUEST)
+        assert alone.application_utilization == 1 / 4
+        assert alone.rps_fractional > 0
+        assert alone.eps == 0
+        assert dict(alone.utilization) == {"kv_cache": 0, "queue": 0}
+        async with holding(server, 2):
+            beside = await reported(server, method, REQUEST)
+        assert beside.application_utilization == 3 / 4
+        assert 0 < beside.utilization["kv_cache"] < 1
+        assert beside.rps_fractional > 0
+
+
+async def test_a_full_server_says_so_when_it_refuses() -> None:
+    async with fake_server(max_sequences=1, max_waiting=1) as server:
+        async with holding(server, 2):
+            full = await reported(server, "Chat", REQUEST)
+        assert full.application_utilization == 3
+        assert full.utilization["queue"] == 1
+        assert 0 < full.eps <= full.rps_fractional
+
+
+async def test_what_is_wrong_with_a_request_is_no_fault_of_the_server() -> None:
+    async with fake_server() as server:
+        report = await reported(server, "Chat", pb.ChatRequest())
+        assert report.rps_fractional > 0
+        assert report.eps == 0
+
+
+async def test_a_server_without_an_engine_has_no_place_left() -> None:
+    async with fake_server(loaded=False) as server:
+        report = await reported(server, "Chat", REQUEST)
+        assert (report.application_utilization, dict(report.utilization)) == (1, {})
+        assert report.eps > 0
+
+
+def test_a_rate_counts_and_forgets() -> None:
+    rate = Rate()
+    assert rate.per_second(100.0) == 0
+    for number in range(1000):
+        rate.count(100.0 + number / 5)
+    assert rate.per_second(300.0) == pytest.approx(5, rel=0.05)
+    assert rate.per_second(500.0) < 1e-6
+
+
+def reports(server: FakeServer, interval: Duration | None = None) -> AsyncIterator[Any]:
+    stream: Any = server.channel.unary_stream(
+        f"/{OPEN_RCA_SERVICE}/StreamCoreMetrics", OrcaLoadReportRequest.SerializeToString, OrcaLoadReport.FromString
+    )
+    return aiter(stream(OrcaLoadReportRequest(report_interval=interval)))
+
+
+async def test_reports_stream_until_the_drain() -> None:
+    async with fake_server(load_report_service=True, max_sequences=4) as server:
+        stream, endless = reports(server, Duration(nanos=1)), reports(server, Duration(seconds=315_576_000_000))
+        assert (await anext(stream)).application_utilization == 0
+        assert (await anext(endless)).application_utilization == 0
+        async with holding(server, 2):
+            assert (await anext(stream)).application_utilization == 2 / 4
+        await server.app.drain(0.0)
+        assert [report async for report in endless] == []
+        assert len([report async for report in stream]) <= 1
+
+
+async def test_reports_are_streamed_on_demand_only() -> None:
+    async with fake_server() as server:
+        assert (await refusal(reports(server))).code is grpc.StatusCode.UNIMPLEMENTED
+
+
+WEIGHTED = {
+    "loadBalancingConfig": [{"weighted_round_robin": {"blackoutPeriod": "0s", "weightUpdatePeriod": "0.1s"}}],
+}
+"""With gRPC's defaults it would take ten seconds until reports count."""
+
+BUSY, IDLE = 10, 20
+"""Each server's `max_waiting`, by which callers can tell them apart."""
+
+
+async def test_a_stock_balancer_prefers_the_less_loaded_server() -> None:
+    async with AsyncExitStack() as stack:
+        busy, idle = [
+            await stack.enter_async_context(fake_server(max_sequences=4, max_waiting=name)) for name in (BUSY, IDLE)
+        ]
+        await stack.enter_async_context(holding(busy, 3))
+        ports = ",".join(f"127.0.0.1:{server.address.rpartition(':')[2]}" for server in (busy, idle))
+        options = [("grpc.service_config", json.dumps(WEIGHTED))]
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"ipv4:{ports}", options=options))
+        async with asyncio.timeout(30):
+            answers: Counter[int] = Counter()
+            while set(answers) != {BUSY, IDLE}:  # connected to both
+                answers = await answers_by_server(ChatServiceStub(channel))
+            while answers[IDLE] <= 2 * answers[BUSY]:
+                answers = await answers_by_server(ChatServiceStub(channel))
+
+
+async def answers_by_server(stub: Stub) -> Counter[int]:
+    return Counter([(await stub.GetModel(pb.GetModelRequest())).max_waiting for _ in range(30)])

@@ -1,0 +1,191 @@
+"""What Prometheus reads: every call and step counted once, gauges that tell how things stand, at any time of a life."""
+
+import asyncio
+import socket
+import urllib.error
+from pathlib import Path
+
+import grpc
+import pytest
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from index_grpc.errors import StartupError
+from tests.process import serving
+from tests.server.asking import refusal, streamed, unary, until
+from tests.server.fake_runner import FAILS, FakeServer, fake_server
+from tests.server.scraping import Scrape, fetched, metrics_address, scraped
+
+REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
+ENDLESS = pb.ChatRequest(prompt="Hi", max_tokens=4000)
+CALLS = "rpc_server_call_duration_seconds_count"
+CHATS = "gen_ai_server_request_duration_seconds_count"
+
+
+async def test_answers_are_counted_with_their_tokens_and_times() -> None:
+    async with fake_server(metrics_port=0) as server:
+        await unary(server.stub, REQUEST)
+        await streamed(server.stub, REQUEST)
+        await server.stub.GetModel(pb.GetModelRequest())
+        found = await scraped(server.app)
+        for method in ("Chat", "ChatStream", "GetModel"):
+            labels = {"rpc_method": f"index.v1.ChatService/{method}", "rpc_response_status_code": "OK"}
+            assert found.value(CALLS, rpc_system_name="grpc", error_type="", **labels) == 1
+        assert found.value(CHATS, gen_ai_request_model="fake", gen_ai_operation_name="chat", error_type="") == 2
+        assert found.value("gen_ai_server_time_to_first_token_seconds_count") == 2
+        assert found.value("gen_ai_server_time_per_output_token_seconds_count") == 2
+        assert found.value("index_grpc_finishes_total", reason="max_tokens") == 2
+        counted = await server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"))
+        tokens = found.values("prompt_tokens_total", "completion_tokens_total", "cached_prompt_tokens_total")
+        assert tokens == [2 * counted.prompt_tokens, 10, 0]
+        assert found.value("index_grpc_queue_seconds_count") == 2
+
+
+async def test_steps_are_counted_as_they_happen() -> None:
+    async with fake_server(metrics_port=0) as server:
+        before = await scraped(server.app)
+        answer = await server.stub.Chat(REQUEST)
+        await until(lambda: server.app.engine is not None and server.app.engine.held.num_running == 0)
+        after = await scraped(server.app)
+
+        def rise(name: str) -> float:
+            return after.value(f"index_grpc_{name}") - before.value(f"index_grpc_{name}")
+
+        assert rise("generated_tokens_total") == 5
+        assert rise("computed_prompt_tokens_total") == answer.finish.usage.prompt_tokens
+        assert rise("step_seconds_count") == rise("batch_sequences_count") == rise("batch_sequences_sum") == 5
+
+
+async def test_errors_are_counted_by_reason_and_no_label_is_a_callers() -> None:
+    async with fake_server(metrics_port=0) as server:
+        fails = (("x-request-id", f"{FAILS}s3cret"),)
+        await refusal(server.stub.Chat(pb.ChatRequest()))
+        await refusal(server.stub.Chat(pb.ChatRequest(prompt="Hi", model="s3cret")))
+        await refusal(server.stub.ChatStream(REQUEST, metadata=fails))
+        await refusal(server.channel.unary_unary("/index.v1.ChatService/s3cret", bytes, bytes)(b""))
+        found = await scraped(server.app)
+        for reason in ("INVALID_REQUEST", "MODEL_NOT_FOUND", "REQUEST_FAILED"):
+            assert found.value("index_grpc_errors_total", reason=reason) == 1
+            assert found.value(CHATS, error_type=reason) == 1
+        assert found.value("index_grpc_errors_total", reason="OVERLOADED") == 0
+        assert found.value(CALLS, rpc_response_status_code="INTERNAL", error_type="INTERNAL") == 1
+        assert found.value(CALLS, rpc_response_status_code="INVALID_ARGUMENT", error_type="") == 1
+        assert "s3cret" not in found.text
+
+
+async def held(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
+    """That many calls that do not end by themselves, the first of them running."""
+    server.runner.step_seconds = 0.01
+    calls = [asyncio.create_task(streamed(server.stub, ENDLESS)) for _ in range(number)]
+    await server.has_open(number)
+    await until(lambda: server.app.engine is not None and server.app.engine.held.num_running == 1)
+    return calls
+
+
+async def test_gauges_tell_what_the_engine_holds_and_fall_to_zero_with_it() -> None:
+    names = ("running_requests", "waiting_requests", "kv_cache_promised_positions", "kv_cache_used_ratio")
+    async with fake_server(metrics_port=0, max_sequences=1, max_waiting=7) as server:
+        calls = await held(server, 3)
+        running, waiting, promised, ratio = (await scraped(server.app)).values(*names)
+        assert (running, waiting) == (1, 2)
+        assert promised > ENDLESS.max_tokens
+        assert ratio == promised / 4096
+        for call in calls:
+            call.cancel()
+        await server.has_open(0)
+        found = await scraped(server.app)
+        assert found.values(*names, "waiting_prompt_tokens") == [0, 0, 0, 0, 0]
+        assert found.values("max_running_requests", "max_waiting_requests") == [1, 7]
+        assert found.value("index_grpc_left_answers_total") == 3
+        assert 2 * ENDLESS.max_tokens < found.value("index_grpc_saved_tokens_total") < 3 * ENDLESS.max_tokens
+        assert found.value(CHATS, error_type="CANCELLED") == 3
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_it_answers_while_loading_and_draining_and_tells_so() -> None:
+    async with fake_server(loaded=False, metrics_port=0) as server:
+
+        async def state() -> tuple[float, list[str]]:
+            found = await scraped(server.app)
+            names = ("loading", "ready", "stalled", "lost", "draining")
+            states = [name for name in names if found.value("index_grpc_state", state=name)]
+            return found.value("index_grpc_ready"), states
+
+        await refusal(server.stub.Chat(REQUEST))
+        assert (await scraped(server.app)).value("index_grpc_errors_total", reason="LOADING") == 1
+        assert await state() == (0, ["loading"])
+        await server.load()
+        assert await state() == (1, ["ready"])
+        drained = asyncio.create_task(server.app.drain(60.0))
+        await asyncio.sleep(0)  # it begins
+        assert await state() == (0, ["draining"])
+        drained.cancel()
+        address = metrics_address(server.app)
+        await server.app.stop()
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            await asyncio.to_thread(fetched, f"http://{address}/metrics")
+
+
+async def test_a_lost_engine_is_counted() -> None:
+    async with fake_server(metrics_port=0) as server:
+        await server.breaks_after(unary(server.stub, REQUEST))
+        await server.app.broke.wait()
+        found = await scraped(server.app)
+        assert found.value("index_grpc_engine_losses_total") == 1
+        assert found.value("index_grpc_state", state="lost") == 1
+        assert found.values("ready", "running_requests", "kv_cache_promised_positions") == [0, 0, 0]
+
+
+async def test_each_server_counts_its_own() -> None:
+    async with fake_server(metrics_port=0) as one, fake_server(metrics_port=0) as other:
+        await unary(one.stub, REQUEST)
+        counts = [(await scraped(server.app)).value("index_grpc_completion_tokens_total") for server in (one, other)]
+        assert counts == [5, 0]
+
+
+async def test_a_silent_reader_holds_up_nobody() -> None:
+    async with fake_server(metrics_port=0) as server:
+        host, _, port = metrics_address(server.app).rpartition(":")
+        with socket.create_connection((host, int(port))):
+            assert (await scraped(server.app)).value("index_grpc_ready") == 1
+
+
+async def test_a_port_in_use_is_told_with_its_flag() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartupError, match=f"no metrics on .*:{port}: Address already in use; .*--metrics-port"):
+            async with fake_server(metrics_port=port):
+                pass
+
+
+async def test_ipv6_addresses() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    async with fake_server(metrics_port=0, metrics_host="::1") as server:
+        assert metrics_address(server.app).startswith("[::1]:")
+        assert (await scraped(server.app)).value("index_grpc_ready") == 1
+
+
+async def test_an_address_of_another_machine_is_told_with_its_flag() -> None:
+    with pytest.raises(StartupError, match=r"no metrics on 192\.0\.2\.1:0: .*--metrics-host"):
+        async with fake_server(metrics_port=0, metrics_host="192.0.2.1"):
+            pass
+
+
+async def test_no_port_is_opened_unasked() -> None:
+    async with fake_server() as server:
+        assert [type(member).__name__ for member in server.app.observers.members] == ["CallLog"]
+
+
+def test_the_flag_opens_a_port_in_a_server_whose_engine_has_a_process(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--port", "0", "--metrics-port", "0", "--engine-process") as process:
+        url = process.wait_for(r"metrics on (http://127\.0\.0\.1:\d+/metrics)")[1]
+        assert Scrape(fetched(url)).value("index_grpc_state", state="loading") == 1
+        with grpc.insecure_channel(process.address()) as channel:
+            ChatServiceStub(channel).Chat(REQUEST)
+        found = Scrape(fetched(url))
+        assert found.value("index_grpc_completion_tokens_total") == 5
+        assert found.value("index_grpc_generated_tokens_total") >= 5
+        assert found.value("index_grpc_kv_cache_kept_positions") > 0
