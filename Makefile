@@ -6,7 +6,7 @@ PROMPT ?= 你好
 INDEX_GRPC_ADDRESS ?= 127.0.0.1:50051
 export INDEX_GRPC_ADDRESS PROMPT
 .DEFAULT_GOAL := help
-.PHONY: help setup run ask test lint types protos protobufs demo bench peers clean
+.PHONY: help setup run ask test lint types protos protobufs demo bench peers audit clean
 
 help: ## print the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,11 @@ bench: .venv/bench ## compare with the alternatives and measure the rest, an hou
 
 peers: .venv/bench ## install llama.cpp and vLLM to compare with, each in an environment of its own
 	@$(BIN)/python benchmarks/environments.py $(ARGS)
+
+audit: setup ## look for known weaknesses in what is installed; needs the network
+	@$(PYTHON) -m venv .venv/audit
+	@.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	@.venv/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') --skip-editable
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info clients/python/*.egg-info

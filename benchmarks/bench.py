@@ -38,6 +38,7 @@ EXPERIMENTS = {
     "steps": ["step_cost.py"],
     "start": ["start.py", "--full"],
     "streams": ["concurrency.py"],
+    "loss": ["engine_loss.py"],
 }
 """In the order of the page."""
 

@@ -20,14 +20,13 @@ import isa
 import numpy
 import torch
 from checkpoints import CHECKPOINTS, converted
-from convert import write_llama
 from environments import ENVIRONMENTS, interpreter
-from gguf_file import write_gguf
 from report import Goal, Section, emit
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from torch.nn import functional
 
+from index_grpc.export.gguf_file import write_gguf
 from index_grpc.loading import load_runner
 from index_grpc.model.config import read_config
 from index_grpc.settings import ServeSettings
@@ -122,8 +121,7 @@ def on_demo(options: argparse.Namespace) -> list[Found]:
     """Dialogues on what has learned them."""
     prompts, targets = dialogues()
     with tempfile.TemporaryDirectory() as folder:
-        write_llama(DEMO, Path(folder) / "llama", keep_endings=True)
-        write_gguf(Path(folder) / "llama", Path(folder) / "q8_0.gguf", "q8_0")
+        write_gguf(DEMO, Path(folder) / "q8_0.gguf", "q8_0")
         float32 = ours(DEMO, prompts, "none")
         ways = {
             "float32": float32,

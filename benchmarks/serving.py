@@ -1,18 +1,26 @@
 """Servers for experiments, in this process or as the command that users run."""
 
+import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+
+import psutil
 
 from index_grpc.launch import load
 from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
 
 COMMAND = Path(sys.executable).with_name("index-grpc")
+READY = re.compile(r"ready in .*--address (\S+) ")
+SEVERE = re.compile(r"^\S+ \S+ (ERROR|CRITICAL) |^Traceback ")
 STOP_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 @asynccontextmanager
@@ -40,3 +48,46 @@ def ended(process: "subprocess.Popen[str]") -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+class Served:
+    """A running `index-grpc serve`. Its log is read as it comes, and only what is severe is kept."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.severe: list[str] = []
+        self.num_overloaded = 0
+        """Calls refused for want of a place."""
+        self.process = psutil.Process(process.pid)
+        self._popen, self._addresses = process, SimpleQueue[str]()
+        threading.Thread(target=self._read, daemon=True).start()
+        self.address = self._addresses.get(timeout=START_SECONDS)
+        if not self.address:
+            raise RuntimeError(f"the server ended with {process.wait()}: {self.severe[-5:]}")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._popen.poll() is None
+
+    def memory_bytes(self) -> int:
+        """What it and its engine's process hold resident."""
+        return sum(one.memory_info().rss for one in (self.process, *self.process.children(recursive=True)))
+
+    def _read(self) -> None:
+        assert self._popen.stderr is not None
+        for line in self._popen.stderr:
+            if ready := READY.search(line):
+                self._addresses.put(ready[1])
+            elif SEVERE.search(line) or line.startswith("error:"):
+                self.severe.append(line.rstrip())
+            self.num_overloaded += "reason=OVERLOADED" in line
+        self._addresses.put("")
+
+
+@contextmanager
+def as_process(*flags: str) -> Iterator[Served]:
+    """The command that users run, ready, on a free port."""
+    command = [str(COMMAND), "serve", "--port", "0", *flags]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with ended(process):
+        yield Served(process)

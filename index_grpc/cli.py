@@ -4,22 +4,23 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, NoReturn
 
 import click
-from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from index_grpc import __version__
 from index_grpc.access.command import keys
 from index_grpc.bench.command import bench
+from index_grpc.configuration.effective import effective_settings, origin
+from index_grpc.configuration.file import as_toml
+from index_grpc.configuration.flags import CommandByTopic, settings_options
 from index_grpc.errors import StartupError
+from index_grpc.export.command import export
 from index_grpc.logs import configure_logging
 from index_grpc.settings import DEFAULT_REPOSITORY, ServeSettings
 
-Command = Callable[..., None]
+log = logging.getLogger(__name__)
 
 
 class Commands(click.Group):
@@ -38,69 +39,36 @@ class Commands(click.Group):
             _fail("interrupted", 130)
 
 
-class EnvironmentOption(click.Option):
-    """An option that Kubernetes cannot set by accident.
-
-    Beside a Service named index-grpc it gives every container INDEX_GRPC_PORT=tcp://10.0.0.1:50051.
-    """
-
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """The variable's value, unless it is one of those."""
-        value = super().resolve_envvar_value(ctx)
-        return None if value and value.startswith("tcp://") else value
-
-
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="index-grpc")
 def main() -> None:
     """Serve the Index chat model over gRPC."""
 
 
-def _click_type(field: FieldInfo) -> click.Choice[str] | type:
-    annotation = field.annotation
-    if annotation == bool | None:
-        return bool
-    if get_origin(annotation) is Literal:
-        return click.Choice(get_args(annotation))
-    return annotation if isinstance(annotation, type) and annotation in (int, float, bool) else str
-
-
-def settings_options(command: Command) -> Command:
-    """Adds a flag for each field of ServeSettings."""
-    for name, field in reversed(ServeSettings.model_fields.items()):
-        flag = name.replace("_", "-")
-        option = click.option(
-            f"--{flag}/--no-{flag}" if _click_type(field) is bool else f"--{flag}",
-            name,
-            cls=EnvironmentOption,
-            envvar=f"INDEX_GRPC_{name.upper()}",
-            default=field.default,
-            type=_click_type(field),
-            help=field.description,
-            show_default=field.default is not None,
-            show_envvar=True,
-        )
-        command = option(command)
-    return command
-
-
-@main.command()
+@main.command(cls=CommandByTopic)
 @settings_options
-def serve(**values: object) -> None:
+@click.option("--print-config", is_flag=True, help="Print the settings in effect as a file for --config, and exit.")
+@click.pass_context
+def serve(ctx: click.Context, /, print_config: bool, **_: object) -> None:
     """Serve a model until SIGINT or SIGTERM.
+
+    A flag counts before its environment variable, that before the file, and that before the default.
 
     \b
     Example:
       index-grpc serve --model demo --port 50051
     """
-    settings = _settings(values)
-    configure_logging(settings.log_level)
-    logging.getLogger(__name__).info("index-grpc %s", __version__)
+    settings = effective_settings(ctx)
+    if print_config:
+        click.echo(as_toml(settings, {name: origin(ctx, name).kind for name in ServeSettings.model_fields}))
+        return
+    configure_logging(settings.log_level, settings.log_format)
+    log.info("index-grpc %s", __version__)
     exit_code = 0
     try:
         _serve_until_stopped(settings)
     except StartupError as error:
-        click.echo(f"error: {error}", err=True)
+        _tell(error, settings)
         exit_code = 1
     _exit(exit_code)
 
@@ -124,19 +92,8 @@ def download(model: str, revision: str | None, output: Path | None) -> None:
 
 
 main.add_command(bench)
+main.add_command(export)
 main.add_command(keys)
-
-
-def _settings(values: dict[str, object]) -> ServeSettings:
-    try:
-        return ServeSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:
-            raise click.UsageError(first["msg"]) from None  # of several flags together
-        flag = f"--{str(first['loc'][0]).replace('_', '-')}"
-        problem = first["msg"].replace("Input should", "it should").replace("String should", "it should")
-        raise click.UsageError(f"{flag} is {first['input']!r}; {problem}") from None
 
 
 def _serve_until_stopped(settings: ServeSettings) -> None:
@@ -147,6 +104,13 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     from index_grpc.server.lifetime import serve
 
     uvloop.run(serve(settings, lambda: load(settings)))
+
+
+def _tell(error: StartupError, settings: ServeSettings) -> None:
+    if settings.log_format == "json":
+        log.error("%s", error)
+    else:
+        click.echo(f"error: {error}", err=True)
 
 
 def _exit(exit_code: int) -> NoReturn:

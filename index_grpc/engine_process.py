@@ -27,7 +27,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever stops a group of processes means the server, which drains
     end = socket.socket(fileno=int(sys.argv[1]))
     settings: ServeSettings = receive(end)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     inbox: SimpleQueue[Order] = SimpleQueue()
     threading.Thread(target=follow, args=(end, inbox), name="orders", daemon=True).start()
     try:

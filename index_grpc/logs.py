@@ -1,13 +1,64 @@
 """How the server's processes write their logs."""
 
+import json
 import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 NOISY = ("httpx", "filelock", "huggingface_hub", "torch", "urllib3")
 """Libraries whose lower levels tell a reader nothing."""
 
+PLAIN_WORD = re.compile(r"[\w.:/+-]+", re.ASCII)
+ENDS_A_LINE = re.compile("[\x7f-\x9f\u2028\u2029]")
+"""What JSON lets stand in a string, and some readers and terminals take for more than a character."""
 
-def configure_logging(level: str) -> None:
-    """Writes lines of this level and above to stderr."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=level.upper())
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to log that has fields: words of a line of text, members of a line of JSON."""
+
+    name: str
+    fields: Mapping[str, str | int | float]
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *(f"{name}={_word(value)}" for name, value in self.fields.items())])
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; an Event's fields are members of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Called by logging."""
+        event = record.msg if isinstance(record.msg, Event) else Event(record.getMessage(), {})
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": event.name,
+            **event.fields,
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return ENDS_A_LINE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(line, ensure_ascii=False))
+
+
+def configure_logging(level: str, log_format: str) -> None:
+    """Writes lines of this level and above to stderr, as `text` or `json`."""
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    logging.basicConfig(handlers=[handler], level=level.upper())
+    logging.captureWarnings(True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _word(value: str | float) -> str:
+    """As it may stand in a line of text: nothing that a caller sent can end the line or look like another field."""
+    if isinstance(value, str):
+        return value if PLAIN_WORD.fullmatch(value) else repr(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

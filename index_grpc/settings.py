@@ -1,10 +1,18 @@
-"""The server's settings: one frozen class that the command line and the environment both fill."""
+"""The server's settings: one frozen class that flags, environment and file fill."""
 
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 DEFAULT_MODEL = "demo"
@@ -17,8 +25,14 @@ def _known_device(name: str) -> str:
     return name
 
 
+def _needs_metrics_port(host: str | None, info: ValidationInfo) -> str | None:
+    if host is not None and info.data.get("metrics_port") is None:
+        raise PydanticCustomError("metrics_host", "set --metrics-port too")
+    return host
+
+
 class ServeSettings(BaseModel):
-    """What `index-grpc serve` can be told. Each field is a flag and an environment variable INDEX_GRPC_<NAME>."""
+    """What `index-grpc serve` can be told. Each field is a flag, a variable INDEX_GRPC_<NAME> and a key of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,7 +116,28 @@ class ServeSettings(BaseModel):
         le=3600,
         description="An engine whose step takes longer counts as lost; health says NOT_SERVING long before.",
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for Prometheus, plain HTTP; 0 takes a free one. Default: no such port."
+    )
+    metrics_host: Annotated[str | None, AfterValidator(_needs_metrics_port)] = Field(
+        None, min_length=1, description="Address of that port; 0.0.0.0 and :: are everywhere. Default: 127.0.0.1."
+    )
+    load_report_service: bool = Field(
+        False,
+        description="Offer load reports (ORCA) as a stream too, for balancers; each call brings one anyway.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe lines to log.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How to write the log: lines of text, or of JSON, one object each."
+    )
+    log_prompts: bool = Field(
+        False, description="Write prompts and answers into the log; without it no text of any request is ever logged."
+    )
+    traces: bool = Field(
+        False,
+        description="Send a trace of each call to an OpenTelemetry collector by OTLP over gRPC; the standard OTEL_ "
+        "variables say where to (without them localhost:4317). Needs index-grpc[otel].",
+    )
 
     @model_validator(mode="after")
     def _refuse_what_does_not_go_together(self) -> Self:
@@ -119,3 +154,31 @@ class ServeSettings(BaseModel):
             if wrong:
                 raise PydanticCustomError("together", problem)
         return self
+
+
+TOPICS = {
+    "Model": ("model", "revision"),
+    "Listening": (
+        "host",
+        "port",
+        "unix_socket",
+        "unix_socket_mode",
+        "max_message_mib",
+        "max_connection_age_seconds",
+        "max_connection_age_grace_seconds",
+    ),
+    "Who may come in": ("tls_cert", "tls_key", "tls_client_ca", "api_keys_file", "open_health", "open_reflection"),
+    "Engine": ("device", "dtype", "quantize", "engine_process", "threads", "prefix_reuse", "step_timeout_seconds"),
+    "Queue": ("max_sequences", "max_waiting", "max_waiting_tokens"),
+    "Stopping": ("drain_delay_seconds", "grace_seconds"),
+    "Seeing": (
+        "metrics_port",
+        "metrics_host",
+        "load_report_service",
+        "traces",
+        "log_level",
+        "log_format",
+        "log_prompts",
+    ),
+}
+"""How the settings are grouped where people read them; each is in one topic."""

@@ -87,7 +87,7 @@ def test_a_bad_flag_is_one_line(arguments: list[str], error: str) -> None:
 def test_a_bad_environment_variable_is_one_line_too() -> None:
     result = CliRunner().invoke(main, ["serve"], env={"INDEX_GRPC_MAX_WAITING": "-1"})
     assert result.exit_code == 2
-    assert result.stderr == "error: --max-waiting is -1; it should be greater than or equal to 0\n"
+    assert result.stderr == "error: INDEX_GRPC_MAX_WAITING is -1; it should be greater than or equal to 0\n"
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_help_lists_each_flag_with_its_default() -> None:
         switch = name.replace("_", "-")
         default = switch if field.default is True else f"no-{switch}" if field.default is False else field.default
         assert f"default: {default}]" in line or field.default is None
-        assert str(field.description) in line
+        assert str(field.description).replace(" ", "") in line.replace(" ", "")  # lines break at hyphens too
 
 
 def test_without_a_command_it_shows_its_help() -> None:

@@ -20,6 +20,8 @@ FLOORS = {
     "engine": {"index_grpc.engine", "index_grpc.model"},
     "chat": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat"},
     "bench": {"index_grpc.bench"},
+    "export": {"index_grpc.export", "index_grpc.model", "index_grpc.text"},
+    "configuration": {"index_grpc.configuration"},
     "access": {"index_grpc.access"},
     "server": {"index_grpc.access", "index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
 }
@@ -27,16 +29,19 @@ FLOORS = {
 TOP = {"cli", "engine_process", "launch", "loading"}
 
 THIRD_PARTY = {
-    "torch": ("model", "engine/runner.py", "engine/sampler.py", "loading.py"),
+    "torch": ("model", "export", "engine/runner.py", "engine/sampler.py", "loading.py"),
     "accelerate": ("model",),
-    "safetensors": ("model",),
-    "transformers": ("model",),
+    "safetensors": ("model", "export/llama.py"),
+    "transformers": ("model", "export/llama.py"),
+    "gguf": ("export/gguf_file.py", "export/gguf_vocabulary.py"),
     "huggingface_hub": ("model",),
-    "sentencepiece": ("text/tokenizer.py",),
+    "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),
     "grpc": ("server",),
+    "prometheus_client": ("server/metrics",),
     "index_grpc_client": ("server", "bench"),
-    "pydantic": ("settings.py", "cli.py", "access/keys.py"),
-    "click": ("cli.py", "bench", "access/command.py"),
+    "pydantic": ("settings.py", "configuration", "access/keys.py"),
+    "click": ("cli.py", "configuration", "bench", "access/command.py", "export/command.py"),
+    "opentelemetry": ("server/tracing.py",),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library may be imported: folders or files."""

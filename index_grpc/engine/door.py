@@ -11,14 +11,14 @@ from types import TracebackType
 from typing import Self
 
 from index_grpc.contract import Timing, TokenOutput, TokenRequest
-from index_grpc.engine.loop import Cancel, News, Report, StepReport, Stop, Submit
+from index_grpc.engine.loop import Cancel, Held, News, Report, StepReport, Stop, Submit
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.worker import Worker
 from index_grpc.errors import DeadlineTooShort, Draining, EngineLost, IndexGrpcError, Overloaded
 
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
 
-IDLE = StepReport(0.0, 0, 0, 0, 0, 0, 0)
+IDLE = StepReport(0.0, 0, 0, 0)
 """What there is to tell before the first step."""
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,8 @@ class EngineEvents:
     lost: Callable[[], None] = lambda: None
     """Once, when it broke."""
     stepped: Callable[[StepReport], None] = lambda step: None
+    began: Callable[[Timing], None] = lambda timing: None
+    """An answer's first token is there."""
     left: Callable[[int], None] = lambda num_tokens_saved: None
     """A caller left early: so many tokens at most will not have to be generated."""
 
@@ -106,11 +108,10 @@ class Engine:
 
     def __init__(self, worker: Worker, limits: Limits, events: EngineEvents | None = None) -> None:
         self.limits, self.pace, self.lost = limits, Pace(limits.max_sequences), False
-        self.num_news, self.last_step = 0, IDLE
+        self.num_news, self.last_step, self.held = 0, IDLE, Held()
         self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
         self._num_expected_tokens = 0
-        """Prompt tokens of the requests that have no token yet."""
         self._numbers = itertools.count()
 
     async def start(self) -> None:
@@ -150,6 +151,21 @@ class Engine:
     def num_open(self) -> int:
         """Requests that run or wait."""
         return len(self._streams)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are computed, as the engine last said."""
+        return min(self.held.num_running, self.num_open)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for their turn, also those that the engine has not seen yet."""
+        return self.num_open - self.num_running
+
+    @property
+    def num_expected_tokens(self) -> int:
+        """Prompt tokens of the requests that have no token yet."""
+        return self._num_expected_tokens
 
     def submit(self, request: TokenRequest) -> TokenStream:
         """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort or EngineLost."""
@@ -198,6 +214,7 @@ class Engine:
             stream = self._streams.get(report.number)
             if stream is not None:  # else ended by `stop` in the meantime
                 self._pass_on(report, stream)
+        self.held = news.held
         if news.step is not None:
             self.last_step = news.step
             self._events.stepped(news.step)
@@ -209,6 +226,8 @@ class Engine:
         stream.receive(report)
         if not had_begun and (stream.num_tokens or report.ended):
             self._num_expected_tokens -= len(stream.request.prompt_ids)
+        if not had_begun and report.output is not None:
+            self._events.began(report.output.timing)
         if report.ended:
             del self._streams[report.number]
             if report.output is not None:
@@ -228,4 +247,4 @@ class Engine:
     def _end(self, error: IndexGrpcError) -> None:
         """Nothing is computed from now on, so all that is open fails."""
         self.lost = True
-        self._dispatch(News([Report(number, error=error) for number in self._streams]))
+        self._dispatch(News([Report(number, error=error) for number in self._streams], Held()))

@@ -53,26 +53,37 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a step did, and what the engine holds after it."""
+    """What a step did."""
 
     seconds: float
     batch_size: int
     """Sequences that it computed something for."""
-    num_running: int
-    num_waiting: int
-    num_waiting_tokens: int
+    num_prompt_tokens: int
+    """Tokens of prompts that it computed."""
+    num_new_tokens: int
+    """Tokens that it generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the engine holds."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_waiting_tokens: int = 0
     """Prompt tokens of the sequences that wait."""
-    num_cache_tokens: int
+    num_cache_tokens: int = 0
     """Cache positions promised to running sequences."""
-    num_kept_tokens: int
+    num_kept_tokens: int = 0
     """Cache positions of ended sequences, kept for prompts that begin the same; they give way when needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What goes to the door at once: reports of requests and, unless requests only left, of the step."""
+    """What goes to the door at once: reports of requests, what is held after them and, if there was one, the step."""
 
     reports: list[Report]
+    held: Held
     step: StepReport | None = None
 
 
@@ -124,7 +135,8 @@ class Loop:
             if order.request.deadline is not None:
                 self._note_deadline(order.request.deadline, order.number)
         elif order.number in self.sequences:
-            self.deliver(News([self._retire(self.sequences[order.number])]))
+            report = self._retire(self.sequences[order.number])
+            self.deliver(News([report], self._held()))
 
     def step(self) -> None:
         """One turn."""
@@ -134,7 +146,7 @@ class Loop:
         self._release_rows()
         self.step_seconds = time.monotonic() - started
         reports = [*self._commit(batch, results), *self._expire()]
-        self.deliver(News(reports, self._step_report(len(batch))))
+        self.deliver(News(reports, self._held(), self._step_report(batch, results)))
 
     def _receive(self) -> bool:
         """Follows the orders in the inbox, waiting for one if there is nothing to compute. False when told to stop."""
@@ -188,11 +200,17 @@ class Loop:
         output = TokenOutput((token,), sequence.timing, reason, sequence.num_cached)
         return Report(sequence.number, output, ended=reason is not None)
 
-    def _step_report(self, batch_size: int) -> StepReport:
-        scheduler = self.scheduler
+    def _step_report(self, batch: Batch, results: dict[Sequence, Token | Exception]) -> StepReport:
         return StepReport(
             seconds=self.step_seconds,
-            batch_size=batch_size,
+            batch_size=len(batch),
+            num_prompt_tokens=sum(span.count for span in batch if span.start < span.sequence.num_prompt),
+            num_new_tokens=sum(isinstance(result, Token) for result in results.values()),
+        )
+
+    def _held(self) -> Held:
+        scheduler = self.scheduler
+        return Held(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_waiting_tokens=scheduler.num_waiting_tokens,

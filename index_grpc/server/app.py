@@ -13,17 +13,19 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from index_grpc_client.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 
 from index_grpc.chat import Chat
-from index_grpc.contract import ChatRequest, SamplingParams, ServedModel
+from index_grpc.contract import ChatRequest, SamplingParams, ServedModel, Timing
 from index_grpc.engine.door import Engine, EngineEvents
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.worker import Worker
 from index_grpc.errors import IndexGrpcError, StartupError
-from index_grpc.server.call_log import CallLog
 from index_grpc.server.calls import CallInterceptor
 from index_grpc.server.entrance import HEALTH_SERVICE, Entrance
 from index_grpc.server.health import Health
 from index_grpc.server.listen import options
+from index_grpc.server.load_report import LoadReporter, LoadReportService
+from index_grpc.server.observe import observers_of
 from index_grpc.server.observer import Observer, Observers
+from index_grpc.server.parsing import ParseInterceptor
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
 from index_grpc.server.servicer import SERVICE, Backend, ChatServicer
@@ -65,25 +67,38 @@ class App:
         self.health = Health(SERVICE)
         self.readiness = Readiness(self.health)
         self.servicer = ChatServicer(self.readiness)
-        self.observers = Observers([CallLog(), *observers])
+        self.observers = Observers([*observers, *observers_of(settings)])
+        self.load_reporter = LoadReporter(lambda: self.engine)
+        self.load_reports = LoadReportService(self.load_reporter)
         self.engine: Engine | None = None
         self.broke = asyncio.Event()
         """Set when the engine is lost."""
-        self._load_seconds = 0.0
+        self._load_seconds, self._has_stopped = 0.0, False
         self._watching: asyncio.Task[None] | None = None
-        calls = CallInterceptor(SERVICE, self.entrance.gate, self.observers.call_ended)
-        self._server = grpc.aio.server(interceptors=[calls, self.entrance.guard], options=options(settings))
+        calls = CallInterceptor(SERVICE, self.entrance.gate, self.observers.call_ended, self.load_reporter.trailer)
+        interceptors = [ParseInterceptor(), calls, self.entrance.guard]
+        self._server = grpc.aio.server(interceptors=interceptors, options=options(settings))
         add_ChatServiceServicer_to_server(self.servicer, self._server)
         add_HealthServicer_to_server(self.health, self._server)
-        add_reflection(self._server, SERVICE, HEALTH_SERVICE)
+        described = [SERVICE, HEALTH_SERVICE]
+        if settings.load_report_service:
+            described.append(self.load_reports.add_to(self._server))
+        add_reflection(self._server, *described)
 
     @property
     def is_loaded(self) -> bool:
         """Whether a model has been loaded, be its engine lost again or not."""
         return self.servicer.backend is not None
 
+    @property
+    def _is_in_service(self) -> bool:
+        """Whether the engine answers callers: not before it has answered a trial prompt."""
+        backend = self.servicer.backend
+        return backend is not None and backend.chat.engine is self.engine
+
     async def listen(self) -> str:
         """Opens the port, with `liveness` SERVING and nothing else, and returns the address with the port in effect."""
+        self.observers.starting(self)
         return await self.entrance.open(self._server)
 
     async def load(self, load: Load) -> ServedModel:
@@ -107,7 +122,7 @@ class App:
 
     async def _start_engine(self, loaded: Loaded) -> Engine:
         observers = self.observers
-        events = EngineEvents(self._on_lost, observers.stepped, observers.caller_left)
+        events = EngineEvents(self._on_lost, observers.stepped, self._on_first_token, observers.caller_left)
         engine = Engine(loaded.worker, loaded.limits, events)
         await engine.start()
         self._stop_watching()
@@ -119,6 +134,7 @@ class App:
         """Tells everyone to go elsewhere, keeps taking calls for a while, then completes those it has taken."""
         log.info("draining: NOT_SERVING, taking calls for another %g s", delay_seconds)
         self.readiness.leave()
+        self.load_reports.end()
         await asyncio.sleep(delay_seconds)
         self.readiness.close()
         if self.engine is not None:
@@ -132,12 +148,16 @@ class App:
         """
         self.health.end_watches()
         self.entrance.close()
+        self.load_reports.end()
         self._stop_watching()
         closing = [self._server.stop(FLUSH_SECONDS)]
         if self.engine is not None:
             hopeless = at_once or self.engine.lost
             closing.append(self.engine.stop(0.0 if hopeless else LONGEST_STEP_SECONDS))
         await asyncio.gather(*closing)
+        if not (at_once or self._has_stopped):
+            self._has_stopped = True
+            self.observers.stopped()
 
     def _stop_watching(self) -> None:
         if self._watching is not None:
@@ -167,9 +187,12 @@ class App:
         self.broke.set()
 
     def _on_stall(self, stalled: bool) -> None:
-        backend = self.servicer.backend
-        if backend is not None and backend.chat.engine is self.engine:  # else it is not in service yet
+        if self._is_in_service:
             self.readiness.stall(stalled)
+
+    def _on_first_token(self, timing: Timing) -> None:
+        if self._is_in_service:  # else it is the trial prompt's
+            self.observers.answer_began(timing)
 
     def _on_silence(self) -> None:
         assert self.engine is not None

@@ -2,26 +2,53 @@
 
 import logging
 
+from index_grpc.contract import Finish
+from index_grpc.logs import Event
 from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer
+
+MOST_LOGGED_CHARACTERS = 32_768
+"""Of a prompt or an answer: a prompt that is refused for its length may have millions."""
+
+Fields = dict[str, str | int | float]
 
 log = logging.getLogger("index_grpc.calls")
 
 
 class CallLog(Observer):
-    """Writes how each call ended."""
+    """Writes how each call ended; what was asked and answered only if told to."""
+
+    def __init__(self, with_texts: bool = False) -> None:
+        self._with_texts = with_texts
 
     def call_ended(self, call: Call) -> None:
         """See Observer."""
-        words = [f"id={call.id}", f"method={call.method}", f"code={call.code}"]
+        fields: Fields = {"request_id": call.id, "method": call.method, "code": call.code}
         if call.caller:
-            words.append(f"caller={call.caller}")
+            fields["caller"] = call.caller
         if call.error is not None:
-            words.append(f"reason={call.error.reason}")
+            fields["reason"] = call.error.reason
         if call.finish is not None:
-            finish = call.finish
-            words += [f"finish={finish.reason.value}", f"prompt_tokens={finish.prompt_tokens}"]
-            words += [f"completion_tokens={finish.completion_tokens}", f"queue_seconds={finish.timing.queue:.3f}"]
-            words.append(f"first_token_seconds={finish.timing.time_to_first_token:.3f}")
-        words.append(f"total_seconds={call.seconds:.3f}")
-        log.info("%s", " ".join(words))
+            fields |= _of_finish(call.finish)
+        fields["total_seconds"] = round(call.seconds, 6)
+        if call.trace_id:
+            fields["trace_id"] = call.trace_id
+        if self._with_texts and call.asked is not None:
+            fields["prompt"] = _shortened(call.asked.prompt)
+            fields["answer"] = _shortened("".join(call.deltas))
+        log.info(Event("call", fields))
+
+
+def _of_finish(finish: Finish) -> Fields:
+    return {
+        "finish": finish.reason.value,
+        "prompt_tokens": finish.prompt_tokens,
+        "completion_tokens": finish.completion_tokens,
+        "cached_prompt_tokens": finish.cached_prompt_tokens,
+        "queue_seconds": round(finish.timing.queue, 6),
+        "first_token_seconds": round(finish.timing.time_to_first_token, 6),
+    }
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_LOGGED_CHARACTERS else f"{text[:MOST_LOGGED_CHARACTERS]}…"

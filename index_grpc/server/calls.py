@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from index_grpc.access.gate import Gate
-from index_grpc.contract import Finish
+from index_grpc.contract import ChatRequest, Chunk, Finish
 from index_grpc.errors import IndexGrpcError, InvalidRequest, RequestFailed, Violation
-from index_grpc.server.status import CODES, Context, abort
+from index_grpc.server.status import CODES, Context, Trailer, abort
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,14 @@ class Call:
     """Seconds since 1970."""
     deadline: float | None = None
     """Instant by which the answer should leave, a little before the caller stops listening."""
+    metadata: Mapping[str, str | bytes] = field(default_factory=dict)
+    """What the caller sent beside the request; of a key that came more than once, the last value."""
+    model: str = ""
+    """Name of the model that was to answer."""
+    asked: ChatRequest | None = None
+    """What was asked, once it is checked."""
+    deltas: list[str] = field(default_factory=list)
+    """The text answered so far."""
     finish: Finish | None = None
     """How the answer ended, if it did."""
     caller: str = ""
@@ -47,13 +55,23 @@ class Call:
     code: str = "CANCELLED"
     """Name of its status code, right once it has ended: a caller who leaves is seen only as the handler's end."""
 
+    trace_id: str = ""
+    """The trace it belongs to, where traces are written."""
+
     @property
     def seconds(self) -> float:
         """Since its arrival."""
         return time.monotonic() - self.arrival
 
+    def note(self, chunk: Chunk) -> None:
+        """Takes down a part of the answer."""
+        self.deltas.append(chunk.delta)
+        self.finish = chunk.finish
+
 
 Ended = Callable[[Call], None]
+LoadTrailer = Callable[[str], Trailer]
+"""Given the code that a call ends with, the trailer that tells how loaded the server is."""
 
 
 if TYPE_CHECKING:
@@ -79,8 +97,8 @@ class CallInterceptor(Interceptor):
     Asks at the gate before a request is parsed, and tells of each call that has ended.
     """
 
-    def __init__(self, service: str, gate: Gate, ended: Ended) -> None:
-        self._prefix, self._gate, self._ended = f"/{service}/", gate, ended
+    def __init__(self, service: str, gate: Gate, ended: Ended, load_trailer: LoadTrailer) -> None:
+        self._prefix, self._gate, self._ended, self._load_trailer = f"/{service}/", gate, ended, load_trailer
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
@@ -122,13 +140,13 @@ class CallInterceptor(Interceptor):
         """Opens the call, turns what goes wrong in it into a status, and tells that it has ended."""
         call = _open(method, context)
         _current.set(call)
-        context.set_trailing_metadata(((REQUEST_ID, call.id),))
         try:
             caller = self._gate.caller(authorization(context.invocation_metadata()))
             call.caller = caller.name
             with self._gate.counted(caller):
                 yield
             call.code = "OK"
+            context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer(call.code)))
         except IndexGrpcError as error:
             await self._abort(call, context, error)
         except Exception:
@@ -139,7 +157,7 @@ class CallInterceptor(Interceptor):
 
     async def _abort(self, call: Call, context: Context, error: IndexGrpcError) -> NoReturn:
         call.error, call.code = error, CODES[type(error)].name
-        await abort(context, error, call.id)
+        await abort(context, error, call.id, self._load_trailer(call.code))
 
 
 def authorization(metadata: Any) -> str:  # noqa: ANN401 - the stubs do not say that these are pairs
@@ -159,7 +177,7 @@ def _open(method: str, context: Context) -> Call:
     metadata = dict(context.invocation_metadata() or ())
     given = metadata.get(REQUEST_ID, "")
     good = isinstance(given, str) and GOOD_REQUEST_ID.fullmatch(given)
-    call = Call(method, given if good else uuid.uuid4().hex)
+    call = Call(method, given if good else uuid.uuid4().hex, metadata=metadata)
     left = context.time_remaining()
     if left is not None:
         call.deadline = call.arrival + left - min(MOST_DEADLINE_MARGIN_SECONDS, left / 10)

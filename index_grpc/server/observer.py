@@ -1,13 +1,21 @@
 """What is told of everything that happens, and may not change any of it: logs, metrics, traces, load reports."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from index_grpc.contract import Timing
 from index_grpc.engine.loop import StepReport
 from index_grpc.server.calls import Call
+
+if TYPE_CHECKING:
+    from index_grpc.server.app import App
 
 
 class Observer:
     """Does nothing; a subclass overrides what it wants to hear of. Called on the event loop, so it must be quick."""
+
+    def starting(self, app: "App") -> None:
+        """The server is about to listen. May raise StartupError; then it does not."""
 
     def call_ended(self, call: Call) -> None:
         """A call of the chat service has ended, however."""
@@ -15,11 +23,17 @@ class Observer:
     def stepped(self, step: StepReport) -> None:
         """The engine has computed a step."""
 
+    def answer_began(self, timing: Timing) -> None:
+        """A call's first token is there."""
+
     def caller_left(self, num_tokens_saved: int) -> None:
         """A caller left before the end: so many tokens at most will not have to be generated."""
 
     def engine_lost(self) -> None:
         """The engine broke or was given up."""
+
+    def stopped(self) -> None:
+        """The server has stopped; nothing follows. May take a few seconds to tell what is still to be told."""
 
 
 class Observers(Observer):
@@ -27,6 +41,11 @@ class Observers(Observer):
 
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members = members
+
+    def starting(self, app: "App") -> None:
+        """See Observer."""
+        for member in self.members:
+            member.starting(app)
 
     def call_ended(self, call: Call) -> None:
         """See Observer."""
@@ -38,6 +57,11 @@ class Observers(Observer):
         for member in self.members:
             member.stepped(step)
 
+    def answer_began(self, timing: Timing) -> None:
+        """See Observer."""
+        for member in self.members:
+            member.answer_began(timing)
+
     def caller_left(self, num_tokens_saved: int) -> None:
         """See Observer."""
         for member in self.members:
@@ -47,3 +71,8 @@ class Observers(Observer):
         """See Observer."""
         for member in self.members:
             member.engine_lost()
+
+    def stopped(self) -> None:
+        """See Observer."""
+        for member in self.members:
+            member.stopped()

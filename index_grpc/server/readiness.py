@@ -10,6 +10,8 @@ from index_grpc.server.health import Health
 SHORTEST_RETURN_SECONDS = 0.5
 """How soon callers are told to come back, at the least, while the engine is started again."""
 
+STATES = ("loading", "ready", "stalled", "lost", "draining")
+
 log = logging.getLogger(__name__)
 
 
@@ -17,10 +19,12 @@ class Readiness:
     """Health's word and the refusal that goes with it.
 
     loading ─▶ ready ⇄ stalled          ready or stalled ─▶ lost ─▶ ready          any ─▶ leaving ─▶ closed
+
+    `state` is one of STATES: the drawn ones, the last two as `draining`.
     """
 
     def __init__(self, health: Health) -> None:
-        self._health, self._is_leaving = health, False
+        self._health, self._is_leaving, self.state = health, False, "loading"
         self._refusal: Callable[[], IndexGrpcError] | None = lambda: Loading("the model is being loaded", 2.0)
 
     def require(self) -> None:
@@ -30,16 +34,16 @@ class Readiness:
 
     def become_ready(self) -> None:
         """The model has answered."""
-        self._say(True, None)
+        self._say("ready", None)
 
     def stall(self, stalled: bool) -> None:
         """The engine takes conspicuously long for a step, or goes on."""
         if stalled:
             log.warning("the engine takes conspicuously long for a step")
-            self._say(False, lambda: EngineStalled("the engine takes very long for a step; call another server"))
+            self._say("stalled", lambda: EngineStalled("the engine takes very long for a step; call another server"))
         else:
             log.info("the engine goes on")
-            self._say(True, None)
+            self._say("ready", None)
 
     def lose(self, back_at: float = 0.0) -> None:
         """The engine is gone, and will be back at about that instant if it is known."""
@@ -50,19 +54,19 @@ class Readiness:
             left = max(SHORTEST_RETURN_SECONDS, back_at - time.monotonic())
             return EngineLost("the engine is being started again; call another server, or come back", left)
 
-        self._say(False, refusal)
+        self._say("lost", refusal)
 
     def leave(self) -> None:
         """The server is about to stop: health says so from now on, whatever else happens; calls are still taken."""
         self._health.set_ready(False)
         self._health.end_watches()
-        self._is_leaving = True
+        self._is_leaving, self.state = True, "draining"
 
     def close(self) -> None:
         """No call is taken any more."""
         self._refusal = lambda: Draining("the server is stopping; call another one")
 
-    def _say(self, is_ready: bool, refusal: Callable[[], IndexGrpcError] | None) -> None:
+    def _say(self, state: str, refusal: Callable[[], IndexGrpcError] | None) -> None:
         if not self._is_leaving:
-            self._health.set_ready(is_ready)
-            self._refusal = refusal
+            self._health.set_ready(refusal is None)
+            self.state, self._refusal = state, refusal

@@ -8,9 +8,9 @@ from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceServicer
 
 from index_grpc.chat import Chat
-from index_grpc.contract import ServedModel
+from index_grpc.contract import ChatRequest, ServedModel
 from index_grpc.server import translate
-from index_grpc.server.calls import current_call
+from index_grpc.server.calls import Call, current_call
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.status import Context
 
@@ -34,10 +34,11 @@ class ChatServicer(ChatServiceServicer):
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         """The whole answer in one message."""
-        call, backend = current_call(), self._ready()
-        asked = translate.chat_request(request, call, backend.model)
-        chunks = [chunk async for chunk in backend.chat.stream(asked)]
-        call.finish = chunks[-1].finish
+        call, backend, asked = self._take(request)
+        chunks = []
+        async for chunk in backend.chat.stream(asked):
+            call.note(chunk)
+            chunks.append(chunk)
         return translate.chat_response(chunks, asked, call, backend.model)
 
     async def ChatStream(
@@ -46,11 +47,10 @@ class ChatServicer(ChatServiceServicer):
         context: Context,
     ) -> AsyncGenerator[pb.ChatStreamResponse]:
         """The answer as it is generated. gRPC sends the headers with the first message."""
-        call, backend = current_call(), self._ready()
-        asked = translate.chat_request(request, call, backend.model)
+        call, backend, asked = self._take(request)
         async with aclosing(backend.chat.stream(asked)) as chunks:
             async for chunk in chunks:
-                call.finish = chunk.finish
+                call.note(chunk)
                 yield translate.chat_stream_response(chunk, call, backend.model)
 
     async def CountTokens(
@@ -68,6 +68,13 @@ class ChatServicer(ChatServiceServicer):
         """The served model."""
         backend = self._ready()
         return translate.model_response(backend.model, backend.chat.engine.limits)
+
+    def _take(self, request: pb.ChatRequest) -> tuple[Call, Backend, ChatRequest]:
+        """The request, checked, and noted for whoever observes the call."""
+        call, backend = current_call(), self._ready()
+        call.model = backend.model.name
+        call.asked = translate.chat_request(request, call, backend.model)
+        return call, backend, call.asked
 
     def _ready(self) -> Backend:
         self.readiness.require()

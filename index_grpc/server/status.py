@@ -19,6 +19,8 @@ else:
 
 DOMAIN = "index-grpc"
 
+Trailer = tuple[str, str | bytes]
+
 CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.PromptTooLong: grpc.StatusCode.INVALID_ARGUMENT,
@@ -48,15 +50,15 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= MOST_QUOTED_CHARACTERS else f"{text[:MOST_QUOTED_CHARACTERS]}…")
 
 
-async def abort(context: Context, error: errors.IndexGrpcError, request_id: str) -> NoReturn:
-    """Ends the call with the error's status, its details and the request id."""
+async def abort(context: Context, error: errors.IndexGrpcError, request_id: str, *more: Trailer) -> NoReturn:
+    """Ends the call with the error's status, its details, the request id and more trailers."""
     code, message = CODES[type(error)], str(error)
     if isinstance(error, errors.InvalidRequest):
         message = _summary(error)
     if code is grpc.StatusCode.INTERNAL:
         message = f"{message}; request id {request_id}"
     details = [ErrorInfo(reason=error.reason, domain=DOMAIN), RequestInfo(request_id=request_id), *_details(error)]
-    trailers = [("x-request-id", request_id), *_retry_trailers(error)]
+    trailers = [("x-request-id", request_id), *_retry_trailers(error), *more]
     trailers.append(("grpc-status-details-bin", _status(code, message, details)))
     await context.abort(code, message, tuple(trailers))
     raise AssertionError("abort always raises")
@@ -95,7 +97,7 @@ def _retry_milliseconds(error: errors.Retryable) -> int:
     return max(1, math.ceil(error.retry_after_seconds * 1000))
 
 
-def _retry_trailers(error: errors.IndexGrpcError) -> list[tuple[str, str | bytes]]:
+def _retry_trailers(error: errors.IndexGrpcError) -> list[Trailer]:
     if isinstance(error, errors.Retryable):
         return [("grpc-retry-pushback-ms", str(_retry_milliseconds(error)))]
     return []

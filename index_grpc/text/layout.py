@@ -14,6 +14,8 @@ from index_grpc.text.tokenizer import Tokenizer
 SYSTEM_ID = 0
 BOS_ID = 1
 EOS_ID = 2
+PAD_ID = 0
+"""The same id as the system's mark: what is padding can only be told by where it stands."""
 USER_ID = 3
 ASSISTANT_ID = 4
 

@@ -23,6 +23,8 @@ else:
 
 MOST_TRAILER_BYTES = 8192
 """What grpc-java and grpc-netty take of trailers, names, values in base64 and 32 bytes for each included."""
+MOST_LOAD_TRAILER_BYTES = 150
+"""Of them, what the load report takes, which gRPC's own client keeps to itself; counted the same way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Refusal:
     def size_on_the_wire(self) -> int:
         """Bytes of the trailers as receivers count them."""
         quoted = sum(1 if 32 <= byte < 127 and byte != ord("%") else 3 for byte in self.message.encode())
-        sizes = [len("grpc-message") + quoted + 32, len("grpc-status") + 2 + 32]
+        sizes = [len("grpc-message") + quoted + 32, len("grpc-status") + 2 + 32, MOST_LOAD_TRAILER_BYTES]
         for name, value in self.trailers.items():
             sizes.append(len(name) + (-(-len(value) // 3) * 4 if isinstance(value, bytes) else len(value)) + 32)
         return sum(sizes)

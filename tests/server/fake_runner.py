@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -14,6 +14,7 @@ from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker
 from index_grpc.server.app import App, Loaded
+from index_grpc.server.observer import Observer
 from index_grpc.text.tokenizer import Tokenizer
 from tests.checkpoints import make_tokenizer
 from tests.conftest import settings
@@ -39,6 +40,7 @@ class FakeRunner:
         self.gate.set()
         self.books_are_wrong = False
         self.num_runs = 0
+        self.rows: set[int] = set()
         self.last_request: TokenRequest | None = None
 
     def run(self, batch: Batch) -> list[Token]:
@@ -46,6 +48,7 @@ class FakeRunner:
         self.num_runs += 1
         assert self.gate.wait(30)
         self.last_request = batch[-1].sequence.request
+        self.rows.update(span.sequence.row for span in batch)
         time.sleep(self.step_seconds)
         if any(span.sequence.request.id.startswith(FAILS) for span in batch):
             raise RuntimeError(SECRET)
@@ -54,12 +57,13 @@ class FakeRunner:
 
     def release(self, row: int) -> None:
         """See Runner."""
+        self.rows.discard(row)
 
     def held_rows(self) -> set[int]:
         """See Runner."""
         if self.books_are_wrong:
             raise RuntimeError(SECRET)
-        return set()
+        return set(self.rows)
 
 
 def letters(count: int) -> str:
@@ -70,9 +74,9 @@ def letters(count: int) -> str:
 class FakeServer:
     """An app of its own around a FakeRunner, and a stub to call it."""
 
-    def __init__(self, **changes: object) -> None:
+    def __init__(self, observers: Sequence[Observer] = (), **changes: object) -> None:
         self.settings = settings(MODEL, **changes)
-        self.app = App(self.settings)
+        self.app = App(self.settings, observers)
         tokenizer = Tokenizer(make_tokenizer())
         self.runner = FakeRunner(tokenizer)
         limits = Limits(
@@ -110,9 +114,11 @@ class FakeServer:
 
 
 @asynccontextmanager
-async def fake_server(*, loaded: bool = True, **changes: object) -> AsyncIterator[FakeServer]:
+async def fake_server(
+    *, loaded: bool = True, observers: Sequence[Observer] = (), **changes: object
+) -> AsyncIterator[FakeServer]:
     """A server with a fake device on a free port, stopped at the end whatever the gate."""
-    server = FakeServer(**changes)
+    server = FakeServer(observers, **changes)
     server.address = await server.app.listen()
     async with grpc.aio.insecure_channel(server.address) as server.channel:
         server.stub = ChatServiceStub(server.channel)

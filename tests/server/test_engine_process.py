@@ -12,6 +12,7 @@ import grpc
 import psutil
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.chat import Chat
@@ -26,7 +27,7 @@ from tests.conftest import settings
 from tests.server.asking import Stub, health_stub, refusal, seeded, streamed, unary
 
 QUICKLY = Patience(first_pause_seconds=0.0, longest_pause_seconds=0.0, most_failures=3)
-NUM_STREAMS = 8
+NUM_STREAMS = 32
 WAIT_SECONDS = 60
 
 
@@ -63,7 +64,8 @@ async def kept(load: Callable[[], Loaded], patience: Patience = QUICKLY, **chang
 
 @pytest.fixture(scope="module")
 async def server(checkpoint: Path) -> AsyncIterator[Server]:
-    async with kept(lambda: load(settings(checkpoint, engine_process=True))) as server:
+    own = settings(checkpoint, engine_process=True, max_sequences=NUM_STREAMS)
+    async with kept(lambda: load(own)) as server:
         yield server
 
 
@@ -83,21 +85,26 @@ async def test_leaving_frees_the_place(server: Server) -> None:
         await server.app.engine.until_idle()
 
 
+def begin(server: Server, number: int) -> AsyncIterator[pb.ChatStreamResponse]:
+    request = seeded("你好", seed=number, max_tokens=500)
+    return aiter(server.stub.ChatStream(request, metadata=(("x-request-id", f"stream-{number}"),)))
+
+
 async def test_a_killed_engine_is_seen_at_once_and_replaced(server: Server) -> None:
     """Every stream ends with a status that says to come back; health tells of the loss and of the return."""
     request = seeded("Tell me a story.", seed=4, max_tokens=60)
     alone = await streamed(server.stub, request)
     watch = aiter(server.health.Watch(HealthCheckRequest()))
     assert (await anext(watch)).status == HealthCheckResponse.SERVING
-    streams = [aiter(server.stub.ChatStream(seeded("你好", seed=i, max_tokens=400))) for i in range(NUM_STREAMS)]
+    streams = [begin(server, number) for number in range(NUM_STREAMS)]
     for stream in streams:
         await anext(stream)
     killed = server.process
     os.kill(killed.pid, signal.SIGKILL)
     async with asyncio.timeout(WAIT_SECONDS):
-        for found in await asyncio.gather(*(refusal(stream) for stream in streams)):
+        for number, found in enumerate(await asyncio.gather(*(refusal(stream) for stream in streams))):
             assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
-            assert found.request_id
+            assert found.request_id == f"stream-{number}"
             assert found.retry_seconds > 0
         assert (await anext(watch)).status == HealthCheckResponse.NOT_SERVING
         with suppress(grpc.aio.AioRpcError):  # it may be back before we ask

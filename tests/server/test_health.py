@@ -17,6 +17,8 @@ from tests.server.fake_runner import FakeServer, fake_server, letters
 CHAT = "index.v1.ChatService"
 NAMES = ["", CHAT, "liveness"]
 REFLECTION = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+METHODS = [f"grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")]
+METHODS += [f"{name}/ServerReflectionInfo" for name in REFLECTION]
 
 UNKNOWN_NAMES = ["index.v1", "模型" * 5_000]
 
@@ -147,3 +149,15 @@ async def test_reflection(channel: grpc.aio.Channel, name: str) -> None:
     services = [service.name for service in listed.list_services_response.service]
     assert sorted(services) == sorted([CHAT, "grpc.health.v1.Health", *REFLECTION])
     assert pb.DESCRIPTOR.serialized_pb in found.file_descriptor_response.file_descriptor_proto
+
+
+@pytest.mark.parametrize("path", METHODS)
+async def test_bytes_that_do_not_parse_are_the_callers_mistake(
+    channel: grpc.aio.Channel, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = b"\xff" * 20
+    call: Any = channel.stream_stream(f"/{path}", bytes, bytes)(iter([data]))
+    found = await refusal(call)
+    assert found.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert found.message.startswith(f"{len(data)} bytes that do not parse; ")
+    assert not any(record.exc_info for record in caplog.records)  # nor is the log anybody's to fill

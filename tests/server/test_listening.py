@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import socket
 import stat
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from index_grpc_client import AsyncClient
+from index_grpc_client.cli.commands import index_client
 from index_grpc_client.v1 import chat_pb2 as pb
 
+from index_grpc.cli import main
 from index_grpc.errors import StartupError
 from index_grpc.server.app import App
 from index_grpc.server.listen import Port
@@ -88,6 +92,7 @@ async def test_a_living_servers_socket_is_not(path: Path) -> None:
     [
         ("file", "is there and is no socket; name another path or delete it"),
         ("nowhere/server.sock", "is no directory where sockets can be made"),
+        ("file/server.sock", "is no directory where sockets can be made"),
         ("x" * 120, "the path of a socket has at most 107"),
     ],
 )
@@ -156,3 +161,24 @@ def test_how_to_call_it(tmp_path: Path, path: Path) -> None:
     mutual = words("0.0.0.0:5", **tls, tls_client_ca=tmp_path / "ca.pem")
     assert mutual == f"--address index.example.org:5 --ca {pair.cert} --cert CERT.pem --key KEY.pem"
     assert words("127.0.0.1:5", api_keys_file=tmp_path / "keys.toml") == "--address 127.0.0.1:5 --api-key KEY"
+
+
+@pytest.mark.parametrize(("encrypted", "with_keys"), [(True, False), (True, True), (False, True)])
+async def test_what_it_says_of_calling_it_is_right(
+    tmp_path: Path, path: Path, encrypted: bool, with_keys: bool
+) -> None:
+    """Over TLS on every address, or over a unix socket."""
+    pair = issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "localhost")
+    keys = tmp_path / "keys.toml"
+    (key,) = CliRunner().invoke(main, ["keys", "new", "alice", "--file", str(keys)]).stdout.split()
+    async with fake_server(
+        host="0.0.0.0",
+        tls_cert=pair.cert if encrypted else None,
+        tls_key=pair.key if encrypted else None,
+        unix_socket=None if encrypted else path,
+        api_keys_file=keys if with_keys else None,
+    ) as server:
+        words = shlex.split(server.app.entrance.port.words(server.address))
+        asked = [*(key if word == "KEY" else word for word in words), "ask", "Hi", "--max-tokens", "5"]
+        result = await asyncio.to_thread(CliRunner().invoke, index_client, asked)
+    assert (result.exit_code, result.stdout) == (0, f"{letters(5)}\n")

@@ -27,7 +27,7 @@ class ScriptedEngine:
 
     def steps(self, seconds: float) -> None:
         self.num_news += 1
-        self.last_step = StepReport(seconds, 1, 1, 0, 0, 0, 0)
+        self.last_step = StepReport(seconds, 1, 0, 1)
 
 
 def watchdog(engine: ScriptedEngine, timeout_seconds: float = 30.0) -> Watchdog:

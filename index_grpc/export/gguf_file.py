@@ -1,21 +1,28 @@
-"""Writes a plain Llama directory as one GGUF file, one tensor at a time."""
+"""Writes a checkpoint as one GGUF file, one tensor at a time, for llama.cpp and what is built on it."""
 
+import math
 from pathlib import Path
 
 import gguf
 import numpy
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
-from sentencepiece import SentencePieceProcessor
 from tqdm import tqdm
 
-from index_grpc.model.checkpoint import expected_tensors, open_checked
+from index_grpc.export.gguf_vocabulary import add_vocabulary
+from index_grpc.export.weights import PlainWeights
 from index_grpc.model.config import ModelConfig, read_config
-from index_grpc.text.layout import BOS_ID, EOS_ID
 
 Array = NDArray[numpy.float32]
 
-KINDS = {"f32": GGMLQuantizationType.F32, "q8_0": GGMLQuantizationType.Q8_0}
+KINDS = {
+    "f32": GGMLQuantizationType.F32,
+    "f16": GGMLQuantizationType.F16,
+    "bf16": GGMLQuantizationType.BF16,
+    "q8_0": GGMLQuantizationType.Q8_0,
+}
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
+"""How the format numbers what most tensors of a file are."""
 
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -35,28 +42,33 @@ LAYER_NAMES = {
 }
 
 
-def write_gguf(llama: Path, path: Path, kind: str) -> None:
-    """Writes `path`; `kind` is one of KINDS. Raises CheckpointError for a directory that holds no such model."""
-    config = read_config(llama)
-    tensors = open_checked(llama, config)
+def write_gguf(source: Path, path: Path, kind: str) -> None:
+    """Writes the checkpoint at `source` as `path`; `kind` is one of KINDS. Raises CheckpointError."""
+    config = read_config(source)
+    weights = PlainWeights(source, config)
     writer = gguf.GGUFWriter(path, "llama")
+    writer.add_file_type(FILE_TYPES[kind])
     _add_shape(writer, config)
-    _add_vocabulary(writer, SentencePieceProcessor(model_file=str(llama / "tokenizer.model")))
-    for name, shape in expected_tensors(config).items():
-        stored = _stored_kind(shape, kind)
-        block, block_bytes = gguf.GGML_QUANT_SIZES[stored]
-        num_bytes = int(numpy.prod(shape)) // block * block_bytes
-        row_bytes = (*shape[:-1], shape[-1] // block * block_bytes)  # a quantised shape is counted in bytes
-        quantised = stored is not GGMLQuantizationType.F32
-        dtype = numpy.dtype(numpy.uint8 if quantised else numpy.float32)
-        writer.add_tensor_info(_gguf_name(name), row_bytes if quantised else shape, dtype, num_bytes, stored)
+    add_vocabulary(writer, source, config.vocab_size)
+    for name, shape in weights.shapes.items():
+        _announce(writer, _gguf_name(name), shape, _stored_kind(shape, kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, shape in tqdm(expected_tensors(config).items(), unit="tensor", desc=path.name):
-        array: Array = tensors[name].read().float().numpy()
+    for name, shape in tqdm(weights.shapes.items(), unit="tensor", desc=path.name):
+        array: Array = weights.read(name).float().numpy()
         writer.write_tensor_data(gguf.quants.quantize(_rotary_pairs(name, array, config), _stored_kind(shape, kind)))
     writer.close()
+
+
+def _announce(writer: gguf.GGUFWriter, name: str, shape: tuple[int, ...], stored: GGMLQuantizationType) -> None:
+    """Names a tensor in the file's header; one that is not float32 is described in bytes."""
+    if stored is GGMLQuantizationType.F32:
+        writer.add_tensor_info(name, shape, numpy.dtype(numpy.float32), 4 * math.prod(shape), stored)
+        return
+    block, block_bytes = gguf.GGML_QUANT_SIZES[stored]
+    in_bytes = (*shape[:-1], shape[-1] // block * block_bytes)
+    writer.add_tensor_info(name, in_bytes, numpy.dtype(numpy.uint8), math.prod(in_bytes), stored)
 
 
 def _stored_kind(shape: tuple[int, ...], kind: str) -> GGMLQuantizationType:
@@ -91,21 +103,3 @@ def _add_shape(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_vocab_size(config.vocab_size)
-
-
-def _add_vocabulary(writer: gguf.GGUFWriter, pieces: SentencePieceProcessor) -> None:
-    kinds, ids = gguf.TokenType, range(pieces.get_piece_size())
-    types = [
-        kinds.UNKNOWN if pieces.is_unknown(i)
-        else kinds.CONTROL if pieces.is_control(i)
-        else kinds.BYTE if pieces.is_byte(i)
-        else kinds.NORMAL
-        for i in ids
-    ]  # fmt: skip
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([pieces.id_to_piece(i).encode() for i in ids])
-    writer.add_token_scores([pieces.get_score(i) for i in ids])
-    writer.add_token_types(types)
-    writer.add_bos_token_id(BOS_ID)
-    writer.add_eos_token_id(EOS_ID)
-    writer.add_add_bos_token(False)

@@ -1,0 +1,70 @@
+"""Stock clients that know nothing of us: a service config with a retry policy is all they are given."""
+
+import asyncio
+import json
+import random
+import time
+
+import grpc
+from callers import LONGEST_CALL_SECONDS, MOST_TOLD, BrokenPromise, Question, Stub
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from index_grpc.bench.workload import poisson_arrivals
+
+POLICY = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+SERVICE_CONFIG = {"methodConfig": [{"name": [{"service": "index.v1.ChatService"}], "retryPolicy": POLICY}]}
+
+
+class Retried:
+    """Calls that come when they come; what became of them."""
+
+    def __init__(self, address: str, known: list[Question]) -> None:
+        self.num_answered = self.num_refused = 0
+        self.broken: list[str] = []
+        self._address, self._known = address, known
+
+    async def arrive(self, rate: float, seconds: float) -> None:
+        """So many calls a second on average, independent of each other."""
+        options = [("grpc.service_config", json.dumps(SERVICE_CONFIG))]
+        draw, started = random.Random("stock clients"), time.monotonic()
+        async with grpc.aio.insecure_channel(self._address, options) as channel, asyncio.TaskGroup() as group:
+            stub = ChatServiceStub(channel)
+            for instant in poisson_arrivals("stock clients", rate):
+                if instant > seconds:
+                    break
+                await asyncio.sleep(max(0.0, started + instant - time.monotonic()))
+                group.create_task(self._ask(stub, draw.choice(self._known)))
+
+    async def _ask(self, stub: Stub, question: Question) -> None:
+        try:
+            response = await stub.Chat(question.request, timeout=LONGEST_CALL_SECONDS)
+            question.check(response.response, response.finish)
+        except (grpc.aio.AioRpcError, BrokenPromise) as error:
+            if len(self.broken) < MOST_TOLD:
+                self.broken.append(f"stock client: {error}")
+            return
+        self.num_answered += 1
+
+
+async def throughput(address: str, known: list[Question], num_callers: int, seconds: float) -> float:
+    """Answers a second that the server can give, all places to run being taken and nobody waiting."""
+    over, num_answers = time.monotonic() + seconds, 0
+
+    async def work(stub: Stub, number: int) -> None:
+        nonlocal num_answers
+        draw = random.Random(number)
+        while time.monotonic() < over:
+            await stub.Chat(draw.choice(known).request)
+            num_answers += 1
+
+    started = time.monotonic()
+    async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as group:
+        for number in range(num_callers):
+            group.create_task(work(ChatServiceStub(channel), number))
+    return num_answers / (time.monotonic() - started)

@@ -1,0 +1,145 @@
+"""Presses a server for a long time with more than it can take, and holds every single call against what was promised.
+
+First twice as many callers as there are places to run and to wait: answers, streams, deadlines, cancels, bad requests.
+Every complete answer equals the one given to the same seed when the server was idle, every refusal says when to come
+again, and memory stays level. Then stock clients without any code of ours, a retry policy being all they have, at a
+rate below what the server can do: every call completes. Exits with 1 if a promise was broken.
+
+    python benchmarks/soak.py
+    python benchmarks/soak.py --seconds 60 --engine-process
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+from callers import Caller, Ledger, Question, questions
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+from report import Goal, Section, emit
+from retrying import Retried, throughput
+from serving import Served, as_process
+
+MAX_SEQUENCES, MAX_WAITING = 8, 8
+CALLERS = 2 * (MAX_SEQUENCES + MAX_WAITING)
+WARM_UP_SECONDS = 60.0
+"""Memory is expected to be level after this long; a shorter run does not judge it."""
+MEMORY_SAMPLE_SECONDS = 1.0
+NUM_SAMPLES = 10
+"""Samples at the beginning and at the end, of which the medians are compared."""
+PROGRESS_SECONDS = 10.0
+
+
+@dataclass
+class Memory:
+    """What the server and its engine's process hold, sampled."""
+
+    samples: list[int] = field(default_factory=list)
+
+    @property
+    def growth(self) -> float | None:
+        """By how much of it memory has grown since the first minute; None in a run too short to tell."""
+        level = self.samples[round(WARM_UP_SECONDS / MEMORY_SAMPLE_SECONDS) :]
+        if len(level) < 2 * NUM_SAMPLES:
+            return None
+        return statistics.median(level[-NUM_SAMPLES:]) / statistics.median(level[:NUM_SAMPLES]) - 1
+
+
+@asynccontextmanager
+async def watched(served: Served, memory: Memory, ledger: Ledger) -> AsyncIterator[None]:
+    """Samples memory and tells the progress while the block runs."""
+
+    async def watch() -> None:
+        started = told = time.monotonic()
+        while True:
+            memory.samples.append(served.memory_bytes())
+            if time.monotonic() - told >= PROGRESS_SECONDS:
+                told = time.monotonic()
+                counts = ", ".join(f"{count} {outcome}" for outcome, count in ledger.outcomes.most_common())
+                print(f"{told - started:4.0f} s, {memory.samples[-1] / 2**20:.0f} MiB: {counts}", file=sys.stderr)
+            await asyncio.sleep(MEMORY_SAMPLE_SECONDS)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+async def press(address: str, known: list[Question], seconds: float, ledger: Ledger) -> None:
+    """All callers at once, for so long."""
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for number in range(CALLERS):
+            group.create_task(Caller(address, known, f"caller {number}", ledger).work(over))
+        await asyncio.sleep(seconds)
+        over.set()
+
+
+async def soak(served: Served, options: argparse.Namespace) -> Section:
+    """Both parts."""
+    ledger, memory = Ledger(), Memory()
+    async with grpc.aio.insecure_channel(served.address) as channel:
+        known = await questions(ChatServiceStub(channel))
+    async with watched(served, memory, ledger):
+        await press(served.address, known, options.seconds, ledger)
+    rate = options.load * await throughput(served.address, known, MAX_SEQUENCES, min(10.0, options.seconds / 2))
+    print(f"now stock clients, {rate:.1f} calls a second", file=sys.stderr)
+    retried, num_refused = Retried(served.address, known), served.num_overloaded
+    await retried.arrive(rate, options.seconds / 4)
+    retried.num_refused = served.num_overloaded - num_refused
+    return section(ledger, memory, retried, served, options)
+
+
+def section(ledger: Ledger, memory: Memory, retried: Retried, served: Served, options: argparse.Namespace) -> Section:
+    """What was found."""
+    broken = [*ledger.broken, *retried.broken, *served.severe]
+    growth = None if memory.growth is None else 100 * memory.growth
+    num_calls = ledger.outcomes.total()
+    goals = [
+        Goal.at_most("broken promises", 0, ledger.num_broken),
+        Goal.at_least("answers under pressure", 1, ledger.outcomes["answered"]),
+        Goal.at_least("refusals under pressure", 1, ledger.outcomes["refused"]),
+        Goal.at_most("growth of memory after the first minute", 5, growth, " %"),
+        Goal.at_most("calls of stock clients that failed", 0, len(retried.broken)),
+        Goal.at_most("errors in the server's log", 0, len(served.severe)),
+    ]
+    own = " --engine-process" if options.engine_process else ""
+    rows = [[outcome, str(count)] for outcome, count in ledger.outcomes.most_common()]
+    rows += [
+        ["stock clients: answered", str(retried.num_answered)],
+        ["their attempts that were refused", str(retried.num_refused)],
+    ]
+    return Section(
+        title="Soak",
+        about=f"{num_calls} calls of {CALLERS} callers at {MAX_SEQUENCES} places to run and {MAX_WAITING} to wait, for "
+        f"{options.seconds:g} s on the demo; then stock clients at {options.load:g} times what the server can do.",
+        command=f"python benchmarks/soak.py --seconds {options.seconds:g}{own}",
+        columns=["", "calls"],
+        rows=rows,
+        goals=goals,
+        notes=broken,
+        data={"outcomes": dict(ledger.outcomes), "memory_bytes": memory.samples},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600, help="of the first part; the second takes a quarter")
+    parser.add_argument("--load", type=float, default=0.8, help="of the second part, by what the server can do")
+    parser.add_argument("--engine-process", action="store_true", help="serve with the engine in a process of its own")
+    options = parser.parse_args()
+    places = ["--max-sequences", str(MAX_SEQUENCES), "--max-waiting", str(MAX_WAITING)]
+    with as_process(*places, *(["--engine-process"] if options.engine_process else [])) as served:
+        found = asyncio.run(soak(served, options))
+    emit(found)
+    sys.exit(any(goal.is_met is False for goal in found.goals))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The settings in effect, and where each of them came from."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import click
+from click.core import ParameterSource
+from pydantic import ValidationError
+
+from index_grpc.configuration.environment import refuse_unknown_variables, variable
+from index_grpc.configuration.mistakes import problem_of
+from index_grpc.settings import ServeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a setting's value came from."""
+
+    kind: Literal["flag", "environment", "file", "default"]
+    written_as: str
+    """What its writer called it: `--port`, `INDEX_GRPC_PORT`, `serve.toml: port`."""
+
+
+def effective_settings(ctx: click.Context) -> ServeSettings:
+    """What flags, environment, file and defaults say together. Raises UsageError for the first that is wrong."""
+    refuse_unknown_variables(os.environ)
+    try:
+        return ServeSettings.model_validate({name: ctx.params[name] for name in ServeSettings.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:  # settings that do not go together
+            raise click.UsageError(first["msg"].removeprefix("Value error, ")) from None
+        name = str(first["loc"][0])
+        raise click.UsageError(problem_of(error, name, origin(ctx, name).written_as)) from None
+
+
+def origin(ctx: click.Context, name: str) -> Origin:
+    """Where the setting's value came from."""
+    match ctx.get_parameter_source(name):
+        case ParameterSource.COMMANDLINE:
+            return Origin("flag", f"--{name.replace('_', '-')}")
+        case ParameterSource.ENVIRONMENT:
+            return Origin("environment", variable(name))
+        case ParameterSource.DEFAULT_MAP:
+            return Origin("file", f"{ctx.params['config']}: {name}")
+        case _:
+            return Origin("default", name)

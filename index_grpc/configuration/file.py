@@ -1,0 +1,57 @@
+"""Settings in a TOML file, read and written."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import SecretStr, TypeAdapter, ValidationError
+
+from index_grpc.configuration.mistakes import closest, problem_of
+from index_grpc.settings import TOPICS, ServeSettings
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What the file sets, by name. Raises UsageError that names the file, and key and value if one of them is wrong."""
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise click.UsageError(f"{path}: {error}") from None
+    for name, value in values.items():
+        _check(path, name, value)
+    return values
+
+
+def _check(path: Path, name: str, value: object) -> None:
+    """A file has types, so the text "64" is no number in it."""
+    field = ServeSettings.model_fields.get(name)
+    if field is None:
+        raise click.UsageError(f"{path}: {name} is no setting; {closest(name, ServeSettings.model_fields)}")
+    try:
+        TypeAdapter(field.rebuild_annotation()).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        raise click.UsageError(problem_of(error, name, f"{path}: {name}")) from None
+
+
+def as_toml(settings: ServeSettings, origins: Mapping[str, str]) -> str:
+    """The settings by topic, each with its origin as a comment; `read_settings` takes it. Secrets are left out."""
+    lines = []
+    for topic, names in TOPICS.items():
+        lines += ["", f"# {topic}"]
+        lines += [f"{_line(name, getattr(settings, name))}  # {origins[name]}" for name in names]
+    return "\n".join(lines[1:])
+
+
+def _line(name: str, value: object) -> str:
+    if value is None:
+        return f"# {name} is not set"
+    if isinstance(value, SecretStr):
+        return f"# {name} is set and secret"
+    return f"{name} = {_toml(value)}"
+
+
+def _toml(value: object) -> str:
+    """Values are written as in JSON, but that JSON lets one control character stand."""
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")

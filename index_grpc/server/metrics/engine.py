@@ -1,0 +1,38 @@
+"""Metrics of the engine's steps and of what befalls it."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from index_grpc.engine.loop import StepReport
+
+STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+"""Seconds."""
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Sequences."""
+
+
+class EngineMetrics:
+    """Counts steps and what they brought."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"index_grpc_{name}", text, registry=registry, buckets=buckets)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"index_grpc_{name}", text, registry=registry)
+
+        self.queue = histogram("queue_seconds", "From a call's arrival until computing began.", QUEUE_BUCKETS)
+        self._step = histogram("step_seconds", "Duration of the engine's steps.", STEP_BUCKETS)
+        self._batch = histogram("batch_sequences", "Sequences that a step computed something for.", BATCH_BUCKETS)
+        self._computed = counter("computed_prompt_tokens", "Prompt tokens that the engine has computed.")
+        self._generated = counter("generated_tokens", "Tokens that the engine has generated, wanted to the end or not.")
+        self.leaves = counter("callers_left", "Callers who left before their answer was complete.")
+        self.saved_tokens = counter("saved_tokens", "Tokens at most that were not generated because callers left.")
+        self.losses = counter("engine_losses", "Times that the engine broke or was given up.")
+
+    def count(self, step: StepReport) -> None:
+        """The engine has computed a step."""
+        self._step.observe(step.seconds)
+        self._batch.observe(step.batch_size)
+        self._computed.inc(step.num_prompt_tokens)
+        self._generated.inc(step.num_new_tokens)

@@ -1,0 +1,61 @@
+"""Metrics that are looked up when Prometheus asks: how things stand, not what happened."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from index_grpc import __version__
+from index_grpc.contract import ServedModel
+from index_grpc.engine.door import Engine
+from index_grpc.server.readiness import STATES
+
+if TYPE_CHECKING:
+    from index_grpc.server.app import App
+
+
+class Gauges(Collector):
+    """Reads a server from another thread: single numbers only, each of which is right by itself."""
+
+    def __init__(self, app: "App") -> None:
+        self._app = app
+
+    def collect(self) -> Iterator[Metric]:
+        """Called for each scrape."""
+        app = self._app
+        yield InfoMetricFamily("index_grpc_build", "The server's version.", {"version": __version__})
+        state = app.readiness.state
+        yield _gauge("ready", "Whether health says SERVING.", state == "ready")
+        states = GaugeMetricFamily("index_grpc_state", "1 for the server's state, 0 for the others.", labels=["state"])
+        for name in STATES:
+            states.add_metric([name], name == state)
+        yield states
+        if app.servicer.backend is not None:
+            yield _model(app.servicer.backend.model)
+        if app.engine is not None:
+            yield from _engine(app.engine)
+
+
+def _model(model: ServedModel) -> Metric:
+    names = {"name": model.name, "device": model.device, "dtype": model.dtype, "quantization": model.quantization}
+    return InfoMetricFamily("index_grpc_model", "The served model.", names)
+
+
+def _engine(engine: Engine) -> Iterator[Metric]:
+    held, limits = engine.held, engine.limits
+    yield _gauge("running_requests", "Requests that are computed.", engine.num_running)
+    yield _gauge("waiting_requests", "Requests that wait for their turn.", engine.num_waiting)
+    yield _gauge("waiting_prompt_tokens", "Prompt tokens of requests without a token yet.", engine.num_expected_tokens)
+    yield _gauge("max_running_requests", "How many are computed at most.", limits.max_sequences)
+    yield _gauge("max_waiting_requests", "How many may wait.", limits.max_waiting)
+    yield _gauge("max_waiting_prompt_tokens", "How many prompt tokens may wait.", limits.max_waiting_tokens)
+    promised, capacity = held.num_cache_tokens, limits.max_cache_tokens
+    yield _gauge("kv_cache_promised_positions", "Positions promised to requests that run.", promised)
+    yield _gauge("kv_cache_kept_positions", "Positions kept for prompts that begin the same.", held.num_kept_tokens)
+    yield _gauge("kv_cache_capacity_positions", "Positions that there are.", capacity)
+    yield _gauge("kv_cache_used_ratio", "Share of the positions that is promised.", promised / capacity)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"index_grpc_{name}", text, value)

@@ -1,0 +1,67 @@
+"""Keeps the metrics of one server, in a registry of its own."""
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+
+from index_grpc.contract import Timing
+from index_grpc.engine.loop import StepReport
+from index_grpc.server.calls import Call
+from index_grpc.server.metrics.calls import CallMetrics
+from index_grpc.server.metrics.engine import EngineMetrics
+from index_grpc.server.metrics.gauges import Gauges
+from index_grpc.server.metrics.port import MetricsPort
+from index_grpc.server.observer import Observer
+
+if TYPE_CHECKING:
+    from index_grpc.server.app import App
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # they would add a series to each
+
+
+class Metrics(Observer):
+    """Counts what happens, looks at the rest when it is asked, and answers Prometheus on a port of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.port = MetricsPort(self.registry, host, port)
+        self._calls, self._engine = CallMetrics(self.registry), EngineMetrics(self.registry)
+
+    def starting(self, app: "App") -> None:
+        """See Observer."""
+        self.registry.register(Gauges(app))
+        self._app = app
+        self.port.open()
+
+    def stopped(self) -> None:
+        """See Observer."""
+        self.port.close()
+
+    def call_ended(self, call: Call) -> None:
+        """See Observer."""
+        self._calls.count(call, self._model_name)
+
+    def answer_began(self, timing: Timing) -> None:
+        """See Observer."""
+        self._engine.queue.observe(timing.queue)
+        self._calls.count_first_token(timing.time_to_first_token, self._model_name)
+
+    def stepped(self, step: StepReport) -> None:
+        """See Observer."""
+        self._engine.count(step)
+
+    def caller_left(self, num_tokens_saved: int) -> None:
+        """See Observer."""
+        self._engine.leaves.inc()
+        self._engine.saved_tokens.inc(num_tokens_saved)
+
+    def engine_lost(self) -> None:
+        """See Observer."""
+        self._engine.losses.inc()
+
+    @property
+    def _model_name(self) -> str:
+        """The served model's name, whatever callers call it; none before it is loaded."""
+        backend = self._app.servicer.backend
+        return backend.model.name if backend is not None else ""

@@ -1,0 +1,69 @@
+"""The port that Prometheus reads the metrics from, over plain HTTP, at /metrics."""
+
+import logging
+import socket
+import socketserver
+import threading
+
+from prometheus_client import CollectorRegistry, MetricsHandler
+
+from index_grpc.errors import StartupError
+
+POLL_SECONDS = 0.1
+"""How long the port's end may take at most."""
+REQUEST_SECONDS = 10.0
+"""How long a caller may be silent."""
+
+log = logging.getLogger(__name__)
+
+
+class MetricsPort:
+    """Answers in threads, so that neither loading nor the event loop is in the way."""
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+        self.address = ""
+        """host:port once it is open."""
+        self._registry, self._host, self._port = registry, host.strip("[]"), port
+        self._server: _Server | None = None
+
+    def open(self) -> None:
+        """Begins to answer. Raises StartupError if the port cannot be had."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        handler = MetricsHandler.factory(self._registry)
+        handler.timeout = REQUEST_SECONDS  # type: ignore[attr-defined] # a class made at run time
+        try:
+            self._server = _server_at(self._host, self._port, handler)
+        except OSError as error:
+            remedy = "take another --metrics-port (0 takes a free one) or --metrics-host"
+            raise StartupError(f"no metrics on {host}:{self._port}: {error.strerror}; {remedy}") from None
+        self.address = f"{host}:{self._server.server_address[1]}"
+        work = {"poll_interval": POLL_SECONDS}
+        threading.Thread(target=self._server.serve_forever, kwargs=work, name="metrics", daemon=True).start()
+        log.info("metrics on http://%s/metrics", self.address)
+
+    def close(self) -> None:
+        """Answers no more. Does nothing if it is not open."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A caller who leaves is no news."""
+        log.debug("a reader of the metrics left", exc_info=True)
+
+
+def _server_at(host: str, port: int, handler: type) -> _Server:
+    """Of whichever family the address is."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+
+    class Server(_Server):
+        address_family = family
+
+    return Server(address, handler)  # type: ignore[arg-type] # IPv6 addresses have four parts

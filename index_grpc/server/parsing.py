@@ -1,0 +1,64 @@
+"""Bytes that are no message are the caller's mistake, though gRPC would call them ours and show the parser's words."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from index_grpc.server.calls import Handler, Interceptor
+from index_grpc.server.status import Context
+
+
+class ParseInterceptor(Interceptor):
+    """Parses what services other than ours are sent: health and reflection. Ours has it done by CallInterceptor."""
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Called by gRPC for each call."""
+        handler = await continuation(details)
+        if handler is None or handler.request_deserializer is None:
+            return handler
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(_unary(handler), None, handler.response_serializer)
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(_streaming(handler), None, handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(_both_ways(handler), None, handler.response_serializer)
+
+
+def _unary(handler: Handler) -> Callable[..., Any]:
+    async def handle(data: bytes, context: Context) -> Message:
+        response: Message = await handler.unary_unary(await _parsed(handler, data, context), context)
+        return response
+
+    return handle
+
+
+def _streaming(handler: Handler) -> Callable[..., Any]:
+    async def handle(data: bytes, context: Context) -> AsyncIterator[Message]:
+        async for response in handler.unary_stream(await _parsed(handler, data, context), context):
+            yield response
+
+    return handle
+
+
+def _both_ways(handler: Handler) -> Callable[..., Any]:
+    async def parsed(items: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
+        async for data in items:
+            yield await _parsed(handler, data, context)
+
+    async def handle(items: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
+        async for response in handler.stream_stream(parsed(items, context), context):
+            yield response
+
+    return handle
+
+
+async def _parsed(handler: Handler, data: bytes, context: Context) -> Message:
+    try:
+        request: Message = handler.request_deserializer(data)
+    except DecodeError:
+        problem = f"{len(data)} bytes that do not parse; send the message that this method takes, strings in UTF-8"
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+    return request

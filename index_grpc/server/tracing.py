@@ -1,0 +1,127 @@
+"""A trace of each call for OpenTelemetry. That library is an extra: only `observe.py` imports this, where it is wanted.
+
+index.v1.ChatService/Chat  ├────────────────────────────┤   the caller's `traceparent` is its parent
+    queue                  ├──┤                             until computing began
+    prefill                   ├────┤                        until the first token
+    decode                         ├──────────────────┤     until the last
+"""
+
+import os
+import threading
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from index_grpc import __version__
+from index_grpc.contract import ChatRequest, Finish
+from index_grpc.errors import StartupError
+from index_grpc.server.calls import Call
+from index_grpc.server.observer import Observer
+from index_grpc.server.servicer import SERVICE
+
+Attributes = dict[str, AttributeValue]
+
+SERVER_FAULTS = {"DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"}
+"""Codes that count as errors of the server, as OpenTelemetry has it; the others are the caller's."""
+
+LONGEST_FLUSH_SECONDS = 3.0
+"""How long a collector that is away may hold up the end of the server."""
+
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+
+class Tracing(Observer):
+    """Makes each call's spans when it has ended: then all its times are known. They hold no text of any request."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider, self._tracer = provider, provider.get_tracer("index_grpc", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    def call_ended(self, call: Call) -> None:
+        """See Observer."""
+        started = round(call.created * 1e9)
+        span = self._tracer.start_span(
+            f"{SERVICE}/{call.method}",
+            self._propagator.extract(call.metadata),
+            SpanKind.SERVER,
+            _attributes(call),
+            start_time=started,
+        )
+        call.trace_id = format_trace_id(span.get_span_context().trace_id)
+        if call.finish is not None:
+            self._add_phases(span, started, call.finish)
+        if call.code in SERVER_FAULTS:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(started + round(call.seconds * 1e9))
+
+    def stopped(self) -> None:
+        """Sends what is still to be sent."""
+        flushing = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        flushing.start()
+        flushing.join(LONGEST_FLUSH_SECONDS)
+
+    def _add_phases(self, parent: Span, started: int, finish: Finish) -> None:
+        context, timing = set_span_in_context(parent), finish.timing
+        begin = started
+        phases = {"queue": timing.queue, "prefill": timing.time_to_first_token, "decode": timing.total}
+        for name, seconds in phases.items():
+            end = started + round(seconds * 1e9)
+            self._tracer.start_span(name, context, start_time=begin).end(end)
+            begin = end
+
+
+def tracing_from_environment() -> Tracing:
+    """Sends spans as the standard OTEL_* variables say. Raises StartupError if they say what cannot be."""
+    for name in PROTOCOLS:
+        if os.environ.get(name, "grpc") != "grpc":
+            raise StartupError(f"{name} is {os.environ[name]}; traces are sent by grpc only; name such an endpoint")
+    ours = Resource.create({"service.name": "index-grpc", "service.version": __version__})
+    try:
+        provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except Exception as error:  # of whatever kind, it comes from a variable
+        raise StartupError(f"traces cannot be set up as the OTEL_ variables say: {error!r}") from error
+    return Tracing(provider)
+
+
+def _attributes(call: Call) -> Attributes:
+    attributes: Attributes = {
+        "rpc.system.name": "grpc",
+        "rpc.method": f"{SERVICE}/{call.method}",
+        "rpc.response.status_code": call.code,
+        "gen_ai.response.id": call.id,
+    }
+    if call.error is not None:
+        attributes["error.type"] = call.error.reason
+    if call.asked is not None:
+        attributes |= _of_request(call.asked, call)
+    if call.finish is not None:
+        attributes |= _of_finish(call.finish)
+    return attributes
+
+
+def _of_request(asked: ChatRequest, call: Call) -> Attributes:
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "index-grpc",
+        "gen_ai.request.model": call.model,
+        "gen_ai.request.max_tokens": asked.max_tokens,
+        "gen_ai.request.temperature": asked.sampling.temperature,
+        "gen_ai.request.top_p": asked.sampling.top_p,
+        "gen_ai.request.top_k": asked.sampling.top_k,
+        "gen_ai.request.seed": asked.sampling.seed,
+    }
+
+
+def _of_finish(finish: Finish) -> Attributes:
+    return {
+        "gen_ai.usage.input_tokens": finish.prompt_tokens,
+        "gen_ai.usage.cache_read.input_tokens": finish.cached_prompt_tokens,
+        "gen_ai.usage.output_tokens": finish.completion_tokens,
+        "gen_ai.response.finish_reasons": [finish.reason.value],
+    }

@@ -1,0 +1,181 @@
+"""What the log says of each call, in which form, and what it never says."""
+
+import asyncio
+import json
+import logging
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
+
+from index_grpc.logs import Event, JsonFormatter
+from tests.process import serving
+from tests.server.asking import refusal, seeded, streamed, unary
+from tests.server.fake_runner import FAILS, FakeServer, fake_server, letters
+
+MARKER = "Geheimnis"
+ANSWER = letters(20)
+SAID = pb.ChatRequest(
+    prompt=f"{MARKER} in the prompt",
+    history=[pb.Message(role=pb.ROLE_SYSTEM, content=MARKER), pb.Message(role=pb.ROLE_USER, content=MARKER)],
+    stop=[MARKER],
+    max_tokens=20,
+)
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[dict[str, Any]]]:
+    """The objects of the log at its lowest level, to be read after the calls."""
+    found: list[dict[str, Any]] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(json.loads(self.format(record)))
+
+    caplog.set_level("DEBUG")
+    keeper = Keeper()
+    keeper.setFormatter(JsonFormatter())
+    logging.getLogger().addHandler(keeper)
+    yield found
+    logging.getLogger().removeHandler(keeper)
+
+
+async def call_line(lines: list[dict[str, Any]], request_id: str) -> dict[str, Any]:
+    """A call's line may come after its caller has the answer."""
+    async with asyncio.timeout(30):
+        while not (found := [line for line in lines if line.get("request_id") == request_id]):
+            await asyncio.sleep(0.001)
+    (line,) = found
+    return line
+
+
+def called(request_id: str) -> dict[str, Any]:
+    return {"metadata": (("x-request-id", request_id),)}
+
+
+async def test_a_call_is_one_object_with_typed_fields(lines: list[dict[str, Any]]) -> None:
+    async with fake_server() as server:
+        await server.stub.Chat(SAID, **called("one"))
+        line = await call_line(lines, "one")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    seconds = [line.pop(f"{name}_seconds") for name in ("queue", "first_token", "total")]
+    assert all(isinstance(length, float) for length in seconds)
+    assert seconds == sorted(seconds)
+    prompt_tokens = line.pop("prompt_tokens")
+    assert prompt_tokens > 3
+    assert line == {
+        "level": "info",
+        "logger": "index_grpc.calls",
+        "message": "call",
+        "request_id": "one",
+        "method": "Chat",
+        "code": "OK",
+        "finish": "max_tokens",
+        "completion_tokens": 20,
+        "cached_prompt_tokens": 0,
+    }
+
+
+async def test_a_refused_call_says_why(lines: list[dict[str, Any]]) -> None:
+    async with fake_server() as server:
+        await refusal(server.stub.Chat(pb.ChatRequest(), **called("bad")))
+        line = await call_line(lines, "bad")
+    assert (line["code"], line["reason"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+    assert "finish" not in line
+
+
+async def every_kind_of_call(server: FakeServer) -> None:
+    stub = server.stub
+    assert await unary(stub, SAID) == await streamed(stub, SAID) == ANSWER
+    await stub.CountTokens(pb.CountTokensRequest(prompt=MARKER, history=SAID.history))
+    await stub.GetModel(pb.GetModelRequest())
+    invalid = pb.ChatRequest(prompt=MARKER, sampling=pb.SamplingParams(temperature=9))
+    elsewhere = pb.ChatRequest(prompt=MARKER, model=MARKER)
+    for request in (invalid, elsewhere, pb.ChatRequest(prompt=MARKER * 1000), pb.ChatRequest(prompt=MARKER * 100_000)):
+        await refusal(stub.Chat(request))
+        await refusal(stub.ChatStream(request))
+    await refusal(stub.Chat(SAID, **called(f"{FAILS}now")))
+    for data in (MARKER.encode(), b"\x0a\xff" + MARKER.encode()):
+        await refusal(server.channel.unary_unary("/index.v1.ChatService/Chat", bytes, bytes)(data))
+    await refusal(server.channel.unary_unary(f"/index.v1.ChatService/{MARKER}", bytes, bytes)(b""))
+    await leave(server)
+
+
+async def leave(server: FakeServer) -> None:
+    """Calls while the only place is taken by one who then leaves."""
+    server.runner.gate.clear()
+    call = server.stub.ChatStream(SAID)
+    await server.has_open(1)
+    assert (await refusal(server.stub.Chat(SAID))).reason == "OVERLOADED"
+    call.cancel()
+    server.runner.gate.set()
+    await server.has_open(0)
+
+
+async def test_no_text_of_any_request_is_ever_logged(
+    lines: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fake_server(max_sequences=1, max_waiting=0) as server:
+        await every_kind_of_call(server)
+    written = json.dumps(lines) + caplog.text
+    codes = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL", "UNAVAILABLE", "CANCELLED"}
+    assert {line["code"] for line in lines if "code" in line} == codes
+    assert MARKER not in written
+    assert ANSWER[:8] not in written
+
+
+async def test_texts_are_logged_if_told_to(lines: list[dict[str, Any]]) -> None:
+    async with fake_server(log_prompts=True) as server:
+        for request_id, call in (("chat", server.stub.Chat), ("stream", server.stub.ChatStream)):
+            call_it: Any = call(SAID, **called(request_id))
+            await (call_it if request_id == "chat" else anext(aiter(call_it)))
+            line = await call_line(lines, request_id)
+            assert (line["prompt"], ANSWER.startswith(line["answer"])) == (SAID.prompt, True)
+        await refusal(server.stub.Chat(pb.ChatRequest(prompt="x" * 1_000_000), **called("long")))
+        assert len((await call_line(lines, "long"))["prompt"]) < 100_000
+
+
+LINE_ENDS = "a\nb\rc\x0bd\x0ce\x1cf\x85g\u2028h\u2029i\x1b[2Jj\x9b2Jk\x00l"
+
+
+@pytest.mark.parametrize(
+    "text", [LINE_ENDS, "x code=OK", "你好 🙂", 'it\'s "so"', ""], ids=["ends", "field", "Chinese", "quotes", "empty"]
+)
+def test_no_text_can_end_its_line_or_pass_for_another_field(text: str) -> None:
+    event = Event("call", {"code": "INTERNAL", "prompt": text, "total_seconds": 0.5})
+    record = logging.LogRecord("name", logging.INFO, "path", 1, event, None, None)
+    for written in (str(event), JsonFormatter().format(record)):
+        assert written.splitlines() == [written]
+        assert not re.search("[\x00-\x1f\x7f-\x9f]", written)
+    assert json.loads(JsonFormatter().format(record))["prompt"] == text
+    assert str(event).endswith(f"prompt={text!r} total_seconds=0.500")
+
+
+def test_whatever_the_processes_write_is_json(checkpoint: Path) -> None:
+    """Both processes, at the lowest level, from the start to the end."""
+    arguments = ["--model", str(checkpoint), "--port", "0", "--engine-process", "--drain-delay-seconds", "0"]
+    with serving(*arguments, "--log-format", "json", "--log-level", "debug") as process:
+        with grpc.insecure_channel(process.address()) as channel:
+            stub: Any = ChatServiceStub(channel)
+            stub.Chat(seeded(MARKER, seed=1, max_tokens=5), **called("one"))
+        process.send(signal.SIGTERM)
+        assert process.exit_code() == 0
+    lines = [json.loads(line) for line in process.lines]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert [line["completion_tokens"] for line in lines if line.get("request_id") == "one"] == [5]
+    assert any(line["logger"].startswith("index_grpc.loading") for line in lines)  # it loads in the engine's process
+    assert MARKER not in "".join(process.lines)
+
+
+def test_a_server_that_cannot_start_says_so_in_json_too() -> None:
+    with serving("--host", "203.0.113.1", "--log-format", "json") as process:
+        assert process.exit_code(60) == 1
+    last = [json.loads(line) for line in process.lines][-1]
+    assert last["level"] == "error"
+    assert last["message"].startswith("cannot listen on 203.0.113.1:50051")

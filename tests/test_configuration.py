@@ -1,0 +1,192 @@
+"""Flags, environment, file and defaults: which one counts, what is refused, and what is printed of it all."""
+
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as some
+from pydantic import SecretStr
+
+from index_grpc.cli import main
+from index_grpc.configuration.environment import is_of_kubernetes
+from index_grpc.configuration.file import as_toml, read_settings
+from index_grpc.settings import TOPICS, ServeSettings
+
+CHANGED = """
+model = "IndexTeam/Index-1.9B-Chat"
+revision = "v1.0\\t\\"quoted\\" 模型 🙂 \\u007f"
+host = "::"
+max_sequences = 7
+engine_process = false
+prefix_reuse = false
+grace_seconds = 2
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is `serve.toml` from where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    return Path("serve.toml")
+
+
+def serve(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, ["serve", *arguments], env=environment)
+
+
+def printed(*arguments: str, **environment: str) -> str:
+    result = serve("--print-config", *arguments, **environment)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result.stdout
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    result = serve("--print-config", *arguments, **environment)
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    return line.removeprefix("error: ")
+
+
+def test_a_flag_counts_before_the_environment_before_the_file_before_the_default(file: Path) -> None:
+    file.write_text("port = 1\nthreads = 1\nmax_waiting = 1\n")
+    config = ("--config", str(file))
+    environment = {"INDEX_GRPC_PORT": "2", "INDEX_GRPC_THREADS": "2"}
+    lines = printed("--port", "3", *config, **environment).splitlines()
+    wanted = [
+        "port = 3  # flag",
+        "threads = 2  # environment",
+        "max_waiting = 1  # file",
+        "max_sequences = 32  # default",
+    ]
+    assert [line for line in wanted if line not in lines] == []
+
+
+def test_false_and_zero_count_too(file: Path) -> None:
+    file.write_text("prefix_reuse = false\nmax_waiting = 0\n")
+    lines = printed("--config", str(file)).splitlines()
+    assert {"prefix_reuse = false  # file", "max_waiting = 0  # file"} <= set(lines)
+    assert "prefix_reuse = true  # flag" in printed("--config", str(file), "--prefix-reuse").splitlines()
+
+
+def test_what_is_printed_can_be_fed_back(file: Path) -> None:
+    file.write_text(CHANGED)
+    first = printed(INDEX_GRPC_CONFIG=str(file), INDEX_GRPC_LOG_LEVEL="debug")
+    file.write_text(first)
+    second = printed("--config", str(file))
+    assert tomllib.loads(first) == tomllib.loads(second)
+    assert tomllib.loads(CHANGED).items() <= tomllib.loads(first).items()
+    unset = {name for name, field in ServeSettings.model_fields.items() if field.default is None}
+    assert set(tomllib.loads(first)) | unset == set(ServeSettings.model_fields)
+
+
+@given(some.text(min_size=1))
+def test_any_text_survives_the_file(text: str) -> None:
+    settings = ServeSettings(model=text)
+    written = as_toml(settings, dict.fromkeys(ServeSettings.model_fields, "default"))
+    assert ServeSettings.model_validate(tomllib.loads(written)) == settings
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("port = 99999", "port is 99999; it should be less than or equal to 65535"),
+        ('port = "50051"', "port is '50051'; it should be a valid integer"),
+        ("port = true", "port is True; it should be a valid integer"),
+        ("prefix_reuse = 1", "prefix_reuse is 1; it should be a valid boolean"),
+        ('dtype = "int8"', "dtype is 'int8'; it should be 'auto', 'float32' or 'bfloat16'"),
+        ('device = "tpu"', "device is 'tpu'; allowed is auto, cpu, cuda or cuda:N"),
+        ("grace_seconds = nan", "grace_seconds is nan; it should be less than or equal to 86400"),
+        ("host = ['::']", "host is ['::']; it should be a valid string"),
+        ("max_wating = 3", "max_wating is no setting; did you mean max_waiting?"),
+        ("max-waiting = 3", "max-waiting is no setting; did you mean max_waiting?"),
+        ('config = "other.toml"', "config is no setting; index-grpc serve --help lists them all"),
+        ("[server]\nport = 1", "server is no setting; index-grpc serve --help lists them all"),
+        ("port: 3", "Expected '=' after a key in a key/value pair (at line 1, column 5)"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(file: Path, content: str, problem: str) -> None:
+    file.write_text(content)
+    assert refused("--config", str(file), "--port", "1") == f"serve.toml: {problem}"
+
+
+def test_a_file_that_is_not_there_or_no_text(file: Path) -> None:
+    assert refused("--config", str(file)).endswith("File 'serve.toml' does not exist.")
+    assert "(env var: 'INDEX_GRPC_CONFIG')" in refused(INDEX_GRPC_CONFIG=str(file))
+    file.write_bytes(b"model = '\xff'")
+    assert refused("--config", str(file)).startswith("serve.toml: 'utf-8' codec can't decode")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "problem"),
+    [
+        (["--port", "99999"], {}, "--port is 99999; it should be less than or equal to 65535"),
+        ([], {"INDEX_GRPC_PORT": "99999"}, "INDEX_GRPC_PORT is 99999; it should be less than or equal to 65535"),
+        ([], {"INDEX_GRPC_PORT": "x"}, "--port' (env var: 'INDEX_GRPC_PORT'): 'x' is not a valid integer."),
+        ([], {"INDEX_GRPC_PROT": "1"}, "INDEX_GRPC_PROT, which is no setting; did you mean INDEX_GRPC_PORT?"),
+        ([], {"INDEX_GRPC_THREAD": ""}, "INDEX_GRPC_THREAD, which is no setting; did you mean INDEX_GRPC_THREADS?"),
+    ],
+)
+def test_a_mistake_elsewhere_is_named(arguments: list[str], environment: dict[str, str], problem: str) -> None:
+    assert refused(*arguments, **environment).endswith(problem)
+
+
+KUBERNETES = {
+    "SERVICE_HOST": "10.0.0.1",
+    "SERVICE_PORT": "50051",
+    "SERVICE_PORT_GRPC": "50051",
+    "PORT": "tcp://10.0.0.1:50051",
+    "PORT_50051_TCP": "tcp://10.0.0.1:50051",
+    "PORT_50051_TCP_ADDR": "10.0.0.1",
+    "PORT_50051_TCP_PORT": "50051",
+    "PORT_50051_TCP_PROTO": "tcp",
+}
+"""What it sets beside a Service, after the Service's name."""
+
+
+@pytest.mark.parametrize("service", ["INDEX_GRPC", "INDEX_GRPC_CANARY"])
+def test_what_kubernetes_and_the_client_use_is_no_mistake(service: str) -> None:
+    environment = {f"{service}_{name}": value for name, value in KUBERNETES.items()}
+    client = {"INDEX_GRPC_ADDRESS": "127.0.0.1:50051", "INDEX_GRPC_API_KEY": "x"}
+    assert "port = 50051  # default" in printed(**environment, **client)
+
+
+def test_what_only_looks_like_kubernetes_is_ours() -> None:
+    assert not is_of_kubernetes("INDEX_GRPC_PORT", "50051")
+    assert not is_of_kubernetes("INDEX_GRPC_OTHER_PORT", "50051")
+    assert "INDEX_GRPC_OTHER_PORT, which is no setting" in refused(INDEX_GRPC_OTHER_PORT="50051")
+
+
+class WithSecret(ServeSettings):
+    """As settings will be that hold a key."""
+
+    key: SecretStr | None = None
+
+
+@pytest.fixture
+def with_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("file", "mistakes"):
+        monkeypatch.setattr(f"index_grpc.configuration.{module}.ServeSettings", WithSecret)
+    monkeypatch.setitem(TOPICS, "Secrets", ("key",))
+
+
+@pytest.mark.usefixtures("with_secret")
+def test_secrets_are_not_printed(file: Path) -> None:
+    settings = WithSecret.model_validate({"key": "hush"})
+    written = as_toml(settings, dict.fromkeys(WithSecret.model_fields, "file"))
+    assert "# key is set and secret  # file" in written
+    assert "hush" not in written
+    file.write_text("key = [17, 'hush']")
+    with pytest.raises(click.UsageError) as caught:
+        read_settings(file)
+    assert caught.value.message == "serve.toml: key is wrong; it should be a valid string"
+
+
+def test_every_setting_has_one_topic() -> None:
+    names = [name for names in TOPICS.values() for name in names]
+    assert sorted(names) == sorted(ServeSettings.model_fields)
+    result = serve("--help")
+    headings = [line[:-1] for line in result.stdout.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == [*TOPICS, "Options"]
