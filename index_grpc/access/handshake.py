@@ -1,5 +1,6 @@
 """A TLS handshake with oneself, in memory: what a caller would say to a certificate."""
 
+import ipaddress
 import ssl
 from contextlib import suppress
 from typing import Any
@@ -25,5 +26,6 @@ def shake_hands(server: ssl.SSLContext, caller: ssl.SSLContext) -> dict[str, Any
 
 def hosts(certificate: dict[str, Any]) -> tuple[str, ...]:
     """The names and addresses that the certificate is for, without patterns."""
-    names = (name for kind, name in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address"))
-    return tuple(name for name in names if "*" not in name)
+    named = certificate.get("subjectAltName", ())
+    names = [name for kind, name in named if kind == "DNS" and "*" not in name]
+    return (*names, *(str(ipaddress.ip_address(name)) for kind, name in named if kind == "IP Address"))

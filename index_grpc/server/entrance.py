@@ -11,6 +11,7 @@ from index_grpc.access.gate import Gate
 from index_grpc.access.keys import key_file
 from index_grpc.server.guard import Guard
 from index_grpc.server.listen import Port
+from index_grpc.server.orca import OPEN_RCA_SERVICE
 from index_grpc.server.reflection import NAMES
 from index_grpc.settings import ServeSettings
 
@@ -45,4 +46,5 @@ class Entrance:
 
 def _closed_services(settings: ServeSettings) -> list[str]:
     """The services beside the chat service that ask for a key, if there are keys."""
-    return [*([] if settings.open_health else [HEALTH_SERVICE]), *([] if settings.open_reflection else NAMES)]
+    balancing = [] if settings.open_health else [HEALTH_SERVICE, OPEN_RCA_SERVICE]
+    return balancing if settings.open_reflection else [*balancing, *NAMES]

@@ -8,9 +8,11 @@ import grpc
 from index_grpc.access.gate import Gate
 from index_grpc.errors import IndexGrpcError
 from index_grpc.server.calls import Handler, Interceptor, authorization
+from index_grpc.server.orca import OPEN_RCA_SERVICE
 from index_grpc.server.status import Context, abort
 
-WATCH = "/grpc.health.v1.Health/Watch"
+WATCHED_BY_CHANNELS = ("/grpc.health.v1.Health/Watch", f"/{OPEN_RCA_SERVICE}/StreamCoreMetrics")
+"""What gRPC itself asks on a client's behalf to balance calls. It sends no key with it."""
 
 
 class Guard(Interceptor):
@@ -35,9 +37,8 @@ def _refusing(method: str, error: IndexGrpcError) -> Handler:
     """A handler that refuses. It reads nothing, so it fits calls of every kind."""
 
     async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
-        if method == WATCH:
-            # Channels that balance by health cannot send a key; told so, they go without, else they would never call.
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"health is not watched without a key: {error}")
+        if method in WATCHED_BY_CHANNELS:  # told so, a channel goes without; on any other word it would never call
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"not without a key: {error}")
         await abort(context, error, uuid.uuid4().hex)
 
     return grpc.stream_stream_rpc_method_handler(refuse)

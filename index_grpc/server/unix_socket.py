@@ -20,7 +20,7 @@ def require_free(path: Path) -> None:
     if len(os.fsencode(path)) > MOST_PATH_BYTES:
         problem = f"has {len(os.fsencode(path))} bytes; the path of a socket has at most {MOST_PATH_BYTES}"
         raise StartupError(f"{FLAG} {path} {problem}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
         raise StartupError(f"{FLAG} {path}: {path.parent} is no directory where sockets can be made")
     if not os.path.lexists(path):
         return

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from index_grpc.access.keys import fingerprint
 from tests.background import BackgroundServer
+from tests.certificates import authority, issued
 from tests.scripted import CONTEXT_LENGTH
 
 from .conftest import Run, run_bench, serving
@@ -140,3 +142,24 @@ def test_a_picture_that_cannot_be_written_costs_no_figures(run: Run) -> None:
     assert result.exit_code == 1
     assert everything["levels"][0]["num_completed"] == 1
     assert "Error: --plot /proc/bench.png: " in result.stderr
+
+
+def test_a_server_that_asks_who_calls(checkpoint: Path, tmp_path: Path) -> None:
+    ca = authority(tmp_path / "ca.pem")
+    pair, mine = issued(ca, tmp_path, "server", "127.0.0.1"), issued(ca, tmp_path, "mine", "caller")
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f"[keys.loader]\nhash = '{fingerprint('secret')}'\nrequests_per_minute = 4\n")
+    files = {"tls_cert": pair.cert, "tls_key": pair.key, "tls_client_ca": tmp_path / "ca.pem", "api_keys_file": keys}
+    level = ["--concurrency", "1", "--requests", "2", "--warmup", "0", "--max-tokens", "3"]
+    reach = ["--ca", str(tmp_path / "ca.pem"), "--cert", str(mine.cert), "--key", str(mine.key)]
+    with serving(checkpoint, **files) as server:
+        result, everything = run_bench(server.address, *level, *reach, "--api-key", "secret")
+        assert result.exit_code == 0
+        (level_found,) = everything["levels"]
+        # Three are spent before: on the model and on the tokens of two prompts.
+        assert (level_found["num_completed"], level_found["errors"]) == (1, {"RESOURCE_EXHAUSTED": 1})
+        result, _ = run_bench(server.address, *level, *reach)
+        assert result.exit_code == 1
+        assert "this server asks for an API key" in result.stderr
+        result, _ = run_bench(server.address, *level)
+        assert result.exit_code == 3

@@ -1,42 +1,53 @@
-"""Encryption with a certificate of one's own."""
+"""Encryption with a certificate of one's own, and with one for the caller too."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-from click.testing import CliRunner
-from index_grpc_client import AsyncClient, Client, UnavailableError
+import trustme
+from click.testing import CliRunner, Result
+from index_grpc_client import AsyncClient, Client, UnavailableError, tls_credentials
 from index_grpc_client.cli.commands import index_client
+
+from tests.certificates import Pair, authority, issued
 
 from .fake_server import TEXT, FakeServer
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `cert.pem` and `key.pem`, good for the loopback."""
-    folder = tmp_path_factory.mktemp("tls")
-    openssl = shutil.which("openssl")
-    if not openssl:
-        pytest.skip("needs openssl to make a certificate")
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(command, cwd=folder, capture_output=True, check=True)
-    return folder
+@pytest.fixture
+def ca(tmp_path: Path) -> trustme.CA:
+    return authority(tmp_path / "ca.pem")
 
 
 @pytest.fixture
-def tls_server(certificate: Path) -> Iterator[FakeServer]:
-    pair = ((certificate / "key.pem").read_bytes(), (certificate / "cert.pem").read_bytes())
-    server = FakeServer(grpc.ssl_server_credentials([pair]))
+def pair(ca: trustme.CA, tmp_path: Path) -> Pair:
+    return issued(ca, tmp_path, "server", "127.0.0.1")
+
+
+@pytest.fixture
+def tls_server(pair: Pair) -> Iterator[FakeServer]:
+    server = FakeServer(grpc.ssl_server_credentials([(pair.key.read_bytes(), pair.cert.read_bytes())]))
     yield server
     server.stop()
 
 
-async def test_given_credentials_are_used(tls_server: FakeServer, certificate: Path) -> None:
-    credentials = grpc.ssl_channel_credentials((certificate / "cert.pem").read_bytes())
+@pytest.fixture
+def asking_server(ca: trustme.CA, pair: Pair) -> Iterator[FakeServer]:
+    """Asks its callers for a certificate."""
+    files = [(pair.key.read_bytes(), pair.cert.read_bytes())]
+    server = FakeServer(grpc.ssl_server_credentials(files, ca.cert_pem.bytes(), require_client_auth=True))
+    yield server
+    server.stop()
+
+
+def run(server: FakeServer, *arguments: str | Path) -> Result:
+    runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
+    return runner.invoke(index_client, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+async def test_given_credentials_are_used(tls_server: FakeServer, pair: Pair) -> None:
+    credentials = tls_credentials(pair.cert)  # trusting the server's own certificate is enough
     with Client(tls_server.address, credentials=credentials, api_key="secret") as client:
         assert client.chat("Hi").text == TEXT
     async with AsyncClient(tls_server.address, credentials=credentials) as async_client:
@@ -49,7 +60,49 @@ def test_tls_trusts_the_system_only(tls_server: FakeServer) -> None:
         client.chat("Hi")
 
 
-def test_the_command_line_trusts_a_file(tls_server: FakeServer, certificate: Path) -> None:
-    runner = CliRunner(env={"INDEX_GRPC_ADDRESS": tls_server.address})
-    result = runner.invoke(index_client, ["--ca", str(certificate / "cert.pem"), "ask", "Hi"], catch_exceptions=False)
-    assert (result.exit_code, result.stdout) == (0, TEXT + "\n")
+def test_the_command_line_trusts_a_file(tls_server: FakeServer, tmp_path: Path) -> None:
+    for command in (("ask", "Hi"), ("health",)):
+        result = run(tls_server, "--ca", tmp_path / "ca.pem", *command)
+        assert (result.exit_code, result.stdout) == (0, f"{TEXT if command[0] == 'ask' else 'SERVING'}\n")
+
+
+def test_the_command_line_shows_a_certificate(asking_server: FakeServer, ca: trustme.CA, tmp_path: Path) -> None:
+    mine, trust = issued(ca, tmp_path, "mine", "caller"), ("--ca", tmp_path / "ca.pem")
+    result = run(asking_server, *trust, "--cert", mine.cert, "--key", mine.key, "ask", "Hi")
+    assert (result.exit_code, result.stdout) == (0, f"{TEXT}\n")
+    result = run(asking_server, *trust, "health")
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[1].endswith("does it want a certificate? --cert and --key")
+    result = run(asking_server, *trust, "--cert", mine.cert, "health")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: cert and key go together")
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ([], "does the server encrypt? --tls or --ca"),
+        (["--tls"], "the server's certificate is not trusted; --ca names"),
+        (["--ca", "nonsense"], "must be PEM"),
+    ],
+)
+def test_why_no_connection_is_made(tls_server: FakeServer, tmp_path: Path, options: list[str], hint: str) -> None:
+    (tmp_path / "nonsense").write_text("nonsense")
+    result = run(tls_server, *(tmp_path / word if word == "nonsense" else word for word in options), "health")
+    assert result.exit_code == 3
+    assert hint in result.stderr.splitlines()[1]
+
+
+def test_encrypting_to_a_server_that_does_not(server: FakeServer) -> None:
+    result = run(server, "--tls", "health")
+    assert result.exit_code == 3
+    assert "the server does not encrypt" in result.stderr.splitlines()[1]
+
+
+def test_a_certificate_for_another_host(ca: trustme.CA, tmp_path: Path) -> None:
+    pair = issued(ca, tmp_path, "server", "example.org")
+    server = FakeServer(grpc.ssl_server_credentials([(pair.key.read_bytes(), pair.cert.read_bytes())]))
+    result = run(server, "--ca", tmp_path / "ca.pem", "health")
+    server.stop()
+    assert result.exit_code == 3
+    assert "for another host name" in result.stderr.splitlines()[1]

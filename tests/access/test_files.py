@@ -1,0 +1,126 @@
+"""Files that are replaced while the server runs."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from index_grpc.access.files import Reloaded, content, keep_fresh
+from index_grpc.errors import StartupError
+from tests.server.asking import until
+
+
+def watched(*paths: Path) -> Reloaded[list[bytes]]:
+    return Reloaded("the words", paths, lambda: [checked(path) for path in paths])
+
+
+def checked(path: Path) -> bytes:
+    text = content("--words", path)
+    if text == b"broken":
+        raise StartupError(f"{path.name} is broken")
+    return text
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "words"
+    path.write_text("old")
+    return path
+
+
+def test_written_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    words = watched(path)
+    words.refresh()
+    assert caplog.messages == []
+    path.write_text("new and longer")
+    words.refresh()
+    words.refresh()
+    assert (words.value, caplog.messages) == ([b"new and longer"], ["replaced the words"])
+
+
+def test_replaced_by_a_file_that_looks_the_same(path: Path) -> None:
+    words = watched(path)
+    before = path.stat()
+    other = path.with_name("other")
+    other.write_text("new")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    words.refresh()
+    assert words.value == [b"new"]
+
+
+def test_a_link_turned_to_another_folder(tmp_path: Path) -> None:
+    """As Kubernetes does it with a Secret: the file is a link through `..data`, which is a link to a folder."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "words").write_text(name)
+    data = tmp_path / "..data"
+    data.symlink_to("first")
+    (tmp_path / "words").symlink_to("..data/words")
+    words = watched(tmp_path / "words")
+    fresh = tmp_path / "..data_tmp"
+    fresh.symlink_to("second")
+    fresh.replace(data)
+    words.refresh()
+    assert words.value == [b"second"]
+
+
+def test_what_is_broken_is_told_once_and_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = watched(path)
+    path.write_text("broken")
+    words.refresh()
+    words.refresh()
+    assert caplog.messages == ["words is broken; what was read before stays in force"]
+    path.unlink()
+    words.refresh()
+    words.refresh()
+    assert caplog.messages[1:] == [
+        f"--words {path} cannot be read (No such file or directory); is it the right file?; "
+        "what was read before stays in force"
+    ]
+    assert words.value == [b"old"]
+    path.write_text("mended")
+    words.refresh()
+    assert words.value == [b"mended"]
+
+
+def test_a_touch_is_no_news(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    words = watched(path)
+    os.utime(path, (1, 1))
+    words.refresh()
+    assert caplog.messages == []
+
+
+async def test_looking_goes_on_whatever_happens(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("index_grpc.access.files.CHECK_SECONDS", 0.001)
+
+    def read() -> str:
+        return {"old": "old", "new": "new"}[path.read_text()]  # KeyError is no StartupError
+
+    words = Reloaded("the words", [path], read)
+    looking = asyncio.create_task(keep_fresh([words]))
+    await asyncio.to_thread(path.write_text, "neither")
+    await until(lambda: "it goes on" in caplog.text)
+    await asyncio.to_thread(path.write_text, "new")
+    await until(lambda: words.value == "new")
+    looking.cancel()
+
+
+def test_a_change_while_reading_is_seen_the_next_time(path: Path) -> None:
+    late = ["later"]
+
+    def read() -> str:
+        text = path.read_text()
+        if late:
+            path.write_text(late.pop())
+        return text
+
+    words = Reloaded("the words", [path], read)
+    assert words.value == "old"
+    words.refresh()
+    assert words.value == "later"

@@ -1,0 +1,180 @@
+"""The file of API keys, and the command that adds one."""
+
+import hmac
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from index_grpc.access.gate import Gate
+from index_grpc.access.keys import Keys, fingerprint, key_file, new_key, read_keys
+from index_grpc.cli import main
+from index_grpc.errors import KeyExpired, KeyMissing, KeyWrong, StartupError
+
+HASH = fingerprint("one")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.toml"
+
+
+def new(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["keys", "new", *arguments])
+
+
+def test_a_new_key_is_printed_once_and_its_file_knows_it(path: Path) -> None:
+    made = [new(name, "--file", str(path)) for name in ("alice", "bob")]
+    assert all((result.exit_code, result.stderr) == (0, "") for result in made)
+    presented = [result.stdout.strip() for result in made]
+    keys = read_keys(path)
+    found = [keys.find(key) for key in presented]
+    assert [match[0] for match in found if match] == ["alice", "bob"]
+    assert not any(key in path.read_text() for key in presented)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_files_mode_and_what_stands_in_it_are_kept(path: Path) -> None:
+    path.write_text(f"# ours\n[keys.one]\nhash = '{HASH}'")  # its last line does not end
+    path.chmod(0o640)
+    options = ["--requests-per-minute", "90", "--max-concurrent", "2", "--expires", "2040-05-06"]
+    assert new("two", "--file", str(path), *options).exit_code == 0
+    assert path.read_text().startswith("# ours\n")
+    assert path.stat().st_mode & 0o777 == 0o640
+    two = read_keys(path).keys["two"]
+    assert (two.requests_per_minute, two.max_concurrent) == (90, 2)
+    assert two.expires == datetime(2040, 5, 6, tzinfo=UTC)
+
+
+def test_without_a_file_what_to_add_goes_to_stderr(path: Path) -> None:
+    result = new("alice")
+    path.write_text(result.stderr)
+    assert read_keys(path).find(result.stdout.strip()) is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["one"], "already has [keys.one]; choose another name or delete those lines"),
+        (["a b"], "the key a b"),
+        (["two", "--requests-per-minute", "nan"], "requests_per_minute"),
+        (["two", "--expires", "tomorrow"], "'tomorrow' does not match the format '%Y-%m-%d'"),
+    ],
+)
+def test_what_cannot_be_added_changes_nothing(path: Path, arguments: list[str], error: str) -> None:
+    path.write_text(f"[keys.one]\nhash = '{HASH}'\n")
+    before = path.read_text()
+    result = new(*arguments, "--file", str(path))
+    assert (result.exit_code > 0, result.stdout) == (True, "")
+    assert error in result.stderr
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "it holds no keys; `index-grpc keys new NAME --file FILE` adds one"),
+        ("[keys]\n", "keys: Dictionary should have at least 1 item"),
+        ("[keys.one]\nhash = x\n", "is no TOML: Invalid value (at line 2, column 8)"),
+        ("[keys.one]\n", "keys.one.hash: Field required"),
+        ("[keys.one]\nhash = 'igrpc_thekeyitself'\n", "keys.one.hash: String should match pattern"),
+        (f"[keys.one]\nhash = '{HASH}'\nlimit = 3\n", "keys.one.limit: Extra inputs are not permitted"),
+        (f"[keys.one]\nhash = '{HASH}'\nmax_concurrent = 0\n", "keys.one.max_concurrent: Input should be greater"),
+        (f"[keys.one]\nhash = '{HASH}'\n[keys.two]\nhash = '{HASH}'\n", "one and two are the same key"),
+        (f"[keys.'one two']\nhash = '{HASH}'\n", "keys.one two"),
+        ("# \udcff", "is no TOML: 'utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_where(path: Path, text: str, error: str) -> None:
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(StartupError) as caught:
+        read_keys(path)
+    assert error in str(caught.value)
+    assert str(caught.value).startswith(f"--api-keys-file {path}")
+    assert "thekeyitself" not in str(caught.value)
+
+
+def test_a_file_that_all_can_write_to_is_told_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.write_text(f"[keys.one]\nhash = '{HASH}'\n")
+    read_keys(path)
+    assert caplog.messages == []
+    path.chmod(0o602)
+    read_keys(path)
+    assert "can be written by everyone" in caplog.text
+
+
+def gate(path: Path, *entries: str) -> Gate:
+    path.write_text("\n".join(f"[keys.{entry}" for entry in entries))
+    return Gate(key_file(path))
+
+
+@pytest.mark.parametrize("header", ["Bearer one", "bearer one", "BEARER  one "])
+def test_who_brings_a_key_is_known(path: Path, header: str) -> None:
+    assert gate(path, f"one]\nhash = '{HASH}'").caller(header).name == "one"
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic one", "one", "Bearerone"])
+def test_who_brings_none_is_told_how(path: Path, header: str) -> None:
+    with pytest.raises(KeyMissing, match="authorization: Bearer KEY"):
+        gate(path, f"one]\nhash = '{HASH}'").caller(header)
+
+
+def test_a_wrong_key_is_not_repeated(path: Path) -> None:
+    with pytest.raises(KeyWrong) as caught:
+        gate(path, f"one]\nhash = '{HASH}'").caller("Bearer another")
+    assert "another" not in str(caught.value)
+
+
+def test_without_keys_everyone_is_someone() -> None:
+    assert Gate().caller("").name == ""
+
+
+def test_a_key_ends_with_its_day(path: Path) -> None:
+    today = datetime.now(UTC).date()
+    days = {"one": today, "two": today + timedelta(days=1), "three": datetime.now(UTC) + timedelta(seconds=60)}
+    asked = gate(path, *(f"{name}]\nhash = '{fingerprint(name)}'\nexpires = {day}" for name, day in days.items()))
+    with pytest.raises(KeyExpired, match="the time of API key one is over"):
+        asked.caller("Bearer one")
+    assert [asked.caller(f"Bearer {name}").name for name in ("two", "three")] == ["two", "three"]
+
+
+def test_a_key_is_compared_with_all_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return hmac_compare(one, other)
+
+    hmac_compare = hmac.compare_digest
+    monkeypatch.setattr("index_grpc.access.keys.hmac.compare_digest", compare)
+    hashes = [fingerprint(name) for name in ("one", "two", "three")]
+    keys = Keys.model_validate({"keys": {f"k{number}": {"hash": found} for number, found in enumerate(hashes)}})
+    for presented in ("one", "three", "none of them"):
+        compared.clear()
+        keys.find(presented)
+        assert compared == [(found, fingerprint(presented)) for found in hashes]
+
+
+def test_keys_are_long_and_never_the_same() -> None:
+    made = {new_key() for _ in range(100)}
+    assert len(made) == 100
+    assert all(len(key) >= 43 and key.isascii() for key in made)
+
+
+def test_replaced_keys_count_at_once_and_broken_ones_do_not(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path.write_text(f"[keys.one]\nhash = '{HASH}'\n")
+    keys = key_file(path)
+    asked = Gate(keys)
+    path.write_text(f"[keys.two]\nhash = '{fingerprint('two')}'\n")
+    keys.refresh()
+    assert asked.caller("Bearer two").name == "two"
+    with pytest.raises(KeyWrong):
+        asked.caller("Bearer one")
+    path.write_text("[keys.three]\n")
+    keys.refresh()
+    assert asked.caller("Bearer two").name == "two"
+    told = f"--api-keys-file {path}: keys.three.hash: Field required; what was read before stays in force"
+    assert caplog.messages == [f"replaced the API keys of {path}", told]

@@ -1,0 +1,115 @@
+"""What one key may ask for."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from index_grpc.access.gate import Gate
+from index_grpc.access.keys import Key, fingerprint, key_file
+from index_grpc.access.limits import Usage
+from index_grpc.errors import RateLimited
+
+
+class Clock:
+    """Stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def key(**limits: float) -> Key:
+    return Key.model_validate({"hash": fingerprint("one")} | limits)
+
+
+def makes(usage: Usage, key: Key, number: int) -> None:
+    for _ in range(number):
+        with usage.of_one_call("one", key):
+            pass
+
+
+def refused_seconds(usage: Usage, key: Key) -> float:
+    with pytest.raises(RateLimited) as caught, usage.of_one_call("one", key):
+        pass
+    return caught.value.retry_after_seconds
+
+
+def test_a_minutes_requests_at_once_then_as_they_come(clock: Clock) -> None:
+    usage, limited = Usage(clock), key(requests_per_minute=30)
+    makes(usage, limited, 30)
+    assert refused_seconds(usage, limited) == pytest.approx(2)
+    clock.now += 1.5
+    assert refused_seconds(usage, limited) == pytest.approx(0.5)
+    clock.now += 0.5
+    makes(usage, limited, 1)
+    assert refused_seconds(usage, limited) == pytest.approx(2)
+    clock.now += 3600
+    makes(usage, limited, 30)
+    refused_seconds(usage, limited)
+
+
+@pytest.mark.parametrize("per_minute", [0.5, 7, 59.9, 1000])
+def test_who_comes_back_when_told_is_not_refused(clock: Clock, per_minute: float) -> None:
+    usage, limited = Usage(clock), key(requests_per_minute=per_minute)
+    makes(usage, limited, max(1, int(per_minute)))
+    for _ in range(200):
+        clock.now += refused_seconds(usage, limited)
+        makes(usage, limited, 1)
+
+
+def test_calls_at_a_time(clock: Clock) -> None:
+    usage, limited = Usage(clock), key(max_concurrent=2, requests_per_minute=4)
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(usage.of_one_call("one", limited))
+        for _ in range(10):  # takes nothing from the minute's
+            assert refused_seconds(usage, limited) > 0
+    makes(usage, limited, 2)
+    assert usage.num_open == 0
+
+
+def test_a_call_that_fails_is_over(clock: Clock) -> None:
+    usage, limited = Usage(clock), key(max_concurrent=1)
+    with pytest.raises(ZeroDivisionError), usage.of_one_call("one", limited):
+        raise ZeroDivisionError
+    makes(usage, limited, 1)
+
+
+def test_without_limits_nothing_is_refused(clock: Clock) -> None:
+    makes(Usage(clock), key(), 1000)
+
+
+def test_limits_are_each_names_own_and_outlast_a_new_file(clock: Clock, tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+
+    def write(per_minute: int, secret: str = "one") -> None:
+        entries = [f"hash = '{fingerprint(name)}'\nrequests_per_minute = {per_minute}" for name in (secret, "two")]
+        path.write_text(f"[keys.one]\n{entries[0]}\n[keys.two]\n{entries[1]}\n")
+
+    write(3)
+    keys = key_file(path)
+    gate = Gate(keys, clock)
+
+    def ask(secret: str) -> None:
+        with gate.counted(gate.caller(f"Bearer {secret}")):
+            pass
+
+    for _ in range(3):
+        ask("one")
+    with pytest.raises(RateLimited, match=r"key one may make 3 requests a minute; come again in 20\.0 s"):
+        ask("one")
+    ask("two")
+    write(6, "a new secret")
+    keys.refresh()
+    with pytest.raises(RateLimited, match=r"key one may make 6 requests a minute; come again in 10\.0 s"):
+        ask("a new secret")
+    clock.now += 10
+    ask("a new secret")

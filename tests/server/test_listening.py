@@ -1,0 +1,184 @@
+"""Where a server listens: unix sockets, who can reach it, and how to call it."""
+
+import asyncio
+import os
+import shlex
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from click.testing import CliRunner
+from index_grpc_client import AsyncClient
+from index_grpc_client.cli.commands import index_client
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from index_grpc.cli import main
+from index_grpc.errors import StartupError
+from index_grpc.server.app import App
+from index_grpc.server.listen import Port
+from tests.certificates import authority, issued
+from tests.conftest import settings
+from tests.server.asking import unary
+from tests.server.fake_runner import fake_server, letters
+
+REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "server.sock"
+
+
+def permissions(path: Path) -> str:
+    found = path.stat()
+    assert stat.S_ISSOCK(found.st_mode)
+    return f"{found.st_mode & 0o777:o}"
+
+
+@pytest.mark.parametrize("mode", ["600", "0660", "777"])
+async def test_a_unix_socket_with_its_permissions(path: Path, mode: str) -> None:
+    before = os.umask(0o022)
+    try:
+        async with fake_server(unix_socket=path, unix_socket_mode=mode) as server:
+            assert server.address == f"unix:{path}"
+            assert permissions(path) == mode.removeprefix("0")
+            assert await unary(server.stub, REQUEST) == letters(5)
+            async with AsyncClient(server.address) as client:
+                assert (await client.chat("Hi", max_tokens=5)).text == letters(5)
+        assert os.listdir(path.parent) == []
+    finally:
+        assert os.umask(before) == 0o022  # as it was
+
+
+async def test_its_permissions_are_never_wider(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at in the instant after the socket was made, before anything else could have mended it."""
+    seen: list[str] = []
+    add: Any = type(grpc.aio.server()).add_insecure_port
+
+    def look(server: grpc.aio.Server, address: str) -> int:
+        port: int = add(server, address)
+        seen.append(permissions(path))
+        return port
+
+    monkeypatch.setattr("grpc.aio._server.Server.add_insecure_port", look)
+    async with fake_server(unix_socket=path):
+        assert seen == ["600"]
+
+
+async def test_a_dead_servers_socket_is_taken_over(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with fake_server(unix_socket=path) as server:
+        assert permissions(path) == "600"
+        assert await unary(server.stub, REQUEST) == letters(5)
+
+
+async def test_a_living_servers_socket_is_not(path: Path) -> None:
+    async with fake_server(unix_socket=path) as server:
+        with pytest.raises(
+            StartupError, match="another server's, which is running; name another path or stop that one"
+        ):
+            await App(settings("any", unix_socket=path)).listen()
+        assert await unary(server.stub, REQUEST) == letters(5)
+        async with AsyncClient(server.address) as client:  # over a connection of its own
+            assert (await client.chat("Hi", max_tokens=5)).text == letters(5)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("file", "is there and is no socket; name another path or delete it"),
+        ("nowhere/server.sock", "is no directory where sockets can be made"),
+        ("file/server.sock", "is no directory where sockets can be made"),
+        ("x" * 120, "the path of a socket has at most 107"),
+    ],
+)
+async def test_paths_where_no_socket_can_be(tmp_path: Path, name: str, error: str) -> None:
+    file = tmp_path / "file"
+    await asyncio.to_thread(file.write_text, "something")
+    with pytest.raises(StartupError) as caught:
+        await App(settings("any", unix_socket=tmp_path / name)).listen()
+    assert str(caught.value).startswith(f"--unix-socket {tmp_path / name}")
+    assert error in str(caught.value)
+    assert await asyncio.to_thread(file.read_text) == "something"
+
+
+async def listening(**changes: object) -> None:
+    """Opens the port and closes it."""
+    app = App(settings("any", **changes))
+    await app.listen()
+    await app.stop()
+
+
+READ_ALONG, USE_IT = "read along (see --tls-cert)", "may use it (see --api-keys-file)"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "::"])
+async def test_a_port_that_others_can_reach_is_told_of(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    await listening(host=host)
+    (line,) = caplog.messages
+    assert "can be reached from other machines" in line
+    assert READ_ALONG in line
+    assert USE_IT in line
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "::1", "127.0.0.2"])
+async def test_the_loopback_is_not(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    await listening(host=host)
+    assert caplog.messages == []
+
+
+async def test_nor_is_a_unix_socket(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    await listening(host="0.0.0.0", unix_socket=path)
+    assert caplog.messages == []
+
+
+async def test_only_what_is_open_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pair = issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "localhost")
+    tls = {"host": "0.0.0.0", "tls_cert": pair.cert, "tls_key": pair.key}
+    await listening(**tls)
+    assert USE_IT in caplog.text
+    assert READ_ALONG not in caplog.text
+    caplog.clear()
+    await listening(**tls, tls_client_ca=tmp_path / "ca.pem")
+    assert caplog.messages == []
+
+
+def test_how_to_call_it(tmp_path: Path, path: Path) -> None:
+    pair = issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "*.example.org", "index.example.org", "::1")
+    tls = {"tls_cert": pair.cert, "tls_key": pair.key}
+
+    def words(address: str, **changes: object) -> str:
+        return Port(settings("any", **changes)).words(address)
+
+    assert words("127.0.0.1:5") == "--address 127.0.0.1:5"
+    assert words(f"unix:{path}", unix_socket=path) == f"--address unix:{path}"
+    assert words("0.0.0.0:5", **tls) == f"--address index.example.org:5 --ca {pair.cert}"
+    assert words("[::1]:5", **tls) == f"--address '[::1]:5' --ca {pair.cert}"
+    mutual = words("0.0.0.0:5", **tls, tls_client_ca=tmp_path / "ca.pem")
+    assert mutual == f"--address index.example.org:5 --ca {pair.cert} --cert CERT.pem --key KEY.pem"
+    assert words("127.0.0.1:5", api_keys_file=tmp_path / "keys.toml") == "--address 127.0.0.1:5 --api-key KEY"
+
+
+@pytest.mark.parametrize(("encrypted", "with_keys"), [(True, False), (True, True), (False, True)])
+async def test_what_it_says_of_calling_it_is_right(
+    tmp_path: Path, path: Path, encrypted: bool, with_keys: bool
+) -> None:
+    """Over TLS on every address, or over a unix socket."""
+    pair = issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "localhost")
+    keys = tmp_path / "keys.toml"
+    (key,) = CliRunner().invoke(main, ["keys", "new", "alice", "--file", str(keys)]).stdout.split()
+    async with fake_server(
+        host="0.0.0.0",
+        tls_cert=pair.cert if encrypted else None,
+        tls_key=pair.key if encrypted else None,
+        unix_socket=None if encrypted else path,
+        api_keys_file=keys if with_keys else None,
+    ) as server:
+        words = shlex.split(server.app.entrance.port.words(server.address))
+        asked = [*(key if word == "KEY" else word for word in words), "ask", "Hi", "--max-tokens", "5"]
+        result = await asyncio.to_thread(CliRunner().invoke, index_client, asked)
+    assert (result.exit_code, result.stdout) == (0, f"{letters(5)}\n")
