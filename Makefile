@@ -6,7 +6,7 @@ PROMPT ?= 你好
 INDEX_GRPC_ADDRESS ?= 127.0.0.1:50051
 export INDEX_GRPC_ADDRESS PROMPT
 .DEFAULT_GOAL := help
-.PHONY: help setup run ask test lint types protos protobufs released demo bench peers audit clean
+.PHONY: help setup run ask test test-contract lint types protos protobufs released demo bench peers audit clean
 
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,10 @@ types: setup ## strict types
 
 test: setup lint types ## lint, types and the whole suite
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+test-contract: setup ## the contract from Node, C++ and Ruby; needs npm and Debian's packages, installs them for root
+	@$(BIN)/python -m tests.contract.prepare
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q tests/contract -m "" $(ARGS)
 
 protos: setup ## generate the client's stubs from protos/
 	@$(BIN)/python clients/python/generate_stubs.py
