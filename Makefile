@@ -39,7 +39,7 @@ test: setup lint types ## lint, types and the whole suite
 
 test-contract: setup ## the contract from Node, C++ and Ruby; needs npm and Debian's packages, installs them for root
 	@$(BIN)/python -m tests.contract.prepare
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q tests/contract -m "" $(ARGS)
+	@$(BIN)/python -m pytest -q tests/contract -m "" $(ARGS)
 
 protos: setup ## generate the client's stubs from protos/
 	@$(BIN)/python clients/python/generate_stubs.py

@@ -38,11 +38,12 @@ class Language:
         return [package for probe, package in self.needs.items() if shell(probe, BUILD).returncode != 0]
 
     def build(self) -> None:
-        """Copies the sources and makes what is out of date. Raises AssertionError with make's words if it cannot."""
+        """Makes what is out of date. Raises AssertionError with make's last words if it cannot."""
         copy_contract()
-        shutil.copytree(Path(__file__).parent / self.folder, self.workplace, dirs_exist_ok=True)
-        made = shell("make -j2", self.workplace)
-        assert made.returncode == 0, made.stdout + made.stderr
+        source, made = Path(__file__).parent / self.folder, shutil.ignore_patterns("generated", "node_modules")
+        shutil.copytree(source, self.workplace, ignore=made, dirs_exist_ok=True)
+        make = shell("make -j2", self.workplace)
+        assert make.returncode == 0, make.stderr[-2000:]
 
 
 LANGUAGES = [
@@ -84,7 +85,8 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 def copy_contract() -> None:
     """Puts the contract and the error details that come with it where the generators look."""
-    shutil.copytree(ROOT / "protos", BUILD / "protos", dirs_exist_ok=True)
+    shutil.rmtree(BUILD / "protos", ignore_errors=True)
+    shutil.copytree(ROOT / "protos", BUILD / "protos")
     (installed,) = google.rpc.__path__
     details = BUILD / "protos" / "google" / "rpc"
     details.mkdir(parents=True, exist_ok=True)

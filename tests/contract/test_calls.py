@@ -50,7 +50,7 @@ class Told:
         return str(info["reason"])
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def told_by(address: str, built: Built) -> Callable[[str], dict[str, Told]]:
     """Runs a program, once, by its name."""
 

@@ -3,8 +3,8 @@
 //   node connect.mjs grpc|grpc-web|connect http://HOST:PORT
 //
 // Prints a line of JSON for each call: its name, its status code, the messages that came and the error's details.
-import { create, toJson } from "@bufbuild/protobuf";
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { toJson } from "@bufbuild/protobuf";
+import { ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import { BadRequestSchema, ErrorInfoSchema, RequestInfoSchema } from "./generated/google/rpc/error_details_pb.js";
 import { ChatService, Role } from "./generated/index/v1/chat_pb.js";
@@ -42,9 +42,10 @@ async function ask(call, method, request, seconds = 60) {
 async function stream(call, request, { leaveAfter = Infinity, seconds = 60 } = {}) {
   const leaving = new AbortController();
   const headers = { "x-request-id": `connect-${protocol}-${call}` };
+  const options = { headers, signal: leaving.signal, timeoutMs: seconds * 1000 };
   const messages = [];
   try {
-    for await (const message of client.chatStream(request, { headers, signal: leaving.signal, timeoutMs: seconds * 1000 })) {
+    for await (const message of client.chatStream(request, options)) {
       messages.push(message);
       if (messages.length === leaveAfter) leaving.abort();
     }
