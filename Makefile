@@ -6,10 +6,10 @@ PROMPT ?= 你好
 INDEX_GRPC_ADDRESS ?= 127.0.0.1:50051
 export INDEX_GRPC_ADDRESS PROMPT
 .DEFAULT_GOAL := help
-.PHONY: help setup run ask test lint types protos protobufs demo bench peers audit clean
+.PHONY: help setup run ask test test-contract lint types protos protobufs released demo bench peers audit clean
 
 help: ## print the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .venv/ready: pyproject.toml clients/python/pyproject.toml constraints.txt $(wildcard index_grpc/native/*.h index_grpc/native/*.cpp)
 	@echo "installing into .venv; the first time this takes a few minutes"
@@ -29,6 +29,7 @@ lint: setup ## style, and the rules of the contract
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/buf lint
+	@$(BIN)/buf breaking --against protos/released.binpb
 
 types: setup ## strict types
 	@$(BIN)/mypy
@@ -36,11 +37,18 @@ types: setup ## strict types
 test: setup lint types ## lint, types and the whole suite
 	@$(BIN)/python -m pytest -q $(ARGS)
 
+test-contract: setup ## the contract from Node, C++ and Ruby; needs npm and Debian's packages, installs them for root
+	@$(BIN)/python -m tests.contract.prepare
+	@$(BIN)/python -m pytest -q tests/contract -m "" $(ARGS)
+
 protos: setup ## generate the client's stubs from protos/
 	@$(BIN)/python clients/python/generate_stubs.py
 
 protobufs: setup ## try the client under every supported protobuf, in throw-away environments
 	@$(BIN)/python clients/python/check_protobufs.py
+
+released: setup ## at a release: keep the contract as what later ones are held to
+	@$(BIN)/buf build --exclude-source-info -o protos/released.binpb
 
 demo: setup ## retrain the demo checkpoint, about 25 minutes
 	@$(BIN)/python demo/train.py $(ARGS)
