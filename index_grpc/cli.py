@@ -141,10 +141,10 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of its own log comes up as an error of ours
     import uvloop
 
-    from index_grpc.launch import load
+    from index_grpc.launch import load, ports
     from index_grpc.server.lifetime import serve
 
-    uvloop.run(serve(settings, lambda: load(settings)))
+    uvloop.run(serve(settings, lambda: load(settings), ports(settings)))
 
 
 def _exit(exit_code: int) -> NoReturn:

@@ -29,6 +29,10 @@ class ServeSettings(BaseModel):
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 and [::] are everywhere.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    http_port: int | None = Field(
+        None, ge=0, le=65535, description="Answer over HTTP too, on this port; 0 takes a free one. Default: not at all."
+    )
+    http_host: str | None = Field(None, min_length=1, description="Address of that port. Default: as --host.")
     device: Annotated[str, AfterValidator(_known_device)] = Field(
         "auto", description="Where to compute: auto (cuda if there is one), cpu, cuda or cuda:N."
     )

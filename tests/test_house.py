@@ -22,6 +22,7 @@ FLOORS = {
     "bench": {"index_grpc.bench"},
     "export": {"index_grpc.export", "index_grpc.model", "index_grpc.text"},
     "server": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
+    "http": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server", "index_grpc.http"},
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
 TOP = {"cli", "engine_process", "launch", "loading"}
@@ -34,9 +35,11 @@ THIRD_PARTY = {
     "gguf": ("export/gguf_file.py", "export/gguf_vocabulary.py"),
     "huggingface_hub": ("model",),
     "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),
-    "grpc": ("server",),
-    "index_grpc_client": ("server", "bench"),
-    "pydantic": ("settings.py", "cli.py"),
+    "grpc": ("server", "http/problem.py"),
+    "index_grpc_client": ("server", "http", "bench"),
+    "pydantic": ("settings.py", "cli.py", "http"),
+    "starlette": ("http",),
+    "uvicorn": ("http/port.py",),
     "click": ("cli.py", "bench", "export/command.py"),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }

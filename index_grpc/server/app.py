@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH_DESCRIPTOR
@@ -20,7 +20,7 @@ from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.worker import Worker
 from index_grpc.errors import IndexGrpcError, StartupError
 from index_grpc.server.call_log import CallLog
-from index_grpc.server.calls import CallInterceptor
+from index_grpc.server.calls import CallInterceptor, Calls
 from index_grpc.server.health import Health
 from index_grpc.server.observer import Observer, Observers
 from index_grpc.server.readiness import Readiness
@@ -55,10 +55,28 @@ class Loaded:
 Load = Callable[[], Loaded]
 
 
+class Port(Protocol):
+    """A way in beside gRPC's."""
+
+    address: str
+    """Host and port in effect, once it is open."""
+
+    async def open(self) -> None:
+        """Raises StartupError if that is not possible."""
+
+    async def close(self) -> None:
+        """Takes nothing new; what is open soon ends, since the engine does. May be called twice, or without `open`."""
+
+
+MakePort = Callable[["App"], Port]
+
+
 class App:
     """One server with one engine. Used from one event loop."""
 
-    def __init__(self, settings: ServeSettings, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self, settings: ServeSettings, observers: Sequence[Observer] = (), ports: Sequence[MakePort] = ()
+    ) -> None:
         self.settings = settings
         self.health = Health(SERVICE)
         self.readiness = Readiness(self.health)
@@ -69,11 +87,13 @@ class App:
         """Set when the engine is lost."""
         self._load_seconds = 0.0
         self._watching: asyncio.Task[None] | None = None
-        interceptor = CallInterceptor(SERVICE, self.observers.call_ended)
+        self.calls = Calls(self.observers.call_ended)
+        interceptor = CallInterceptor(SERVICE, self.calls)
         self._server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
         add_ChatServiceServicer_to_server(self.servicer, self._server)
         add_HealthServicer_to_server(self.health, self._server)
         add_reflection(self._server, SERVICE, HEALTH_DESCRIPTOR.services_by_name["Health"].full_name)
+        self.ports = [make(self) for make in ports]
 
     @property
     def is_loaded(self) -> bool:
@@ -81,7 +101,7 @@ class App:
         return self.servicer.backend is not None
 
     async def listen(self) -> str:
-        """Opens the port, with `liveness` SERVING and nothing else, and returns the address with the port in effect."""
+        """Opens the ports, with `liveness` SERVING and nothing else, and returns gRPC's address, its port in effect."""
         host, port = self.settings.host, self.settings.port
         if ":" in host and not host.startswith("["):
             host = f"[{host}]"  # an IPv6 address
@@ -93,6 +113,8 @@ class App:
             remedy = "is another server running there, or is the address not this machine's? See --host and --port"
             raise StartupError(f"cannot listen on {host}:{port}; {remedy}")
         await self._server.start()
+        for other in self.ports:
+            await other.open()
         return f"{host}:{bound}"
 
     async def load(self, load: Load) -> ServedModel:
@@ -135,13 +157,13 @@ class App:
         await self.stop()
 
     async def stop(self, at_once: bool = False) -> None:
-        """Ends the calls that are open, each with its status, closes the port and ends the engine.
+        """Ends the calls that are open, each with its status, closes the ports and ends the engine.
 
         The engine may first end its step, unless all is to be over at once.
         """
         self.health.end_watches()
         self._stop_watching()
-        closing = [self._server.stop(FLUSH_SECONDS)]
+        closing = [self._server.stop(FLUSH_SECONDS), *(port.close() for port in self.ports)]
         if self.engine is not None:
             hopeless = at_once or self.engine.lost
             closing.append(self.engine.stop(0.0 if hopeless else LONGEST_STEP_SECONDS))

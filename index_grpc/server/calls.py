@@ -4,11 +4,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -32,6 +32,8 @@ class Call:
 
     method: str
     id: str
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What came with it: gRPC's metadata or the headers of HTTP, names in lower case."""
     arrival: float = field(default_factory=time.monotonic)
     created: float = field(default_factory=time.time)
     """Seconds since 1970."""
@@ -70,11 +72,36 @@ def current_call() -> Call:
     return _current.get()
 
 
-class CallInterceptor(Interceptor):
-    """Wraps the handlers of one service; other services pass through. Tells of each call that has ended."""
+class Calls:
+    """What goes for every call, whichever port it comes through."""
 
-    def __init__(self, service: str, ended: Ended) -> None:
-        self._prefix, self._ended = f"/{service}/", ended
+    def __init__(self, ended: Ended) -> None:
+        self._ended = ended
+
+    @contextmanager
+    def served(self, call: Call) -> Iterator[None]:
+        """Notes how the call ends, and tells of it. What goes wrong leaves as an IndexGrpcError, for its port."""
+        _current.set(call)
+        try:
+            yield
+            call.code = "OK"
+        except IndexGrpcError as error:
+            _fail(call, error)
+            raise
+        except Exception:
+            log.exception("request %s: %s broke", call.id, call.method)
+            failure = RequestFailed("the server broke while answering")
+            _fail(call, failure)
+            raise failure from None
+        finally:
+            self._ended(call)
+
+
+class CallInterceptor(Interceptor):
+    """Wraps the handlers of one service; other services pass through."""
+
+    def __init__(self, service: str, calls: Calls) -> None:
+        self._prefix, self._calls = f"/{service}/", calls
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
@@ -113,24 +140,14 @@ class CallInterceptor(Interceptor):
 
     @asynccontextmanager
     async def _served(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Opens the call, turns what goes wrong in it into a status, and tells that it has ended."""
-        call = _open(method, context)
-        _current.set(call)
+        """Opens the call and turns what goes wrong in it into a status."""
+        call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
         context.set_trailing_metadata(((REQUEST_ID, call.id),))
         try:
-            yield
-            call.code = "OK"
+            with self._calls.served(call):
+                yield
         except IndexGrpcError as error:
-            await self._abort(call, context, error)
-        except Exception:
-            log.exception("request %s: %s broke", call.id, method)
-            await self._abort(call, context, RequestFailed("the server broke while answering"))
-        finally:
-            self._ended(call)
-
-    async def _abort(self, call: Call, context: Context, error: IndexGrpcError) -> NoReturn:
-        call.error, call.code = error, CODES[type(error)].name
-        await abort(context, error, call.id)
+            await abort(context, error, call.id)
 
 
 def _parsed(parse: Parse, data: bytes) -> Message:
@@ -141,12 +158,20 @@ def _parsed(parse: Parse, data: bytes) -> Message:
         raise InvalidRequest(Violation("request", problem)) from None
 
 
-def _open(method: str, context: Context) -> Call:
-    metadata = dict(context.invocation_metadata() or ())
+def open_call(method: str, metadata: Mapping[str, Any], seconds_left: float | None = None) -> Call:
+    """A call that has just arrived; `seconds_left` is how long its caller will listen, if that is known."""
+    call = Call(method, request_id(metadata), metadata)
+    if seconds_left is not None:
+        call.deadline = call.arrival + seconds_left - min(MOST_DEADLINE_MARGIN_SECONDS, seconds_left / 10)
+    return call
+
+
+def request_id(metadata: Mapping[str, Any]) -> str:
+    """The caller's own, if it is a good one, else a new one."""
     given = metadata.get(REQUEST_ID, "")
     good = isinstance(given, str) and GOOD_REQUEST_ID.fullmatch(given)
-    call = Call(method, given if good else uuid.uuid4().hex)
-    left = context.time_remaining()
-    if left is not None:
-        call.deadline = call.arrival + left - min(MOST_DEADLINE_MARGIN_SECONDS, left / 10)
-    return call
+    return given if good else uuid.uuid4().hex
+
+
+def _fail(call: Call, error: IndexGrpcError) -> None:
+    call.error, call.code = error, CODES[type(error)].name

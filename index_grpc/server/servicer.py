@@ -34,7 +34,7 @@ class ChatServicer(ChatServiceServicer):
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         """The whole answer in one message."""
-        call, backend = current_call(), self._ready()
+        call, backend = current_call(), self.ready()
         asked = translate.chat_request(request, call, backend.model)
         chunks = [chunk async for chunk in backend.chat.stream(asked)]
         call.finish = chunks[-1].finish
@@ -46,7 +46,7 @@ class ChatServicer(ChatServiceServicer):
         context: Context,
     ) -> AsyncGenerator[pb.ChatStreamResponse]:
         """The answer as it is generated. gRPC sends the headers with the first message."""
-        call, backend = current_call(), self._ready()
+        call, backend = current_call(), self.ready()
         asked = translate.chat_request(request, call, backend.model)
         async with aclosing(backend.chat.stream(asked)) as chunks:
             async for chunk in chunks:
@@ -59,17 +59,18 @@ class ChatServicer(ChatServiceServicer):
         context: Context,
     ) -> pb.CountTokensResponse:
         """Tokens of a prompt."""
-        backend = self._ready()
+        backend = self.ready()
         ids = await backend.chat.prompt_ids(translate.messages_to_count(request, backend.model))
         remaining = max(0, backend.model.context_length - len(ids))
         return pb.CountTokensResponse(prompt_tokens=len(ids), remaining_tokens=remaining)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """The served model."""
-        backend = self._ready()
+        backend = self.ready()
         return translate.model_response(backend.model, backend.chat.engine.limits)
 
-    def _ready(self) -> Backend:
+    def ready(self) -> Backend:
+        """What answers. Raises what a call is to be refused with, if it is."""
         self.readiness.require()
         assert self.backend is not None
         return self.backend

@@ -13,6 +13,7 @@ from index_grpc.contract import ServedModel, Token, TokenRequest
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker
+from index_grpc.launch import ports
 from index_grpc.server.app import App, Loaded
 from index_grpc.text.tokenizer import Tokenizer
 from tests.checkpoints import make_tokenizer
@@ -72,7 +73,7 @@ class FakeServer:
 
     def __init__(self, **changes: object) -> None:
         self.settings = settings(MODEL, **changes)
-        self.app = App(self.settings)
+        self.app = App(self.settings, ports=ports(self.settings))
         tokenizer = Tokenizer(make_tokenizer())
         self.runner = FakeRunner(tokenizer)
         limits = Limits(
