@@ -100,10 +100,10 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of its own log comes up as an error of ours
     import uvloop
 
-    from index_grpc.launch import load
+    from index_grpc.launch import load, ports
     from index_grpc.server.lifetime import serve
 
-    uvloop.run(serve(settings, lambda: load(settings)))
+    uvloop.run(serve(settings, lambda: load(settings), ports(settings)))
 
 
 def _tell(error: StartupError, settings: ServeSettings) -> None:

@@ -61,6 +61,12 @@ class ModelNotFound(IndexGrpcError):
     reason = "MODEL_NOT_FOUND"
 
 
+class MessageTooLarge(IndexGrpcError):
+    """More bytes than the server takes. gRPC itself sees to that for its own messages."""
+
+    reason = "MESSAGE_TOO_LARGE"
+
+
 class Unauthenticated(IndexGrpcError):
     """The caller is not known."""
 

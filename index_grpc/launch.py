@@ -6,7 +6,8 @@ from pathlib import Path
 
 from index_grpc.engine.process import start_process
 from index_grpc.engine.worker import ThreadWorker
-from index_grpc.server.app import Loaded
+from index_grpc.errors import StartupError
+from index_grpc.server.app import Loaded, MakePort
 from index_grpc.settings import ServeSettings
 from index_grpc.text.tokenizer import Tokenizer
 
@@ -25,6 +26,20 @@ def load(settings: ServeSettings) -> Loaded:
     loaded = load_runner(settings)
     worker_here = ThreadWorker(loaded.runner, loaded.limits)
     return Loaded(loaded.model, Tokenizer.load(loaded.directory), loaded.limits, worker_here)
+
+
+def ports(settings: ServeSettings) -> list[MakePort]:
+    """The ways in beside gRPC's. Raises StartupError if one cannot be had."""
+    if settings.http_port is None:
+        if settings.http_host is not None:
+            raise StartupError("--http-host needs --http-port; set both or none")
+        return []
+    try:
+        from index_grpc.http.port import HttpPort  # not needed otherwise, and perhaps not installed
+    except ModuleNotFoundError as error:
+        remedy = "install it with  pip install 'index-grpc[http]'"
+        raise StartupError(f"--http-port needs the extra http ({error.name} is missing); {remedy}") from None
+    return [HttpPort]
 
 
 def wants_process(settings: ServeSettings) -> bool:

@@ -63,6 +63,10 @@ class ServeSettings(BaseModel):
     )
     open_health: bool = Field(True, description="Answer health checks without a key too, since probes have none.")
     open_reflection: bool = Field(False, description="Describe the service to tools without a key too.")
+    http_port: int | None = Field(
+        None, ge=0, le=65535, description="Answer over HTTP too, on this port; 0 takes a free one. Default: not at all."
+    )
+    http_host: str | None = Field(None, min_length=1, description="Address of that port. Default: as --host.")
     device: Annotated[str, AfterValidator(_known_device)] = Field(
         "auto", description="Where to compute: auto (cuda if there is one), cpu, cuda or cuda:N."
     )
@@ -163,6 +167,8 @@ TOPICS = {
         "port",
         "unix_socket",
         "unix_socket_mode",
+        "http_port",
+        "http_host",
         "max_message_mib",
         "max_connection_age_seconds",
         "max_connection_age_grace_seconds",

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from index_grpc.launch import ports
 from index_grpc.server.app import App, Load
 from index_grpc.settings import ServeSettings
 
@@ -37,7 +38,7 @@ class BackgroundServer:
         self._loop.close()
 
     async def _start(self, settings: ServeSettings, load: Load) -> tuple[App, str]:
-        app = App(settings)
+        app = App(settings, ports=ports(settings))
         address = await app.listen()
         await app.load(load)
         return app, address

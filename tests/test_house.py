@@ -24,6 +24,7 @@ FLOORS = {
     "configuration": {"index_grpc.configuration"},
     "access": {"index_grpc.access"},
     "server": {"index_grpc.access", "index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
+    "http": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server", "index_grpc.http"},
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
 TOP = {"cli", "engine_process", "launch", "loading"}
@@ -36,12 +37,14 @@ THIRD_PARTY = {
     "gguf": ("export/gguf_file.py", "export/gguf_vocabulary.py"),
     "huggingface_hub": ("model",),
     "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),
-    "grpc": ("server",),
+    "grpc": ("server", "http/problem.py"),
     "prometheus_client": ("server/metrics",),
-    "index_grpc_client": ("server", "bench"),
-    "pydantic": ("settings.py", "configuration", "access/keys.py"),
+    "index_grpc_client": ("server", "http", "bench"),
+    "pydantic": ("settings.py", "configuration", "access/keys.py", "http"),
     "click": ("cli.py", "configuration", "bench", "access/command.py", "export/command.py"),
     "opentelemetry": ("server/tracing.py",),
+    "starlette": ("http",),
+    "uvicorn": ("http/port.py",),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library may be imported: folders or files."""

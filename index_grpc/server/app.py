@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -18,7 +18,7 @@ from index_grpc.engine.door import Engine, EngineEvents
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.worker import Worker
 from index_grpc.errors import IndexGrpcError, StartupError
-from index_grpc.server.calls import CallInterceptor
+from index_grpc.server.calls import CallInterceptor, Calls
 from index_grpc.server.entrance import HEALTH_SERVICE, Entrance
 from index_grpc.server.health import Health
 from index_grpc.server.listen import options
@@ -58,10 +58,28 @@ class Loaded:
 Load = Callable[[], Loaded]
 
 
+class Port(Protocol):
+    """A way in beside gRPC's."""
+
+    address: str
+    """Host and port in effect, once it is open."""
+
+    async def open(self) -> None:
+        """Raises StartupError if that is not possible."""
+
+    async def close(self) -> None:
+        """Takes nothing new; what is open soon ends, since the engine does. May be called twice, or without `open`."""
+
+
+MakePort = Callable[["App"], Port]
+
+
 class App:
     """One server with one engine. Used from one event loop."""
 
-    def __init__(self, settings: ServeSettings, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self, settings: ServeSettings, observers: Sequence[Observer] = (), ports: Sequence[MakePort] = ()
+    ) -> None:
         self.settings = settings
         self.entrance = Entrance(settings)
         self.health = Health(SERVICE)
@@ -75,8 +93,9 @@ class App:
         """Set when the engine is lost."""
         self._load_seconds, self._has_stopped = 0.0, False
         self._watching: asyncio.Task[None] | None = None
-        calls = CallInterceptor(SERVICE, self.entrance.gate, self.observers.call_ended, self.load_reporter.trailer)
-        interceptors = [ParseInterceptor(), calls, self.entrance.guard]
+        self.calls = Calls(self.entrance.gate, self.observers.call_ended)
+        interceptor = CallInterceptor(SERVICE, self.calls, self.load_reporter.trailer)
+        interceptors = [ParseInterceptor(), interceptor, self.entrance.guard]
         self._server = grpc.aio.server(interceptors=interceptors, options=options(settings))
         add_ChatServiceServicer_to_server(self.servicer, self._server)
         add_HealthServicer_to_server(self.health, self._server)
@@ -84,6 +103,7 @@ class App:
         if settings.load_report_service:
             described.append(self.load_reports.add_to(self._server))
         add_reflection(self._server, *described)
+        self.ports = [make(self) for make in ports]
 
     @property
     def is_loaded(self) -> bool:
@@ -97,9 +117,12 @@ class App:
         return backend is not None and backend.chat.engine is self.engine
 
     async def listen(self) -> str:
-        """Opens the port, with `liveness` SERVING and nothing else, and returns the address with the port in effect."""
+        """Opens the ports, with `liveness` SERVING and nothing else, and returns gRPC's address, its port in effect."""
         self.observers.starting(self)
-        return await self.entrance.open(self._server)
+        address = await self.entrance.open(self._server)
+        for other in self.ports:
+            await other.open()
+        return address
 
     async def load(self, load: Load) -> ServedModel:
         """Loads the model in a thread, has it answer once through the engine's door, then turns health to SERVING."""
@@ -142,7 +165,7 @@ class App:
         await self.stop()
 
     async def stop(self, at_once: bool = False) -> None:
-        """Ends the calls that are open, each with its status, closes the port and ends the engine.
+        """Ends the calls that are open, each with its status, closes the ports and ends the engine.
 
         The engine may first end its step, unless all is to be over at once.
         """
@@ -150,7 +173,7 @@ class App:
         self.entrance.close()
         self.load_reports.end()
         self._stop_watching()
-        closing = [self._server.stop(FLUSH_SECONDS)]
+        closing = [self._server.stop(FLUSH_SECONDS), *(port.close() for port in self.ports)]
         if self.engine is not None:
             hopeless = at_once or self.engine.lost
             closing.append(self.engine.stop(0.0 if hopeless else LONGEST_STEP_SECONDS))

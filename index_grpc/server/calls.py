@@ -4,11 +4,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -33,13 +33,13 @@ class Call:
 
     method: str
     id: str
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """gRPC's metadata or the headers of HTTP, names in lower case; of one that came more than once the last."""
     arrival: float = field(default_factory=time.monotonic)
     created: float = field(default_factory=time.time)
     """Seconds since 1970."""
     deadline: float | None = None
     """Instant by which the answer should leave, a little before the caller stops listening."""
-    metadata: Mapping[str, str | bytes] = field(default_factory=dict)
-    """What the caller sent beside the request; of a key that came more than once, the last value."""
     model: str = ""
     """Name of the model that was to answer."""
     asked: ChatRequest | None = None
@@ -91,14 +91,42 @@ def current_call() -> Call:
     return _current.get()
 
 
+class Calls:
+    """What goes for every call, whichever port it comes through."""
+
+    def __init__(self, gate: Gate, ended: Ended) -> None:
+        self._gate, self._ended = gate, ended
+
+    @contextmanager
+    def served(self, call: Call) -> Iterator[None]:
+        """Asks at the gate, then notes how the call ends, and tells of it.
+
+        What goes wrong leaves as an IndexGrpcError, for the call's port.
+        """
+        _current.set(call)
+        try:
+            caller = self._gate.caller(authorization(call.metadata))
+            call.caller = caller.name
+            with self._gate.counted(caller):
+                yield
+            call.code = "OK"
+        except IndexGrpcError as error:
+            _fail(call, error)
+            raise
+        except Exception:
+            log.exception("request %s: %s broke", call.id, call.method)
+            failure = RequestFailed("the server broke while answering")
+            _fail(call, failure)
+            raise failure from None
+        finally:
+            self._ended(call)
+
+
 class CallInterceptor(Interceptor):
-    """Wraps the handlers of one service; other services pass through.
+    """Wraps the handlers of one service; other services pass through."""
 
-    Asks at the gate before a request is parsed, and tells of each call that has ended.
-    """
-
-    def __init__(self, service: str, gate: Gate, ended: Ended, load_trailer: LoadTrailer) -> None:
-        self._prefix, self._gate, self._ended, self._load_trailer = f"/{service}/", gate, ended, load_trailer
+    def __init__(self, service: str, calls: Calls, load_trailer: LoadTrailer) -> None:
+        self._prefix, self._calls, self._load_trailer = f"/{service}/", calls, load_trailer
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
@@ -137,32 +165,19 @@ class CallInterceptor(Interceptor):
 
     @asynccontextmanager
     async def _served(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Opens the call, turns what goes wrong in it into a status, and tells that it has ended."""
-        call = _open(method, context)
-        _current.set(call)
+        """Opens the call and turns what goes wrong in it into a status."""
+        call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
         try:
-            caller = self._gate.caller(authorization(context.invocation_metadata()))
-            call.caller = caller.name
-            with self._gate.counted(caller):
+            with self._calls.served(call):
                 yield
-            call.code = "OK"
             context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer(call.code)))
         except IndexGrpcError as error:
-            await self._abort(call, context, error)
-        except Exception:
-            log.exception("request %s: %s broke", call.id, method)
-            await self._abort(call, context, RequestFailed("the server broke while answering"))
-        finally:
-            self._ended(call)
-
-    async def _abort(self, call: Call, context: Context, error: IndexGrpcError) -> NoReturn:
-        call.error, call.code = error, CODES[type(error)].name
-        await abort(context, error, call.id, self._load_trailer(call.code))
+            await abort(context, error, call.id, self._load_trailer(call.code))
 
 
-def authorization(metadata: Any) -> str:  # noqa: ANN401 - the stubs do not say that these are pairs
+def authorization(metadata: Mapping[str, Any]) -> str:
     """The header of that name; empty if there is none."""
-    return str(dict(metadata or ()).get(AUTHORIZATION, ""))
+    return str(metadata.get(AUTHORIZATION, ""))
 
 
 def _parsed(parse: Parse, data: bytes) -> Message:
@@ -173,12 +188,20 @@ def _parsed(parse: Parse, data: bytes) -> Message:
         raise InvalidRequest(Violation("request", problem)) from None
 
 
-def _open(method: str, context: Context) -> Call:
-    metadata = dict(context.invocation_metadata() or ())
+def open_call(method: str, metadata: Mapping[str, Any], seconds_left: float | None = None) -> Call:
+    """A call that has just arrived; `seconds_left` is how long its caller will listen, if that is known."""
+    call = Call(method, request_id(metadata), metadata)
+    if seconds_left is not None:
+        call.deadline = call.arrival + seconds_left - min(MOST_DEADLINE_MARGIN_SECONDS, seconds_left / 10)
+    return call
+
+
+def request_id(metadata: Mapping[str, Any]) -> str:
+    """The caller's own, if it is a good one, else a new one."""
     given = metadata.get(REQUEST_ID, "")
     good = isinstance(given, str) and GOOD_REQUEST_ID.fullmatch(given)
-    call = Call(method, given if good else uuid.uuid4().hex, metadata=metadata)
-    left = context.time_remaining()
-    if left is not None:
-        call.deadline = call.arrival + left - min(MOST_DEADLINE_MARGIN_SECONDS, left / 10)
-    return call
+    return given if good else uuid.uuid4().hex
+
+
+def _fail(call: Call, error: IndexGrpcError) -> None:
+    call.error, call.code = error, CODES[type(error)].name

@@ -27,7 +27,7 @@ class Guard(Interceptor):
         """Called by gRPC for each call."""
         if details.method.startswith(self._prefixes):
             try:
-                self._gate.caller(authorization(details.invocation_metadata))
+                self._gate.caller(authorization(dict(details.invocation_metadata or ())))
             except IndexGrpcError as error:
                 return _refusing(details.method, error)
         return await continuation(details)

@@ -30,6 +30,11 @@ class Health(HealthServicer):
         self._changed = asyncio.Event()
         self._watches_end = False
 
+    @property
+    def is_ready(self) -> bool:
+        """What was last said of it."""
+        return bool(self._statuses[""] == SERVING)
+
     def set_ready(self, ready: bool) -> None:
         """Says whether the service takes requests."""
         self._statuses |= dict.fromkeys(self._ready_names, SERVING if ready else NOT_SERVING)

@@ -6,9 +6,10 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from index_grpc.server.app import App, Load
+from index_grpc.server.app import App, Load, MakePort
 from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.settings import ServeSettings
 
@@ -17,9 +18,9 @@ Signals = asyncio.Queue[signal.Signals]
 log = logging.getLogger(__name__)
 
 
-async def serve(settings: ServeSettings, load: Load) -> None:
+async def serve(settings: ServeSettings, load: Load, ports: Sequence[MakePort] = ()) -> None:
     """Runs until a signal has drained the server. Raises StartupError if it cannot start or its engine is lost."""
-    app, signals, at_once = App(settings), _signals(), False
+    app, signals, at_once = App(settings, ports=ports), _signals(), False
     running, stopping = asyncio.create_task(_run(app, load)), asyncio.create_task(signals.get())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)

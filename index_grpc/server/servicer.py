@@ -59,24 +59,25 @@ class ChatServicer(ChatServiceServicer):
         context: Context,
     ) -> pb.CountTokensResponse:
         """Tokens of a prompt."""
-        backend = self._ready()
+        backend = self.ready()
         ids = await backend.chat.prompt_ids(translate.messages_to_count(request, backend.model))
         remaining = max(0, backend.model.context_length - len(ids))
         return pb.CountTokensResponse(prompt_tokens=len(ids), remaining_tokens=remaining)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """The served model."""
-        backend = self._ready()
+        backend = self.ready()
         return translate.model_response(backend.model, backend.chat.engine.limits)
 
     def _take(self, request: pb.ChatRequest) -> tuple[Call, Backend, ChatRequest]:
         """The request, checked, and noted for whoever observes the call."""
-        call, backend = current_call(), self._ready()
+        call, backend = current_call(), self.ready()
         call.model = backend.model.name
         call.asked = translate.chat_request(request, call, backend.model)
         return call, backend, call.asked
 
-    def _ready(self) -> Backend:
+    def ready(self) -> Backend:
+        """What answers. Raises what a call is to be refused with, if it is."""
         self.readiness.require()
         assert self.backend is not None
         return self.backend

@@ -29,6 +29,7 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.KeyWrong: grpc.StatusCode.UNAUTHENTICATED,
     errors.KeyExpired: grpc.StatusCode.UNAUTHENTICATED,
     errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.MessageTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Loading: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.UNAVAILABLE,
@@ -52,16 +53,21 @@ def quoted(text: str) -> str:
 
 async def abort(context: Context, error: errors.IndexGrpcError, request_id: str, *more: Trailer) -> NoReturn:
     """Ends the call with the error's status, its details, the request id and more trailers."""
-    code, message = CODES[type(error)], str(error)
-    if isinstance(error, errors.InvalidRequest):
-        message = _summary(error)
-    if code is grpc.StatusCode.INTERNAL:
-        message = f"{message}; request id {request_id}"
+    code, message = CODES[type(error)], message_of(error, request_id)
     details = [ErrorInfo(reason=error.reason, domain=DOMAIN), RequestInfo(request_id=request_id), *_details(error)]
     trailers = [("x-request-id", request_id), *_retry_trailers(error), *more]
     trailers.append(("grpc-status-details-bin", _status(code, message, details)))
     await context.abort(code, message, tuple(trailers))
     raise AssertionError("abort always raises")
+
+
+def message_of(error: errors.IndexGrpcError, request_id: str) -> str:
+    """The sentence for people; of many violations the first, since the details hold as many as fit."""
+    if isinstance(error, errors.InvalidRequest):
+        return _summary(error)
+    if CODES[type(error)] is grpc.StatusCode.INTERNAL:
+        return f"{error}; request id {request_id}"
+    return str(error)
 
 
 def _details(error: errors.IndexGrpcError) -> list[Message]:
@@ -87,7 +93,7 @@ def _fitting(error: errors.InvalidRequest) -> list[BadRequest.FieldViolation]:
 
 
 def _summary(error: errors.InvalidRequest) -> str:
-    """The first violation and how many more were found; the details hold as many as fit."""
+    """The first violation and how many more were found."""
     first, num_more = error.violations[0], len(error.violations) - 1
     more = f" (and {num_more} more {'violation' if num_more == 1 else 'violations'})" if num_more else ""
     return f"{first.field}: {first.description}{more}"

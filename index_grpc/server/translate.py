@@ -33,7 +33,7 @@ REASONS = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for rea
 
 def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatRequest:
     """The request, checked. Raises InvalidRequest with all violations, or ModelNotFound."""
-    _refuse_too_many_messages(proto.history, model)
+    refuse_too_many_messages(len(proto.history), model)
     prompt = proto.prompt  # taken once: each time decodes it anew, which for megabytes takes a while
     with Violations() as violations:
         violations.of_conversation(prompt, proto.history)
@@ -57,7 +57,7 @@ def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatR
 
 def messages_to_count(proto: pb.CountTokensRequest, model: ServedModel) -> Sequence[Message]:
     """The conversation, checked. Raises InvalidRequest with all violations."""
-    _refuse_too_many_messages(proto.history, model)
+    refuse_too_many_messages(len(proto.history), model)
     with Violations() as violations:
         violations.of_conversation(proto.prompt, proto.history)
     return (*_history(proto.history), Message(Role.USER, proto.prompt))
@@ -112,9 +112,12 @@ def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
     )
 
 
-def _refuse_too_many_messages(history: Sequence[pb.Message], model: ServedModel) -> None:
-    """A message fits into four bytes: merely to look at all that one request can hold would take seconds."""
-    at_least = len(history) + 2  # a mark for each message, for the prompt and for the answer
+def refuse_too_many_messages(num_history: int, model: ServedModel) -> None:
+    """Raises PromptTooLong if the marks of a history's messages alone fill the context.
+
+    A message fits into four bytes: merely to look at all that one request can hold would take seconds.
+    """
+    at_least = num_history + 2  # a mark for each message, for the prompt and for the answer
     if at_least >= model.context_length:
         raise PromptTooLong(f"at least {at_least}", model.context_length)
 

@@ -13,6 +13,7 @@ from index_grpc.contract import ServedModel, Token, TokenRequest
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker
+from index_grpc.launch import ports
 from index_grpc.server.app import App, Loaded
 from index_grpc.server.observer import Observer
 from index_grpc.text.tokenizer import Tokenizer
@@ -76,7 +77,7 @@ class FakeServer:
 
     def __init__(self, observers: Sequence[Observer] = (), **changes: object) -> None:
         self.settings = settings(MODEL, **changes)
-        self.app = App(self.settings, observers)
+        self.app = App(self.settings, observers, ports(self.settings))
         tokenizer = Tokenizer(make_tokenizer())
         self.runner = FakeRunner(tokenizer)
         limits = Limits(

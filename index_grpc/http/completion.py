@@ -1,0 +1,101 @@
+"""Chunks of an answer as OpenAI's objects."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic_core import to_json
+
+from index_grpc import __version__
+from index_grpc.contract import Chunk, Finish, FinishReason, ServedModel, TokenLogprob
+from index_grpc.server.calls import Call
+
+REASONS = {
+    FinishReason.STOP: "stop",
+    FinishReason.STOP_SEQUENCE: "stop",
+    FinishReason.MAX_TOKENS: "length",
+    FinishReason.CONTEXT_LENGTH: "length",
+    FinishReason.TIME_LIMIT: "length",
+}
+LEAST_LOGPROB = -9999.0
+"""JSON has no infinity; OpenAI says this instead."""
+
+DONE = b"[DONE]"
+
+Object = dict[str, Any]
+
+
+class Completion:
+    """The words for one call's answer."""
+
+    def __init__(self, call: Call, model: ServedModel, *, tells_usage: bool) -> None:
+        self._tells_usage = tells_usage
+        self._head: Object = {
+            "id": call.id,
+            "created": int(call.created),
+            "model": model.name,
+            "system_fingerprint": fingerprint(model),
+        }
+
+    def whole(self, chunks: Sequence[Chunk]) -> Object:
+        """All chunks as one object."""
+        finish = chunks[-1].finish
+        assert finish is not None
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": "".join(chunk.delta for chunk in chunks), "refusal": None},
+            "logprobs": _logprobs([entry for chunk in chunks for entry in chunk.logprobs]),
+            "finish_reason": REASONS[finish.reason],
+        }
+        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(finish)}
+
+    def events(self, chunk: Chunk) -> list[bytes]:
+        """A chunk as events of a stream. The reason comes after all text, since some callers read no text beside it."""
+        events = []
+        if chunk.start or chunk.delta or chunk.logprobs:
+            role = {"role": "assistant"} if chunk.start else {}
+            events.append(self._event({**role, "content": chunk.delta}, chunk.logprobs, None))
+        if chunk.finish is not None:
+            events.append(self._event({}, (), REASONS[chunk.finish.reason]))
+            if self._tells_usage:
+                events.append(self._chunk([], usage(chunk.finish)))
+            events.append(DONE)
+        return events
+
+    def _event(self, delta: Object, logprobs: Sequence[TokenLogprob], reason: str | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": _logprobs(logprobs), "finish_reason": reason}
+        return self._chunk([choice], None)
+
+    def _chunk(self, choices: list[Object], used: Object | None) -> bytes:
+        usage = {"usage": used} if self._tells_usage else {}
+        return to_json({**self._head, "object": "chat.completion.chunk", "choices": choices, **usage})
+
+
+def usage(finish: Finish) -> Object:
+    """Tokens counted."""
+    return {
+        "prompt_tokens": finish.prompt_tokens,
+        "completion_tokens": finish.completion_tokens,
+        "total_tokens": finish.prompt_tokens + finish.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": finish.cached_prompt_tokens},
+    }
+
+
+def fingerprint(model: ServedModel) -> str:
+    """Names all that the same seed's text may change with."""
+    return "-".join(filter(None, ["index-grpc", __version__, model.device, model.dtype, model.quantization]))
+
+
+def _logprobs(entries: Sequence[TokenLogprob]) -> Object | None:
+    return {"content": [_logprob(entry) | {"top_logprobs": _tops(entry.top)} for entry in entries]} if entries else None
+
+
+def _tops(entries: Iterable[TokenLogprob]) -> list[Object]:
+    return [_logprob(entry) for entry in entries]
+
+
+def _logprob(entry: TokenLogprob) -> Object:
+    return {
+        "token": entry.token_bytes.decode(errors="replace"),
+        "bytes": list(entry.token_bytes),
+        "logprob": max(entry.logprob, LEAST_LOGPROB),
+    }

@@ -1,0 +1,44 @@
+"""`POST /v1/chat/completions`: an answer in OpenAI's form, whole or as a stream."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from index_grpc.contract import Chunk
+from index_grpc.http.completion import Completion
+from index_grpc.http.completion_form import CompletionForm
+from index_grpc.http.endpoint import Exchange
+from index_grpc.http.form import naming, read
+from index_grpc.server import translate
+from index_grpc.server.servicer import ChatServicer
+
+
+class Completions:
+    """Answers with the servicer's backend."""
+
+    def __init__(self, servicer: ChatServicer) -> None:
+        self._servicer = servicer
+
+    async def answer(self, exchange: Exchange) -> None:
+        """As the body asks for it."""
+        call, backend = exchange.call, self._servicer.ready()
+        form = read(CompletionForm, exchange.body, backend.model)
+        completion = Completion(call, backend.model, tells_usage=form.stream_options.include_usage)
+        with naming(form.name):
+            asked = translate.chat_request(form.proto(), call, backend.model)
+            async with aclosing(backend.chat.stream(asked)) as chunks:
+                if form.stream:
+                    await _stream(exchange, completion, chunks)
+                else:
+                    await _whole(exchange, completion, chunks)
+
+
+async def _whole(exchange: Exchange, completion: Completion, chunks: AsyncIterator[Chunk]) -> None:
+    all_chunks = [chunk async for chunk in chunks]
+    exchange.call.finish = all_chunks[-1].finish
+    await exchange.outlet.send_json(completion.whole(all_chunks))
+
+
+async def _stream(exchange: Exchange, completion: Completion, chunks: AsyncIterator[Chunk]) -> None:
+    async for chunk in chunks:
+        exchange.call.finish = chunk.finish
+        await exchange.outlet.send_events(completion.events(chunk), last=chunk.finish is not None)

@@ -1,0 +1,94 @@
+"""A path that is called: what every call over HTTP has in common."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from pydantic_core import to_json
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from index_grpc.errors import IndexGrpcError, MessageTooLarge
+from index_grpc.http.problem import Words, problem_of
+from index_grpc.http.response import Outlet
+from index_grpc.server.calls import Call, Calls, open_call
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request that has come in whole, and where its response goes."""
+
+    call: Call
+    body: bytes
+    scope: Scope
+    outlet: Outlet
+
+
+Answer = Callable[[Exchange], Awaitable[None]]
+
+
+class Endpoint:
+    """An ASGI application: opens the call, has it answered while the caller is there, words what goes wrong."""
+
+    def __init__(self, calls: Calls, max_body_mib: int, path: str, answer: Answer, words: Words) -> None:
+        self._calls, self._max_body_mib = calls, max_body_mib
+        self._path, self._answer, self._words = path, answer, words
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Called for each request."""
+        headers = Headers(scope=scope)
+        call = open_call(self._path, headers)
+        outlet = Outlet(call.id, send)
+        with suppress(asyncio.CancelledError):  # the caller has left: there is nobody to tell
+            try:
+                with self._calls.served(call):
+                    body = await self._body(headers, receive)
+                    async with _while_connected(receive):
+                        await self._answer(Exchange(call, body, scope, outlet))
+            except IndexGrpcError as error:
+                await self._tell(error, call, outlet)
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """All of it. Refused before it is read if it says that it is too large."""
+        announced = headers.get("content-length", "")
+        self._refuse_too_large(int(announced) if announced.isascii() and announced.isdigit() else 0)
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            self._refuse_too_large(size)
+        return b"".join(parts)
+
+    def _refuse_too_large(self, size: int) -> None:
+        if size > self._max_body_mib * 2**20:
+            raise MessageTooLarge(f"the body has {size} bytes or more; allowed are {self._max_body_mib} MiB; send less")
+
+    async def _tell(self, error: IndexGrpcError, call: Call, outlet: Outlet) -> None:
+        problem = problem_of(error, call.id)
+        told = self._words(problem)
+        if outlet.has_begun:  # only events can break off
+            await outlet.send_events([to_json(told)], last=True)
+        else:
+            await outlet.send_json(told, problem.status, problem.headers)
+
+
+@asynccontextmanager
+async def _while_connected(receive: Receive) -> AsyncIterator[None]:
+    """Cancels what goes on inside as soon as the caller leaves. Nothing else may receive meanwhile."""
+    inside = asyncio.current_task()
+    assert inside is not None
+    watching = asyncio.create_task(_disconnected(receive))
+    watching.add_done_callback(lambda ended: ended.cancelled() or inside.cancel())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,105 @@
+"""A body's JSON, read into a form: types here, the rules of values where gRPC has them."""
+
+import re
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, from_json
+
+from index_grpc.contract import ServedModel
+from index_grpc.errors import InvalidRequest, PromptTooLong, Violation
+from index_grpc.server.status import quoted
+from index_grpc.server.translate import refuse_too_many_messages
+from index_grpc.server.validate import MOST_VIOLATIONS
+
+MOST_CHARACTERS_PER_TOKEN = 16
+"""No token of a tokenizer of this kind is longer."""
+
+UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+class Form(BaseModel):
+    """A JSON object. What is null or empty counts as absent; what is not known is refused by name."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may be there and change nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name not in cls.ignored and not cls.is_absent(value)}
+
+    @classmethod
+    def is_absent(cls, value: object) -> bool:
+        """Whether a field with this value might as well not be there."""
+        return value is None or value in ([], {})
+
+
+AnyForm = TypeVar("AnyForm", bound=Form)
+
+
+def read(form: type[AnyForm], body: bytes, model: ServedModel) -> AnyForm:
+    """The body as that form. Raises InvalidRequest with everything that is wrong, or PromptTooLong."""
+    _refuse_crowded(body, model)
+    try:
+        values = from_json(body.removeprefix(BOM_UTF8))
+    except ValueError as error:
+        raise InvalidRequest(Violation("body", f"is no JSON ({error}); send an object, in UTF-8")) from None
+    if not isinstance(values, dict):
+        raise InvalidRequest(Violation("body", "is no JSON object; send one, such as {...}"))
+    for value in values.values():
+        if isinstance(value, list):
+            refuse_too_many_messages(len(value), model)
+    try:
+        return form.model_validate(values)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)[:MOST_VIOLATIONS]
+        raise InvalidRequest(*(_violation(detail) for detail in found)) from None
+
+
+@contextmanager
+def naming(name: Callable[[str], str]) -> Iterator[None]:
+    """Names the fields of an InvalidRequest as the caller knows them."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.violations = tuple(replace(violation, field=name(violation.field)) for violation in error.violations)
+        raise
+
+
+def _refuse_crowded(body: bytes, model: ServedModel) -> None:
+    """Millions of tiny values would take seconds to parse, and none of the server's other calls would go on.
+
+    They cannot be of use: in a text, so many of these characters are more tokens than the context holds.
+    """
+    at_least = max(map(body.count, (b",", b"[", b"{"))) // MOST_CHARACTERS_PER_TOKEN
+    if at_least >= model.context_length:
+        raise PromptTooLong(f"at least {at_least}", model.context_length)
+
+
+def _violation(detail: ErrorDetails) -> Violation:
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in detail["loc"]).removeprefix(".")
+    return Violation(path[:200], _description(detail))
+
+
+def _description(detail: ErrorDetails) -> str:
+    kind, value = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        return "is not supported; leave it out"
+    if kind == "missing":
+        return "is missing; set it"
+    return f"is {_shown(value)}; {re.sub('^[A-Z][a-z]+ should', 'it should', detail['msg'])}"
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return quoted(value) if isinstance(value, str) else quoted(str(value)).strip("'")

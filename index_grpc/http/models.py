@@ -1,0 +1,36 @@
+"""`GET /v1/models`: the one model, in OpenAI's form."""
+
+import time
+
+from index_grpc.errors import ModelNotFound
+from index_grpc.http.endpoint import Exchange
+from index_grpc.server.servicer import ChatServicer
+from index_grpc.server.status import quoted
+
+
+class Models:
+    """Tells of the servicer's model."""
+
+    def __init__(self, servicer: ChatServicer) -> None:
+        self._servicer, self._created = servicer, int(time.time())
+
+    async def list(self, exchange: Exchange) -> None:
+        """All of them, which is one."""
+        await exchange.outlet.send_json({"object": "list", "data": [self._described()]})
+
+    async def one(self, exchange: Exchange) -> None:
+        """That of the name in the path. Raises ModelNotFound if that is another."""
+        described, name = self._described(), exchange.scope["path_params"]["name"]
+        if name != described["id"]:
+            raise ModelNotFound(f"model is {quoted(name)}; served is {described['id']!r}")
+        await exchange.outlet.send_json(described)
+
+    def _described(self) -> dict[str, object]:
+        model = self._servicer.ready().model
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "index-grpc",
+            "max_model_len": model.context_length,
+        }

@@ -1,0 +1,84 @@
+"""The HTTP port: opened and closed with the server, served on its event loop."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from index_grpc.errors import StartupError
+from index_grpc.http.routes import routes
+from index_grpc.server.app import App
+
+BACKLOG = 2048
+IDLE_SECONDS = 75
+"""How long a connection may be idle: longer than the pools of usual clients and balancers keep theirs."""
+FLUSH_SECONDS = 2
+"""How long answers that are complete may take to be read before the port closes on them."""
+
+log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """Leaves signals to the process it runs in."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+class HttpPort:
+    """See Port."""
+
+    def __init__(self, app: App) -> None:
+        self.address = ""
+        settings = app.settings
+        self._host, self._port = (settings.http_host or settings.host).strip("[]"), settings.http_port or 0
+        self._server = Server(_config(app))
+        self._serving: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """See Port."""
+        listener = _listener(self._host, self._port)
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        self.address = f"{shown}:{listener.getsockname()[1]}"
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        log.info("listening on http://%s", self.address)
+
+    async def close(self) -> None:
+        """See Port."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await asyncio.wait({self._serving})  # does not end it if this is itself cut short
+
+
+def _config(app: App) -> uvicorn.Config:
+    """What is served how; encryption would be set here."""
+    return uvicorn.Config(
+        routes(app),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",  # calls have their line in our log; what uvicorn tells of callers who left is no news
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
+    )
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Listens, on IPv4 too where the address is that of everywhere in IPv6."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found)  # IPv4 first
+        both = family is socket.AF_INET6 and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except OSError as error:
+        remedy = "does another server run there, or is the address not this machine's? See --http-host and --http-port"
+        raise StartupError(f"cannot listen on {host}:{port} for HTTP ({error.strerror}); {remedy}") from None

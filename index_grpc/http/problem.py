@@ -1,0 +1,86 @@
+"""What goes wrong, as HTTP tells it: one table of status codes, two forms of words."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+
+from index_grpc import errors
+from index_grpc.http.clock import clock_time
+from index_grpc.server.status import CODES, message_of
+
+STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.INTERNAL: 500,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+"""HTTP's status for each of gRPC's, as Google's APIs map them."""
+TOO_LARGE = 413
+
+OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+"""OpenAI's word for a kind of problem; other 4xx are an invalid_request_error, the rest a server_error."""
+OPENAI_CODES = {"PROMPT_TOO_LONG": "context_length_exceeded", "KEY_WRONG": "invalid_api_key"}
+"""OpenAI's own words that programs look for; the others are ours in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a caller is to be told."""
+
+    status: int
+    message: str
+    reason: str
+    field: str | None = None
+    """The first field that is wrong."""
+    retry_after_seconds: float | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to come again, in whole seconds for the standard and in milliseconds for OpenAI's clients."""
+        seconds = self.retry_after_seconds
+        if seconds is None:
+            return {}
+        return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(max(1, round(seconds * 1000)))}
+
+
+Words = Callable[[Problem], dict[str, object]]
+
+
+def problem_of(error: errors.IndexGrpcError, request_id: str) -> Problem:
+    """The error in the sentences that gRPC would send."""
+    too_large = isinstance(error, errors.MessageTooLarge)
+    return Problem(
+        status=TOO_LARGE if too_large else STATUSES[CODES[type(error)]],
+        message=_all_of(error) if isinstance(error, errors.InvalidRequest) else message_of(error, request_id),
+        reason=error.reason,
+        field=_field(error),
+        retry_after_seconds=getattr(error, "retry_after_seconds", None),
+    )
+
+
+def _all_of(error: errors.InvalidRequest) -> str:
+    """There is room for all violations, and no other place for them."""
+    return "; ".join(f"{violation.field}: {violation.description}" for violation in error.violations)
+
+
+def _field(error: errors.IndexGrpcError) -> str | None:
+    if isinstance(error, errors.InvalidRequest):
+        return error.violations[0].field
+    return "model" if isinstance(error, errors.ModelNotFound) else None
+
+
+def openai_words(problem: Problem) -> dict[str, object]:
+    """OpenAI's error object."""
+    kind = OPENAI_TYPES.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
+    code = OPENAI_CODES.get(problem.reason, problem.reason.lower())
+    return {"error": {"message": problem.message, "type": kind, "param": problem.field, "code": code}}
+
+
+def tutorial_words(problem: Problem) -> dict[str, object]:
+    """The tutorial has none of its own; these go with its answer."""
+    return {"status": problem.status, "message": problem.message, "reason": problem.reason, "time": clock_time()}

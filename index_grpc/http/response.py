@@ -1,0 +1,47 @@
+"""A response on its way out: whole, or as server-sent events."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic_core import to_json
+from starlette.responses import Response
+from starlette.types import Send
+
+from index_grpc.server.calls import REQUEST_ID
+
+EVENT_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",  # nginx would hold events back
+}
+
+
+def json_response(value: object, status: int, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Everything sent carries the request's id."""
+    sent = {**(headers or {}), REQUEST_ID: request_id}
+    return Response(to_json(value), status, sent, media_type="application/json")
+
+
+class Outlet:
+    """Where the one response to a request is sent."""
+
+    def __init__(self, request_id: str, send: Send) -> None:
+        self.has_begun = False
+        self._request_id, self._send = request_id, send
+
+    async def send_json(self, value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        """The whole response."""
+        response = json_response(value, status, self._request_id, headers)
+        await self._start(status, response.raw_headers)
+        await self._send({"type": "http.response.body", "body": response.body})
+
+    async def send_events(self, events: Sequence[bytes], *, last: bool = False) -> None:
+        """More of a response in events. The headers leave with the first of them."""
+        if not self.has_begun:
+            headers = {**EVENT_HEADERS, REQUEST_ID: self._request_id}
+            await self._start(200, [(name.encode(), value.encode()) for name, value in headers.items()])
+        body = b"".join(b"data: %b\n\n" % event for event in events)
+        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+
+    async def _start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.has_begun = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})

@@ -1,0 +1,58 @@
+"""Which path is answered by whom."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from index_grpc.http.completions import Completions
+from index_grpc.http.endpoint import Answer, Endpoint
+from index_grpc.http.models import Models
+from index_grpc.http.probes import probes
+from index_grpc.http.problem import Problem, Words, openai_words, tutorial_words
+from index_grpc.http.response import json_response
+from index_grpc.http.tutorial import Tutorial
+from index_grpc.server.app import App
+from index_grpc.server.calls import request_id
+
+OPENAI = "/v1"
+
+
+def routes(app: App) -> Starlette:
+    """The whole of what the port answers."""
+    models = Models(app.servicer)
+
+    def call(method: str, path: str, answer: Answer) -> Route:
+        endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, _words(path))
+        return Route(path, endpoint, methods=[method])
+
+    asgi = Starlette(
+        routes=[
+            call("POST", "/", Tutorial(app.servicer).answer),
+            call("POST", f"{OPENAI}/chat/completions", Completions(app.servicer).answer),
+            call("GET", f"{OPENAI}/models", models.list),
+            call("GET", f"{OPENAI}/models/{{name:path}}", models.one),
+            *probes(app.health),
+        ],
+        exception_handlers={HTTPException: _stray},
+    )
+    asgi.router.redirect_slashes = False  # few callers follow a redirect with their body
+    return asgi
+
+
+async def _stray(request: Request, error: Exception) -> Response:
+    """No such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        problem = Problem(405, f"{request.method} is not for {path}; allowed is {allowed}", "METHOD_NOT_ALLOWED")
+    else:
+        remedy = f"there are /, {OPENAI}/chat/completions, {OPENAI}/models, /health"
+        problem = Problem(404, f"no path {path[:64]}; {remedy}", "PATH_NOT_FOUND")
+    return json_response(_words(path)(problem), problem.status, request_id(request.headers), error.headers)
+
+
+def _words(path: str) -> Words:
+    return openai_words if path.startswith(f"{OPENAI}/") else tutorial_words

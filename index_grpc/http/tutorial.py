@@ -1,0 +1,77 @@
+"""`POST /` as the usual tutorials serve a chat model: a prompt and pairs of earlier turns in, the answer whole."""
+
+from contextlib import aclosing
+from typing import Annotated
+
+from index_grpc_client.v1 import chat_pb2 as pb
+from pydantic import ConfigDict, Field, StrictStr
+
+from index_grpc.http.clock import clock_time
+from index_grpc.http.endpoint import Exchange
+from index_grpc.http.form import Form, UInt32, naming, read
+from index_grpc.server import translate
+from index_grpc.server.servicer import ChatServicer
+
+Pair = Annotated[tuple[StrictStr, StrictStr], Field(strict=False)]
+"""A question and its answer."""
+
+
+class TutorialForm(Form):
+    """The body. As in the tutorials, 0 and null mean the default, and what is not known is not looked at."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str = ""
+    history: list[Pair] = Field([])
+    max_length: UInt32 | None = None
+    top_p: float | None = None
+    top_k: UInt32 | None = None
+    temperature: float | None = None
+    repetition_penalty: float | None = None
+
+    @classmethod
+    def is_absent(cls, value: object) -> bool:
+        """See Form."""
+        return not value
+
+    def proto(self) -> pb.ChatRequest:
+        """The same request as gRPC's."""
+        roles = (pb.ROLE_USER, pb.ROLE_ASSISTANT)
+        turns = [(role, text) for pair in self.history for role, text in zip(roles, pair, strict=True)]
+        return pb.ChatRequest(
+            prompt=self.prompt,
+            history=[pb.Message(role=role, content=text) for role, text in turns],
+            max_tokens=self.max_length,
+            sampling=pb.SamplingParams(
+                top_p=self.top_p,
+                top_k=self.top_k,
+                temperature=self.temperature,
+                repetition_penalty=self.repetition_penalty,
+            ),
+        )
+
+
+class Tutorial:
+    """Answers `POST /`."""
+
+    def __init__(self, servicer: ChatServicer) -> None:
+        self._servicer = servicer
+
+    async def answer(self, exchange: Exchange) -> None:
+        """The whole answer, with the history ready to be sent back."""
+        call, backend = exchange.call, self._servicer.ready()
+        form = read(TutorialForm, exchange.body, backend.model)
+        pieces = []
+        with naming(_name):
+            asked = translate.chat_request(form.proto(), call, backend.model)
+            async with aclosing(backend.chat.stream(asked)) as chunks:
+                async for chunk in chunks:
+                    call.finish = chunk.finish
+                    pieces.append(chunk.delta)
+        text = "".join(pieces)
+        history = [*form.history, (form.prompt, text)]
+        await exchange.outlet.send_json({"response": text, "history": history, "status": 200, "time": clock_time()})
+
+
+def _name(field: str) -> str:
+    return "max_length" if field == "max_tokens" else field.removeprefix("sampling.")
