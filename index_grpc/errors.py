@@ -7,6 +7,8 @@ class IndexGrpcError(Exception):
     """The family. `reason` is the stable word for programs, the message the sentence for people."""
 
     reason = "UNKNOWN"
+    retry_after_seconds: float | None = None
+    """When it may be tried again; None if that would change nothing."""
 
 
 class StartupError(IndexGrpcError):
@@ -91,24 +93,24 @@ class KeyExpired(Unauthenticated):
     reason = "KEY_EXPIRED"
 
 
-class Retryable(IndexGrpcError):
-    """The request cannot be taken now and may be tried again after `retry_after_seconds`."""
+class RateLimited(IndexGrpcError):
+    """The caller's key allows no more until `retry_after_seconds` have passed."""
 
-    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+    reason = "RATE_LIMITED"
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 
 
-class RateLimited(Retryable):
-    """The caller's key allows no more for now, whichever server is asked."""
-
-    reason = "RATE_LIMITED"
-
-
-class Unavailable(Retryable):
-    """This server cannot take the request now; another one may."""
+class Unavailable(IndexGrpcError):
+    """The request cannot be taken now and may be tried again after `retry_after_seconds`, here or elsewhere."""
 
     reason = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Loading(Unavailable):

@@ -44,7 +44,7 @@ class Key(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hash: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-    requests_per_minute: float | None = Field(None, gt=0, le=1_000_000)
+    requests_per_minute: float | None = Field(None, ge=0.001, le=1_000_000)
     max_concurrent: int | None = Field(None, ge=1, le=100_000)
     expires: Annotated[datetime | None, AfterValidator(lambda instant: _in_utc(instant))] = None
     """A date alone is the beginning of that day; what names no time zone is in UTC."""

@@ -43,7 +43,7 @@ class Usage:
     def of_one_call(self, name: str, key: Key) -> Iterator[None]:
         """Counts a call as long as it is open. Raises RateLimited if it is one too many."""
         if key.max_concurrent is not None and self.num_open >= key.max_concurrent:
-            limit = f"key {name} has {self.num_open} calls open; allowed are {key.max_concurrent}"
+            limit = f"key {name} has as many calls open as it may at a time, {key.max_concurrent}"
             raise RateLimited(f"{limit}; wait for one to end", NEXT_PLACE_SECONDS)
         if key.requests_per_minute is not None and (seconds := self._bucket.take(key.requests_per_minute)):
             limit = f"key {name} may make {key.requests_per_minute:g} requests a minute"

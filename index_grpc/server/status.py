@@ -25,6 +25,7 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.PromptTooLong: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.KeyMissing: grpc.StatusCode.UNAUTHENTICATED,
     errors.KeyWrong: grpc.StatusCode.UNAUTHENTICATED,
     errors.KeyExpired: grpc.StatusCode.UNAUTHENTICATED,
@@ -73,9 +74,9 @@ def message_of(error: errors.IndexGrpcError, request_id: str) -> str:
 def _details(error: errors.IndexGrpcError) -> list[Message]:
     if isinstance(error, errors.InvalidRequest):
         return [BadRequest(field_violations=_fitting(error))]
-    if isinstance(error, errors.Retryable):
+    if error.retry_after_seconds is not None:
         delay = Duration()
-        delay.FromMilliseconds(_retry_milliseconds(error))
+        delay.FromMilliseconds(_milliseconds(error.retry_after_seconds))
         return [RetryInfo(retry_delay=delay)]
     return []
 
@@ -99,13 +100,13 @@ def _summary(error: errors.InvalidRequest) -> str:
     return f"{first.field}: {first.description}{more}"
 
 
-def _retry_milliseconds(error: errors.Retryable) -> int:
-    return max(1, math.ceil(error.retry_after_seconds * 1000))
+def _milliseconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds * 1000))
 
 
 def _retry_trailers(error: errors.IndexGrpcError) -> list[Trailer]:
-    if isinstance(error, errors.Retryable):
-        return [("grpc-retry-pushback-ms", str(_retry_milliseconds(error)))]
+    if error.retry_after_seconds is not None:
+        return [("grpc-retry-pushback-ms", str(_milliseconds(error.retry_after_seconds)))]
     return []
 
 

@@ -39,6 +39,7 @@ def makes(usage: Usage, key: Key, number: int) -> None:
 def refused_seconds(usage: Usage, key: Key) -> float:
     with pytest.raises(RateLimited) as caught, usage.of_one_call("one", key):
         pass
+    assert caught.value.retry_after_seconds is not None
     return caught.value.retry_after_seconds
 
 

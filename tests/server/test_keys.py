@@ -150,7 +150,7 @@ async def test_calls_at_a_time(keys: Path) -> None:
         await server.has_open(1)
         found = await refused(server, "one")
         assert (found.code, found.reason) == (EXHAUSTED, "RATE_LIMITED")
-        assert found.message == "key one has 1 calls open; allowed are 1; wait for one to end"
+        assert found.message == "key one has as many calls open as it may at a time, 1; wait for one to end"
         held.cancel()  # whoever leaves makes room
         server.runner.gate.set()
         await server.has_open(0)
