@@ -1,5 +1,6 @@
 """The one table from errors to gRPC statuses, and how a status is sent with its details."""
 
+import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -37,6 +38,11 @@ MOST_VIOLATION_BYTES = 4_500
 
 MOST_QUOTED_CHARACTERS = 64
 
+ATTEMPTS_BEFORE = "grpc-previous-rpc-attempts"
+"""What a retrying client's gRPC sends along, and no caller can set."""
+LONGEST_DELAY_SECONDS = 30.0
+"""To which the delay of a call that comes again and again grows."""
+
 
 def quoted(text: str) -> str:
     """What a caller sent, as an error message may repeat it: the beginning is enough, and trailers have little room."""
@@ -50,21 +56,17 @@ async def abort(context: Context, error: errors.IndexGrpcError, request_id: str)
         message = _summary(error)
     if code is grpc.StatusCode.INTERNAL:
         message = f"{message}; request id {request_id}"
-    details = [ErrorInfo(reason=error.reason, domain=DOMAIN), RequestInfo(request_id=request_id), *_details(error)]
-    trailers = [("x-request-id", request_id), *_retry_trailers(error)]
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN), RequestInfo(request_id=request_id)]
+    trailers: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
+    if isinstance(error, errors.InvalidRequest):
+        details.append(BadRequest(field_violations=_fitting(error)))
+    if isinstance(error, errors.Unavailable):
+        delay_ms = _retry_milliseconds(error, context)
+        details.append(_retry_info(delay_ms))
+        trailers.append(("grpc-retry-pushback-ms", str(delay_ms)))
     trailers.append(("grpc-status-details-bin", _status(code, message, details)))
     await context.abort(code, message, tuple(trailers))
     raise AssertionError("abort always raises")
-
-
-def _details(error: errors.IndexGrpcError) -> list[Message]:
-    if isinstance(error, errors.InvalidRequest):
-        return [BadRequest(field_violations=_fitting(error))]
-    if isinstance(error, errors.Unavailable):
-        delay = Duration()
-        delay.FromMilliseconds(_retry_milliseconds(error))
-        return [RetryInfo(retry_delay=delay)]
-    return []
 
 
 def _fitting(error: errors.InvalidRequest) -> list[BadRequest.FieldViolation]:
@@ -86,14 +88,18 @@ def _summary(error: errors.InvalidRequest) -> str:
     return f"{first.field}: {first.description}{more}"
 
 
-def _retry_milliseconds(error: errors.Unavailable) -> int:
-    return max(1, round(error.retry_after_seconds * 1000))
+def _retry_milliseconds(error: errors.Unavailable, context: Context) -> int:
+    """Twice as long each time the call comes again: a client that is told a time forgets its own growing pauses."""
+    given = dict(context.invocation_metadata() or ()).get(ATTEMPTS_BEFORE, "")
+    num_before = int(given) if isinstance(given, str) and re.fullmatch("[0-9]{1,2}", given) else 0
+    longest = max(error.retry_after_seconds, LONGEST_DELAY_SECONDS)
+    return max(1, round(1000 * min(error.retry_after_seconds * 2.0**num_before, longest)))
 
 
-def _retry_trailers(error: errors.IndexGrpcError) -> list[tuple[str, str | bytes]]:
-    if isinstance(error, errors.Unavailable):
-        return [("grpc-retry-pushback-ms", str(_retry_milliseconds(error)))]
-    return []
+def _retry_info(delay_ms: int) -> RetryInfo:
+    delay = Duration()
+    delay.FromMilliseconds(delay_ms)
+    return RetryInfo(retry_delay=delay)
 
 
 def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> bytes:
