@@ -1,5 +1,6 @@
 """What every call of the service has in common: an id, a deadline, a caller, errors as statuses."""
 
+import asyncio
 import logging
 import re
 import time
@@ -25,6 +26,9 @@ GOOD_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 MOST_DEADLINE_MARGIN_SECONDS = 0.2
 """How long before a call's deadline its answer should leave, at most; for short deadlines a tenth of them."""
+
+LATEST_CANCEL_SECONDS = 5.0
+"""How long after a failure to send the handler waits for the cancel that explains it."""
 
 
 @dataclass(slots=True)
@@ -159,7 +163,8 @@ class CallInterceptor(Interceptor):
                 aclosing(behaviour(_parsed(parse, data), context)) as responses,
             ):
                 async for response in responses:
-                    await context.write(response)
+                    async with _sending():
+                        await context.write(response)
 
         return handle
 
@@ -172,7 +177,18 @@ class CallInterceptor(Interceptor):
                 yield
             context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer(call.code)))
         except IndexGrpcError as error:
-            await abort(context, error, call.id, self._load_trailer(call.code))
+            async with _sending():
+                await abort(context, error, call.id, self._load_trailer(call.code))
+
+
+@asynccontextmanager
+async def _sending() -> AsyncIterator[None]:
+    """gRPC cannot send to a caller who leaves at this very moment, and says so just before it cancels the handler."""
+    try:
+        yield
+    except grpc.aio.InternalError:
+        await asyncio.sleep(LATEST_CANCEL_SECONDS)
+        raise
 
 
 def authorization(metadata: Mapping[str, Any]) -> str:

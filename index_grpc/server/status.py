@@ -1,6 +1,7 @@
 """The one table from errors to gRPC statuses, and how a status is sent with its details."""
 
 import math
+import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -46,6 +47,11 @@ MOST_VIOLATION_BYTES = 4_500
 
 MOST_QUOTED_CHARACTERS = 64
 
+ATTEMPTS_BEFORE = "grpc-previous-rpc-attempts"
+"""What a retrying client's gRPC sends along, and no caller can set."""
+LONGEST_DELAY_SECONDS = 30.0
+"""To which the delay of a call that comes again and again grows."""
+
 
 def quoted(text: str) -> str:
     """What a caller sent, as an error message may repeat it: the beginning is enough, and trailers have little room."""
@@ -54,9 +60,14 @@ def quoted(text: str) -> str:
 
 async def abort(context: Context, error: errors.IndexGrpcError, request_id: str, *more: Trailer) -> NoReturn:
     """Ends the call with the error's status, its details, the request id and more trailers."""
-    code, message = CODES[type(error)], message_of(error, request_id)
-    details = [ErrorInfo(reason=error.reason, domain=DOMAIN), RequestInfo(request_id=request_id), *_details(error)]
-    trailers = [("x-request-id", request_id), *_retry_trailers(error), *more]
+    code, message, delay_ms = CODES[type(error)], message_of(error, request_id), _delay_milliseconds(error, context)
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN), RequestInfo(request_id=request_id)]
+    trailers: list[Trailer] = [("x-request-id", request_id), *more]
+    if isinstance(error, errors.InvalidRequest):
+        details.append(BadRequest(field_violations=_fitting(error)))
+    if delay_ms is not None:
+        details.append(_retry_info(delay_ms))
+        trailers.append(("grpc-retry-pushback-ms", str(delay_ms)))
     trailers.append(("grpc-status-details-bin", _status(code, message, details)))
     await context.abort(code, message, tuple(trailers))
     raise AssertionError("abort always raises")
@@ -69,16 +80,6 @@ def message_of(error: errors.IndexGrpcError, request_id: str) -> str:
     if CODES[type(error)] is grpc.StatusCode.INTERNAL:
         return f"{error}; request id {request_id}"
     return str(error)
-
-
-def _details(error: errors.IndexGrpcError) -> list[Message]:
-    if isinstance(error, errors.InvalidRequest):
-        return [BadRequest(field_violations=_fitting(error))]
-    if error.retry_after_seconds is not None:
-        delay = Duration()
-        delay.FromMilliseconds(_milliseconds(error.retry_after_seconds))
-        return [RetryInfo(retry_delay=delay)]
-    return []
 
 
 def _fitting(error: errors.InvalidRequest) -> list[BadRequest.FieldViolation]:
@@ -100,14 +101,20 @@ def _summary(error: errors.InvalidRequest) -> str:
     return f"{first.field}: {first.description}{more}"
 
 
-def _milliseconds(seconds: float) -> int:
-    return max(1, math.ceil(seconds * 1000))
+def _delay_milliseconds(error: errors.IndexGrpcError, context: Context) -> int | None:
+    """Twice as long each time the call comes again: a client that is told a time forgets its own growing pauses."""
+    if error.retry_after_seconds is None:
+        return None
+    given = dict(context.invocation_metadata() or ()).get(ATTEMPTS_BEFORE, "")
+    num_before = int(given) if isinstance(given, str) and re.fullmatch("[0-9]{1,2}", given) else 0
+    longest = max(error.retry_after_seconds, LONGEST_DELAY_SECONDS)
+    return max(1, math.ceil(1000 * min(error.retry_after_seconds * 2.0**num_before, longest)))
 
 
-def _retry_trailers(error: errors.IndexGrpcError) -> list[Trailer]:
-    if error.retry_after_seconds is not None:
-        return [("grpc-retry-pushback-ms", str(_milliseconds(error.retry_after_seconds)))]
-    return []
+def _retry_info(delay_ms: int) -> RetryInfo:
+    delay = Duration()
+    delay.FromMilliseconds(delay_ms)
+    return RetryInfo(retry_delay=delay)
 
 
 def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> bytes:

@@ -8,12 +8,15 @@ from typing import Any
 
 import grpc
 import psutil
+import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.engine.worker import ThreadWorker
 from index_grpc.server.app import App
 from tests.dropping import cable
+from tests.server.asking import until
+from tests.server.fake_runner import fake_server
 
 NUM_CALLS = int(os.environ.get("NUM_LEAVING_CALLS", "100"))
 MOST_GROWTH_BYTES = 48 * 2**20
@@ -87,6 +90,26 @@ async def nothing_open(app: App) -> None:
     assert not worker._loop.sequences
     assert worker._inbox.empty()
     worker._loop.check_books()
+
+
+async def test_a_caller_who_leaves_just_when_a_refusal_is_sent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """gRPC then fails to send; that is nobody's error."""
+
+    async def fails(*_: object) -> None:
+        failing.set()
+        raise grpc.aio.InternalError("the batch could not be executed")
+
+    failing = asyncio.Event()
+    monkeypatch.setattr("index_grpc.server.calls.abort", fails)
+    caplog.set_level("INFO")
+    async with fake_server() as server:
+        call = server.stub.Chat(pb.ChatRequest())
+        await failing.wait()
+        call.cancel()
+        await until(lambda: "method=Chat code=" in caplog.text)
+    assert not any(record.exc_info for record in caplog.records)
 
 
 async def num_tasks_settled() -> int:

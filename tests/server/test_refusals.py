@@ -18,21 +18,17 @@ from tests.server.fake_runner import FakeServer, fake_server, letters
 REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=20)
 TEXT = letters(20)
 
-RETRYING = {
-    "methodConfig": [
-        {
-            "name": [{"service": "index.v1.ChatService"}],
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
-"""What any stock client may be given as its service config."""
+
+def retrying(max_attempts: int) -> str:
+    """What any stock client may be given as its service config."""
+    policy = {
+        "maxAttempts": max_attempts,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return json.dumps({"methodConfig": [{"name": [{"service": "index.v1.ChatService"}], "retryPolicy": policy}]})
 
 
 async def filled(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
@@ -109,13 +105,27 @@ async def test_a_stock_client_with_a_retry_policy_gets_through(
     caplog.set_level("INFO")
     async with fake_server(max_sequences=1, max_waiting=0) as server:
         (held,) = await filled(server, 1)
-        options = [("grpc.service_config", json.dumps(RETRYING)), ("grpc.enable_retries", 1)]
+        options = [("grpc.service_config", retrying(max_attempts=5)), ("grpc.enable_retries", 1)]
         async with grpc.aio.insecure_channel(server.address, options=options) as channel:
             patient: Stub = ChatServiceStub(channel)
             asked = asyncio.create_task(ask(patient, REQUEST))
             await until(lambda: "code=UNAVAILABLE" in caplog.text)
             server.runner.gate.set()
             assert await asked == TEXT
+        assert await held == TEXT
+
+
+async def test_who_is_refused_again_is_told_to_stay_away_longer() -> None:
+    """A client that is told a time forgets its own back-off, and a few short pauses outlast no burst."""
+    async with fake_server(max_sequences=1, max_waiting=0) as server:
+        (held,) = await filled(server, 1)
+        first = await refusal(server.stub.Chat(REQUEST))
+        options = [("grpc.service_config", retrying(max_attempts=3))]
+        async with grpc.aio.insecure_channel(server.address, options=options) as channel:
+            third = await refusal(ChatServiceStub(channel).Chat(REQUEST))
+        check_come_again(third, "OVERLOADED")
+        assert third.retry_seconds == pytest.approx(4 * first.retry_seconds)
+        server.runner.gate.set()
         assert await held == TEXT
 
 
