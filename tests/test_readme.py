@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ import pytest
 
 from index_grpc.cli import main
 from index_grpc.launch import load
-from tests.background import background
+from tests.background import BackgroundServer, background
 from tests.conftest import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
-PRINTED_ADDRESS = "127.0.0.1:50051"
+PRINTED_ADDRESS, PRINTED_HTTP_ADDRESS = "127.0.0.1:50051", "127.0.0.1:6006"
+
+PROGRAMS = ("make", "grpcurl", "curl", "index-client", ".venv/bin/index-grpc")
 
 
 def blocks(language: str) -> list[str]:
@@ -35,10 +38,20 @@ def commands(beginning: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    chosen = settings("demo")
+def server() -> Iterator[BackgroundServer]:
+    chosen = settings("demo", http_port=0)
     with background(chosen, lambda: load(chosen)) as server:
-        yield server.address
+        yield server
+
+
+@pytest.fixture(scope="module")
+def address(server: BackgroundServer) -> str:
+    return server.address
+
+
+@pytest.fixture(scope="module")
+def http_address(server: BackgroundServer) -> str:
+    return server.app.ports[0].address
 
 
 def run(command: str, address: str, given: str = "") -> str:
@@ -52,7 +65,7 @@ def run(command: str, address: str, given: str = "") -> str:
 
 
 def test_every_shell_line_is_run_by_some_test() -> None:
-    known = [*commands("make "), *commands("grpcurl "), *commands("index-client "), *commands(".venv/bin/index-grpc ")]
+    known = [line for name in PROGRAMS for line in commands(f"{name} ")]
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(known) == len(lines)
 
@@ -69,6 +82,14 @@ def test_grpcurl_lines(address: str, line: str) -> None:
     printed = run(f"{curl} --list-services" if what == "list" else f"{curl}/{what} -d {shlex.quote(data)}", address)
     wanted = {"list": "index.v1.ChatService", "Check": "SERVING", "Chat": "response", "ChatStream": '"finish"'}
     assert wanted[what.rpartition("/")[2]] in printed
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize("line", commands("curl "))
+def test_curl_lines(address: str, http_address: str, line: str) -> None:
+    assert PRINTED_HTTP_ADDRESS in line
+    printed = run(line.replace(PRINTED_HTTP_ADDRESS, http_address), address)
+    assert '"response":"' in printed or printed.endswith("data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("line", commands("index-client "))
@@ -97,9 +118,10 @@ def test_index_grpc_lines_name_flags_that_exist(line: str) -> None:
 
 
 @pytest.mark.parametrize("program", blocks("python"))
-def test_python_programs(address: str, program: str) -> None:
-    assert PRINTED_ADDRESS in program
+def test_python_programs(address: str, http_address: str, program: str) -> None:
+    moved = program.replace(PRINTED_ADDRESS, address).replace(PRINTED_HTTP_ADDRESS, http_address)
+    assert moved != program
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(program.replace(PRINTED_ADDRESS, address), "README.md", "exec"), {"__name__": "__main__"})
-    assert "blue" in printed.getvalue()
+        exec(compile(moved, "README.md", "exec"), {"__name__": "__main__"})
+    assert ("blue" if "blue" in program else " ") in printed.getvalue()

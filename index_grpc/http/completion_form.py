@@ -85,7 +85,7 @@ class CompletionForm(Form):
         }
     )
 
-    messages: list[MessageForm] = Field([])
+    messages: list[MessageForm] = Field([], fail_fast=True)
     model: str = ""
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()

@@ -1,5 +1,6 @@
 """A body's JSON, read into a form: types here, the rules of values where gRPC has them."""
 
+import itertools
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
@@ -8,16 +9,19 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from index_grpc.contract import ServedModel
-from index_grpc.errors import InvalidRequest, PromptTooLong, Violation
+from index_grpc.errors import InvalidRequest, Violation
 from index_grpc.server.status import quoted
 from index_grpc.server.translate import refuse_too_many_messages
 from index_grpc.server.validate import MOST_VIOLATIONS
 
-MOST_CHARACTERS_PER_TOKEN = 16
-"""No token of a tokenizer of this kind is longer."""
+MOST_PIECES = 100_000
+"""A message has about 7 of them."""
+PIECES = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,[{]', re.DOTALL)
+MOST_FIELDS = 100
+MOST_PATH_CHARACTERS = 100
 
 UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
@@ -35,6 +39,8 @@ class Form(BaseModel):
     def _leave_out(cls, values: object) -> object:
         if not isinstance(values, dict):
             return values
+        if len(values) > MOST_FIELDS:
+            raise PydanticCustomError("too_many_fields", f"it should have at most {MOST_FIELDS} fields")
         return {name: value for name, value in values.items() if name not in cls.ignored and not cls.is_absent(value)}
 
     @classmethod
@@ -48,7 +54,7 @@ AnyForm = TypeVar("AnyForm", bound=Form)
 
 def read(form: type[AnyForm], body: bytes, model: ServedModel) -> AnyForm:
     """The body as that form. Raises InvalidRequest with everything that is wrong, or PromptTooLong."""
-    _refuse_crowded(body, model)
+    _refuse_crowded(body)
     try:
         values = from_json(body.removeprefix(BOM_UTF8))
     except ValueError as error:
@@ -75,19 +81,19 @@ def naming(name: Callable[[str], str]) -> Iterator[None]:
         raise
 
 
-def _refuse_crowded(body: bytes, model: ServedModel) -> None:
-    """Millions of tiny values would take seconds to parse, and none of the server's other calls would go on.
-
-    They cannot be of use: in a text, so many of these characters are more tokens than the context holds.
-    """
-    at_least = max(map(body.count, (b",", b"[", b"{"))) // MOST_CHARACTERS_PER_TOKEN
-    if at_least >= model.context_length:
-        raise PromptTooLong(f"at least {at_least}", model.context_length)
+def _refuse_crowded(body: bytes) -> None:
+    """Millions of tiny values would take seconds to parse, and none of the server's other calls would go on."""
+    if sum(map(body.count, (b'"', b",", b"[", b"{"))) <= MOST_PIECES:
+        return
+    pieces = PIECES.finditer(body)  # else it may be text that has many of these in it
+    if next(itertools.islice(pieces, MOST_PIECES, None), None) is not None:
+        problem = f"holds more than {MOST_PIECES} strings, commas and brackets; drop the oldest messages"
+        raise InvalidRequest(Violation("body", problem))
 
 
 def _violation(detail: ErrorDetails) -> Violation:
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in detail["loc"]).removeprefix(".")
-    return Violation(path[:200], _description(detail))
+    return Violation(path[:MOST_PATH_CHARACTERS] or "body", _description(detail))
 
 
 def _description(detail: ErrorDetails) -> str:

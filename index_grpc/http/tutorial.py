@@ -22,7 +22,7 @@ class TutorialForm(Form):
     model_config = ConfigDict(extra="ignore")
 
     prompt: str = ""
-    history: list[Pair] = Field([])
+    history: list[Pair] = Field([], fail_fast=True)
     max_length: UInt32 | None = None
     top_p: float | None = None
     top_k: UInt32 | None = None

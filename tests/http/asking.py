@@ -1,0 +1,53 @@
+"""How the tests speak HTTP to a server that runs on their own event loop."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+
+from index_grpc.server.app import App
+from tests.server.fake_runner import FakeServer, fake_server
+
+COMPLETIONS = "/v1/chat/completions"
+
+Json = dict[str, Any]
+
+
+def client(app: App) -> httpx2.AsyncClient:
+    """For the app's HTTP port; keeps its connections, waits as long as the tests do."""
+    return httpx2.AsyncClient(base_url=f"http://{app.ports[0].address}", timeout=30, trust_env=False)
+
+
+@asynccontextmanager
+async def fake_http(**changes: Any) -> AsyncIterator[tuple[FakeServer, httpx2.AsyncClient]]:
+    """A server with a fake device, and a client for its HTTP port."""
+    async with fake_server(http_port=0, **changes) as server, client(server.app) as http:
+        yield server, http
+
+
+def asking(prompt: str = "Hi", **fields: Any) -> Json:
+    """A body for completions."""
+    return {"messages": [{"role": "user", "content": prompt}], "max_tokens": 20, **fields}
+
+
+def events(text: str) -> list[Json]:
+    """A stream's events without the last, which must be there."""
+    found = [event.removeprefix("data: ") for event in text.split("\n\n")[:-1]]
+    assert found[-1] == "[DONE]"
+    return [json.loads(event) for event in found[:-1]]
+
+
+def deltas(found: list[Json]) -> str:
+    """The text of a stream."""
+    return "".join(choice["delta"].get("content", "") for event in found for choice in event["choices"])
+
+
+def error_of(response: httpx2.Response) -> Json:
+    """OpenAI's error object."""
+    told: Json = response.json()
+    assert list(told) == ["error"]
+    error: Json = told["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error

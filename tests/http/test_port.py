@@ -1,0 +1,73 @@
+"""The HTTP port's life in the server's process."""
+
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import requests
+
+from index_grpc.launch import ports
+from tests.conftest import settings
+from tests.http.asking import client
+from tests.process import no_traceback, serving
+from tests.server.fake_runner import fake_server
+
+
+def test_a_process_with_both_ports() -> None:
+    with serving("--port", "0", "--http-port", "0") as process:
+        url = process.wait_for(r"listening on (http://\S+)")[1]
+        process.address()
+        answer = requests.post(url, json={"prompt": "你好"}).json()
+        assert answer["status"] == 200
+        process.wait_for(r"method=/ code=OK finish=")
+        process.send(signal.SIGINT)
+        assert process.exit_code() == 0
+        assert no_traceback(process.lines)
+        with pytest.raises(requests.ConnectionError):
+            requests.post(url, json={"prompt": "你好"})
+
+
+def test_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with serving("--port", "0", "--http-port", str(port)) as process:
+            assert process.exit_code(60) == 1
+        told = f"error: cannot listen on 127.0.0.1:{port} for HTTP; does another server run"
+        assert process.lines[-1].startswith(told)
+        assert no_traceback(process.lines)
+
+
+def test_a_host_needs_a_port() -> None:
+    with serving("--port", "0", "--http-host", "127.0.0.1") as process:
+        assert process.exit_code(60) == 1
+    assert process.lines[-1] == "error: --http-host needs --http-port; set both or none"
+
+
+def test_without_the_extra_it_says_how_to_get_it() -> None:
+    program = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from index_grpc.cli import main; main(['serve', '--port', '0', '--http-port', '0'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    expected = "error: --http-port needs the extra http (uvicorn is missing); install it with  pip install"
+    assert done.stderr.splitlines()[-1].startswith(expected)
+
+
+def test_it_is_off_unless_asked_for() -> None:
+    assert ports(settings("demo")) == []
+    program = "import sys, index_grpc.launch, index_grpc.server.app; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"uvicorn", "starlette", "index_grpc.http"} & set(done.stdout.splitlines())
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_everywhere_is_both_kinds_of_addresses() -> None:
+    async with fake_server(http_port=0, http_host="[::]") as server:
+        port = server.app.ports[0].address.rpartition(":")[2]
+        assert server.app.ports[0].address == f"[::]:{port}"
+        async with client(server.app) as http:
+            for host in ("127.0.0.1", "[::1]"):
+                assert (await http.get(f"http://{host}:{port}/health")).status_code == 200

@@ -1,0 +1,192 @@
+"""What is wrong is told with a status that clients know, and with gRPC's words."""
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from index_grpc.contract import ServedModel
+from index_grpc.errors import IndexGrpcError, InvalidRequest, ModelNotFound, PromptTooLong, Unavailable, Violation
+from index_grpc.http.completion_form import CompletionForm
+from index_grpc.http.form import read
+from index_grpc.http.problem import openai_words, problem_of
+from index_grpc.server.status import CODES
+from tests.http.asking import COMPLETIONS, asking, error_of, fake_http
+from tests.server.asking import Stub, refusal
+from tests.server.fake_runner import FAILS, SECRET
+
+MIB = 2**20
+UNSUPPORTED = "is not supported; leave it out"
+
+Case = tuple[dict[str, Any], str]
+
+CASES: list[Case] = [
+    ({"tools": [{"type": "function"}]}, f"tools: {UNSUPPORTED}"),
+    ({"audio": {"voice": "x"}}, f"audio: {UNSUPPORTED}"),
+    ({"temprature": 1}, f"temprature: {UNSUPPORTED}"),
+    ({"n": 2}, "n: is 2; it should be 1"),
+    ({"response_format": {"type": "json_object"}}, "response_format.type: is 'json_object'; it should be 'text'"),
+    ({"modalities": ["text", "audio"]}, "modalities[1]: is 'audio'; it should be 'text'"),
+    ({"messages": []}, "messages: is missing or empty; say something"),
+    ({"messages": "Hi"}, "messages: is 'Hi'; it should be a valid list"),
+    ({"messages": ["Hi"]}, "messages[0]: is 'Hi'; it should be a valid dictionary or instance of MessageForm"),
+    ({"messages": [{"content": "Hi"}]}, "messages[0].role: is missing; set it"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        "messages[0].content[0].type: is 'image_url'; it should be 'text'",
+    ),
+    (
+        {"messages": [{"role": "assistant", "content": "Hi"}]},
+        "messages[0].role: is 'assistant'; the last message should be the user's",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "system", "content": "x"}]},
+        "messages[1].role: is 'system'; allowed only in messages[0]; move it there",
+    ),
+    ({"seed": -1}, "seed: is -1; it should be greater than or equal to 0"),
+    ({"max_tokens": 2**32}, "max_tokens: is 4294967296; it should be less than or equal to 4294967295"),
+    ({"max_tokens": "5"}, "max_tokens: is '5'; it should be a valid integer"),
+    ({"top_p": True}, "top_p: is True; it should be a valid number"),
+    ({"stop": ["a", 5]}, "stop[1]: is 5; it should be a valid string"),
+    ({"time_limit": float("inf")}, "time_limit: is inf; it should be less than or equal to 1000000000"),
+    ({f"field{number}": 1 for number in range(101)}, "body: is an object; it should have at most 100 fields"),
+]
+
+SAME_AS_GRPC: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"temperature": 3}, {"sampling": pb.SamplingParams(temperature=3)}, "temperature"),
+    ({"min_p": -1}, {"sampling": pb.SamplingParams(min_p=-1)}, "min_p"),
+    ({"max_tokens": 0}, {"max_tokens": 0}, "max_tokens"),
+    ({"max_completion_tokens": 0}, {"max_tokens": 0}, "max_completion_tokens"),
+    ({"stop": [""]}, {"stop": [""]}, "stop[0]"),
+    ({"stop": ["x"] * 17}, {"stop": ["x"] * 17}, "stop"),
+    ({"top_logprobs": 3}, {"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"messages": [{"role": "user", "content": ""}]}, {"prompt": ""}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": "Hi " * 400}]}, {"prompt": "Hi " * 400}, "messages[0].content"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), CASES, ids=lambda case: str(case)[:30])
+async def test_what_completions_do_not_take_is_named(http: httpx2.AsyncClient, fields: Any, message: str) -> None:
+    response = await http.post(COMPLETIONS, content=json.dumps(asking() | fields))
+    error = error_of(response)
+    assert response.status_code == 400
+    assert error["message"] == message
+    assert (error["type"], error["param"]) == ("invalid_request_error", message.partition(": ")[0])
+
+
+@pytest.mark.parametrize(("fields", "theirs", "param"), SAME_AS_GRPC, ids=lambda case: str(case)[:30])
+async def test_rules_and_words_are_those_of_grpc(
+    http: httpx2.AsyncClient, stub: Stub, fields: Any, theirs: Any, param: str
+) -> None:
+    values: dict[str, Any] = {"prompt": "Hi"} | theirs
+    ((_, description),) = (await refusal(stub.Chat(pb.ChatRequest(**values)))).violations.items()
+    response = await http.post(COMPLETIONS, json=asking() | fields)
+    error = error_of(response)
+    assert (response.status_code, error["param"]) == (400, param)
+    assert error["message"] == f"{param}: {description}"
+
+
+async def test_all_that_is_wrong_is_told_at_once(http: httpx2.AsyncClient) -> None:
+    told = error_of(await http.post(COMPLETIONS, json=asking(n=3, tools=[1], seed=1.5)))
+    assert {part.partition(": ")[0] for part in told["message"].split("; ") if ": " in part} == {"n", "seed", "tools"}
+    ranges = error_of(await http.post(COMPLETIONS, json=asking(top_p=0, min_p=7)))
+    assert ranges["message"].startswith("top_p: is 0; ")
+    assert "; min_p: is 7; " in ranges["message"]
+
+
+async def test_another_model_is_not_found(http: httpx2.AsyncClient) -> None:
+    for response in (await http.post(COMPLETIONS, json=asking(model="gpt-5")), await http.get("/v1/models/a/b")):
+        assert response.status_code == 404
+        assert error_of(response)["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/models/", "/v1/chat/completions/"])
+async def test_other_paths(http: httpx2.AsyncClient, path: str) -> None:
+    response = await http.post(path, json=asking(), headers={"x-request-id": "mine"})
+    assert response.status_code in (404, 405)
+    assert response.headers["x-request-id"] == "mine"
+    message = error_of(response)["message"] if path.startswith("/v1/") else response.json()["message"]
+    assert path in message
+
+
+async def test_other_methods(http: httpx2.AsyncClient) -> None:
+    for method, path, allowed in [("GET", "/", "POST"), ("PUT", COMPLETIONS, "POST"), ("POST", "/v1/models", "GET")]:
+        response = await http.request(method, path)
+        assert response.status_code == 405
+        assert allowed in response.headers["allow"]
+        assert allowed in response.text
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_that_is_too_large(announced: bool) -> None:
+    async def pieces() -> Any:
+        for _ in range(17):
+            yield b"x" * (MIB // 16)
+
+    async with fake_http(max_message_mib=1) as (_, http):
+        body = b"x" * (MIB + 1) if announced else pieces()
+        response = await http.post(COMPLETIONS, content=body)
+        assert response.status_code == 413
+        assert error_of(response)["message"].endswith("allowed are 1 MiB; send less")
+        fitting = json.dumps(asking("x")).encode().ljust(MIB)
+        assert (await http.post(COMPLETIONS, content=fitting)).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"\xff", b'{"messages": "\xff"}', b'{"messages": "\\ud800"}', b"", b"[" * 1000])
+async def test_a_body_that_is_no_json(http: httpx2.AsyncClient, body: bytes) -> None:
+    response = await http.post(COMPLETIONS, content=body)
+    assert response.status_code == 400
+    assert error_of(response)["message"].startswith("body: is no JSON (")
+
+
+async def test_a_failure_shows_nothing_but_its_id() -> None:
+    async with fake_http() as (_, http):
+        response = await http.post(COMPLETIONS, json=asking(), headers={"x-request-id": f"{FAILS}1"})
+        error = error_of(response)
+        assert (response.status_code, error["type"], error["code"]) == (500, "server_error", "request_failed")
+        assert error["message"].endswith(f"; request id {FAILS}1")
+        assert SECRET not in response.text
+
+
+def raised(kind: type[IndexGrpcError]) -> IndexGrpcError:
+    if issubclass(kind, PromptTooLong):
+        return kind("5", 4)
+    return kind(Violation("x", "y")) if issubclass(kind, InvalidRequest) else kind("something")
+
+
+@pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.__name__)
+def test_every_error_has_its_status(kind: type[IndexGrpcError]) -> None:
+    error = raised(kind)
+    problem = problem_of(error, "the-id")
+    assert 400 <= problem.status <= 504
+    assert (problem.status < 500) == issubclass(kind, InvalidRequest | ModelNotFound) or problem.status in (
+        401,
+        413,
+        429,
+    )
+    assert ("retry-after" in problem.headers) == hasattr(error, "retry_after_seconds")
+    assert openai_words(problem)
+
+
+def test_when_to_come_again() -> None:
+    headers = problem_of(Unavailable("x", 1.25), "").headers
+    assert headers == {"retry-after": "2", "retry-after-ms": "1250"}
+
+
+MODEL = ServedModel("m", 32_768, 1, 1, "cpu", "float32")
+
+
+@pytest.mark.parametrize("piece", [b"[]", b'{"":1}', b'""', b"1", b'{"role":"user"}'])
+def test_crowds_of_tiny_values_are_not_even_parsed(piece: bytes) -> None:
+    body = b'{"messages":[' + b",".join([piece] * 100_000) + b"]}"
+    with pytest.raises(InvalidRequest, match=r"^body: holds more than 100000 strings, commas and brackets"):
+        read(CompletionForm, body, MODEL)
+
+
+@pytest.mark.parametrize("text", ['[1, "x"], {"', "\\\\", '"' * 50, "\\"], ids=str)
+def test_text_may_hold_as_many_of_them_as_it_likes(text: str) -> None:
+    asked = read(CompletionForm, json.dumps(asking(text * 40_000)).encode(), MODEL)
+    assert asked.messages[0].text == text * 40_000
