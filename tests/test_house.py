@@ -26,7 +26,7 @@ FLOORS = {
     "server": {"index_grpc.access", "index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
-TOP = {"cli", "engine_process", "launch", "loading"}
+TOP = {"cli", "commands", "engine_process", "launch", "loading"}
 
 THIRD_PARTY = {
     "torch": ("model", "export", "engine/runner.py", "engine/sampler.py", "loading.py"),
@@ -36,11 +36,12 @@ THIRD_PARTY = {
     "gguf": ("export/gguf_file.py", "export/gguf_vocabulary.py"),
     "huggingface_hub": ("model",),
     "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),
-    "grpc": ("server",),
+    "grpc": ("server", "commands/health.py"),
+    "grpc_health": ("server", "commands/health.py"),
     "prometheus_client": ("server/metrics",),
     "index_grpc_client": ("server", "bench"),
     "pydantic": ("settings.py", "configuration", "access/keys.py"),
-    "click": ("cli.py", "configuration", "bench", "access/command.py", "export/command.py"),
+    "click": ("cli.py", "commands", "configuration", "bench", "access/command.py", "export/command.py"),
     "opentelemetry": ("server/tracing.py",),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
