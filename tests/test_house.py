@@ -27,7 +27,7 @@ FLOORS = {
     "http": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server", "index_grpc.http"},
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
-TOP = {"cli", "engine_process", "launch", "loading"}
+TOP = {"cli", "commands", "engine_process", "launch", "loading"}
 
 THIRD_PARTY = {
     "torch": ("model", "export", "engine/runner.py", "engine/sampler.py", "loading.py"),
@@ -37,11 +37,12 @@ THIRD_PARTY = {
     "gguf": ("export/gguf_file.py", "export/gguf_vocabulary.py"),
     "huggingface_hub": ("model",),
     "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),
-    "grpc": ("server", "http/problem.py"),
+    "grpc": ("server", "http/problem.py", "commands/health.py"),
+    "grpc_health": ("server", "commands/health.py"),
     "prometheus_client": ("server/metrics",),
     "index_grpc_client": ("server", "http", "bench"),
     "pydantic": ("settings.py", "configuration", "access/keys.py", "http"),
-    "click": ("cli.py", "configuration", "bench", "access/command.py", "export/command.py"),
+    "click": ("cli.py", "commands", "configuration", "bench", "access/command.py", "export/command.py"),
     "opentelemetry": ("server/tracing.py",),
     "starlette": ("http",),
     "uvicorn": ("http/port.py",),

@@ -113,7 +113,8 @@ def test_make_lines(address: str, line: str) -> None:
 @pytest.mark.parametrize("line", commands(".venv/bin/index-grpc "))
 def test_index_grpc_lines_name_flags_that_exist(line: str) -> None:
     name, *arguments = shlex.split(line)[1:]
-    command = main.commands[name]
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
     assert isinstance(command.make_context(name, arguments), click.Context)
 
 

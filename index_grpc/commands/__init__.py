@@ -1,0 +1,1 @@
+"""Commands of `index-grpc` that have no package of their own."""

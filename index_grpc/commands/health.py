@@ -1,0 +1,116 @@
+"""The command `index-grpc health`: a probe. It is started every few seconds, so it imports little."""
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import grpc
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_TIMEOUT_SECONDS = 2.0
+SERVING, NOT_SERVING_EXIT_CODE = "SERVING", 1
+
+# The codes are index-client's.
+EPILOG = """\b
+Exit codes:
+  0  the service is serving
+  1  it is not: loading, stopping or without an engine; or the server refused to tell
+  2  the command line is wrong
+  3  the server cannot be reached
+  4  the timeout passed"""
+
+pem = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Unreachable(click.ClickException):
+    """The server cannot be reached."""
+
+    exit_code = 3
+
+
+class TimedOut(click.ClickException):
+    """The server does not answer."""
+
+    exit_code = 4
+
+
+@click.command(epilog=EPILOG, context_settings={"show_default": True})
+@click.option(
+    "--address",
+    envvar="INDEX_GRPC_ADDRESS",
+    show_envvar=True,
+    default=DEFAULT_ADDRESS,
+    help="The server's host:port, or unix:PATH.",
+)
+@click.option("--service", default="", help="What to ask about: '' is ready to answer calls, liveness is alive.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 3600, min_open=True),
+    default=DEFAULT_TIMEOUT_SECONDS,
+    help="Seconds to wait for an answer.",
+)
+@click.option("--tls", is_flag=True, help="Encrypt, trusting the system's certificate authorities.")
+@click.option("--ca", type=pem, help="Encrypt, trusting the certificates in this PEM file.")
+@click.option("--cert", type=pem, help="Encrypt, showing the certificate in this PEM file; --key has its private key.")
+@click.option("--key", type=pem, help="PEM file with the private key of --cert.")
+@click.option("--server-name", help="Host name in the server's certificate, where --address is another.")
+@click.option(
+    "--api-key", envvar="INDEX_GRPC_API_KEY", show_envvar=True, help="For a server with --no-open-health: its key."
+)
+@click.pass_context
+def health(ctx: click.Context, /, service: str, timeout: float, api_key: str | None, **where: Any) -> None:  # noqa: ANN401
+    """Print whether a server is SERVING; exit 0 only then.
+
+    \b
+    Examples:
+      index-grpc health
+      index-grpc health --service liveness --address unix:/run/index.sock
+      index-grpc health --ca ca.pem --server-name index-grpc
+    """
+    if math.isnan(timeout):
+        raise click.UsageError("--timeout is nan, which is no number")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported, or it comments on each connection
+    with _channel(**where) as channel:
+        status = _status(channel, where["address"], service, timeout, api_key)
+    click.echo(status)
+    ctx.exit(0 if status == SERVING else NOT_SERVING_EXIT_CODE)
+
+
+def _channel(
+    address: str, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, server_name: str | None
+) -> "grpc.Channel":
+    if bool(cert) != bool(key):
+        raise click.UsageError("--cert and --key go together; give both")
+    if server_name and not (tls or ca or cert):
+        raise click.UsageError("--server-name goes with --tls, --ca or --cert; add one")
+    import grpc
+
+    # A proxy is there for the download of a model, not for a server beside the probe.
+    options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
+    if not (tls or ca or cert):
+        return grpc.insecure_channel(address, options)
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    roots, secret, chain = (file.read_bytes() if file else None for file in (ca, key, cert))
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(roots, secret, chain), options)
+
+
+def _status(channel: "grpc.Channel", address: str, service: str, timeout: float, api_key: str | None) -> str:
+    """The status by name. Raises ClickException with the exit code."""
+    import grpc
+    from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+    from grpc_health.v1.health_pb2_grpc import HealthStub
+
+    metadata = [("authorization", f"Bearer {api_key}")] if api_key else None
+    try:
+        answer = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=timeout, metadata=metadata)
+    except grpc.RpcError as error:
+        code = error.code()
+        kinds = {grpc.StatusCode.UNAVAILABLE: Unreachable, grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut}
+        problem = " ".join((error.details() or code.name).split())
+        raise kinds.get(code, click.ClickException)(f"{address}: {problem}") from None
+    return str(HealthCheckResponse.ServingStatus.Name(answer.status))

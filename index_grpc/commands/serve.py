@@ -1,0 +1,75 @@
+"""The command `index-grpc serve`. Imports what is slow only when it serves."""
+
+import logging
+import os
+import sys
+import threading
+from typing import NoReturn
+
+import click
+
+from index_grpc import __version__
+from index_grpc.configuration.effective import effective_settings, origin
+from index_grpc.configuration.file import as_toml
+from index_grpc.configuration.flags import CommandByTopic, settings_options
+from index_grpc.errors import StartupError
+from index_grpc.logs import configure_logging
+from index_grpc.settings import ServeSettings
+
+log = logging.getLogger(__name__)
+
+
+@click.command(cls=CommandByTopic)
+@settings_options
+@click.option("--print-config", is_flag=True, help="Print the settings in effect as a file for --config, and exit.")
+@click.pass_context
+def serve(ctx: click.Context, /, print_config: bool, **_: object) -> None:
+    """Serve a model until SIGINT or SIGTERM.
+
+    A flag counts before its environment variable, that before the file, and that before the default.
+
+    \b
+    Example:
+      index-grpc serve --model demo --port 50051
+    """
+    settings = effective_settings(ctx)
+    if print_config:
+        click.echo(as_toml(settings, {name: origin(ctx, name).kind for name in ServeSettings.model_fields}))
+        return
+    configure_logging(settings.log_level, settings.log_format)
+    log.info("index-grpc %s", __version__)
+    exit_code = 0
+    try:
+        _serve_until_stopped(settings)
+    except StartupError as error:
+        _tell(error, settings)
+        exit_code = 1
+    _exit(exit_code)
+
+
+def _serve_until_stopped(settings: ServeSettings) -> None:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of its own log comes up as an error of ours
+    import uvloop
+
+    from index_grpc.launch import load, ports
+    from index_grpc.server.lifetime import serve
+
+    uvloop.run(serve(settings, lambda: load(settings), ports(settings)))
+
+
+def _tell(error: StartupError, settings: ServeSettings) -> None:
+    if settings.log_format == "json":
+        log.error("%s", error)
+    else:
+        click.echo(f"error: {error}", err=True)
+
+
+def _exit(exit_code: int) -> NoReturn:
+    from index_grpc.engine.worker import ENGINE_THREAD
+    from index_grpc.server.app import LOADING_THREAD
+
+    if any(thread.name in (LOADING_THREAD, ENGINE_THREAD) for thread in threading.enumerate()):
+        # Stopped while loading or amid a step: a thread in PyTorch's native code crashes the interpreter's orderly end.
+        logging.shutdown()
+        os._exit(exit_code)
+    sys.exit(exit_code)

@@ -1,0 +1,146 @@
+"""The probe `index-grpc health`: what it prints and exits with, and how little it imports."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from index_grpc_client.cli.failure import Exit
+
+from index_grpc.cli import main
+from tests.certificates import Pair, authority, issued
+from tests.process import INDEX_GRPC
+from tests.server.fake_runner import FakeServer, fake_server
+
+SERVING = (0, "SERVING\n", "")
+NOT_SERVING = (1, "NOT_SERVING\n", "")
+HEAVY = {"torch", "pydantic", "transformers", "numpy", "uvloop", "index_grpc_client", "index_grpc.settings"}
+
+
+async def probe(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    result = await asyncio.to_thread(CliRunner().invoke, main, ["health", *arguments], env=environment)
+    return result.exit_code, result.stdout, result.stderr
+
+
+async def failing(*arguments: str) -> tuple[int, str]:
+    """Exit code and the one line that it says."""
+    code, printed, error = await probe(*arguments)
+    assert printed == ""
+    (line,) = error.splitlines()
+    return code, line.removeprefix("error: ")
+
+
+async def test_it_tells_ready_from_alive() -> None:
+    async with fake_server(loaded=False) as server:
+        at = ("--address", server.address)
+        assert [await probe(*at), await probe(*at, "--service", "liveness")] == [NOT_SERVING, SERVING]
+        await server.load()
+        assert [await probe(*at), await probe(*at, "--service", "index.v1.ChatService")] == [SERVING, SERVING]
+        code, line = await failing(*at, "--service", "index.v1.ChatServices")
+        assert code == 1
+        assert "no service 'index.v1.ChatServices'; there are ''" in line
+
+
+async def test_the_environment_names_the_server_and_no_proxy_is_asked() -> None:
+    async with fake_server() as server:
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), "http://127.0.0.1:1")
+        assert await probe(INDEX_GRPC_ADDRESS=server.address, no_proxy="", **proxies) == SERVING
+
+
+async def test_nobody_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        code, line = await failing("--address", address)
+    assert code == Exit.UNAVAILABLE
+    assert line.startswith(f"{address}: ")
+    assert "Connection refused" in line
+
+
+async def test_somebody_there_who_says_nothing() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        code, _ = await failing("--address", f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.05")
+    assert code == Exit.TIMEOUT
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    async with fake_server(unix_socket=tmp_path / "index.sock"):
+        assert await probe("--address", f"unix:{tmp_path}/index.sock") == SERVING
+
+
+async def test_encryption_on_both_sides(tmp_path: Path) -> None:
+    ca = authority(tmp_path / "ca.pem")
+    served, shown = issued(ca, tmp_path, "server", "index-grpc"), issued(ca, tmp_path, "probe", "probe")
+    trusted = tmp_path / "ca.pem"
+    async with fake_server(tls_cert=served.cert, tls_key=served.key, tls_client_ca=trusted) as server:
+        await _encrypted(server, trusted, shown)
+
+
+async def _encrypted(server: FakeServer, ca: Path, shown: Pair) -> None:
+    trusts, named = ("--address", server.address, "--ca", str(ca)), ("--server-name", "index-grpc")
+    certified = ("--cert", str(shown.cert), "--key", str(shown.key))
+    assert await probe(*trusts, *named, *certified) == SERVING
+    for lacking in ((*trusts, *named), (*trusts, *certified), ("--address", server.address)):
+        code, _ = await failing(*lacking)
+        assert code == 3
+
+
+async def test_a_server_that_wants_a_key_even_for_that(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    key = CliRunner().invoke(main, ["keys", "new", "probe", "--file", str(keys)]).stdout.strip()
+    async with fake_server(api_keys_file=keys, open_health=False) as server:
+        assert await probe(INDEX_GRPC_ADDRESS=server.address, INDEX_GRPC_API_KEY=key) == SERVING
+        code, _ = await failing("--address", server.address)
+    assert code == Exit.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--timeout", "nan"], "--timeout is nan"),
+        (["--timeout", "0"], "0.0 is not in the range"),
+        (["--cert", __file__], "--cert and --key go together; give both"),
+        (["--server-name", "x"], "--server-name goes with --tls, --ca or --cert; add one"),
+        (["--ca", "nowhere.pem"], "File 'nowhere.pem' does not exist."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+async def test_a_wrong_command_line(arguments: list[str], error: str) -> None:
+    code, line = await failing(*arguments)
+    assert code == 2
+    assert error in line
+
+
+async def test_it_imports_little() -> None:
+    program = (
+        "import sys; from index_grpc.cli import main\n"
+        "try: main(['health'])\n"
+        "finally: print(*sys.modules, sep='\\n', file=sys.stderr)\n"
+    )
+    async with fake_server() as server:
+        environment = os.environ | {"INDEX_GRPC_ADDRESS": server.address}
+        command = [sys.executable, "-c", program]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, env=environment)
+    assert done.stdout == "SERVING\n"
+    imported = set(done.stderr.splitlines())
+    assert "grpc" in imported
+    assert not imported & HEAVY
+    assert {name for name in imported if name.startswith("index_grpc.")} == {
+        "index_grpc.cli",
+        "index_grpc.commands",
+        "index_grpc.commands.health",
+    }
+
+
+async def test_as_a_container_runs_it() -> None:
+    async with fake_server() as server:
+        command = [INDEX_GRPC, "health", "--address", server.address]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == SERVING
