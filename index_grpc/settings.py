@@ -10,7 +10,6 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationInfo,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -23,12 +22,6 @@ def _known_device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise PydanticCustomError("device", "allowed is auto, cpu, cuda or cuda:N")
     return name
-
-
-def _needs_metrics_port(host: str | None, info: ValidationInfo) -> str | None:
-    if host is not None and info.data.get("metrics_port") is None:
-        raise PydanticCustomError("metrics_host", "set --metrics-port too")
-    return host
 
 
 class ServeSettings(BaseModel):
@@ -123,7 +116,7 @@ class ServeSettings(BaseModel):
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Port for Prometheus, plain HTTP; 0 takes a free one. Default: no such port."
     )
-    metrics_host: Annotated[str | None, AfterValidator(_needs_metrics_port)] = Field(
+    metrics_host: str | None = Field(
         None, min_length=1, description="Address of that port; 0.0.0.0 and :: are everywhere. Default: 127.0.0.1."
     )
     load_report_service: bool = Field(
@@ -154,6 +147,7 @@ class ServeSettings(BaseModel):
             ),
             (self.unix_socket_mode != "600" and not self.unix_socket, "--unix-socket-mode goes with --unix-socket"),
             (not (self.open_health or self.api_keys_file), "--no-open-health goes with --api-keys-file; add it"),
+            (self.metrics_host and self.metrics_port is None, "--metrics-host goes with --metrics-port; add it"),
         ):
             if wrong:
                 raise PydanticCustomError("together", problem)

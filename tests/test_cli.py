@@ -62,7 +62,7 @@ def test_models_that_cannot_be_loaded(checkpoint: Path, tmp_path: Path) -> None:
         (["--device", "tpu"], "--device is 'tpu'; allowed is auto, cpu, cuda or cuda:N"),
         (["--dtype", "int8"], "'int8' is not one of 'auto', 'float32', 'bfloat16'"),
         (["--metrics-port", "abc"], "'abc' is not a valid integer"),
-        (["--metrics-host", "0.0.0.0"], "--metrics-host is '0.0.0.0'; set --metrics-port too"),
+        (["--metrics-host", "0.0.0.0"], "--metrics-host goes with --metrics-port; add it"),
         (["--model", ""], "--model is ''; it should have at least 1 character"),
         (["--tls-cert", "cert.pem"], "--tls-cert and --tls-key go together; give both"),
         (["--tls-client-ca", "ca.pem"], "--tls-client-ca goes with --tls-cert and --tls-key; add them"),

@@ -112,6 +112,14 @@ def test_a_mistake_in_the_file_is_named(file: Path, content: str, problem: str) 
     assert refused("--config", str(file), "--port", "1") == f"serve.toml: {problem}"
 
 
+def test_settings_that_need_each_other_are_judged_together(file: Path) -> None:
+    file.write_text("metrics_host = '0.0.0.0'\nmetrics_port = 9464\n")
+    assert 'metrics_host = "0.0.0.0"  # file' in printed("--config", str(file)).splitlines()
+    file.write_text("metrics_host = '0.0.0.0'\n")
+    assert "metrics_port = 1  # flag" in printed("--config", str(file), "--metrics-port", "1").splitlines()
+    assert refused("--config", str(file)) == "--metrics-host goes with --metrics-port; add it"
+
+
 def test_a_file_that_is_not_there_or_no_text(file: Path) -> None:
     assert refused("--config", str(file)).endswith("File 'serve.toml' does not exist.")
     assert "(env var: 'INDEX_GRPC_CONFIG')" in refused(INDEX_GRPC_CONFIG=str(file))
