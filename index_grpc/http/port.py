@@ -78,7 +78,10 @@ def _listener(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(found)  # IPv4 first
         both = family is socket.AF_INET6 and socket.has_dualstack_ipv6()
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError:
         remedy = "does another server run there, or is the address not this machine's? See --http-host and --http-port"
         raise StartupError(f"cannot listen on {host}:{port} for HTTP; {remedy}") from None
+    # What it accepts inherits this; else a small write waits for the one before it to be acknowledged, 40 ms and more.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener

@@ -1,8 +1,9 @@
 """How the tests speak HTTP to a server that runs on their own event loop."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx2
@@ -51,3 +52,10 @@ def error_of(response: httpx2.Response) -> Json:
     error: Json = told["error"]
     assert set(error) == {"message", "type", "param", "code"}
     return error
+
+
+async def abort(writer: asyncio.StreamWriter) -> None:
+    """Closes the connection, whatever is on its way."""
+    writer.transport.abort()
+    with suppress(ConnectionError):
+        await writer.wait_closed()

@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-from contextlib import suppress
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.http.asking import COMPLETIONS, asking, deltas, error_of, events, fake_http
+from tests.http.asking import COMPLETIONS, abort, asking, deltas, error_of, events, fake_http
 from tests.server.asking import until
 from tests.server.fake_runner import FakeServer, letters
 
@@ -72,13 +71,6 @@ async def test_a_time_limit_cuts_an_answer_short() -> None:
         answer = (await http.post(COMPLETIONS, json=asking(time_limit=0.2) | {"max_tokens": 4000})).json()
         assert answer["choices"][0]["finish_reason"] == "length"
         assert 0 < answer["usage"]["completion_tokens"] < 4000
-
-
-async def abort(writer: asyncio.StreamWriter) -> None:
-    """Closes the connection, whatever is on its way."""
-    writer.transport.abort()
-    with suppress(ConnectionError):
-        await writer.wait_closed()
 
 
 async def leave(address: str, path: str, body: Any, wait_for: bytes, server: FakeServer) -> None:
