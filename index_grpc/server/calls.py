@@ -56,11 +56,23 @@ class Call:
     """Name of its API key; empty if the server asks for none."""
     error: IndexGrpcError | None = None
     """Why it was refused or broken off, if it was."""
+    service: str = ""
+    """Name of the gRPC service; empty for a call over HTTP, whose method is its path."""
     code: str = "CANCELLED"
     """Name of its status code, right once it has ended: a caller who leaves is seen only as the handler's end."""
 
     trace_id: str = ""
     """The trace it belongs to, where traces are written."""
+
+    @property
+    def system(self) -> str:
+        """What it came by: `grpc` or `http`."""
+        return "grpc" if self.service else "http"
+
+    @property
+    def full_method(self) -> str:
+        """The method with its service's name, or the path."""
+        return f"{self.service}/{self.method}" if self.service else self.method
 
     @property
     def seconds(self) -> float:
@@ -130,16 +142,17 @@ class CallInterceptor(Interceptor):
     """Wraps the handlers of one service; other services pass through."""
 
     def __init__(self, service: str, calls: Calls, load_trailer: LoadTrailer) -> None:
-        self._prefix, self._calls, self._load_trailer = f"/{service}/", calls, load_trailer
+        self._service, self._calls, self._load_trailer = service, calls, load_trailer
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
     ) -> Handler:
         """Called by gRPC for each call."""
         handler = await continuation(details)
-        if handler is None or not details.method.startswith(self._prefix):
+        service, _, method = details.method.removeprefix("/").rpartition("/")
+        if handler is None or service != self._service:
             return handler
-        method, parse = details.method.removeprefix(self._prefix), handler.request_deserializer
+        parse = handler.request_deserializer
         if handler.response_streaming:
             streaming = self._streaming(method, handler.unary_stream, parse)
             return grpc.unary_stream_rpc_method_handler(streaming, None, handler.response_serializer)
@@ -172,6 +185,7 @@ class CallInterceptor(Interceptor):
     async def _served(self, method: str, context: Context) -> AsyncIterator[None]:
         """Opens the call and turns what goes wrong in it into a status."""
         call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
+        call.service = self._service
         try:
             with self._calls.served(call):
                 yield

@@ -22,7 +22,6 @@ from index_grpc.contract import ChatRequest, Finish
 from index_grpc.errors import StartupError
 from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer
-from index_grpc.server.servicer import SERVICE
 
 Attributes = dict[str, AttributeValue]
 
@@ -46,7 +45,7 @@ class Tracing(Observer):
         """See Observer."""
         started = round(call.created * 1e9)
         span = self._tracer.start_span(
-            f"{SERVICE}/{call.method}",
+            call.full_method,
             self._propagator.extract(call.metadata),
             SpanKind.SERVER,
             _attributes(call),
@@ -91,8 +90,8 @@ def tracing_from_environment() -> Tracing:
 
 def _attributes(call: Call) -> Attributes:
     attributes: Attributes = {
-        "rpc.system.name": "grpc",
-        "rpc.method": f"{SERVICE}/{call.method}",
+        "rpc.system.name": call.system,
+        "rpc.method": call.full_method,
         "rpc.response.status_code": call.code,
         "gen_ai.response.id": call.id,
     }

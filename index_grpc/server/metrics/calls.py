@@ -7,10 +7,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from index_grpc.contract import Finish, FinishReason
 from index_grpc.server.calls import Call
-from index_grpc.server.servicer import SERVICE
 from index_grpc.server.status import CODES
 
-CHAT_METHODS = frozenset({"Chat", "ChatStream"})
+CHAT_METHODS = frozenset({"Chat", "ChatStream", "/", "/v1/chat/completions"})
 
 FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Codes that OpenTelemetry counts as errors of a server."""
@@ -38,7 +37,7 @@ class CallMetrics:
 
         name, text = "rpc_server_call_duration_seconds", "Duration of calls of the service."
         self._calls = histogram(name, text, RPC_LABELS, CALL_BUCKETS)
-        name, text = "gen_ai_server_request_duration_seconds", "Duration of Chat and ChatStream calls."
+        name, text = "gen_ai_server_request_duration_seconds", "Duration of calls that ask for an answer."
         self._requests = histogram(name, text, (*CHAT_LABELS, "error_type"), REQUEST_BUCKETS)
         name, text = "gen_ai_server_time_to_first_token_seconds", "From a call's arrival to its first token."
         self._first_token = histogram(name, text, CHAT_LABELS, FIRST_TOKEN_BUCKETS)
@@ -54,7 +53,7 @@ class CallMetrics:
     def count(self, call: Call, model: str) -> None:
         """A call has ended."""
         fault = call.code if call.code in FAULTS else ""
-        self._calls.labels("grpc", f"{SERVICE}/{call.method}", call.code, fault).observe(call.seconds)
+        self._calls.labels(call.system, call.full_method, call.code, fault).observe(call.seconds)
         if call.error is not None:
             self._errors.labels(call.error.reason).inc()
         if call.method in CHAT_METHODS:

@@ -1,0 +1,17 @@
+"""Calls over HTTP are seen like those over gRPC."""
+
+from typing import Any
+
+import pytest
+
+from tests.http.asking import COMPLETIONS, asking, fake_http
+from tests.server.scraping import scraped
+
+
+@pytest.mark.parametrize(("path", "body"), [("/", {"prompt": "Hi", "max_length": 5}), (COMPLETIONS, asking())])
+async def test_their_metrics_name_the_path(path: str, body: dict[str, Any]) -> None:
+    async with fake_http(metrics_port=0) as (server, http):
+        assert (await http.post(path, json=body)).status_code == 200
+        found = await scraped(server.app)
+    labels = {"rpc_system_name": "http", "rpc_method": path, "rpc_response_status_code": "OK"}
+    assert found.value("rpc_server_call_duration_seconds_count", **labels, error_type="") == 1
