@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from index_grpc.errors import InvalidRequest, Violation
 from index_grpc.http.form import Form, UInt32
+from index_grpc.server.validate import MOST_VIOLATIONS
 
 ROLES = {
     "system": pb.ROLE_SYSTEM,
@@ -144,7 +145,7 @@ class CompletionForm(Form):
             remedy = "the last message should be the user's"
             violations = [Violation(f"messages[{last}].role", f"is '{self.messages[last].role}'; {remedy}")]
         if violations:
-            raise InvalidRequest(*violations)
+            raise InvalidRequest(*violations[:MOST_VIOLATIONS])
 
     def _sampling(self) -> pb.SamplingParams:
         return pb.SamplingParams(

@@ -6,6 +6,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -61,9 +62,10 @@ def read(form: type[AnyForm], body: bytes, model: ServedModel) -> AnyForm:
         raise InvalidRequest(Violation("body", f"is no JSON ({error}); send an object, in UTF-8")) from None
     if not isinstance(values, dict):
         raise InvalidRequest(Violation("body", "is no JSON object; send one, such as {...}"))
-    for value in values.values():
+    for name, value in values.items():
         if isinstance(value, list):
-            refuse_too_many_messages(len(value), model)
+            with naming(partial(_always, name)):
+                refuse_too_many_messages(len(value), model)
     try:
         return form.model_validate(values)
     except ValidationError as error:
@@ -79,6 +81,10 @@ def naming(name: Callable[[str], str]) -> Iterator[None]:
     except InvalidRequest as error:
         error.violations = tuple(replace(violation, field=name(violation.field)) for violation in error.violations)
         raise
+
+
+def _always(name: str, field: str) -> str:
+    return name
 
 
 def _refuse_crowded(body: bytes) -> None:
@@ -102,6 +108,8 @@ def _description(detail: ErrorDetails) -> str:
         return "is not supported; leave it out"
     if kind == "missing":
         return "is missing; set it"
+    if kind == "model_type":
+        return f"is {_shown(value)}; it should be an object"
     return f"is {_shown(value)}; {re.sub('^[A-Z][a-z]+ should', 'it should', detail['msg'])}"
 
 

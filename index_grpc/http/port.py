@@ -15,6 +15,8 @@ from index_grpc.server.app import App
 BACKLOG = 2048
 IDLE_SECONDS = 75
 """How long a connection may be idle: longer than the pools of usual clients and balancers keep theirs."""
+KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 60, 20
+"""As gRPC's connections: after so long in silence the other end is asked whether it is there, and again."""
 FLUSH_SECONDS = 2
 """How long answers that are complete may take to be read before the port closes on them."""
 
@@ -65,6 +67,7 @@ def _config(app: App) -> uvicorn.Config:
         log_config=None,
         log_level="critical",  # calls have their line in our log; what uvicorn tells of callers who left is no news
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=IDLE_SECONDS,
@@ -82,6 +85,15 @@ def _listener(host: str, port: int) -> socket.socket:
     except OSError:
         remedy = "does another server run there, or is the address not this machine's? See --http-host and --http-port"
         raise StartupError(f"cannot listen on {host}:{port} for HTTP; {remedy}") from None
-    # What it accepts inherits this; else a small write waits for the one before it to be acknowledged, 40 ms and more.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _tune(listener)
     return listener
+
+
+def _tune(listener: socket.socket) -> None:
+    """What is accepted inherits it."""
+    # Else a small write waits for the one before it to be acknowledged, 40 ms and more.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):  # not everywhere; else a caller who is gone is noticed after hours
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_TIMEOUT_SECONDS)

@@ -10,9 +10,11 @@ from index_grpc import errors
 from index_grpc.http.clock import clock_time
 from index_grpc.server.status import CODES, message_of
 
+UNAUTHORIZED, TOO_LARGE = 401, 413
+
 STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.UNAUTHENTICATED: UNAUTHORIZED,
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.INTERNAL: 500,
@@ -20,9 +22,8 @@ STATUSES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 """HTTP's status for each of gRPC's, as Google's APIs map them."""
-TOO_LARGE = 413
 
-OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+OPENAI_TYPES = {UNAUTHORIZED: "authentication_error", 429: "rate_limit_error"}
 """OpenAI's word for a kind of problem; other 4xx are an invalid_request_error, the rest a server_error."""
 OPENAI_CODES = {"PROMPT_TOO_LONG": "context_length_exceeded", "KEY_WRONG": "invalid_api_key"}
 """OpenAI's own words that programs look for; the others are ours in lower case."""
@@ -41,10 +42,10 @@ class Problem:
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come again, in whole seconds for the standard and in milliseconds for OpenAI's clients."""
+        """How to come again, and when: in whole seconds for the standard, in milliseconds for OpenAI's clients."""
         seconds = self.retry_after_seconds
         if seconds is None:
-            return {}
+            return {"www-authenticate": "Bearer"} if self.status == UNAUTHORIZED else {}
         return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(max(1, round(seconds * 1000)))}
 
 

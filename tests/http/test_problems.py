@@ -30,8 +30,13 @@ CASES: list[Case] = [
     ({"response_format": {"type": "json_object"}}, "response_format.type: is 'json_object'; it should be 'text'"),
     ({"modalities": ["text", "audio"]}, "modalities[1]: is 'audio'; it should be 'text'"),
     ({"messages": []}, "messages: is missing or empty; say something"),
+    (
+        {"messages": [{"role": "user", "content": "Hi"}] * 600},
+        "messages: takes at least 602 tokens with its history; the context holds 512 tokens and an answer needs at "
+        "least one of them; shorten the prompt or drop the oldest messages of the history",
+    ),
     ({"messages": "Hi"}, "messages: is 'Hi'; it should be a valid list"),
-    ({"messages": ["Hi"]}, "messages[0]: is 'Hi'; it should be a valid dictionary or instance of MessageForm"),
+    ({"messages": ["Hi"]}, "messages[0]: is 'Hi'; it should be an object"),
     ({"messages": [{"content": "Hi"}]}, "messages[0].role: is missing; set it"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
