@@ -154,8 +154,8 @@ def test_a_server_that_is_not_serving_is_told_from_none(run: Run, server: FakeSe
 def test_what_had_come_is_shown_before_the_error(run: Run, script: Script) -> None:
     script.cut_after = 2
     result = run("ask", "Hi")
-    assert (result.exit_code, result.stdout) == (1, "Hello, \n")
-    assert result.stderr.startswith("error: the stream ended without a finish")
+    assert (result.exit_code, result.stdout) == (3, "Hello, \n")
+    assert result.stderr.startswith("error: the answer was cut off: the stream ended without a finish")
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])

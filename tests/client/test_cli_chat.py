@@ -56,7 +56,7 @@ def test_errors_end_a_turn_only(server: FakeServer) -> None:
     server.script.cut_after = 1
     result = talk(server, "one", "/retry", "/nothing", "/help")
     assert (result.exit_code, result.stdout) == (0, "Hello\nHello\n")
-    assert result.stderr.count("error: the stream ended without a finish") == 2
+    assert result.stderr.count("error: the answer was cut off: the stream ended without a finish") == 2
     assert "error: there is no command /nothing" in result.stderr
     assert "/system TEXT" in result.stderr
     assert chats(server.script) == [("one", [])] * 2

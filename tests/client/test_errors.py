@@ -1,11 +1,13 @@
 """The error family, and how a failed call becomes one of it."""
 
+from typing import NamedTuple
+
 import grpc
 import index_grpc_client
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
-from index_grpc_client import IncompleteAnswerError, IndexGrpcError, InternalError, Violation
+from index_grpc_client import IncompleteAnswerError, IndexGrpcError, InternalError, UnavailableError, Violation
 from index_grpc_client.errors import ERRORS, translate, translated
 from index_grpc_client.request import CallBuilder
 from index_grpc_client.status import DETAILS_KEY, StatusDetails, status_details
@@ -23,6 +25,9 @@ CODES_OF_THE_SERVICE = {
     "INTERNAL",
 }
 
+LOSSES = {"UNAVAILABLE", "INTERNAL", "UNKNOWN"}
+"""What comes, as a rule, of a call that had begun and was lost on the way."""
+
 
 def rpc_error(failure: Failure) -> grpc.RpcError:
     trailers = grpc.aio.Metadata(*failure.trailers())
@@ -35,16 +40,34 @@ def test_the_table_is_whole() -> None:
     family = {value for value in exported if issubclass(value, IndexGrpcError)}
     assert set(ERRORS.values()) == family - {IndexGrpcError, IncompleteAnswerError}
     assert len(set(ERRORS.values())) == len(ERRORS), "two codes share a class"
-    assert issubclass(IncompleteAnswerError, InternalError)
+    assert issubclass(IncompleteAnswerError, UnavailableError)
     assert issubclass(IndexGrpcError, grpc.RpcError)
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
 def test_every_code_becomes_one_of_ours(code: grpc.StatusCode) -> None:
-    error = translate(rpc_error(Failure(code, "why")), "r1", "so far")
+    error = translate(rpc_error(Failure(code, "why")), "r1")
     assert type(error) is ERRORS.get(code, IndexGrpcError)
-    assert (error.code(), error.details(), error.request_id, error.text) == (code, "why", "r1", "so far")
+    assert (error.code(), error.details(), error.request_id, error.text) == (code, "why", "r1", "")
     assert str(error) == "why"
+
+
+class SoFar(NamedTuple):
+    has_begun: bool
+    text: str
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_what_had_begun_and_is_lost_is_cut_off(code: grpc.StatusCode) -> None:
+    error = translate(rpc_error(Failure(code, "why")), "r1", SoFar(True, "so far"))
+    assert type(error) is (IncompleteAnswerError if code.name in LOSSES else ERRORS.get(code, IndexGrpcError))
+    assert (error.code(), error.details(), error.request_id, error.text) == (code, "why", "r1", "so far")
+    assert type(translate(rpc_error(Failure(code, "why")), "r1", SoFar(False, ""))) is ERRORS.get(code, IndexGrpcError)
+
+
+def test_a_failure_of_the_service_is_not_taken_for_a_loss() -> None:
+    failed = Failure(grpc.StatusCode.INTERNAL, "why", (error_details_pb2.ErrorInfo(reason="REQUEST_FAILED"),))
+    assert type(translate(rpc_error(failed), "r1", SoFar(True, "so far"))) is InternalError
 
 
 def test_what_the_message_says_is_not_said_again() -> None:

@@ -44,7 +44,7 @@ class AsyncChatStream:
         self._rpc.cancel()
 
     async def __anext__(self) -> Chunk:
-        with translated(self._transcript, lambda: self.text):
+        with translated(self._transcript, self._transcript):
             message = await anext(self._messages, None)
         if message is None:
             self._transcript.end()
@@ -55,7 +55,7 @@ class AsyncChatStream:
         # A generator, since it learns of the loop's end however it comes about; the stream itself would not, and
         # grpc.aio lets a call run on whose loop was left.
         try:
-            with translated(self._transcript, lambda: self.text):
+            with translated(self._transcript, self._transcript):
                 async for message in self._messages:
                     yield self._transcript.add(message)
             self._transcript.end()

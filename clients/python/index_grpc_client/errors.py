@@ -5,7 +5,7 @@ grpc itself, with all its metadata, is the `__cause__`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, cast
 
@@ -68,6 +68,13 @@ class UnavailableError(IndexGrpcError):
     """The server cannot be reached, or is loading, full or about to stop, and went on being so for all retries."""
 
 
+class IncompleteAnswerError(UnavailableError):
+    """A streamed answer was cut off: the server, or a proxy or connection on the way, went away. `text` is what came.
+
+    `code()` is how that arrived, which differs from proxy to proxy.
+    """
+
+
 class DeadlineError(IndexGrpcError):
     """The timeout passed, or the server saw that the answer could not begin in time."""
 
@@ -88,10 +95,6 @@ class InternalError(IndexGrpcError):
     """The server failed; `request_id` finds the failure in its log."""
 
 
-class IncompleteAnswerError(InternalError):
-    """A stream ended well but without a finish: something between the model and here cut it. `text` is what came."""
-
-
 ERRORS: dict[grpc.StatusCode, type[IndexGrpcError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: ModelNotFoundError,
@@ -104,13 +107,11 @@ ERRORS: dict[grpc.StatusCode, type[IndexGrpcError]] = {
 }
 """The class for each status code; others are IndexGrpcError."""
 
-
-def translate(error: grpc.RpcError, request_id: str = "", text: str = "") -> IndexGrpcError:
-    """Returns the error of a call, synchronous or asyncio, as one of ours."""
-    code = error.code()
-    trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
-    details = status_details(trailers)
-    return ERRORS.get(code, IndexGrpcError)(error.details() or "", code, details, request_id=request_id, text=text)
+CODES_OF_A_LOSS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+"""What gRPC makes of a stream that a proxy resets, or ends without a status, when it has lost the server behind it."""
+RESET = "RST_STREAM"
+"""Stands in gRPC's message where the other side has reset the stream. A call that was cancelled here has no such word;
+and asyncio forgets messages that came right before, so that an answer may not seem to have begun."""
 
 
 class Identified(Protocol):
@@ -121,19 +122,51 @@ class Identified(Protocol):
         """Identifies the call in the server's log."""
 
 
+class Answer(Protocol):
+    """A streamed answer, as far as it has come."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a message has come."""
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+
+
+def translate(error: grpc.RpcError, request_id: str = "", answer: Answer | None = None) -> IndexGrpcError:
+    """Returns the error of a call, synchronous or asyncio, as one of ours."""
+    code, message = error.code(), error.details() or ""
+    trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+    details = status_details(trailers)
+    kind = ERRORS.get(code, IndexGrpcError)
+    if answer is not None and _is_loss(code, message, details.reason, answer.has_begun):
+        kind = IncompleteAnswerError
+    return kind(message, code, details, request_id=request_id, text=answer.text if answer else "")
+
+
+def _is_loss(code: grpc.StatusCode, message: str, reason: str, has_begun: bool) -> bool:
+    """Whether an answer was lost on the way, rather than never begun, or ended by the service or by the caller."""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return has_begun
+    if code is grpc.StatusCode.CANCELLED:
+        return RESET in message
+    return code in CODES_OF_A_LOSS and not reason and (has_begun or RESET in message)
+
+
 @contextmanager
-def translated(call: Identified, text: Callable[[], str] = str) -> Iterator[None]:
-    """Raises what a call raises inside as one of ours; `text` tells what had come of its answer."""
+def translated(call: Identified, answer: Answer | None = None) -> Iterator[None]:
+    """Raises what a call raises inside as one of ours, with what had come of its answer."""
     try:
         yield
     except IndexGrpcError:
         raise
     except grpc.RpcError as error:
-        raise translate(error, call.request_id, text()) from error
+        raise translate(error, call.request_id, answer) from error
     except asyncio.CancelledError as error:
         # grpc.aio raises this also where the call was closed, and the task that waits for it was not cancelled.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        message = "the call was closed while it ran"
-        raise CallCancelledError(message, grpc.StatusCode.CANCELLED, request_id=call.request_id, text=text()) from error
+        message, text = "the call was closed while it ran", answer.text if answer else ""
+        raise CallCancelledError(message, grpc.StatusCode.CANCELLED, request_id=call.request_id, text=text) from error

@@ -44,7 +44,7 @@ class ChatStream:
         self._cancel()
 
     def __next__(self) -> Chunk:
-        with translated(self._transcript, lambda: self.text):
+        with translated(self._transcript, self._transcript):
             message = next(self._messages, None)
         if message is None:
             self._transcript.end()
@@ -54,7 +54,7 @@ class ChatStream:
     def __iter__(self) -> Iterator[Chunk]:
         # A generator, since it learns of the loop's end however it comes about; the stream itself would not.
         try:
-            with translated(self._transcript, lambda: self.text):
+            with translated(self._transcript, self._transcript):
                 for message in self._messages:
                     yield self._transcript.add(message)
             self._transcript.end()

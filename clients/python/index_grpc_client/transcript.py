@@ -19,6 +19,11 @@ class Transcript:
         self._finished = False
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a message has come."""
+        return bool(self._deltas)
+
+    @property
     def text(self) -> str:
         """The answer so far."""
         return "".join(self._deltas)
@@ -43,7 +48,7 @@ class Transcript:
     def end(self) -> None:
         """Takes the stream's end; raises IncompleteAnswerError if no finish had come."""
         if not self._finished:
-            message = "the stream ended without a finish: something between the model and this client cut the answer"
+            message = "the stream ended without a finish"
             raise IncompleteAnswerError(message, grpc.StatusCode.INTERNAL, request_id=self.request_id, text=self.text)
 
     def result(self) -> ChatResult:

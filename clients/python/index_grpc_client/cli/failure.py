@@ -12,6 +12,7 @@ import grpc
 from index_grpc_client.errors import (
     CallCancelledError,
     DeadlineError,
+    IncompleteAnswerError,
     IndexGrpcError,
     InternalError,
     InvalidRequestError,
@@ -39,7 +40,7 @@ Exit codes:
   0    done; health: the service is serving
   1    the server refused or failed; health: the service is not serving
   2    the command line is wrong
-  3    the server cannot be reached, or is loading, full or stopping
+  3    the server cannot be reached, or is loading, full or stopping; or was lost amid its answer
   4    the timeout passed
   130  interrupted by Ctrl-C"""
 
@@ -76,7 +77,7 @@ def exit_code(error: IndexGrpcError) -> Exit:
 
 def was_cut_off(error: IndexGrpcError) -> bool:
     """Tells whether an answer had begun to come when the server or the connection went away."""
-    return bool(error.text) and isinstance(error, UnavailableError | CallCancelledError)
+    return isinstance(error, IncompleteAnswerError) or (isinstance(error, CallCancelledError) and bool(error.text))
 
 
 HINTS_ON_CONNECTING = {

@@ -1,0 +1,47 @@
+"""An answer that is lost on the way is one exception, in whatever way a proxy passes the loss on."""
+
+import asyncio
+
+import grpc
+import pytest
+from h2.errors import ErrorCodes
+from index_grpc_client import AsyncChatStream, AsyncClient, Client, IncompleteAnswerError, UnavailableError
+
+from .cutting import Cut, CuttingServer, end, hang_up, reset
+from .either import drained, settled
+
+WITHOUT_HEALTH = {"grpc.service_config": "{}"}
+
+CUTS: dict[str, tuple[Cut, grpc.StatusCode]] = {
+    "reset": (reset(ErrorCodes.INTERNAL_ERROR), grpc.StatusCode.INTERNAL),
+    "cancelled": (reset(ErrorCodes.CANCEL), grpc.StatusCode.CANCELLED),
+    "ended": (end, grpc.StatusCode.UNKNOWN),
+    "hung up": (hang_up, grpc.StatusCode.UNAVAILABLE),
+}
+"""How a stream goes, and what gRPC makes of it."""
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_a_loss_amid_an_answer(kind: type[Client] | type[AsyncClient], name: str) -> None:
+    cut, code = CUTS[name]
+    with CuttingServer(cut, "Hello") as server:
+        client = kind(server.address, channel_options=WITHOUT_HEALTH)
+        stream = client.chat_stream("Hi")
+        await (anext(stream) if isinstance(stream, AsyncChatStream) else asyncio.to_thread(next, stream))
+        server.may_cut.set()
+        with pytest.raises(IncompleteAnswerError) as caught:
+            await drained(stream)
+        await settled(client.close())
+    assert (caught.value.code(), caught.value.text, caught.value.request_id) == (code, "Hello", "r1")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_a_loss_before_an_answer_is_none_of_an_answer(kind: type[Client] | type[AsyncClient]) -> None:
+    with CuttingServer(hang_up, "") as server:
+        server.may_cut.set()
+        client = kind(server.address, channel_options=WITHOUT_HEALTH)
+        with pytest.raises(UnavailableError) as caught:
+            await drained(client.chat_stream("Hi"))
+        await settled(client.close())
+    assert type(caught.value) is UnavailableError
