@@ -24,7 +24,14 @@ FLOORS = {
     "configuration": {"index_grpc.configuration"},
     "access": {"index_grpc.access"},
     "server": {"index_grpc.access", "index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server"},
-    "http": {"index_grpc.text", "index_grpc.engine", "index_grpc.chat", "index_grpc.server", "index_grpc.http"},
+    "http": {
+        "index_grpc.access",
+        "index_grpc.text",
+        "index_grpc.engine",
+        "index_grpc.chat",
+        "index_grpc.server",
+        "index_grpc.http",
+    },
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
 TOP = {"cli", "commands", "engine_process", "launch", "loading"}

@@ -16,12 +16,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM, as gRPC takes it."""
+    """PEM, as gRPC takes it, and a context of the same, as Python does."""
 
     chain: bytes
     key: bytes = field(repr=False)
     client_ca: bytes | None
     """Whoever has no certificate that these have signed is kept out."""
+    context: ssl.SSLContext = field(repr=False, compare=False)
     hosts: tuple[str, ...] = ()
     """What callers may dial; empty if no caller will accept it."""
 
@@ -42,16 +43,24 @@ def _read(cert: Path, key: Path, client_ca: Path | None) -> Certificates:
     server = _presenting(cert, key)
     if (chain, secret) != (content(CERT, cert), content(KEY, key)):  # what was tried is not what would be used
         raise StartupError(f"{CERT} {cert} or {KEY} {key} is just being written")
-    authorities = None if client_ca is None else content(CLIENT_CA, client_ca)
-    if client_ca is not None and authorities is not None:
-        _trusting(CLIENT_CA, client_ca, authorities)
     try:
         names = hosts(shake_hands(server, caller))
     except ssl.SSLError as error:
         problem = getattr(error, "verify_message", "") or error.reason
         log.warning("callers will not accept the certificate of %s %s (%s); renew it", CERT, cert, problem)
         names = ()
-    return Certificates(chain, secret, authorities, names)
+    return Certificates(chain, secret, _demanded(server, client_ca), server, names)
+
+
+def _demanded(server: ssl.SSLContext, client_ca: Path | None) -> bytes | None:
+    """The certificates that callers' own must be signed by; from now on the server asks for such."""
+    if client_ca is None:
+        return None
+    authorities = content(CLIENT_CA, client_ca)
+    _trusting(CLIENT_CA, client_ca, authorities)
+    server.load_verify_locations(cadata=authorities.decode("ascii"))
+    server.verify_mode = ssl.CERT_REQUIRED
+    return authorities
 
 
 def _trusting(flag: str, path: Path, pem: bytes) -> ssl.SSLContext:

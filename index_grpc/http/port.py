@@ -8,9 +8,11 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from index_grpc.access.fresh_context import fresh_context
 from index_grpc.errors import StartupError
 from index_grpc.http.routes import routes
 from index_grpc.server.app import App
+from index_grpc.server.listen import warn_of_strangers
 
 BACKLOG = 2048
 IDLE_SECONDS = 75
@@ -39,6 +41,7 @@ class HttpPort:
         self.address = ""
         settings = app.settings
         self._host, self._port = (settings.http_host or settings.host).strip("[]"), settings.http_port or 0
+        self._settings, self._certificates = settings, app.entrance.port.certificates
         self._server = Server(_config(app))
         self._serving: asyncio.Task[None] | None = None
 
@@ -48,7 +51,8 @@ class HttpPort:
         shown = f"[{self._host}]" if ":" in self._host else self._host
         self.address = f"{shown}:{listener.getsockname()[1]}"
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        log.info("listening on http://%s", self.address)
+        log.info("listening on %s://%s", "https" if self._certificates else "http", self.address)
+        warn_of_strangers(self._settings, self.address)
 
     async def close(self) -> None:
         """See Port."""
@@ -58,9 +62,11 @@ class HttpPort:
 
 
 def _config(app: App) -> uvicorn.Config:
-    """What is served how; encryption would be set here."""
+    certificates = app.entrance.port.certificates
+    context = fresh_context(certificates) if certificates else None
     return uvicorn.Config(
         routes(app),
+        ssl_context_factory=(lambda *_: context) if context else None,
         http="h11",  # bounds what it keeps of a head; httptools, hardly faster, does not
         ws="none",
         lifespan="off",

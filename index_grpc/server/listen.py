@@ -58,18 +58,21 @@ class Port:
         if not port:
             remedy = "is another server running there, or is the address not this machine's? See --host and --port"
             raise StartupError(f"cannot listen on {host}:{self._settings.port}; {remedy}")
-        if not _is_loopback(self._settings.host):
-            self._warn_of_strangers(f"{host}:{port}")
+        warn_of_strangers(self._settings, f"{host}:{port}")
         return f"{host}:{port}"
 
-    def _warn_of_strangers(self, address: str) -> None:
-        dangers = []
-        if self.certificates is None:
-            dangers.append("whoever is on the way can read along (see --tls-cert)")
-        if not (self._settings.api_keys_file or self._settings.tls_client_ca):
-            dangers.append("whoever reaches it may use it (see --api-keys-file)")
-        if dangers:
-            log.warning("%s can be reached from other machines, and %s", address, " and ".join(dangers))
+
+def warn_of_strangers(settings: ServeSettings, address: str) -> None:
+    """Warns of a port that other machines reach though nothing keeps them out."""
+    if _is_loopback(address.rpartition(":")[0]):
+        return
+    dangers = []
+    if not settings.tls_cert:
+        dangers.append("whoever is on the way can read along (see --tls-cert)")
+    if not (settings.api_keys_file or settings.tls_client_ca):
+        dangers.append("whoever reaches it may use it (see --api-keys-file)")
+    if dangers:
+        log.warning("%s can be reached from other machines, and %s", address, " and ".join(dangers))
 
 
 def options(settings: ServeSettings) -> list[tuple[str, int]]:
