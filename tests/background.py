@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from index_grpc.launch import ports
-from index_grpc.server.app import App, Load
+from index_grpc.server.app import App
+from index_grpc.server.loaded import Load
 from index_grpc.settings import ServeSettings
 
 Result = TypeVar("Result")

@@ -7,7 +7,7 @@ from index_grpc.contract import Message, Role, ServedModel, Token
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.engine.worker import ThreadWorker
-from index_grpc.server.app import Loaded
+from index_grpc.server.loaded import Loaded
 from index_grpc.text.layout import EOS_ID, prompt_ids
 from index_grpc.text.tokenizer import Tokenizer
 

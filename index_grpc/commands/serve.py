@@ -66,7 +66,7 @@ def _tell(error: StartupError, settings: ServeSettings) -> None:
 
 def _exit(exit_code: int) -> NoReturn:
     from index_grpc.engine.worker import ENGINE_THREAD
-    from index_grpc.server.app import LOADING_THREAD
+    from index_grpc.server.loaded import LOADING_THREAD
 
     if any(thread.name in (LOADING_THREAD, ENGINE_THREAD) for thread in threading.enumerate()):
         # Stopped while loading or amid a step: a thread in PyTorch's native code crashes the interpreter's orderly end.

@@ -2,38 +2,32 @@
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from index_grpc_client.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 
 from index_grpc.chat import Chat
-from index_grpc.contract import ChatRequest, SamplingParams, ServedModel, Timing
+from index_grpc.contract import ServedModel, Timing
 from index_grpc.engine.door import Engine, EngineEvents
-from index_grpc.engine.scheduler import Limits
-from index_grpc.engine.worker import Worker
-from index_grpc.errors import IndexGrpcError, StartupError
+from index_grpc.errors import StartupError
 from index_grpc.server.calls import CallInterceptor, Calls
 from index_grpc.server.entrance import HEALTH_SERVICE, Entrance
 from index_grpc.server.health import Health
 from index_grpc.server.listen import options
 from index_grpc.server.load_report import LoadReporter, LoadReportService
+from index_grpc.server.loaded import Load, Loaded, in_daemon_thread, warm_up
 from index_grpc.server.observe import observers_of
 from index_grpc.server.observer import Observer, Observers
 from index_grpc.server.parsing import ParseInterceptor
+from index_grpc.server.ports import MakePort
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
 from index_grpc.server.servicer import SERVICE, Backend, ChatServicer
 from index_grpc.server.watchdog import Watchdog, watch
 from index_grpc.settings import ServeSettings
-from index_grpc.text.tokenizer import Tokenizer
-
-LOADING_THREAD = "load"
 
 FLUSH_SECONDS = 2.0
 """How long calls whose answers are complete may take to be read before the port closes on them."""
@@ -43,35 +37,6 @@ PROGRESS_SECONDS = 5.0
 """How often a drain tells how many calls are left."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """All that loading a model brings."""
-
-    model: ServedModel
-    tokenizer: Tokenizer
-    limits: Limits
-    worker: Worker
-
-
-Load = Callable[[], Loaded]
-
-
-class Port(Protocol):
-    """A way in beside gRPC's."""
-
-    address: str
-    """Host and port in effect, once it is open."""
-
-    async def open(self) -> None:
-        """Raises StartupError if that is not possible."""
-
-    async def close(self) -> None:
-        """Takes nothing new; what is open soon ends, since the engine does. May be called twice, or without `open`."""
-
-
-MakePort = Callable[["App"], Port]
 
 
 class App:
@@ -94,16 +59,20 @@ class App:
         self._load_seconds, self._has_stopped = 0.0, False
         self._watching: asyncio.Task[None] | None = None
         self.calls = Calls(self.entrance.gate, self.observers.call_ended)
-        interceptor = CallInterceptor(SERVICE, self.calls, self.load_reporter.trailer)
-        interceptors = [ParseInterceptor(), interceptor, self.entrance.guard]
-        self._server = grpc.aio.server(interceptors=interceptors, options=options(settings))
-        add_ChatServiceServicer_to_server(self.servicer, self._server)
-        add_HealthServicer_to_server(self.health, self._server)
-        described = [SERVICE, HEALTH_SERVICE]
-        if settings.load_report_service:
-            described.append(self.load_reports.add_to(self._server))
-        add_reflection(self._server, *described)
+        self._server = self._grpc_server()
         self.ports = [make(self) for make in ports]
+
+    def _grpc_server(self) -> grpc.aio.Server:
+        calls = CallInterceptor(SERVICE, self.calls, self.load_reporter.trailer)
+        interceptors = [ParseInterceptor(), calls, self.entrance.guard]
+        server = grpc.aio.server(interceptors=interceptors, options=options(self.settings))
+        add_ChatServiceServicer_to_server(self.servicer, server)
+        add_HealthServicer_to_server(self.health, server)
+        described = [SERVICE, HEALTH_SERVICE]
+        if self.settings.load_report_service:
+            described.append(self.load_reports.add_to(server))
+        add_reflection(server, *described)
+        return server
 
     @property
     def is_loaded(self) -> bool:
@@ -127,12 +96,12 @@ class App:
     async def load(self, load: Load) -> ServedModel:
         """Loads the model in a thread, has it answer once through the engine's door, then turns health to SERVING."""
         started = time.monotonic()
-        loaded = await _in_daemon_thread(load)
+        loaded = await in_daemon_thread(load)
         self.broke.clear()
         self.engine = await self._start_engine(loaded)
         chat = Chat(loaded.tokenizer, self.engine)
         try:
-            await _warm_up(chat)
+            await warm_up(chat)
             if self.engine.lost:
                 raise StartupError("the engine ended right after its first answer")
         except StartupError:
@@ -227,35 +196,3 @@ async def _tell_progress(engine: Engine) -> None:
     while True:
         await asyncio.sleep(PROGRESS_SECONDS)
         log.info("%d calls are left", engine.num_open)
-
-
-async def _in_daemon_thread(load: Load) -> Loaded:
-    """Like `asyncio.to_thread`, but does not hold up the process's end: a download may take an hour."""
-    events = asyncio.get_running_loop()
-    result: asyncio.Future[Loaded] = events.create_future()
-
-    def settle(set_result: Callable[[Any], None], value: object) -> None:
-        if not result.cancelled():
-            set_result(value)
-
-    def work() -> None:
-        try:
-            loaded = load()
-        except Exception as error:
-            events.call_soon_threadsafe(settle, result.set_exception, error)
-        else:
-            events.call_soon_threadsafe(settle, result.set_result, loaded)
-
-    threading.Thread(target=work, name=LOADING_THREAD, daemon=True).start()
-    return await result
-
-
-async def _warm_up(chat: Chat) -> None:
-    """Raises StartupError if the model cannot answer."""
-    arrival = time.monotonic()
-    request = ChatRequest("warm-up", "Hello", sampling=SamplingParams(seed=1), max_tokens=4, arrival=arrival)
-    try:
-        async for _ in chat.stream(request):
-            pass
-    except IndexGrpcError as error:
-        raise StartupError(f"the model cannot answer a trial prompt ({error}); is the checkpoint damaged?") from error

@@ -10,7 +10,7 @@ from index_grpc.access.files import Reloaded, keep_fresh
 from index_grpc.access.gate import Gate
 from index_grpc.access.keys import key_file
 from index_grpc.server.guard import Guard
-from index_grpc.server.listen import Port
+from index_grpc.server.listen import GrpcPort
 from index_grpc.server.orca import OPEN_RCA_SERVICE
 from index_grpc.server.reflection import NAMES
 from index_grpc.settings import ServeSettings
@@ -25,7 +25,7 @@ class Entrance:
         keys = key_file(settings.api_keys_file) if settings.api_keys_file else None
         self.gate = Gate(keys)
         self.guard = Guard(self.gate, _closed_services(settings))
-        self.port = Port(settings)
+        self.port = GrpcPort(settings)
         files: list[Reloaded[Any] | None] = [keys, self.port.certificates]
         self._files = [found for found in files if found is not None]
         self._refreshing: asyncio.Task[None] | None = None

@@ -9,7 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from index_grpc.server.app import App, Load, MakePort
+from index_grpc.server.app import App
+from index_grpc.server.loaded import Load
+from index_grpc.server.ports import MakePort
 from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.settings import ServeSettings
 

@@ -17,7 +17,7 @@ from index_grpc.settings import ServeSettings
 log = logging.getLogger(__name__)
 
 
-class Port:
+class GrpcPort:
     """What callers dial: a TCP port, encrypted or not, or a unix socket."""
 
     def __init__(self, settings: ServeSettings) -> None:

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 
 from index_grpc.errors import StartupError
-from index_grpc.server.app import App, Load
+from index_grpc.server.app import App
+from index_grpc.server.loaded import Load
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker
 from index_grpc.launch import ports
-from index_grpc.server.app import App, Loaded
+from index_grpc.server.app import App
+from index_grpc.server.loaded import Loaded
 from index_grpc.server.observer import Observer
 from index_grpc.text.tokenizer import Tokenizer
 from tests.checkpoints import make_tokenizer

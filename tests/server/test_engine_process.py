@@ -21,7 +21,8 @@ from index_grpc.engine.loop import Stop, Submit
 from index_grpc.engine.process import ProcessWorker, start_process
 from index_grpc.errors import StartupError
 from index_grpc.launch import load, wants_process
-from index_grpc.server.app import App, Loaded
+from index_grpc.server.app import App
+from index_grpc.server.loaded import Loaded
 from index_grpc.server.upkeep import Patience, keep_loaded
 from tests.conftest import settings
 from tests.server.asking import Stub, health_stub, refusal, seeded, streamed, unary

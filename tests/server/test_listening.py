@@ -18,7 +18,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc.cli import main
 from index_grpc.errors import StartupError
 from index_grpc.server.app import App
-from index_grpc.server.listen import Port
+from index_grpc.server.listen import GrpcPort
 from tests.certificates import authority, issued
 from tests.conftest import settings
 from tests.server.asking import unary
@@ -152,7 +152,7 @@ def test_how_to_call_it(tmp_path: Path, path: Path) -> None:
     tls = {"tls_cert": pair.cert, "tls_key": pair.key}
 
     def words(address: str, **changes: object) -> str:
-        return Port(settings("any", **changes)).words(address)
+        return GrpcPort(settings("any", **changes)).words(address)
 
     assert words("127.0.0.1:5") == "--address 127.0.0.1:5"
     assert words(f"unix:{path}", unix_socket=path) == f"--address unix:{path}"

@@ -1,0 +1,23 @@
+"""Ways in beside gRPC's."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from index_grpc.server.app import App
+
+
+class Port(Protocol):
+    """A way in beside gRPC's."""
+
+    address: str
+    """Host and port in effect, once it is open."""
+
+    async def open(self) -> None:
+        """Raises StartupError if that is not possible."""
+
+    async def close(self) -> None:
+        """Takes nothing new; what is open soon ends, since the engine does. May be called twice, or without `open`."""
+
+
+MakePort = Callable[["App"], Port]
