@@ -60,7 +60,7 @@ def problem_of(error: errors.IndexGrpcError, request_id: str) -> Problem:
         message=_all_of(error) if isinstance(error, errors.InvalidRequest) else message_of(error, request_id),
         reason=error.reason,
         field=_field(error),
-        retry_after_seconds=getattr(error, "retry_after_seconds", None),
+        retry_after_seconds=error.retry_after_seconds,
     )
 
 

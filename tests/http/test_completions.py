@@ -183,9 +183,9 @@ async def test_one_line_in_the_log_for_each_call(caplog: pytest.LogCaptureFixtur
         await http.post("/", json={"prompt": "Hi", "top_p": 7}, headers=headers)
         await http.get("/health")
     lines = [record.getMessage() for record in caplog.records if record.name == "index_grpc.calls"]
-    assert [line.split()[:3] for line in lines] == [
-        ["id=the-id", f"method={COMPLETIONS}", "code=OK"],
-        ["id=the-id", "method=/", "code=INVALID_ARGUMENT"],
+    assert [line.split()[1:4] for line in lines] == [
+        ["request_id=the-id", f"method={COMPLETIONS}", "code=OK"],
+        ["request_id=the-id", "method=/", "code=INVALID_ARGUMENT"],
     ]
     assert "finish=max_tokens" in lines[0]
     assert "completion_tokens=20" in lines[0]

@@ -8,7 +8,15 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.contract import ServedModel
-from index_grpc.errors import IndexGrpcError, InvalidRequest, ModelNotFound, PromptTooLong, Unavailable, Violation
+from index_grpc.errors import (
+    IndexGrpcError,
+    InvalidRequest,
+    ModelNotFound,
+    PromptTooLong,
+    RateLimited,
+    Unavailable,
+    Violation,
+)
 from index_grpc.http.completion_form import CompletionForm
 from index_grpc.http.form import read
 from index_grpc.http.problem import openai_words, problem_of
@@ -159,6 +167,8 @@ async def test_a_failure_shows_nothing_but_its_id() -> None:
 def raised(kind: type[IndexGrpcError]) -> IndexGrpcError:
     if issubclass(kind, PromptTooLong):
         return kind("5", 4)
+    if issubclass(kind, RateLimited):
+        return kind("something", 1.0)
     return kind(Violation("x", "y")) if issubclass(kind, InvalidRequest) else kind("something")
 
 
@@ -172,7 +182,7 @@ def test_every_error_has_its_status(kind: type[IndexGrpcError]) -> None:
         413,
         429,
     )
-    assert ("retry-after" in problem.headers) == hasattr(error, "retry_after_seconds")
+    assert ("retry-after" in problem.headers) == (error.retry_after_seconds is not None)
     assert openai_words(problem)
 
 
