@@ -1,0 +1,76 @@
+"""The manifests for Kubernetes, as kubectl puts them together."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from index_grpc.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+README = (ROOT / "deploy" / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+OWN = "site"
+"""The kustomization of one's own that the README shows, with all components."""
+ROOMS = ("base", "overlays/cpu", "overlays/gpu", "overlays/mesh", OWN)
+
+Manifest = dict[str, Any]
+
+
+@cache
+def rendered(room: str) -> list[Manifest]:
+    """Everything that would be applied."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(KUBERNETES, Path(folder) / "kubernetes"))
+        (copy / OWN).mkdir()
+        (copy / OWN / "kustomization.yaml").write_text(own_kustomization())
+        command = [str(BIN / "kubectl"), "kustomize", str(copy / room)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def own_kustomization() -> str:
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    return str(block)
+
+
+def of_kind(room: str, kind: str) -> list[Manifest]:
+    return [manifest for manifest in rendered(room) if manifest["kind"] == kind]
+
+
+def pod(room: str) -> Manifest:
+    """What each pod is made of."""
+    (deployment,) = of_kind(room, "Deployment")
+    template: Manifest = deployment["spec"]["template"]
+    return template
+
+
+def server(room: str) -> Manifest:
+    """The server's container."""
+    (container,) = pod(room)["spec"]["containers"]
+    found: Manifest = container
+    return found
+
+
+def settings_file(room: str) -> str:
+    """The file that its ConfigMap holds."""
+    (found,) = of_kind(room, "ConfigMap")
+    return str(found["data"]["serve.toml"])
+
+
+def parsed(arguments: list[str]) -> click.Context:
+    """A command line without its program's name, understood by the program itself. Raises UsageError if it is wrong."""
+    name, *rest = arguments
+    command = main.get_command(click.Context(main), name)
+    assert command is not None, name
+    return command.make_context(name, rest)
