@@ -39,6 +39,8 @@ EXPERIMENTS = {
     "start": ["start.py", "--full"],
     "streams": ["concurrency.py"],
     "loss": ["engine_loss.py"],
+    "health": ["health_latency.py"],
+    "abuse": ["abuse.py"],
 }
 """In the order of the page."""
 

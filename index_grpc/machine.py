@@ -1,6 +1,8 @@
 """What of this machine is ours: in a container less than there is."""
 
 import os
+import resource
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -30,6 +32,14 @@ def num_cores(cgroups: Path = CGROUPS) -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or no limit: "max 100000"
         return cores
+
+
+def allow_open_files() -> None:
+    """Raises the limit of open files, of which each connection is one, as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # where even the hard limit counts as too high; then it stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _left(limit: Path, used: Path, stat: Path, files: str, shared: str) -> int | None:

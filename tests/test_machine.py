@@ -1,6 +1,8 @@
 """What a container leaves of the machine."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -53,3 +55,15 @@ def test_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert num_cores(write(tmp_path, cpu__max="max 100000")) == 6
     assert num_cores(write(tmp_path, cpu__max="350000 100000")) == 3
     assert num_cores(write(tmp_path, cpu__max="50000 100000")) == 1
+
+
+def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+    code = """
+import resource
+from index_grpc.machine import allow_open_files
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+allow_open_files()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

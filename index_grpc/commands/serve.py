@@ -52,8 +52,10 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     import uvloop
 
     from index_grpc.launch import load, ports
+    from index_grpc.machine import allow_open_files
     from index_grpc.server.lifetime import serve
 
+    allow_open_files()
     uvloop.run(serve(settings, lambda: load(settings), ports(settings)))
 
 

@@ -80,6 +80,7 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
     size = settings.max_message_mib * 2**20
     return [
         *_ageing(settings),
+        ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that says nothing is closed; gRPC would wait 60 s
         ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
         ("grpc.max_receive_message_length", size),
         ("grpc.max_send_message_length", size),

@@ -40,6 +40,8 @@ class FakeRunner:
         self.step_seconds = step_seconds
         self.gate = threading.Event()
         self.gate.set()
+        self.failure: Exception = RuntimeError(SECRET)
+        """What computing for a request that fails raises."""
         self.books_are_wrong = False
         self.num_runs = 0
         self.rows: set[int] = set()
@@ -53,7 +55,7 @@ class FakeRunner:
         self.rows.update(span.sequence.row for span in batch)
         time.sleep(self.step_seconds)
         if any(span.sequence.request.id.startswith(FAILS) for span in batch):
-            raise RuntimeError(SECRET)
+            raise self.failure
         letters = [self.letter_ids[span.sequence.num_generated % len(LETTERS)] for span in batch if span.samples]
         return [Token(letter) for letter in letters]
 

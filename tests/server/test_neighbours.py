@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+import torch
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -126,8 +127,13 @@ async def answered(server: FakeServer, number: int) -> bool:
     return await streamed(server.stub, request) == letters(20 + number)
 
 
-async def test_a_request_that_breaks_is_internal_and_alone() -> None:
+FAILURES = [RuntimeError(SECRET), MemoryError(SECRET), torch.OutOfMemoryError(SECRET)]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+async def test_a_request_that_breaks_is_internal_and_alone(failure: Exception) -> None:
     async with fake_server() as server:
+        server.runner.failure = failure
         server.runner.gate.clear()
         neighbours = [asyncio.create_task(answered(server, number)) for number in range(8)]
         failing = [
