@@ -1,4 +1,4 @@
-"""Runs every command and program of the README, as printed, against a server on the demo checkpoint."""
+"""Runs every command and program of README and manuals, as printed, against a server on the demo checkpoint."""
 
 import contextlib
 import io
@@ -20,7 +20,8 @@ from tests.background import BackgroundServer, background
 from tests.conftest import settings
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = ("README.md", "docs/operating.md", "docs/http.md", "examples/README.md")
+TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
 BIN = Path(sys.executable).parent
 PRINTED_ADDRESS, PRINTED_HTTP_ADDRESS = "127.0.0.1:50051", "127.0.0.1:6006"
 
@@ -28,7 +29,7 @@ PROGRAMS = ("make", "grpcurl", "curl", "index-client", ".venv/bin/index-grpc")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands(beginning: str) -> list[str]:
