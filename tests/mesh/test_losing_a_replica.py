@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from http.client import IncompleteRead
 from pathlib import Path
 
 import grpc
@@ -16,7 +17,9 @@ from tests.checkpoints import make_checkpoint
 from tests.client.either import drained
 from tests.mesh.asking import Ask, Caller, calling
 from tests.mesh.conftest import Run
+from tests.mesh.envoy import running_envoy
 from tests.mesh.replicas import Replica, started
+from tests.mesh.web import JSON, answer
 from tests.test_rolling_restart import free_port
 
 pytestmark = pytest.mark.mesh
@@ -102,13 +105,10 @@ async def restart_in_turn(stack: ExitStack, replicas: list[Replica], load: Load,
 
 async def test_restarts_in_turn_fail_no_call(run_proxy: Run, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        ports = [free_port(), free_port()]
-        replicas = await asyncio.to_thread(started, stack, ["demo", "demo"], ports)
-        async with (
-            run_proxy(tmp_path, [replica.address for replica in replicas]) as proxy,
-            loading(proxy.address) as load,
-        ):
-            await restart_in_turn(stack, replicas, load, by=200)
+        replicas = await asyncio.to_thread(started, stack, ports=[free_port(), free_port()])
+        addresses = [replica.address for replica in replicas]
+        async with run_proxy(tmp_path, addresses) as proxy, loading(proxy.address, 2) as load:
+            await restart_in_turn(stack, replicas, load, by=100)
             await load.grows(200)
     assert load.lost == {}
     assert len(set(load.texts)) == 1
@@ -132,3 +132,16 @@ async def test_a_death_amid_an_answer(run_proxy: Run, code: grpc.StatusCode, tmp
     assert caught.value.code() is code
     assert caught.value.text == stream.text
     assert caught.value.text.startswith(first.delta)
+
+
+async def test_a_death_amid_lines_of_json(tmp_path: Path) -> None:
+    models = [str(make_checkpoint(tmp_path / name)) for name in ("left", "right")]
+    with ExitStack() as stack:
+        replicas = await asyncio.to_thread(started, stack, models)
+        async with running_envoy(tmp_path, [replica.address for replica in replicas]) as envoy:
+            found = await answer(envoy.address, "ChatStream", {"prompt": "Hi", "maxTokens": 480}, JSON)
+            assert '"start"' in await found.line()
+            for replica in replicas:
+                replica.kill()
+            with pytest.raises(IncompleteRead):
+                await found.body()
