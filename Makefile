@@ -6,7 +6,7 @@ PROMPT ?= 你好
 INDEX_GRPC_ADDRESS ?= 127.0.0.1:50051
 export INDEX_GRPC_ADDRESS PROMPT
 .DEFAULT_GOAL := help
-.PHONY: help setup run ask test test-contract lint types protos protobufs released demo bench peers audit clean
+.PHONY: help setup run ask test test-contract test-mesh lint types protos descriptors protobufs released demo bench peers audit clean
 
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,8 +41,19 @@ test-contract: setup ## the contract from Node, C++ and Ruby; needs npm and Debi
 	@$(BIN)/python -m tests.contract.prepare
 	@$(BIN)/python -m pytest -q tests/contract -m "" $(ARGS)
 
+.venv/mesh: .venv/ready
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mesh]'
+	@touch $@
+
+test-mesh: .venv/mesh ## replicas behind Envoy and HAProxy; for root it installs Debian's haproxy
+	@$(BIN)/python -m tests.mesh.prepare
+	@$(BIN)/python -m pytest -q tests/mesh -m "" $(ARGS)
+
 protos: setup ## generate the client's stubs from protos/
 	@$(BIN)/python clients/python/generate_stubs.py
+
+descriptors: setup ## after a change to the contract: what Envoy translates JSON by
+	@$(BIN)/python deploy/envoy/descriptors.py
 
 protobufs: setup ## try the client under every supported protobuf, in throw-away environments
 	@$(BIN)/python clients/python/check_protobufs.py

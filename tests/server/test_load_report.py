@@ -5,7 +5,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -16,12 +16,12 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.server.load_report import TRAILER, Rate
 from index_grpc.server.orca import OPEN_RCA_SERVICE, OrcaLoadReport, OrcaLoadReportRequest
-from tests.server.asking import MOST_LOAD_TRAILER_BYTES, Stub, refusal, streamed
+from tests.server.asking import MOST_LOAD_TRAILER_BYTES, Stub, refusal
 from tests.server.fake_runner import FakeServer, fake_server
+from tests.server.holding import holding
 from tests.server.raw import headers_and_trailers
 
 REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
-ENDLESS = pb.ChatRequest(prompt="Hi", max_tokens=4000)
 
 
 async def reported(server: FakeServer, method: str, request: Any) -> Any:
@@ -31,21 +31,6 @@ async def reported(server: FakeServer, method: str, request: Any) -> Any:
     packed = found[TRAILER]
     assert len(TRAILER) + len(packed) + 32 <= MOST_LOAD_TRAILER_BYTES
     return OrcaLoadReport.FromString(base64.b64decode(packed + "=" * (-len(packed) % 4)))
-
-
-@asynccontextmanager
-async def holding(server: FakeServer, number: int) -> AsyncIterator[None]:
-    """That many calls that do not end by themselves; they leave with the `with`."""
-    server.runner.step_seconds = 0.01
-    held = [asyncio.create_task(streamed(server.stub, ENDLESS)) for _ in range(number)]
-    try:
-        await server.has_open(number)
-        yield
-    finally:
-        for call in held:
-            call.cancel()
-        await asyncio.gather(*held, return_exceptions=True)
-    await server.has_open(0)
 
 
 @pytest.mark.parametrize("method", ["Chat", "ChatStream"])

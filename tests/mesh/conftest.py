@@ -1,0 +1,31 @@
+"""Which tests need what, and two running replicas of the demo model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.mesh.envoy import running_envoy
+from tests.mesh.haproxy import program, running_haproxy
+from tests.mesh.proxy import Proxy
+from tests.mesh.replicas import Replica, started
+
+Run = Callable[[Path, list[str]], AbstractAsyncContextManager[Proxy]]
+PROXIES: dict[str, Run] = {"envoy": running_envoy, "haproxy": running_haproxy}
+
+
+@pytest.fixture(params=PROXIES)
+def run_proxy(request: pytest.FixtureRequest) -> Run:
+    """Runs either proxy before two replicas."""
+    if request.param == "haproxy" and program() is None:
+        pytest.skip("no HAProxy: apt-get install haproxy")
+    return PROXIES[request.param]
+
+
+@pytest.fixture(scope="module")
+async def replicas() -> AsyncIterator[list[Replica]]:
+    """Two of the demo model."""
+    with ExitStack() as stack:
+        yield await asyncio.to_thread(started, stack)

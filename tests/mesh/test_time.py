@@ -1,0 +1,81 @@
+"""Answers may take long: what is deployed cuts none for its length, the caller's own deadline and leaving count.
+
+Ten minutes are not to be waited for: times are scaled down, those of Envoy's defaults with them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from tests.mesh.asking import Caller, calling
+from tests.mesh.conftest import Run
+from tests.mesh.envoy import running_envoy
+from tests.server.asking import refusal, streamed
+from tests.server.fake_runner import FakeServer, fake_server, letters
+
+pytestmark = pytest.mark.mesh
+
+NUM_TOKENS = 100
+LONG = pb.ChatRequest(prompt="Hi", max_tokens=NUM_TOKENS)
+"""Takes three seconds, a token each 30 ms."""
+STEP_SECONDS = 0.03
+SHORT_SILENCE = {"stream_idle_timeout: 600s": "stream_idle_timeout: 1s"}
+"""Three times shorter than the answer."""
+ROUTE_TIMEOUT = {"timeout: 0s # the default": "timeout: 1s # the default"}
+"""Envoy's default of 15 s, in the same proportion to the answer."""
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[list[FakeServer]]:
+    """Two servers that take their time."""
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(fake_server()) for _ in range(2)]
+        for server in servers:
+            server.runner.step_seconds = STEP_SECONDS
+        yield servers
+
+
+def addresses(servers: list[FakeServer]) -> list[str]:
+    return [server.address for server in servers]
+
+
+async def test_an_answer_may_take_long(slow: list[FakeServer], tmp_path: Path) -> None:
+    async with running_envoy(tmp_path, addresses(slow), SHORT_SILENCE) as envoy, calling(envoy.address) as caller:
+        assert await streamed(caller.stub, LONG) == letters(NUM_TOKENS)
+
+
+async def test_with_a_timeout_like_envoys_default_it_would_be_cut(slow: list[FakeServer], tmp_path: Path) -> None:
+    async with running_envoy(tmp_path, addresses(slow), ROUTE_TIMEOUT) as envoy, calling(envoy.address) as caller:
+        cut = await refusal(caller.stub.ChatStream(LONG))
+    assert cut.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL)
+
+
+@pytest.fixture
+async def caller(run_proxy: Run, slow: list[FakeServer], tmp_path: Path) -> AsyncIterator[Caller]:
+    """Through either proxy, as it is deployed."""
+    async with run_proxy(tmp_path, addresses(slow)) as proxy, calling(proxy.address) as caller:
+        yield caller
+
+
+async def test_the_callers_deadline_ends_an_answer_well(caller: Caller) -> None:
+    messages = [message async for message in caller.stub.ChatStream(LONG, timeout=1.5)]
+    assert messages[-1].finish.reason == pb.FINISH_REASON_TIME_LIMIT
+
+
+async def test_who_leaves_stops_the_work(caller: Caller, slow: list[FakeServer]) -> None:
+    call = caller.stub.ChatStream(pb.ChatRequest(prompt="Hi", max_tokens=4000))
+    await anext(aiter(call))
+    assert sum(num_open(server) for server in slow) == 1
+    call.cancel()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(server.has_open(0) for server in slow))
+
+
+def num_open(server: FakeServer) -> int:
+    assert server.app.engine is not None
+    return server.app.engine.num_open
