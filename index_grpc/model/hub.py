@@ -61,7 +61,8 @@ def fetch(model: str, revision: str | None, output: Path | None) -> Path:
         commit = api.model_info(model, revision=revision).sha
     except Exception as error:  # of the hub's client, of its HTTP library or of the system: no common family
         raise explain(error, model, revision, _endpoint(), output) from error
-    return _fetch(model, commit, output)
+    # The cache notes what a branch stood for only if it is asked for by its name; offline it is found by that.
+    return _fetch(model, commit if output else revision, output)
 
 
 def _require_hub_id(model: str) -> None:

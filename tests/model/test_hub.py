@@ -117,6 +117,12 @@ def test_download_without_output_fills_the_cache(fake_hub: FakeHub) -> None:
     assert download(MODEL, None, None) == hub.resolve(MODEL)[1]
 
 
+def test_what_was_downloaded_is_served_offline(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = download(MODEL)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert hub.resolve(MODEL) == (MODEL, directory)
+
+
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.model", "pytorch_model.bin"])
 def test_incomplete_repository_is_named(fake_hub: FakeHub, tmp_path: Path, missing: str) -> None:
     (fake_hub.directory / missing).unlink()
