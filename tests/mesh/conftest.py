@@ -1,18 +1,27 @@
 """Which tests need what, and two running replicas of the demo model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from tests.mesh.envoy import running_envoy
 from tests.mesh.haproxy import program, running_haproxy
-from tests.mesh.proxy import Proxy
+from tests.mesh.proxy import Changes, Proxy
 from tests.mesh.replicas import Replica, started
 
-Run = Callable[[Path, list[str]], AbstractAsyncContextManager[Proxy]]
+
+class Run(Protocol):
+    """Runs a proxy, as it is deployed but for the changes."""
+
+    def __call__(
+        self, folder: Path, replicas: Sequence[str], changes: Changes | None = None
+    ) -> AbstractAsyncContextManager[Proxy]: ...
+
+
 PROXIES: dict[str, Run] = {"envoy": running_envoy, "haproxy": running_haproxy}
 
 

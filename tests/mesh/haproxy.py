@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.mesh.proxy import DEPLOY, Proxy, changed, running
+from tests.mesh.proxy import DEPLOY, Changes, Proxy, changed, running
 
 CONFIGURATION = DEPLOY / "haproxy" / "haproxy.cfg"
 PATH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
@@ -20,16 +20,16 @@ def program() -> str | None:
     return shutil.which("haproxy", path=PATH)
 
 
-def configuration(folder: Path, replicas: Sequence[str], listener: str) -> str:
+def configuration(folder: Path, replicas: Sequence[str], listener: str, changes: Changes | None = None) -> str:
     """HAProxy before these two replicas."""
     first, second = replicas
-    changes = {
+    places = {
         "replica-1:50051": first,
         "replica-2:50051": second,
         "bind :8080 ": f"bind {listener} ",
         "/run/haproxy/admin.sock": str(folder / "admin.sock"),
     }
-    return changed(CONFIGURATION, changes)
+    return changed(CONFIGURATION, places | dict(changes or {}))
 
 
 class HAProxy(Proxy):
@@ -56,11 +56,13 @@ class HAProxy(Proxy):
 
 
 @asynccontextmanager
-async def running_haproxy(folder: Path, replicas: Sequence[str]) -> AsyncIterator[HAProxy]:
+async def running_haproxy(
+    folder: Path, replicas: Sequence[str], changes: Changes | None = None
+) -> AsyncIterator[HAProxy]:
     """An HAProxy that gives calls to both replicas; its files lie in the folder."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         file, fd = folder / "haproxy.cfg", listener.fileno()
-        file.write_text(configuration(folder, replicas, f"fd@{fd}"))
+        file.write_text(configuration(folder, replicas, f"fd@{fd}", changes))
         command = [program() or "haproxy", "-db", "-f", str(file)]
         async with running(command, folder / "haproxy.log", (fd,)):
             haproxy = HAProxy(f"127.0.0.1:{listener.getsockname()[1]}", folder / "admin.sock")

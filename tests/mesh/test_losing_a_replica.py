@@ -97,7 +97,7 @@ async def restart_in_turn(stack: ExitStack, replicas: list[Replica], load: Load,
         port = int(replica.address.rpartition(":")[2])
         await load.grows(by)
         replica.process.send(signal.SIGTERM)
-        assert await asyncio.to_thread(replica.process.exit_code) == 0
+        assert await asyncio.to_thread(replica.process.exit_code, 60) == 0
         (again,) = await asyncio.to_thread(started, stack, ["demo"], [port])
         while not (again.answered("unary") and again.answered("stream")):
             await asyncio.sleep(0.02)
@@ -107,8 +107,8 @@ async def test_restarts_in_turn_fail_no_call(run_proxy: Run, tmp_path: Path) -> 
     with ExitStack() as stack:
         replicas = await asyncio.to_thread(started, stack, ports=[free_port(), free_port()])
         addresses = [replica.address for replica in replicas]
-        async with run_proxy(tmp_path, addresses) as proxy, loading(proxy.address, 2) as load:
-            await restart_in_turn(stack, replicas, load, by=100)
+        async with run_proxy(tmp_path, addresses) as proxy, loading(proxy.address, 1) as load:
+            await restart_in_turn(stack, replicas, load, by=50)
             await load.grows(200)
     assert load.lost == {}
     assert len(set(load.texts)) == 1

@@ -24,7 +24,10 @@ NUM_TOKENS = 100
 LONG = pb.ChatRequest(prompt="Hi", max_tokens=NUM_TOKENS)
 """Takes three seconds, a token each 30 ms."""
 STEP_SECONDS = 0.03
-SHORT_SILENCE = {"stream_idle_timeout: 600s": "stream_idle_timeout: 1s"}
+SHORT_SILENCE = {
+    "envoy": {"stream_idle_timeout: 600s": "stream_idle_timeout: 1s"},
+    "haproxy": {"timeout client 600s": "timeout client 1s", "timeout server 600s": "timeout server 1s"},
+}
 """Three times shorter than the answer."""
 ROUTE_TIMEOUT = {"timeout: 0s # the default": "timeout: 1s # the default"}
 """Envoy's default of 15 s, in the same proportion to the answer."""
@@ -44,8 +47,11 @@ def addresses(servers: list[FakeServer]) -> list[str]:
     return [server.address for server in servers]
 
 
-async def test_an_answer_may_take_long(slow: list[FakeServer], tmp_path: Path) -> None:
-    async with running_envoy(tmp_path, addresses(slow), SHORT_SILENCE) as envoy, calling(envoy.address) as caller:
+async def test_an_answer_may_take_long(
+    request: pytest.FixtureRequest, run_proxy: Run, slow: list[FakeServer], tmp_path: Path
+) -> None:
+    short = SHORT_SILENCE[request.node.callspec.params["run_proxy"]]
+    async with run_proxy(tmp_path, addresses(slow), short) as proxy, calling(proxy.address) as caller:
         assert await streamed(caller.stub, LONG) == letters(NUM_TOKENS)
 
 

@@ -26,8 +26,7 @@ ORIGIN = "https://app.example"
 @pytest.fixture
 async def servers() -> AsyncIterator[list[FakeServer]]:
     async with AsyncExitStack() as stack:
-        limited = [fake_server(max_sequences=1, max_waiting=0) for _ in range(2)]
-        yield [await stack.enter_async_context(server) for server in limited]
+        yield [await stack.enter_async_context(fake_server(max_sequences=1, max_waiting=0)) for _ in range(2)]
 
 
 @pytest.fixture
