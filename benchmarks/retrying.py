@@ -25,17 +25,17 @@ class Retried:
     """Calls that come when they come; what became of them."""
 
     def __init__(self, address: str, known: list[Question]) -> None:
-        self.num_answered = self.num_refused = 0
+        self.num_answered = self.num_broken = self.num_refused = 0
         self.broken: list[str] = []
         self._address, self._known = address, known
 
-    async def arrive(self, rate: float, seconds: float) -> None:
+    async def arrive(self, seed: str, rate: float, seconds: float) -> None:
         """So many calls a second on average, independent of each other."""
         options = [("grpc.service_config", json.dumps(SERVICE_CONFIG))]
-        draw, started = random.Random("stock clients"), time.monotonic()
+        draw, started = random.Random(seed), time.monotonic()
         async with grpc.aio.insecure_channel(self._address, options) as channel, asyncio.TaskGroup() as group:
             stub = ChatServiceStub(channel)
-            for instant in poisson_arrivals("stock clients", rate):
+            for instant in poisson_arrivals(seed, rate):
                 if instant > seconds:
                     break
                 await asyncio.sleep(max(0.0, started + instant - time.monotonic()))
@@ -46,6 +46,7 @@ class Retried:
             response = await stub.Chat(question.request, timeout=LONGEST_CALL_SECONDS)
             question.check(response.response, response.finish)
         except (grpc.aio.AioRpcError, BrokenPromise) as error:
+            self.num_broken += 1
             if len(self.broken) < MOST_TOLD:
                 self.broken.append(f"stock client: {error}")
             return

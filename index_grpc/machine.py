@@ -8,6 +8,9 @@ from pathlib import Path
 import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
+RESERVED_FILES = 256
+MOST_CONNECTIONS = 2**20
+"""However many the system would allow."""
 
 
 def available_bytes(cgroups: Path = CGROUPS) -> int:
@@ -40,6 +43,14 @@ def allow_open_files() -> None:
     if soft != hard:
         with suppress(OSError, ValueError):  # where even the hard limit counts as too high; then it stays as it is
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def most_connections() -> int:
+    """How many files may be open for callers, so that enough are left to start an engine or read a certificate with."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return min(MOST_CONNECTIONS, max(1, allowed - RESERVED_FILES))
 
 
 def _left(limit: Path, used: Path, stat: Path, files: str, shared: str) -> int | None:

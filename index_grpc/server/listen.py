@@ -11,8 +11,13 @@ import grpc
 from index_grpc.access.certificates import Certificates, certificate_files
 from index_grpc.access.files import Reloaded
 from index_grpc.errors import StartupError
+from index_grpc.machine import most_connections
 from index_grpc.server.unix_socket import permissions, require_free
 from index_grpc.settings import ServeSettings
+
+MOST_UNSEEN_CALLS = 20_000
+"""Calls that have come and that nobody has looked at yet. gRPC cancels more than these, and a client that is told so
+does not come again; of itself it begins to at 1,000, which a burst reaches in no time."""
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +85,9 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
     size = settings.max_message_mib * 2**20
     return [
         *_ageing(settings),
+        ("grpc.server.max_pending_requests", MOST_UNSEEN_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MOST_UNSEEN_CALLS),
+        ("grpc.max_allowed_incoming_connections", most_connections()),
         ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that says nothing is closed; gRPC would wait 60 s
         ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
         ("grpc.max_receive_message_length", size),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine
 
 import grpc
@@ -91,6 +92,13 @@ async def test_a_burst_is_taken_up_to_the_last_place_and_no_further() -> None:
         await server.has_open(5)
         server.runner.gate.set()
         assert sorted(await asyncio.gather(*calls)) == ["OK"] * 5 + ["UNAVAILABLE"] * 15
+
+
+async def test_a_burst_that_comes_faster_than_it_can_be_looked_at_is_not_cancelled() -> None:
+    """gRPC itself would cancel what exceeds its own queue, which no client retries."""
+    async with fake_server() as server:
+        calls = [server.stub.GetModel(pb.GetModelRequest()) for _ in range(3000)]
+        assert Counter([(await call.code()).name for call in calls]) == {"OK": 3000}
 
 
 async def code(call: grpc.aio.UnaryUnaryCall[pb.ChatRequest, pb.ChatResponse]) -> str:
