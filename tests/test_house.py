@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "index_grpc"
 CLIENT = ROOT / "clients" / "python" / "index_grpc_client"
 
-GROUND = {"index_grpc", "index_grpc.contract", "index_grpc.errors", "index_grpc.logs", "index_grpc.settings"}
+GROUND = {"index_grpc"} | {f"index_grpc.{name}" for name in ("contract", "errors", "logs", "machine", "settings")}
 FLOORS = {
     "native": {"index_grpc.native"},
     "model": {"index_grpc.model", "index_grpc.native"},
