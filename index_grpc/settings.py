@@ -91,7 +91,7 @@ class ServeSettings(BaseModel):
         True,
         description="Keep what was computed for a prompt, until its space is needed, for prompts that begin the same.",
     )
-    max_message_mib: int = Field(16, ge=1, le=1024, description="Largest message taken or sent, in MiB.")
+    max_message_mib: int = Field(16, ge=1, le=1024, description="Largest message taken, in MiB.")
     max_connection_age_seconds: float | None = Field(
         None,
         ge=1,

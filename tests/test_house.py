@@ -52,7 +52,7 @@ THIRD_PARTY = {
     "click": ("cli.py", "commands", "configuration", "bench", "access/command.py", "export/command.py"),
     "opentelemetry": ("server/tracing.py",),
     "starlette": ("http",),
-    "uvicorn": ("http/port.py",),
+    "uvicorn": ("http/port.py", "http/patience.py"),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library may be imported: folders or files."""

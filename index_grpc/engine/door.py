@@ -112,6 +112,8 @@ class Engine:
         self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
         self._num_expected_tokens = 0
+        self._end_error: IndexGrpcError | None = None
+        """Why nothing is computed any more."""
         self._numbers = itertools.count()
 
     async def start(self) -> None:
@@ -124,6 +126,9 @@ class Engine:
         self._end(Draining("the server stopped before the answer was complete; ask another one"))
         self._worker.post(Stop())
         if self._stopped.is_set():
+            return
+        if not patience_seconds:
+            self._worker.abandon()
             return
         try:
             await asyncio.wait_for(self._stopped.wait(), patience_seconds)
@@ -169,8 +174,8 @@ class Engine:
 
     def submit(self, request: TokenRequest) -> TokenStream:
         """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort or EngineLost."""
-        if self.lost:
-            raise EngineLost("the engine has ended")
+        if self._end_error is not None:
+            raise self._end_error
         self._refuse_if_full(len(request.prompt_ids))
         self._refuse_if_late(request)
         number = next(self._numbers)
@@ -204,7 +209,9 @@ class Engine:
 
     def _leave(self, number: int) -> None:
         stream = self._streams[number]
-        self._events.left(stream.request.max_tokens - stream.num_tokens)
+        request = stream.request
+        most = min(request.max_tokens, self.limits.context_length - len(request.prompt_ids))
+        self._events.left(most - stream.num_tokens)
         self._worker.post(Cancel(number))
 
     def _dispatch(self, news: News) -> None:
@@ -246,5 +253,5 @@ class Engine:
 
     def _end(self, error: IndexGrpcError) -> None:
         """Nothing is computed from now on, so all that is open fails."""
-        self.lost = True
+        self.lost, self._end_error = True, error
         self._dispatch(News([Report(number, error=error) for number in self._streams], Held()))

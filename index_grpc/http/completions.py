@@ -8,7 +8,6 @@ from index_grpc.http.completion import Completion
 from index_grpc.http.completion_form import CompletionForm
 from index_grpc.http.endpoint import Exchange
 from index_grpc.http.form import naming, read
-from index_grpc.server import translate
 from index_grpc.server.servicer import ChatServicer
 
 
@@ -24,8 +23,7 @@ class Completions:
         form = read(CompletionForm, exchange.body, backend.model)
         completion = Completion(call, backend.model, tells_usage=form.stream_options.include_usage)
         with naming(form.name):
-            asked = translate.chat_request(form.proto(), call, backend.model)
-            async with aclosing(backend.chat.stream(asked)) as chunks:
+            async with aclosing(self._servicer.stream(form.proto(), call, backend)) as chunks:
                 if form.stream:
                     await _stream(exchange, completion, chunks)
                 else:
@@ -34,11 +32,9 @@ class Completions:
 
 async def _whole(exchange: Exchange, completion: Completion, chunks: AsyncIterator[Chunk]) -> None:
     all_chunks = [chunk async for chunk in chunks]
-    exchange.call.finish = all_chunks[-1].finish
     await exchange.outlet.send_json(completion.whole(all_chunks))
 
 
 async def _stream(exchange: Exchange, completion: Completion, chunks: AsyncIterator[Chunk]) -> None:
     async for chunk in chunks:
-        exchange.call.finish = chunk.finish
         await exchange.outlet.send_events(completion.events(chunk), last=chunk.finish is not None)

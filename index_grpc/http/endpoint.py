@@ -9,7 +9,7 @@ from pydantic_core import to_json
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from index_grpc.errors import IndexGrpcError, MessageTooLarge
+from index_grpc.errors import IndexGrpcError, InvalidRequest, MessageTooLarge, Violation
 from index_grpc.http.problem import Words, problem_of
 from index_grpc.http.response import Outlet
 from index_grpc.server.calls import Call, Calls, open_call
@@ -27,6 +27,9 @@ class Exchange:
 
 Answer = Callable[[Exchange], Awaitable[None]]
 
+BODY_SECONDS = 60.0
+"""For the whole body, which holds a place of the caller's key meanwhile."""
+
 
 class Endpoint:
     """An ASGI application: opens the call, has it answered while the caller is there, words what goes wrong."""
@@ -43,11 +46,18 @@ class Endpoint:
         with suppress(asyncio.CancelledError):  # the caller has left: there is nobody to tell
             try:
                 with self._calls.served(call):
-                    body = await self._body(headers, receive)
+                    body = await self._body_in_time(headers, receive)
                     async with _while_connected(receive):
                         await self._answer(Exchange(call, body, scope, outlet))
             except IndexGrpcError as error:
                 await self._tell(error, call, outlet)
+
+    async def _body_in_time(self, headers: Headers, receive: Receive) -> bytes:
+        try:
+            return await asyncio.wait_for(self._body(headers, receive), BODY_SECONDS)
+        except TimeoutError:
+            problem = f"did not come whole within {BODY_SECONDS:g} s; send it faster, or less of it"
+            raise InvalidRequest(Violation("body", problem)) from None
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """All of it. Refused before it is read if it says that it is too large."""

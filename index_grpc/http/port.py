@@ -10,6 +10,7 @@ import uvicorn
 
 from index_grpc.access.fresh_context import fresh_context
 from index_grpc.errors import StartupError
+from index_grpc.http.patience import PatientProtocol
 from index_grpc.http.routes import routes
 from index_grpc.server.app import App
 from index_grpc.server.listen import warn_of_strangers
@@ -67,7 +68,7 @@ def _config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         routes(app),
         ssl_context_factory=(lambda *_: context) if context else None,
-        http="h11",  # bounds what it keeps of a head; httptools, hardly faster, does not
+        http=PatientProtocol,  # of h11, which bounds what it keeps of a head; httptools, hardly faster, does not
         ws="none",
         lifespan="off",
         log_config=None,

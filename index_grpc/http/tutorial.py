@@ -9,7 +9,6 @@ from pydantic import ConfigDict, Field, StrictStr
 from index_grpc.http.clock import clock_time
 from index_grpc.http.endpoint import Exchange
 from index_grpc.http.form import Form, UInt32, naming, read
-from index_grpc.server import translate
 from index_grpc.server.servicer import ChatServicer
 
 Pair = Annotated[tuple[StrictStr, StrictStr], Field(strict=False)]
@@ -61,14 +60,9 @@ class Tutorial:
         """The whole answer, with the history ready to be sent back."""
         call, backend = exchange.call, self._servicer.ready()
         form = read(TutorialForm, exchange.body, backend.model)
-        pieces = []
         with naming(_name):
-            asked = translate.chat_request(form.proto(), call, backend.model)
-            async with aclosing(backend.chat.stream(asked)) as chunks:
-                async for chunk in chunks:
-                    call.finish = chunk.finish
-                    pieces.append(chunk.delta)
-        text = "".join(pieces)
+            async with aclosing(self._servicer.stream(form.proto(), call, backend)) as chunks:
+                text = "".join([chunk.delta async for chunk in chunks])
         history = [*form.history, (form.prompt, text)]
         await exchange.outlet.send_json({"response": text, "history": history, "status": 200, "time": clock_time()})
 

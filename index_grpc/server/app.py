@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
@@ -158,21 +159,30 @@ class App:
     async def _complete(self, engine: Engine) -> None:
         """Lets what was taken come to its end, within the grace."""
         grace = self.settings.grace_seconds
-        if engine.num_open:
-            log.info("completing %d calls, for at most %g s; a second signal cuts them off", engine.num_open, grace)
+        if not self.calls.num_open:
+            return
+        log.info("completing %d calls, for at most %g s; a second signal cuts them off", self.calls.num_open, grace)
         telling = asyncio.create_task(_tell_progress(engine))
         try:
-            await asyncio.wait_for(engine.until_idle(), grace)
+            await asyncio.wait_for(self._answered(engine), grace)
         except TimeoutError:
             log.info("cutting off %d calls", engine.num_open)
         finally:
             telling.cancel()
+
+    async def _answered(self, engine: Engine) -> None:
+        """Waits for all answers, also to prompts that are still being laid out, but not for who reads slowly."""
+        await engine.until_idle()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.calls.until_idle(), FLUSH_SECONDS)
+        await engine.until_idle()
 
     def expect_in(self, seconds: float) -> None:
         """Tells callers that loading begins again in so many seconds: when to come back."""
         self.readiness.lose(back_at=time.monotonic() + seconds + self._load_seconds)
 
     def _on_lost(self) -> None:
+        self._stop_watching()
         self.observers.engine_lost()
         if self.is_loaded:
             self.readiness.lose()

@@ -112,6 +112,14 @@ class Calls:
 
     def __init__(self, gate: Gate, ended: Ended) -> None:
         self._gate, self._ended = gate, ended
+        self.num_open = 0
+        self._idle = asyncio.Event()
+
+    async def until_idle(self) -> None:
+        """Waits until no call is open."""
+        while self.num_open:
+            self._idle.clear()
+            await self._idle.wait()
 
     @contextmanager
     def served(self, call: Call) -> Iterator[None]:
@@ -120,6 +128,7 @@ class Calls:
         What goes wrong leaves as an IndexGrpcError, for the call's port.
         """
         _current.set(call)
+        self.num_open += 1
         try:
             caller = self._gate.caller(authorization(call.metadata))
             call.caller = caller.name
@@ -135,6 +144,9 @@ class Calls:
             _fail(call, failure)
             raise failure from None
         finally:
+            self.num_open -= 1
+            if not self.num_open:
+                self._idle.set()
             self._ended(call)
 
 

@@ -87,16 +87,21 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
         *_ageing(settings),
         ("grpc.server.max_pending_requests", MOST_UNSEEN_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MOST_UNSEEN_CALLS),
-        ("grpc.max_allowed_incoming_connections", most_connections()),
+        ("grpc.max_allowed_incoming_connections", _most_connections(settings)),
         ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that says nothing is closed; gRPC would wait 60 s
         ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
         ("grpc.max_receive_message_length", size),
-        ("grpc.max_send_message_length", size),
+        ("grpc.max_send_message_length", -1),  # the context bounds an answer; refused here it would be computed in vain
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
+
+
+def _most_connections(settings: ServeSettings) -> int:
+    """A quarter is left to HTTP, if it is to be answered."""
+    return most_connections() if settings.http_port is None else most_connections() * 3 // 4
 
 
 def _ageing(settings: ServeSettings) -> list[tuple[str, int]]:

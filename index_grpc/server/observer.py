@@ -1,5 +1,6 @@
 """What is told of everything that happens, and may not change any of it: logs, metrics, traces, load reports."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from index_grpc.server.calls import Call
 
 if TYPE_CHECKING:
     from index_grpc.server.app import App
+
+log = logging.getLogger(__name__)
 
 
 class Observer:
@@ -48,9 +51,12 @@ class Observers(Observer):
             member.starting(app)
 
     def call_ended(self, call: Call) -> None:
-        """See Observer."""
+        """See Observer. One that breaks breaks no call."""
         for member in self.members:
-            member.call_ended(call)
+            try:
+                member.call_ended(call)
+            except Exception:
+                log.exception("%s broke over request %s", type(member).__name__, call.id)
 
     def stepped(self, step: StepReport) -> None:
         """See Observer."""

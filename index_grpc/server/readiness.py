@@ -24,7 +24,8 @@ class Readiness:
     """
 
     def __init__(self, health: Health) -> None:
-        self._health, self._is_leaving, self.state = health, False, "loading"
+        self._health, self.state = health, "loading"
+        self._is_leaving = self._is_closed = False
         self._refusal: Callable[[], IndexGrpcError] | None = lambda: Loading("the model is being loaded", 2.0)
 
     def require(self) -> None:
@@ -60,13 +61,19 @@ class Readiness:
         """The server is about to stop: health says so from now on, whatever else happens; calls are still taken."""
         self._health.set_ready(False)
         self._health.end_watches()
+        was_lost = self.state == "lost"
         self._is_leaving, self.state = True, "draining"
+        if was_lost:  # nobody brings the engine back any more
+            self.close()
 
     def close(self) -> None:
         """No call is taken any more."""
+        self._is_closed = True
         self._refusal = lambda: Draining("the server is stopping; call another one")
 
     def _say(self, state: str, refusal: Callable[[], IndexGrpcError] | None) -> None:
+        if not self._is_closed:
+            self._refusal = refusal
         if not self._is_leaving:
             self._health.set_ready(refusal is None)
-            self.state, self._refusal = state, refusal
+            self.state = state

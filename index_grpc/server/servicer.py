@@ -8,7 +8,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceServicer
 
 from index_grpc.chat import Chat
-from index_grpc.contract import ChatRequest, ServedModel
+from index_grpc.contract import Chunk, ServedModel
 from index_grpc.server import translate
 from index_grpc.server.calls import Call, current_call
 from index_grpc.server.readiness import Readiness
@@ -34,12 +34,11 @@ class ChatServicer(ChatServiceServicer):
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         """The whole answer in one message."""
-        call, backend, asked = self._take(request)
-        chunks = []
-        async for chunk in backend.chat.stream(asked):
-            call.note(chunk)
-            chunks.append(chunk)
-        return translate.chat_response(chunks, asked, call, backend.model)
+        call, backend = current_call(), self.ready()
+        async with aclosing(self.stream(request, call, backend)) as chunks:
+            all_chunks = [chunk async for chunk in chunks]
+        assert call.asked is not None
+        return translate.chat_response(all_chunks, call.asked, call, backend.model)
 
     async def ChatStream(
         self,
@@ -47,10 +46,9 @@ class ChatServicer(ChatServiceServicer):
         context: Context,
     ) -> AsyncGenerator[pb.ChatStreamResponse]:
         """The answer as it is generated. gRPC sends the headers with the first message."""
-        call, backend, asked = self._take(request)
-        async with aclosing(backend.chat.stream(asked)) as chunks:
+        call, backend = current_call(), self.ready()
+        async with aclosing(self.stream(request, call, backend)) as chunks:
             async for chunk in chunks:
-                call.note(chunk)
                 yield translate.chat_stream_response(chunk, call, backend.model)
 
     async def CountTokens(
@@ -69,12 +67,14 @@ class ChatServicer(ChatServiceServicer):
         backend = self.ready()
         return translate.model_response(backend.model, backend.chat.engine.limits)
 
-    def _take(self, request: pb.ChatRequest) -> tuple[Call, Backend, ChatRequest]:
-        """The request, checked, and noted for whoever observes the call."""
-        call, backend = current_call(), self.ready()
+    async def stream(self, request: pb.ChatRequest, call: Call, backend: Backend) -> AsyncGenerator[Chunk]:
+        """Checks the request and answers it, noting both for whoever observes the call. For all ways in."""
         call.model = backend.model.name
         call.asked = translate.chat_request(request, call, backend.model)
-        return call, backend, call.asked
+        async with aclosing(backend.chat.stream(call.asked)) as chunks:
+            async for chunk in chunks:
+                call.note(chunk)
+                yield chunk
 
     def ready(self) -> Backend:
         """What answers. Raises what a call is to be refused with, if it is."""

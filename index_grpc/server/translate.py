@@ -58,9 +58,10 @@ def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatR
 def messages_to_count(proto: pb.CountTokensRequest, model: ServedModel) -> Sequence[Message]:
     """The conversation, checked. Raises InvalidRequest with all violations."""
     refuse_too_many_messages(len(proto.history), model)
+    prompt = proto.prompt
     with Violations() as violations:
-        violations.of_conversation(proto.prompt, proto.history)
-    return (*_history(proto.history), Message(Role.USER, proto.prompt))
+        violations.of_conversation(prompt, proto.history)
+    return (*_history(proto.history), Message(Role.USER, prompt))
 
 
 def chat_response(chunks: Sequence[Chunk], asked: ChatRequest, call: Call, model: ServedModel) -> pb.ChatResponse:

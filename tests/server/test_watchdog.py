@@ -13,8 +13,8 @@ from index_grpc.engine.loop import StepReport
 from index_grpc.errors import StartupError
 from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.server.watchdog import CHECK_SECONDS, SHORTEST_STALL_SECONDS, Watchdog
-from tests.server.asking import health_stub, refusal, streamed
-from tests.server.fake_runner import fake_server, letters
+from tests.server.asking import health_stub, read_refusal, refusal, streamed, until
+from tests.server.fake_runner import FakeServer, fake_server, letters
 
 REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
 
@@ -105,6 +105,47 @@ async def test_a_stalled_engine_turns_health_and_back() -> None:
         server.runner.gate.set()
         assert (await anext(watch)).status == HealthCheckResponse.SERVING
         assert await held == letters(5)
+
+
+async def test_an_engine_that_stalls_and_then_breaks_stays_lost() -> None:
+    async with fake_server() as server:
+        watch = aiter(health_stub(server.channel).Watch(HealthCheckRequest()))
+        assert (await anext(watch)).status == HealthCheckResponse.SERVING
+        server.runner.gate.clear()
+        held = asyncio.create_task(refusal(server.stub.ChatStream(REQUEST)))
+        assert (await anext(watch)).status == HealthCheckResponse.NOT_SERVING
+        assert server.app.engine is not None
+        server.app.engine.give_up()
+        assert (await held).reason == "ENGINE_LOST"
+        for _ in range(3):  # the watchdog's next looks
+            await asyncio.sleep(CHECK_SECONDS)
+        assert (server.app.readiness.state, server.app.health.is_ready) == ("lost", False)
+        server.runner.gate.set()
+
+
+async def test_a_stall_that_ends_after_the_server_began_to_leave() -> None:
+    async with fake_server() as server:
+        server.runner.gate.clear()
+        held = asyncio.create_task(streamed(server.stub, REQUEST))
+        await until(lambda: server.app.readiness.state == "stalled")
+        drained = asyncio.create_task(server.app.drain(3600))
+        await until(lambda: server.app.readiness.state == "draining")
+        assert (await refusal(server.stub.Chat(REQUEST))).reason == "ENGINE_STALLED"
+        server.runner.gate.set()
+        assert await held == letters(5)
+        async with asyncio.timeout(30):
+            while (await refusal_or_none(server)) == "ENGINE_STALLED":
+                await asyncio.sleep(CHECK_SECONDS)
+        assert not server.app.health.is_ready
+        drained.cancel()
+
+
+async def refusal_or_none(server: FakeServer) -> str:
+    try:
+        await streamed(server.stub, REQUEST)
+    except grpc.aio.AioRpcError as error:
+        return read_refusal(error).reason
+    return ""
 
 
 async def test_a_stuck_thread_fails_its_callers_and_ends_the_server() -> None:
