@@ -9,6 +9,7 @@ memory is compared with what it was before. Exits with 1 if a promise was broken
 """
 
 import argparse
+import math
 import resource
 import sys
 import threading
@@ -39,6 +40,8 @@ WORST = ("2", "13")
 """UNKNOWN and INTERNAL."""
 MALFORMED = "wrong_headers"
 """The one attack in which gRPC itself answers INTERNAL: to headers that are none."""
+SILENT = ("says_nothing", "half_a_preface")
+LONGEST_SILENCE_SECONDS = 20.0
 MIB = 2**20
 
 
@@ -140,7 +143,7 @@ def attacked(served: Served, neighbour: Neighbour, attack: Attack, name: str) ->
     return found
 
 
-def section(all_found: list[Found], served: Served) -> Section:
+def section(all_found: list[Found], served: Served, quick: bool) -> Section:
     """The table and what was promised."""
     rows = [
         [
@@ -156,6 +159,7 @@ def section(all_found: list[Found], served: Served) -> Section:
         for found in all_found
     ]
     broken = [f"{found.name}: {what}" for found in all_found for what in found.broken]
+    silent = [found.ended_seconds for found in all_found if found.name in SILENT]
     return Section(
         title="Abuse",
         about="What clients that are broken or mean harm do to a server of the demo, while another one asks: memory in "
@@ -167,6 +171,10 @@ def section(all_found: list[Found], served: Served) -> Section:
         goals=[
             Goal.at_most("broken promises", 0, len(broken)),
             Goal.at_most("errors in the server's log", 0, len(served.severe)),
+            *(
+                Goal.at_most("silent connections are ended within", LONGEST_SILENCE_SECONDS, seconds or math.inf, " s")
+                for seconds in (() if quick else silent)
+            ),
         ],
         notes=[*broken, *served.severe],
         data={"attacks": [asdict(found) for found in all_found]},
@@ -190,7 +198,7 @@ def main() -> None:
                 attack = Attack(served.address, sizes[not options.quick], patience)
                 all_found.append(attacked(served, neighbour, attack, run.__name__))
                 print(f"{run.__name__}: {all_found[-1].seconds:.1f} s", file=sys.stderr, flush=True)
-        found = section(all_found, served)
+        found = section(all_found, served, options.quick)
     emit(found)
     sys.exit(any(goal.is_met is False for goal in found.goals))
 

@@ -110,7 +110,7 @@ class Caller:
             outcome = await kind(question)
         except grpc.aio.AioRpcError as error:
             try:
-                outcome, pause = refused(error)
+                outcome, pause = refused(error, has_little_time=kind in (self.deadline, self.time_limit))
             except BrokenPromise as broken:
                 outcome = "broken promise"
                 self._ledger.note_broken(f"{kind.__name__}: {broken}")
@@ -201,10 +201,10 @@ def details(error: grpc.aio.AioRpcError) -> StatusDetails:
     return status_details(trailers or ())
 
 
-def refused(error: grpc.aio.AioRpcError) -> tuple[str, float]:
+def refused(error: grpc.aio.AioRpcError, has_little_time: bool) -> tuple[str, float]:
     """What a refusal comes to, and how long to stay away. Raises BrokenPromise for any that is none."""
     found = details(error)
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:  # said by the server, or by gRPC itself without details
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and has_little_time:  # the server says it, or gRPC itself
         return "deadline", 0.0
     if error.code() is grpc.StatusCode.UNAVAILABLE and found.reason == "OVERLOADED":
         if not found.retry_after or not found.request_id:

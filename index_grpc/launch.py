@@ -32,8 +32,6 @@ def load(settings: ServeSettings) -> Loaded:
 def ports(settings: ServeSettings) -> list[MakePort]:
     """The ways in beside gRPC's. Raises StartupError if one cannot be had."""
     if settings.http_port is None:
-        if settings.http_host is not None:
-            raise StartupError("--http-host needs --http-port; set both or none")
         return []
     try:
         from index_grpc.http.port import HttpPort  # not needed otherwise, and perhaps not installed

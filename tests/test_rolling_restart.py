@@ -19,7 +19,6 @@ from tests.server.asking import Stub, seeded
 CHAT = "index.v1.ChatService"
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": CHAT},
     "methodConfig": [
         {
             "name": [{"service": CHAT}],
@@ -28,7 +27,7 @@ SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],

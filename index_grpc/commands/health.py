@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_SECONDS = 2.0
+MOST_PORT = 65535
 SERVING, NOT_SERVING_EXIT_CODE = "SERVING", 1
 
 # The codes are index-client's.
@@ -83,6 +84,7 @@ def health(ctx: click.Context, /, service: str, timeout: float, api_key: str | N
 def _channel(
     address: str, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, server_name: str | None
 ) -> "grpc.Channel":
+    _require_address(address)
     if bool(cert) != bool(key):
         raise click.UsageError("--cert and --key go together; give both")
     if server_name and not (tls or ca or cert):
@@ -97,6 +99,13 @@ def _channel(
         options.append(("grpc.ssl_target_name_override", server_name))
     roots, secret, chain = (file.read_bytes() if file else None for file in (ca, key, cert))
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(roots, secret, chain), options)
+
+
+def _require_address(address: str) -> None:
+    """In the place of a port that is none gRPC would dial another one, and ask a stranger."""
+    port = address.rpartition(":")[2]
+    if not address.startswith("unix") and not (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT):
+        raise click.UsageError(f"--address is {address!r}; it should be host:port or unix:PATH")
 
 
 def _status(channel: "grpc.Channel", address: str, service: str, timeout: float, api_key: str | None) -> str:

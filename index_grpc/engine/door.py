@@ -205,7 +205,12 @@ class Engine:
             return
         left, wait = request.deadline - time.monotonic(), self.expected_wait_seconds()
         if wait >= left:
-            raise DeadlineTooShort(f"{max(left, 0):.2f} s are left, and its turn comes in about {wait:.2f} s")
+            remedy = "allow more time"
+            raise DeadlineTooShort(
+                f"its turn comes in about {wait:.2f} s, and {left:.2f} s are left; {remedy}"
+                if left > 0
+                else f"its time was over {-left:.3f} s before it could begin; {remedy}"
+            )
 
     def _leave(self, number: int) -> None:
         stream = self._streams[number]

@@ -69,9 +69,6 @@ class Held:
     """What the engine holds."""
 
     num_running: int = 0
-    num_waiting: int = 0
-    num_waiting_tokens: int = 0
-    """Prompt tokens of the sequences that wait."""
     num_cache_tokens: int = 0
     """Cache positions promised to running sequences."""
     num_kept_tokens: int = 0
@@ -212,8 +209,6 @@ class Loop:
         scheduler = self.scheduler
         return Held(
             num_running=len(scheduler.running),
-            num_waiting=len(scheduler.waiting),
-            num_waiting_tokens=scheduler.num_waiting_tokens,
             num_cache_tokens=scheduler.num_reserved,
             num_kept_tokens=scheduler.kept.num_reserved,
         )

@@ -51,8 +51,6 @@ class Scheduler:
         self.limits = limits
         self.waiting: OrderedDict[int, Sequence] = OrderedDict()
         """By number, first come first."""
-        self.num_waiting_tokens = 0
-        """Prompt tokens of those that wait."""
         self.running: list[Sequence] = []
         self.free_slots = list(reversed(range(limits.max_sequences)))
         self.num_reserved = 0
@@ -63,13 +61,12 @@ class Scheduler:
     def add(self, number: int, request: TokenRequest) -> Sequence:
         """Lines a request up."""
         self.waiting[number] = sequence = Sequence(number, request)
-        self.num_waiting_tokens += sequence.num_prompt
         return sequence
 
     def remove(self, sequence: Sequence, keep: bool) -> None:
         """Takes a sequence out, wherever it stands, and frees what it held; `keep` lets its prefix be reused."""
         if sequence.slot < 0:
-            self._unqueue(sequence)
+            del self.waiting[sequence.number]
             return
         self.running.remove(sequence)
         self.free_slots.append(sequence.slot)
@@ -128,16 +125,12 @@ class Scheduler:
         return sequence
 
     def _admit(self, sequence: Sequence, now: float) -> None:
-        self._unqueue(sequence)
+        del self.waiting[sequence.number]
         self.running.append(sequence)
         sequence.slot, sequence.scheduled_at = self.free_slots.pop(), now
         self._give_row(sequence)
         self.num_reserved += sequence.num_reserved
         self.kept.shrink_to(self.limits.max_cache_tokens - self.num_reserved)
-
-    def _unqueue(self, sequence: Sequence) -> None:
-        del self.waiting[sequence.number]
-        self.num_waiting_tokens -= sequence.num_prompt
 
     def _give_row(self, sequence: Sequence) -> None:
         """Continues in the matching row if nobody runs in it and nothing of a prompt is lost; else begins one."""

@@ -89,6 +89,7 @@ def write_weights(source: Path, directory: Path, config: ModelConfig, change_hea
     for number, shard in enumerate(_shards(_tensors(source, config, change_head)), start=1):
         file = f"model-{number:05}.safetensors"
         save_file(shard, directory / file, metadata={"format": "pt"})
+        (directory / file).chmod((directory / "config.json").stat().st_mode)  # others too, as far as they may at all
         files |= dict.fromkeys(shard, file)
         num_bytes += sum(tensor.nbytes for tensor in shard.values())
     index = {"metadata": {"total_size": num_bytes}, "weight_map": files}

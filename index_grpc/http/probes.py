@@ -1,29 +1,38 @@
 """What orchestrators ask over HTTP: is this server ready, and is it alive? The words are those of gRPC's health."""
 
+from collections.abc import Callable
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from index_grpc.errors import IndexGrpcError
+from index_grpc.http.problem import problem_of, tutorial_words
 from index_grpc.http.response import json_response
-from index_grpc.server.calls import request_id
-from index_grpc.server.health import Health
+from index_grpc.server.app import App
+from index_grpc.server.calls import authorization, request_id
 
 READY_PATHS = ("/health", "/healthz", "/readyz")
 ALIVE_PATH = "/livez"
 
 
-def probes(health: Health) -> list[Route]:
+def probes(app: App) -> list[Route]:
     """Their routes. They are no calls: nothing is logged or counted."""
 
-    async def ready(request: Request) -> Response:
-        return _told(request, health.is_ready)
+    def route(path: str, is_serving: Callable[[], bool]) -> Route:
+        async def told(request: Request) -> Response:
+            given = request_id(request.headers)
+            if not app.settings.open_health:
+                try:
+                    app.entrance.gate.caller(authorization(request.headers))
+                except IndexGrpcError as error:
+                    problem = problem_of(error, given)
+                    return json_response(tutorial_words(problem), problem.status, given, problem.headers)
+            serving = is_serving()
+            status = {"status": "SERVING" if serving else "NOT_SERVING"}
+            return json_response(status, 200 if serving else 503, given)
 
-    async def alive(request: Request) -> Response:
-        return _told(request, True)
+        return Route(path, told)
 
-    return [*(Route(path, ready) for path in READY_PATHS), Route(ALIVE_PATH, alive)]
-
-
-def _told(request: Request, serving: bool) -> Response:
-    status = {"status": "SERVING" if serving else "NOT_SERVING"}
-    return json_response(status, 200 if serving else 503, request_id(request.headers))
+    ready = [route(path, lambda: app.health.is_ready) for path in READY_PATHS]
+    return [*ready, route(ALIVE_PATH, lambda: True)]

@@ -33,7 +33,7 @@ def routes(app: App) -> Starlette:
             call("POST", f"{OPENAI}/chat/completions", Completions(app.servicer).answer),
             call("GET", f"{OPENAI}/models", models.list),
             call("GET", f"{OPENAI}/models/{{name:path}}", models.one),
-            *probes(app.health),
+            *probes(app),
         ],
         exception_handlers={HTTPException: _stray},
     )

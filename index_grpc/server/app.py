@@ -51,8 +51,8 @@ class App:
         self.health = Health(SERVICE)
         self.readiness = Readiness(self.health)
         self.servicer = ChatServicer(self.readiness)
-        self.observers = Observers([*observers, *observers_of(settings)])
         self.load_reporter = LoadReporter(lambda: self.engine)
+        self.observers = Observers([self.load_reporter, *observers, *observers_of(settings)])
         self.load_reports = LoadReportService(self.load_reporter)
         self.engine: Engine | None = None
         self.broke = asyncio.Event()

@@ -86,8 +86,8 @@ class Call:
 
 
 Ended = Callable[[Call], None]
-LoadTrailer = Callable[[str], Trailer]
-"""Given the code that a call ends with, the trailer that tells how loaded the server is."""
+LoadTrailer = Callable[[], Trailer]
+"""Makes the trailer that tells how loaded the server is."""
 
 
 if TYPE_CHECKING:
@@ -201,10 +201,10 @@ class CallInterceptor(Interceptor):
         try:
             with self._calls.served(call):
                 yield
-            context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer(call.code)))
+            context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer()))
         except IndexGrpcError as error:
             async with _sending():
-                await abort(context, error, call.id, self._load_trailer(call.code))
+                await abort(context, error, call.id, self._load_trailer())
 
 
 @asynccontextmanager

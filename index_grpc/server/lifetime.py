@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from index_grpc.server.app import App
@@ -16,6 +17,9 @@ from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.settings import ServeSettings
 
 Signals = asyncio.Queue[signal.Signals]
+
+ECHO_SECONDS = 0.2
+"""How long after a signal another one does not count."""
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ async def _is_cut_short(app: App, received: signal.Signals, signals: Signals) ->
     log.info("received %s", received.name)
     # Someone at the keyboard waits for the prompt; only an orchestrator needs time to send callers elsewhere.
     delay = 0.0 if received is signal.SIGINT else app.settings.drain_delay_seconds
-    drained, again = asyncio.create_task(app.drain(delay)), asyncio.create_task(signals.get())
+    drained, again = asyncio.create_task(app.drain(delay)), asyncio.create_task(_second(signals))
     await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
     if again.done():
         log.info("received %s again; stopping at once", again.result().name)
@@ -62,6 +66,15 @@ async def _is_cut_short(app: App, received: signal.Signals, signals: Signals) ->
         return True
     again.cancel()
     return False
+
+
+async def _second(signals: Signals) -> signal.Signals:
+    """The next signal; what comes at once is the same one, which make and the like pass on to a whole group twice."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(ECHO_SECONDS):
+            while True:
+                await signals.get()
+    return await signals.get()
 
 
 def _signals() -> Signals:

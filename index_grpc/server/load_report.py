@@ -9,13 +9,12 @@ from typing import Any
 import grpc
 
 from index_grpc.engine.door import Engine
+from index_grpc.server.calls import Call
+from index_grpc.server.observer import Observer
 from index_grpc.server.orca import OPEN_RCA_SERVICE, OrcaLoadReport, OrcaLoadReportRequest
-from index_grpc.server.status import Context, Trailer
+from index_grpc.server.status import SERVER_FAULTS, Context, Trailer
 
 TRAILER = "endpoint-load-metrics-bin"
-
-SERVER_FAULTS = frozenset({"UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"})
-"""Codes that count as errors of the server: another one might have answered."""
 
 RATE_SECONDS = 10.0
 """Over about so long a time rates are taken."""
@@ -38,20 +37,23 @@ class Rate:
         return self._rate * math.exp((self._at - now) / RATE_SECONDS)
 
 
-class LoadReporter:
-    """Knows how loaded the server is."""
+class LoadReporter(Observer):
+    """Knows how loaded the server is, and counts calls, whatever way they came in."""
 
     def __init__(self, engine: Callable[[], Engine | None]) -> None:
         self._engine, self._calls, self._faults = engine, Rate(), Rate()
 
-    def trailer(self, code: str) -> Trailer:
-        """Counts a call that ends with this code and makes its trailer."""
+    def call_ended(self, call: Call) -> None:
+        """See Observer."""
         now = time.monotonic()
         self._calls.count(now)
-        if code in SERVER_FAULTS:
+        if call.code in SERVER_FAULTS:
             self._faults.count(now)
+
+    def trailer(self) -> Trailer:
+        """What goes with a call that ends, and has just been counted."""
         # The call itself was part of the load; and balancers take a load of zero for one that is not known.
-        return TRAILER, self.report(now, num_ending=1).SerializeToString()
+        return TRAILER, self.report(time.monotonic(), num_ending=1).SerializeToString()
 
     def report(self, now: float, num_ending: int = 0) -> Any:  # noqa: ANN401 - an OrcaLoadReport
         """The load, with so many calls that are about to end."""

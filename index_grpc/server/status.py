@@ -42,13 +42,16 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.RequestFailed: grpc.StatusCode.INTERNAL,
 }
 
+SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""Codes that OpenTelemetry counts as errors of a server."""
+
 MOST_VIOLATION_BYTES = 4_500
 """Callers refuse trailers over 8 KiB, details counted in base64: violations beyond this are left out of them."""
 
 MOST_QUOTED_CHARACTERS = 64
 
 ATTEMPTS_BEFORE = "grpc-previous-rpc-attempts"
-"""What a retrying client's gRPC sends along, and no caller can set."""
+"""What a retrying client's gRPC sends along."""
 LONGEST_DELAY_SECONDS = 30.0
 """To which the delay of a call that comes again and again grows."""
 

@@ -22,11 +22,9 @@ from index_grpc.contract import ChatRequest, Finish
 from index_grpc.errors import StartupError
 from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer
+from index_grpc.server.status import SERVER_FAULTS
 
 Attributes = dict[str, AttributeValue]
-
-SERVER_FAULTS = {"DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE"}
-"""Codes that count as errors of the server, as OpenTelemetry has it; the others are the caller's."""
 
 LONGEST_FLUSH_SECONDS = 3.0
 """How long a collector that is away may hold up the end of the server."""

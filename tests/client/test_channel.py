@@ -7,8 +7,8 @@ from index_grpc_client import Client
 from index_grpc_client.channel import MAX_MESSAGE_BYTES, SERVICE, ChannelOptions, Dial
 
 
-def options(given: ChannelOptions | None = None, *, watch_health: bool = True) -> dict[str, object]:
-    return dict(Dial("localhost:1", False, None, given).channel_options(watch_health=watch_health))
+def options(given: ChannelOptions | None = None) -> dict[str, object]:
+    return dict(Dial("localhost:1", False, None, given).channel_options())
 
 
 def test_the_defaults() -> None:
@@ -21,12 +21,11 @@ def test_the_defaults() -> None:
 def test_the_service_config() -> None:
     config = json.loads(str(options()["grpc.service_config"]))
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
-    assert config["healthCheckConfig"] == {"serviceName": "index.v1.ChatService"}
     [method] = config["methodConfig"]
     assert method["name"] == [{"service": SERVICE}]
     assert method["retryPolicy"]["maxAttempts"] == 4
-    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    assert "healthCheckConfig" not in str(options(watch_health=False)["grpc.service_config"])
+    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
+    assert "healthCheckConfig" not in config
 
 
 @pytest.mark.parametrize("given", [{"grpc.keepalive_time_ms": 5}, [("grpc.keepalive_time_ms", 5)]])

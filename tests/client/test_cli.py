@@ -140,11 +140,7 @@ def test_a_full_server_says_when_to_come_back(run: Run, script: Script) -> None:
     assert result.stderr == "error: the queue is full\nhint: the server asks to try again in 2 s\n"
 
 
-def test_a_server_that_is_not_serving_is_told_from_none(run: Run, server: FakeServer) -> None:
-    server.serve(False)
-    result = run("model")
-    assert result.exit_code == 3
-    assert "hint: the server is up but not serving" in result.stderr
+def test_where_no_server_is(run: Run, server: FakeServer) -> None:
     server.stop()
     result = run("model")
     assert result.exit_code == 3

@@ -67,6 +67,14 @@ async def test_callers_without_a_certificate_are_kept_out(tmp_path: Path) -> Non
             await completed(server.app, trusting(tmp_path))
 
 
+async def test_probes_need_a_key_where_health_is_closed(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    key = CliRunner().invoke(new, ["probe", "--file", str(keys)]).stdout.strip()
+    async with fake_http(api_keys_file=keys, open_health=False) as (_, http):
+        assert (await http.get("/health")).status_code == 401
+        assert (await http.get("/livez", headers={"authorization": f"Bearer {key}"})).status_code == 200
+
+
 async def test_keys(tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     key = CliRunner().invoke(new, ["alice", "--file", str(keys), "--max-concurrent", "1"]).stdout.strip()

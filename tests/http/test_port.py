@@ -41,8 +41,8 @@ def test_a_port_in_use() -> None:
 
 def test_a_host_needs_a_port() -> None:
     with serving("--port", "0", "--http-host", "127.0.0.1") as process:
-        assert process.exit_code(60) == 1
-    assert process.lines[-1] == "error: --http-host needs --http-port; set both or none"
+        assert process.exit_code(60) == 2
+    assert process.lines[-1] == "error: --http-host goes with --http-port; add it"
 
 
 def test_without_the_extra_it_says_how_to_get_it() -> None:

@@ -17,9 +17,9 @@ from index_grpc_client.result import ChatResult, HealthStatus
 from index_grpc_client.v1 import chat_pb2_grpc
 
 
-def open_channel(dial: Dial, *, watch_health: bool) -> grpc.aio.Channel:
+def open_channel(dial: Dial) -> grpc.aio.Channel:
     """Returns a channel that connects at its first call."""
-    credentials, options = dial.channel_credentials(), dial.channel_options(watch_health=watch_health)
+    credentials, options = dial.channel_credentials(), dial.channel_options()
     if credentials is None:
         return grpc.aio.insecure_channel(dial.target(), options)
     return grpc.aio.secure_channel(dial.target(), credentials, options)
@@ -56,15 +56,11 @@ class AsyncClient:
             channel: Used as it is, in the place of all that is said above on connecting; closing it is the caller's.
         """
         self._build = CallBuilder(timeout, api_key)
+        self._opened = None
         if channel is None:
-            dial = Dial(address, tls, credentials, channel_options)
-            # Health is asked for on a channel that does not itself refuse to talk to unhealthy servers.
-            channel, probe = open_channel(dial, watch_health=True), open_channel(dial, watch_health=False)
-            self._opened = [channel, probe]
-        else:
-            probe, self._opened = channel, []
+            channel = self._opened = open_channel(Dial(address, tls, credentials, channel_options))
         self.stub = chat_pb2_grpc.ChatServiceStub(channel)
-        self._health_stub = health_pb2_grpc.HealthStub(probe)
+        self._health_stub = health_pb2_grpc.HealthStub(channel)
 
     async def chat(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of ChatOptions."""
@@ -103,8 +99,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection and cancels what runs on it; a channel that was given stays open."""
-        for channel in self._opened:
-            await channel.close(None)
+        if self._opened is not None:
+            await self._opened.close(None)
 
     async def __aenter__(self) -> Self:
         return self

@@ -54,29 +54,23 @@ def require_host(address: str, host: str, name: str) -> None:
         raise ValueError(f"{name} is {address!r}, which has the port {port}; allowed is 1 to 65535")
 
 
-def service_config(*, watch_health: bool) -> str:
-    """Returns the JSON that tells gRPC to balance, to retry what a server had not begun, and to watch servers' health.
+def service_config() -> str:
+    """Returns the JSON that tells gRPC to balance, and to retry what a server had not begun.
 
-    A channel that watches health sends nothing to a server that is not serving; a call then fails as UNAVAILABLE.
+    It does not have gRPC watch servers' health too: together with retries, gRPC 1.85 forgets the deadline of a call
+    that waits for its next attempt while the last healthy server turns unhealthy, and the call never ends. A server
+    that is not serving refuses by itself, and the next attempt goes to another one. CANCELLED is what gRPC makes of a
+    call that reaches a server in the moment in which it stops.
     """
-    config: dict[str, object] = {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {
-                "name": [{"service": SERVICE}],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 3,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
+    retry_policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 3,
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
-    if watch_health:
-        config["healthCheckConfig"] = {"serviceName": SERVICE}
-    return json.dumps(config)
+    methods = [{"name": [{"service": SERVICE}], "retryPolicy": retry_policy}]
+    return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": methods})
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ class Dial:
         """Returns None for a channel in the clear."""
         return self.credentials or (grpc.ssl_channel_credentials() if self.tls else None)
 
-    def channel_options(self, *, watch_health: bool) -> list[tuple[str, Any]]:
+    def channel_options(self) -> list[tuple[str, Any]]:
         """Returns our defaults, with the given options in the place of those of the same name."""
         defaults = {
             "grpc.keepalive_time_ms": 30_000,
@@ -108,6 +102,6 @@ class Dial:
             "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
             "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
             "grpc.primary_user_agent": f"index-grpc-client/{__version__}",
-            "grpc.service_config": service_config(watch_health=watch_health),
+            "grpc.service_config": service_config(),
         }
         return list((defaults | dict(self.options or {})).items())

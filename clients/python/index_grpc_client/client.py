@@ -16,9 +16,9 @@ from index_grpc_client.stream import ChatStream
 from index_grpc_client.v1 import chat_pb2_grpc
 
 
-def open_channel(dial: Dial, *, watch_health: bool) -> grpc.Channel:
+def open_channel(dial: Dial) -> grpc.Channel:
     """Returns a channel that connects at its first call."""
-    credentials, options = dial.channel_credentials(), dial.channel_options(watch_health=watch_health)
+    credentials, options = dial.channel_credentials(), dial.channel_options()
     if credentials is None:
         return grpc.insecure_channel(dial.target(), options)
     return grpc.secure_channel(dial.target(), credentials, options)
@@ -55,15 +55,11 @@ class Client:
             channel: Used as it is, in the place of all that is said above on connecting; closing it is the caller's.
         """
         self._build = CallBuilder(timeout, api_key)
+        self._opened = None
         if channel is None:
-            dial = Dial(address, tls, credentials, channel_options)
-            # Health is asked for on a channel that does not itself refuse to talk to unhealthy servers.
-            channel, probe = open_channel(dial, watch_health=True), open_channel(dial, watch_health=False)
-            self._opened = [channel, probe]
-        else:
-            probe, self._opened = channel, []
+            channel = self._opened = open_channel(Dial(address, tls, credentials, channel_options))
         self.stub = chat_pb2_grpc.ChatServiceStub(channel)
-        self._health_stub = health_pb2_grpc.HealthStub(probe)
+        self._health_stub = health_pb2_grpc.HealthStub(channel)
 
     def chat(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of ChatOptions."""
@@ -102,8 +98,8 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection and cancels what runs on it; a channel that was given stays open."""
-        for channel in self._opened:
-            channel.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> Self:
         return self

@@ -7,12 +7,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from index_grpc.contract import Finish, FinishReason
 from index_grpc.server.calls import Call
-from index_grpc.server.status import CODES
+from index_grpc.server.status import CODES, SERVER_FAULTS
 
 CHAT_METHODS = frozenset({"Chat", "ChatStream", "/", "/v1/chat/completions"})
-
-FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
-"""Codes that OpenTelemetry counts as errors of a server."""
 
 RPC_LABELS = ("rpc_system_name", "rpc_method", "rpc_response_status_code", "error_type")
 CHAT_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
@@ -52,7 +49,7 @@ class CallMetrics:
 
     def count(self, call: Call, model: str) -> None:
         """A call has ended."""
-        fault = call.code if call.code in FAULTS else ""
+        fault = call.code if call.code in SERVER_FAULTS else ""
         self._calls.labels(call.system, call.full_method, call.code, fault).observe(call.seconds)
         if call.error is not None:
             self._errors.labels(call.error.reason).inc()

@@ -94,8 +94,6 @@ def hint_if_unavailable(error: UnavailableError, address: str) -> str:
     """Returns what to try next with a server that cannot answer now."""
     if error.retry_after is not None:
         return f"the server asks to try again in {error.retry_after:g} s"
-    if "unhealthy" in error.details():
-        return "the server is up but not serving: it is loading or about to stop; `index-client health` asks it"
     for sign, advice in HINTS_ON_CONNECTING.items():
         if "last error" in error.details() and sign in error.details():
             return advice
