@@ -39,6 +39,8 @@ def new(
     from index_grpc.access.entry import add, entry  # pydantic takes its time
     from index_grpc.access.keys import new_key
 
+    if expires and expires <= datetime.now():
+        raise click.UsageError(f"--expires is {expires:%Y-%m-%d}, which is over; name a day to come")
     key = new_key()
     day = expires.date() if expires else None
     try:

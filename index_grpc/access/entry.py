@@ -1,11 +1,12 @@
 """A new key's lines in a file of keys."""
 
 import os
+import re
 from datetime import date
 from pathlib import Path
 
 from index_grpc.access.files import content
-from index_grpc.access.keys import FLAG, fingerprint, parse_keys
+from index_grpc.access.keys import FLAG, NAME, fingerprint, parse_keys
 from index_grpc.errors import StartupError
 
 MODE = 0o600
@@ -14,6 +15,8 @@ MODE = 0o600
 
 def entry(name: str, key: str, **settings: float | date | None) -> str:
     """The lines for a key; settings that are None are left out. Raises StartupError if a server would not take them."""
+    if not re.fullmatch(NAME, name):
+        raise StartupError(f"NAME is {name!r}; allowed are letters, digits, _ and -, at most 64 of them")
     lines = [f"[keys.{name}]", f'hash = "{fingerprint(key)}"']
     lines += [f"{field} = {_toml(value)}" for field, value in settings.items() if value is not None]
     text = "\n".join([*lines, ""])

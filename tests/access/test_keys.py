@@ -58,7 +58,7 @@ def test_without_a_file_what_to_add_goes_to_stderr(path: Path) -> None:
     ("arguments", "error"),
     [
         (["one"], "already has [keys.one]; choose another name or delete those lines"),
-        (["a b"], "the key a b"),
+        (["a b"], "NAME is 'a b'"),
         (["two", "--requests-per-minute", "nan"], "requests_per_minute"),
         (["two", "--expires", "tomorrow"], "'tomorrow' does not match the format '%Y-%m-%d'"),
     ],
@@ -178,3 +178,14 @@ def test_replaced_keys_count_at_once_and_broken_ones_do_not(path: Path, caplog: 
     assert asked.caller("Bearer two").name == "two"
     told = f"--api-keys-file {path}: keys.three.hash: Field required; what was read before stays in force"
     assert caplog.messages == [f"replaced the API keys of {path}", told]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [(["x.y"], "NAME is 'x.y'; allowed are letters"), (["alice", "--expires", "2020-01-01"], "which is over")],
+)
+def test_keys_that_no_server_would_take(arguments: list[str], problem: str) -> None:
+    result = new(*arguments)
+    assert result.exit_code != 0
+    assert problem in result.stderr
+    assert not result.stdout

@@ -57,6 +57,15 @@ def test_a_reader_that_leaves_is_no_error(start: Start, server: FakeServer) -> N
     assert process.returncode == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_output_that_cannot_be_written_is_one_error(server: FakeServer) -> None:
+    with open("/dev/full", "w") as full:
+        command = [*PROGRAM, "--address", server.address, "ask", "Hi"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+
+
 def test_a_server_that_stops_leaves_one_error(start: Start, server: FakeServer) -> None:
     server.script.hold_after = 1
     with start("ask", "Hi") as process:

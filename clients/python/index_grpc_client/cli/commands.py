@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,6 +55,11 @@ class Commands(click.Group):
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             ctx.exit(Exit.INTERRUPTED)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read has seen enough; click ends quietly
+                raise
+            complain("error", f"the output cannot be written: {error.strerror or error}")
+            os._exit(Exit.REFUSED)  # else Python tries to write the rest once more, and complains of it
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
