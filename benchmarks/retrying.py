@@ -27,7 +27,14 @@ class Retried:
     def __init__(self, address: str, known: list[Question]) -> None:
         self.num_answered = self.num_broken = self.num_refused = 0
         self.broken: list[str] = []
-        self._address, self._known = address, known
+        self.known, self._address = known, address
+
+    def add(self, other: "Retried") -> None:
+        """Counts another's calls as well."""
+        self.num_answered += other.num_answered
+        self.num_broken += other.num_broken
+        self.num_refused += other.num_refused
+        self.broken += other.broken
 
     async def arrive(self, seed: str, rate: float, seconds: float) -> None:
         """So many calls a second on average, independent of each other."""
@@ -39,7 +46,7 @@ class Retried:
                 if instant > seconds:
                     break
                 await asyncio.sleep(max(0.0, started + instant - time.monotonic()))
-                group.create_task(self._ask(stub, draw.choice(self._known)))
+                group.create_task(self._ask(stub, draw.choice(self.known)))
 
     async def _ask(self, stub: Stub, question: Question) -> None:
         try:

@@ -132,7 +132,7 @@ async def test_who_is_refused_again_is_told_to_stay_away_longer() -> None:
         async with grpc.aio.insecure_channel(server.address, options=options) as channel:
             third = await refusal(ChatServiceStub(channel).Chat(REQUEST))
         check_come_again(third, "OVERLOADED")
-        assert third.retry_seconds == pytest.approx(4 * first.retry_seconds)
+        assert third.retry_seconds == pytest.approx(9 * first.retry_seconds)
         server.runner.gate.set()
         assert await held == TEXT
 
