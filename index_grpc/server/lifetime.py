@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from index_grpc.server.app import App
@@ -18,8 +17,8 @@ from index_grpc.settings import ServeSettings
 
 Signals = asyncio.Queue[signal.Signals]
 
-ECHO_SECONDS = 0.2
-"""How long after a signal another one does not count."""
+ECHO_SECONDS = 0.1
+"""How long after a signal the same one does not count."""
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ async def _is_cut_short(app: App, received: signal.Signals, signals: Signals) ->
     log.info("received %s", received.name)
     # Someone at the keyboard waits for the prompt; only an orchestrator needs time to send callers elsewhere.
     delay = 0.0 if received is signal.SIGINT else app.settings.drain_delay_seconds
-    drained, again = asyncio.create_task(app.drain(delay)), asyncio.create_task(_second(signals))
+    drained, again = asyncio.create_task(app.drain(delay)), asyncio.create_task(_second(received, signals))
     await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
     if again.done():
         log.info("received %s again; stopping at once", again.result().name)
@@ -68,13 +67,12 @@ async def _is_cut_short(app: App, received: signal.Signals, signals: Signals) ->
     return False
 
 
-async def _second(signals: Signals) -> signal.Signals:
-    """The next signal; what comes at once is the same one, which make and the like pass on to a whole group twice."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(ECHO_SECONDS):
-            while True:
-                await signals.get()
-    return await signals.get()
+async def _second(received: signal.Signals, signals: Signals) -> signal.Signals:
+    """The next signal. The same one at once is no second one: make and the like pass it on to a whole group twice."""
+    until = time.monotonic() + ECHO_SECONDS
+    while (again := await signals.get()) is received and time.monotonic() < until:
+        pass
+    return again
 
 
 def _signals() -> Signals:
