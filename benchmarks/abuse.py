@@ -14,7 +14,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ from serving import Served, as_process
 FLAGS = ["--max-sequences", "8", "--max-waiting", "128"]
 ENOUGH_FILES = 12_000
 ANSWER_SECONDS = 30.0
-SAMPLE_SECONDS = 0.05
+SAMPLE_SECONDS, ASK_SECONDS = 0.05, 0.01
 PATIENCE_SECONDS, QUICK_PATIENCE_SECONDS = 90.0, 0.5
 """How long to wait for the server to end an offender's connection."""
 MOST_KEPT_MIB = 192
@@ -86,34 +86,17 @@ class Neighbour:
         found.num_answers += 1
         found.slowest_seconds = max(found.slowest_seconds, time.perf_counter() - started)
 
-    @contextmanager
-    def asking(self, found: Found) -> Iterator[None]:
-        """Asks all the time while the block runs."""
-        over = threading.Event()
-
-        def work() -> None:
-            while not over.wait(0.01):
-                self.ask(found)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
 
 @contextmanager
-def peak_followed(served: Served, found: Found) -> Iterator[None]:
-    """Samples the server's memory while the block runs."""
+def repeatedly(work: Callable[[], None], pause_seconds: float) -> Iterator[None]:
+    """Does the work all the time while the block runs."""
     over = threading.Event()
 
-    def work() -> None:
-        while not over.wait(SAMPLE_SECONDS):
-            found.peak_bytes = max(found.peak_bytes, served.memory_bytes())
+    def go_on() -> None:
+        while not over.wait(pause_seconds):
+            work()
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=go_on)
     thread.start()
     try:
         yield
@@ -128,7 +111,11 @@ def attacked(served: Served, neighbour: Neighbour, attack: Attack, name: str) ->
     found.peak_bytes = found.before_bytes
     run = next(run for run in ATTACKS if run.__name__ == name)
     started = time.perf_counter()
-    with peak_followed(served, found), neighbour.asking(found):
+
+    def sample() -> None:
+        found.peak_bytes = max(found.peak_bytes, served.memory_bytes())
+
+    with repeatedly(sample, SAMPLE_SECONDS), repeatedly(lambda: neighbour.ask(found), ASK_SECONDS):
         run(attack)
     found.seconds = time.perf_counter() - started
     neighbour.ask(found)

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from report import Goal, Section, emit
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
-from index_grpc.engine.door import Engine, TokenStream
-from index_grpc.engine.loop import Loop, News, Order, Submit
+from index_grpc.engine.door import Engine
+from index_grpc.engine.loop import Loop
+from index_grpc.engine.orders import News, Order, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from index_grpc.engine.sequence import Batch
+from index_grpc.engine.token_stream import TokenStream
 from index_grpc.engine.worker import Ended, Receive
 
 RUNNING = (1, 8, 64, 256)

@@ -11,7 +11,8 @@ import sys
 import threading
 from queue import SimpleQueue
 
-from index_grpc.engine.loop import Loop, News, Order
+from index_grpc.engine.loop import Loop
+from index_grpc.engine.orders import News, Order
 from index_grpc.engine.pipe import framed, receive
 from index_grpc.engine.process import Ready
 from index_grpc.engine.scheduler import Scheduler

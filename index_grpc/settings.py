@@ -15,8 +15,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 DEFAULT_MODEL = "demo"
-MAX_AGE_GRACE = 3600.0
 DEFAULT_REPOSITORY = "IndexTeam/Index-1.9B-Chat"
+DEFAULT_AGE_GRACE_SECONDS = 3600.0
 
 
 def _known_device(name: str) -> str:
@@ -100,7 +100,10 @@ class ServeSettings(BaseModel):
         description="Ask a connection's client to make a new one after so long, so that balancers see new servers.",
     )
     max_connection_age_grace_seconds: float = Field(
-        MAX_AGE_GRACE, ge=1, le=86_400, description="After that: how long calls on the old connection may take to end."
+        DEFAULT_AGE_GRACE_SECONDS,
+        ge=1,
+        le=86_400,
+        description="After that: how long calls on the old connection may take to end.",
     )
     drain_delay_seconds: float = Field(
         3.0, ge=0, le=3600, description="After SIGTERM: how long to keep taking calls while health says NOT_SERVING."
@@ -148,7 +151,8 @@ class ServeSettings(BaseModel):
             ),
             (self.unix_socket_mode != "600" and not self.unix_socket, "--unix-socket-mode goes with --unix-socket"),
             (
-                self.max_connection_age_seconds is None and self.max_connection_age_grace_seconds != MAX_AGE_GRACE,
+                self.max_connection_age_seconds is None
+                and self.max_connection_age_grace_seconds != DEFAULT_AGE_GRACE_SECONDS,
                 "--max-connection-age-grace-seconds goes with --max-connection-age-seconds; add it",
             ),
             (self.http_host and self.http_port is None, "--http-host goes with --http-port; add it"),

@@ -16,6 +16,8 @@ PICTURES = (".png", ".svg", ".pdf")
 
 Command = Callable[..., Any]
 
+PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 
 def numbers(kind: Callable[[str], float], most: float) -> Callable[[click.Context, click.Parameter, str | None], Any]:
     """A click callback: `1,4,16` → (1, 4, 16), each above 0 and at most `most`."""
@@ -128,17 +130,17 @@ OPTIONS = [
     click.option("--tls", is_flag=True, help="Encrypt, trusting the system's certificate authorities."),
     click.option(
         "--ca",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=PEM,
         help="Encrypt, trusting the certificates in this PEM file.",
     ),
     click.option(
         "--cert",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=PEM,
         help="Encrypt, showing the certificate in this PEM file; --key has its private key.",
     ),
     click.option(
         "--key",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=PEM,
         help="PEM file with the private key of --cert.",
     ),
     click.option("--api-key", envvar="INDEX_GRPC_API_KEY", show_envvar=True, help="The key the server asks for."),

@@ -7,12 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
-from index_grpc.contract import Timing, TokenOutput, TokenRequest
-from index_grpc.engine.loop import Cancel, Held, News, Report, StepReport, Stop, Submit
+from index_grpc.contract import Timing, TokenRequest
+from index_grpc.engine.orders import Cancel, Held, News, Report, StepReport, Stop, Submit
 from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.token_stream import TokenStream
 from index_grpc.engine.worker import Worker
 from index_grpc.errors import DeadlineTooShort, Draining, EngineLost, IndexGrpcError, Overloaded
 
@@ -22,55 +21,6 @@ IDLE = StepReport(0.0, 0, 0, 0)
 """What there is to tell before the first step."""
 
 log = logging.getLogger(__name__)
-
-
-class TokenStream:
-    """What the engine generates for one request; an asynchronous iterator that ends after the finish.
-
-    Outputs that nobody has taken yet are joined, so a slow reader gets fewer and larger ones; there are never more
-    tokens in it than the request asked for.
-    """
-
-    def __init__(self, request: TokenRequest, leave: Callable[[], None]) -> None:
-        self.request = request
-        self.num_tokens = 0
-        """Tokens generated so far."""
-        self._leave = leave
-        self._news = asyncio.Event()
-        self._output: TokenOutput | None = None
-        self._error: Exception | None = None
-        self._ended = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> TokenOutput:
-        """The tokens since the last call. Raises the IndexGrpcError that ended the request, if one did."""
-        if not (self._ended or self._output):
-            await self._news.wait()
-        self._news.clear()
-        output, self._output = self._output, None
-        if output is not None:
-            return output
-        if self._error is not None:
-            raise self._error
-        raise StopAsyncIteration
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Leaves: whatever is still to be computed will not be."""
-        if not self._ended:
-            self._leave()
-
-    def receive(self, report: Report) -> None:
-        """Takes news from the engine."""
-        if report.output is not None:
-            self.num_tokens += len(report.output.tokens)
-            self._output = self._output.then(report.output) if self._output else report.output
-        self._error, self._ended = report.error, report.ended
-        self._news.set()
 
 
 class Pace:
@@ -107,11 +57,12 @@ class Engine:
     """The door to a worker. Everything here happens on the event loop that called `start`."""
 
     def __init__(self, worker: Worker, limits: Limits, events: EngineEvents | None = None) -> None:
-        self.limits, self.pace, self.lost = limits, Pace(limits.max_sequences), False
+        self.limits, self.pace = limits, Pace(limits.max_sequences)
         self.num_news, self.last_step, self.held = 0, IDLE, Held()
         self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
-        self._num_expected_tokens = 0
+        self.num_expected_tokens = 0
+        """Prompt tokens of the requests that have no token yet."""
         self._end_error: IndexGrpcError | None = None
         """Why nothing is computed any more."""
         self._numbers = itertools.count()
@@ -148,6 +99,11 @@ class Engine:
             await self._idle.wait()
 
     @property
+    def lost(self) -> bool:
+        """Whether nothing is computed any more: it broke, was given up or was told to stop."""
+        return self._end_error is not None
+
+    @property
     def is_replaceable(self) -> bool:
         """Whether another engine may take its place once it is lost."""
         return self._worker.is_replaceable
@@ -167,11 +123,6 @@ class Engine:
         """Requests that wait for their turn, also those that the engine has not seen yet."""
         return self.num_open - self.num_running
 
-    @property
-    def num_expected_tokens(self) -> int:
-        """Prompt tokens of the requests that have no token yet."""
-        return self._num_expected_tokens
-
     def submit(self, request: TokenRequest) -> TokenStream:
         """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort or EngineLost."""
         if self._end_error is not None:
@@ -181,7 +132,7 @@ class Engine:
         number = next(self._numbers)
         stream = TokenStream(request, leave=lambda: self._leave(number))
         self._streams[number] = stream
-        self._num_expected_tokens += len(request.prompt_ids)
+        self.num_expected_tokens += len(request.prompt_ids)
         self._worker.post(Submit(number, request))
         return stream
 
@@ -191,7 +142,7 @@ class Engine:
         return max(0, num_ahead) * self.pace.seconds
 
     def _refuse_if_full(self, num_prompt: int) -> None:
-        limits, expected = self.limits, self._num_expected_tokens
+        limits, expected = self.limits, self.num_expected_tokens
         delay = min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
         if self.num_open >= limits.max_sequences + limits.max_waiting:
             taken = f"all {limits.max_sequences} places to run and {limits.max_waiting} to wait are taken"
@@ -237,7 +188,7 @@ class Engine:
         had_begun = stream.num_tokens > 0
         stream.receive(report)
         if not had_begun and (stream.num_tokens or report.ended):
-            self._num_expected_tokens -= len(stream.request.prompt_ids)
+            self.num_expected_tokens -= len(stream.request.prompt_ids)
         if not had_begun and report.output is not None:
             self._events.began(report.output.timing)
         if report.ended:
@@ -258,5 +209,5 @@ class Engine:
 
     def _end(self, error: IndexGrpcError) -> None:
         """Nothing is computed from now on, so all that is open fails."""
-        self.lost, self._end_error = True, error
+        self._end_error = error
         self._dispatch(News([Report(number, error=error) for number in self._streams], Held()))

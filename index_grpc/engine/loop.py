@@ -4,11 +4,11 @@ import heapq
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol
 
-from index_grpc.contract import Token, TokenOutput, TokenRequest
+from index_grpc.contract import Token, TokenOutput
+from index_grpc.engine.orders import Cancel, Held, News, Order, Report, StepReport, Stop, Submit
 from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
@@ -19,72 +19,6 @@ SPARE_DEADLINES = 1000
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """A new request, under a number of the door's choosing: callers may give two requests the same id."""
-
-    number: int
-    request: TokenRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """The caller of the request left."""
-
-    number: int
-
-
-class Stop:
-    """The thread is to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """News of one request: tokens, or the error that ended it. `ended` is true in its last report.
-
-    Every request that was taken gets exactly one report with `ended`, a cancelled one too, as long as the loop runs.
-    """
-
-    number: int
-    output: TokenOutput | None = None
-    error: IndexGrpcError | None = None
-    ended: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What a step did."""
-
-    seconds: float
-    batch_size: int
-    """Sequences that it computed something for."""
-    num_prompt_tokens: int
-    """Tokens of prompts that it computed."""
-    num_new_tokens: int
-    """Tokens that it generated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the engine holds."""
-
-    num_running: int = 0
-    num_cache_tokens: int = 0
-    """Cache positions promised to running sequences."""
-    num_kept_tokens: int = 0
-    """Cache positions of ended sequences, kept for prompts that begin the same; they give way when needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What goes to the door at once: reports of requests, what is held after them and, if there was one, the step."""
-
-    reports: list[Report]
-    held: Held
-    step: StepReport | None = None
-
-
-Order = Submit | Cancel | Stop
 Deliver = Callable[[News], None]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-from index_grpc.engine.loop import Loop, News, Order, Runner
+from index_grpc.engine.loop import Loop, Runner
+from index_grpc.engine.orders import News, Order
 from index_grpc.engine.scheduler import Limits, Scheduler
 
 ENGINE_THREAD = "engine"

@@ -14,9 +14,10 @@ from index_grpc.chat import Chat
 from index_grpc.contract import ServedModel, Timing
 from index_grpc.engine.door import Engine, EngineEvents
 from index_grpc.errors import StartupError
-from index_grpc.server.calls import CallInterceptor, Calls
+from index_grpc.server.calls import Calls
 from index_grpc.server.entrance import HEALTH_SERVICE, Entrance
 from index_grpc.server.health import Health
+from index_grpc.server.interceptor import CallInterceptor
 from index_grpc.server.listen import options
 from index_grpc.server.load_report import LoadReporter, LoadReportService
 from index_grpc.server.loaded import Load, Loaded, in_daemon_thread, warm_up
@@ -59,7 +60,7 @@ class App:
         """Set when the engine is lost."""
         self._load_seconds, self._has_stopped = 0.0, False
         self._watching: asyncio.Task[None] | None = None
-        self.calls = Calls(self.entrance.gate, self.observers.call_ended)
+        self.calls = Calls(self.entrance.gate, self.observers.call_ended, keeps_texts=settings.log_prompts)
         self._server = self._grpc_server()
         self.ports = [make(self) for make in ports]
 

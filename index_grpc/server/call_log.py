@@ -16,10 +16,7 @@ log = logging.getLogger("index_grpc.calls")
 
 
 class CallLog(Observer):
-    """Writes how each call ended; what was asked and answered only if told to."""
-
-    def __init__(self, with_texts: bool = False) -> None:
-        self._with_texts = with_texts
+    """Writes how each call ended; what was asked and answered only where the answer's text has been kept for it."""
 
     def call_ended(self, call: Call) -> None:
         """See Observer."""
@@ -33,7 +30,7 @@ class CallLog(Observer):
         fields["total_seconds"] = round(call.seconds, 6)
         if call.trace_id:
             fields["trace_id"] = call.trace_id
-        if self._with_texts and call.asked is not None:
+        if call.asked is not None and call.deltas is not None:
             fields["prompt"] = _shortened(call.asked.prompt)
             fields["answer"] = _shortened("".join(call.deltas))
         log.info(Event("call", fields))

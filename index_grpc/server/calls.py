@@ -1,23 +1,20 @@
-"""What every call of the service has in common: an id, a deadline, a caller, errors as statuses."""
+"""What every call has in common, whichever port it comes through: an id, a deadline, a caller, an end."""
 
 import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import grpc
-from google.protobuf.message import DecodeError, Message
+from typing import Any
 
 from index_grpc.access.gate import Gate
 from index_grpc.contract import ChatRequest, Chunk, Finish
-from index_grpc.errors import IndexGrpcError, InvalidRequest, RequestFailed, Violation
-from index_grpc.server.status import CODES, Context, Trailer, abort
+from index_grpc.errors import IndexGrpcError, RequestFailed
+from index_grpc.server.status import CODES
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +23,6 @@ GOOD_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 MOST_DEADLINE_MARGIN_SECONDS = 0.2
 """How long before a call's deadline its answer should leave, at most; for short deadlines a tenth of them."""
-
-LATEST_CANCEL_SECONDS = 5.0
-"""How long after a failure to send the handler waits for the cancel that explains it."""
 
 
 @dataclass(slots=True)
@@ -48,8 +42,8 @@ class Call:
     """Name of the model that was to answer."""
     asked: ChatRequest | None = None
     """What was asked, once it is checked."""
-    deltas: list[str] = field(default_factory=list)
-    """The text answered so far."""
+    deltas: list[str] | None = None
+    """The text answered so far, if it is to be logged."""
     finish: Finish | None = None
     """How the answer ended, if it did."""
     caller: str = ""
@@ -81,23 +75,10 @@ class Call:
 
     def note(self, chunk: Chunk) -> None:
         """Takes down a part of the answer."""
-        self.deltas.append(chunk.delta)
+        if self.deltas is not None:
+            self.deltas.append(chunk.delta)
         self.finish = chunk.finish
 
-
-Ended = Callable[[Call], None]
-LoadTrailer = Callable[[], Trailer]
-"""Makes the trailer that tells how loaded the server is."""
-
-
-if TYPE_CHECKING:
-    Handler = Any  # the stubs do not say that it may be None, nor that its behaviour may be a coroutine
-    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
-else:
-    Handler, Interceptor = grpc.RpcMethodHandler, grpc.aio.ServerInterceptor
-
-Behaviour: TypeAlias = Callable[..., Any]
-Parse: TypeAlias = Callable[[bytes], Message]
 
 _current: ContextVar[Call] = ContextVar("call")
 
@@ -110,8 +91,8 @@ def current_call() -> Call:
 class Calls:
     """What goes for every call, whichever port it comes through."""
 
-    def __init__(self, gate: Gate, ended: Ended) -> None:
-        self._gate, self._ended = gate, ended
+    def __init__(self, gate: Gate, ended: Callable[[Call], None], *, keeps_texts: bool) -> None:
+        self._gate, self._ended, self._keeps_texts = gate, ended, keeps_texts
         self.num_open = 0
         self._idle = asyncio.Event()
 
@@ -128,6 +109,7 @@ class Calls:
         What goes wrong leaves as an IndexGrpcError, for the call's port.
         """
         _current.set(call)
+        call.deltas = [] if self._keeps_texts else None
         self.num_open += 1
         try:
             caller = self._gate.caller(authorization(call.metadata))
@@ -150,84 +132,9 @@ class Calls:
             self._ended(call)
 
 
-class CallInterceptor(Interceptor):
-    """Wraps the handlers of one service; other services pass through."""
-
-    def __init__(self, service: str, calls: Calls, load_trailer: LoadTrailer) -> None:
-        self._service, self._calls, self._load_trailer = service, calls, load_trailer
-
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
-    ) -> Handler:
-        """Called by gRPC for each call."""
-        handler = await continuation(details)
-        service, _, method = details.method.removeprefix("/").rpartition("/")
-        if handler is None or service != self._service:
-            return handler
-        parse = handler.request_deserializer
-        if handler.response_streaming:
-            streaming = self._streaming(method, handler.unary_stream, parse)
-            return grpc.unary_stream_rpc_method_handler(streaming, None, handler.response_serializer)
-        unary = self._unary(method, handler.unary_unary, parse)
-        return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
-
-    def _unary(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
-        async def handle(data: bytes, context: Context) -> Message:
-            async with self._served(method, context):
-                response: Message = await behaviour(_parsed(parse, data), context)
-                return response
-            raise AssertionError("an error was sent instead")
-
-        return handle
-
-    def _streaming(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
-        # A coroutine that writes, not a generator: a caller who leaves then ends it at once, `finally` clauses and all.
-        async def handle(data: bytes, context: Context) -> None:
-            async with (
-                self._served(method, context),
-                aclosing(behaviour(_parsed(parse, data), context)) as responses,
-            ):
-                async for response in responses:
-                    async with _sending():
-                        await context.write(response)
-
-        return handle
-
-    @asynccontextmanager
-    async def _served(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Opens the call and turns what goes wrong in it into a status."""
-        call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
-        call.service = self._service
-        try:
-            with self._calls.served(call):
-                yield
-            context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer()))
-        except IndexGrpcError as error:
-            async with _sending():
-                await abort(context, error, call.id, self._load_trailer())
-
-
-@asynccontextmanager
-async def _sending() -> AsyncIterator[None]:
-    """gRPC cannot send to a caller who leaves at this very moment, and says so just before it cancels the handler."""
-    try:
-        yield
-    except grpc.aio.InternalError:
-        await asyncio.sleep(LATEST_CANCEL_SECONDS)
-        raise
-
-
 def authorization(metadata: Mapping[str, Any]) -> str:
     """The header of that name; empty if there is none."""
     return str(metadata.get(AUTHORIZATION, ""))
-
-
-def _parsed(parse: Parse, data: bytes) -> Message:
-    try:
-        return parse(data)
-    except DecodeError:
-        problem = f"{len(data)} bytes that do not parse; send a message of index/v1/chat.proto, strings in UTF-8"
-        raise InvalidRequest(Violation("request", problem)) from None
 
 
 def open_call(method: str, metadata: Mapping[str, Any], seconds_left: float | None = None) -> Call:

@@ -7,7 +7,8 @@ import grpc
 
 from index_grpc.access.gate import Gate
 from index_grpc.errors import IndexGrpcError
-from index_grpc.server.calls import Handler, Interceptor, authorization
+from index_grpc.server.calls import authorization
+from index_grpc.server.interceptor import Handler, Interceptor
 from index_grpc.server.orca import OPEN_RCA_SERVICE
 from index_grpc.server.status import Context, abort
 

@@ -18,7 +18,7 @@ def observers_of(settings: ServeSettings) -> list[Observer]:
         from index_grpc.server.metrics.observer import Metrics  # slow to import
 
         observers.append(Metrics(settings.metrics_host or LOOPBACK, settings.metrics_port))
-    return [*observers, CallLog(settings.log_prompts)]
+    return [*observers, CallLog()]
 
 
 def _tracing() -> Observer:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from index_grpc.contract import Timing
-from index_grpc.engine.loop import StepReport
+from index_grpc.engine.orders import StepReport
 from index_grpc.server.calls import Call
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from index_grpc.server.calls import Handler, Interceptor
+from index_grpc.server.interceptor import Handler, Interceptor
 from index_grpc.server.status import Context
 
 
 class ParseInterceptor(Interceptor):
-    """Parses what services other than ours are sent: health and reflection. Ours has it done by CallInterceptor."""
+    """Parses what health and reflection are sent. For our own service CallInterceptor does it, after the gate."""
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails

@@ -3,7 +3,8 @@
 import dataclasses
 
 from index_grpc.contract import SamplingParams, TokenOutput, TokenRequest
-from index_grpc.engine.loop import Cancel, Loop, News, Report, Submit
+from index_grpc.engine.loop import Loop
+from index_grpc.engine.orders import Cancel, News, Report, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from tests.engine.fake_runner import FakeRunner
 

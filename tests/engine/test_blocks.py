@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
-from index_grpc.engine.loop import Cancel, Loop, Submit
+from index_grpc.engine.loop import Loop
+from index_grpc.engine.orders import Cancel, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from index_grpc.engine.sequence import Batch
 from index_grpc.model.blocks import BlockCache

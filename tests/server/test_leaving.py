@@ -102,7 +102,7 @@ async def test_a_caller_who_leaves_just_when_a_refusal_is_sent(
         raise grpc.aio.InternalError("the batch could not be executed")
 
     failing = asyncio.Event()
-    monkeypatch.setattr("index_grpc.server.calls.abort", fails)
+    monkeypatch.setattr("index_grpc.server.interceptor.abort", fails)
     caplog.set_level("INFO")
     async with fake_server() as server:
         call = server.stub.Chat(pb.ChatRequest())

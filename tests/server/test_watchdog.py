@@ -9,7 +9,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.engine.door import IDLE, Engine
-from index_grpc.engine.loop import StepReport
+from index_grpc.engine.orders import StepReport
 from index_grpc.errors import StartupError
 from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.server.watchdog import CHECK_SECONDS, SHORTEST_STALL_SECONDS, Watchdog

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
 from index_grpc.contract import Timing
-from index_grpc.engine.loop import StepReport
+from index_grpc.engine.orders import StepReport
 from index_grpc.server.calls import Call
 from index_grpc.server.metrics.calls import CallMetrics
 from index_grpc.server.metrics.engine import EngineMetrics

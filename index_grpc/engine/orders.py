@@ -1,0 +1,74 @@
+"""What the door and the loop tell each other: orders go in, news come out."""
+
+from dataclasses import dataclass
+
+from index_grpc.contract import TokenOutput, TokenRequest
+from index_grpc.errors import IndexGrpcError
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A new request, under a number of the door's choosing: callers may give two requests the same id."""
+
+    number: int
+    request: TokenRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The caller of the request left."""
+
+    number: int
+
+
+class Stop:
+    """The thread is to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """News of one request: tokens, or the error that ended it. `ended` is true in its last report.
+
+    Every request that was taken gets exactly one report with `ended`, a cancelled one too, as long as the loop runs.
+    """
+
+    number: int
+    output: TokenOutput | None = None
+    error: IndexGrpcError | None = None
+    ended: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a step did."""
+
+    seconds: float
+    batch_size: int
+    """Sequences that it computed something for."""
+    num_prompt_tokens: int
+    """Tokens of prompts that it computed."""
+    num_new_tokens: int
+    """Tokens that it generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the engine holds."""
+
+    num_running: int = 0
+    num_cache_tokens: int = 0
+    """Cache positions promised to running sequences."""
+    num_kept_tokens: int = 0
+    """Cache positions of ended sequences, kept for prompts that begin the same; they give way when needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What goes to the door at once: reports of requests, what is held after them and, if there was one, the step."""
+
+    reports: list[Report]
+    held: Held
+    step: StepReport | None = None
+
+
+Order = Submit | Cancel | Stop

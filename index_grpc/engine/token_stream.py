@@ -1,0 +1,58 @@
+"""One request's tokens on their way from the engine to whoever reads them."""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from index_grpc.contract import TokenOutput, TokenRequest
+from index_grpc.engine.orders import Report
+
+
+class TokenStream:
+    """What the engine generates for one request; an asynchronous iterator that ends after the finish.
+
+    Outputs that nobody has taken yet are joined, so a slow reader gets fewer and larger ones; there are never more
+    tokens in it than the request asked for.
+    """
+
+    def __init__(self, request: TokenRequest, leave: Callable[[], None]) -> None:
+        self.request = request
+        self.num_tokens = 0
+        """Tokens generated so far."""
+        self._leave = leave
+        self._news = asyncio.Event()
+        self._output: TokenOutput | None = None
+        self._error: Exception | None = None
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TokenOutput:
+        """The tokens since the last call. Raises the IndexGrpcError that ended the request, if one did."""
+        if not (self._ended or self._output):
+            await self._news.wait()
+        self._news.clear()
+        output, self._output = self._output, None
+        if output is not None:
+            return output
+        if self._error is not None:
+            raise self._error
+        raise StopAsyncIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Leaves: whatever is still to be computed will not be."""
+        if not self._ended:
+            self._leave()
+
+    def receive(self, report: Report) -> None:
+        """Takes news from the engine."""
+        if report.output is not None:
+            self.num_tokens += len(report.output.tokens)
+            self._output = self._output.then(report.output) if self._output else report.output
+        self._error, self._ended = report.error, report.ended
+        self._news.set()
