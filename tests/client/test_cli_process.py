@@ -66,6 +66,14 @@ def test_output_that_cannot_be_written_is_one_error(server: FakeServer) -> None:
     assert done.stderr == "error: the output cannot be written: No space left on device\n"
 
 
+def test_a_file_that_cannot_be_read_is_no_fault_of_the_output(server: FakeServer) -> None:
+    unreadable = "/proc/self/mem"  # by anyone, root too
+    command = [*PROGRAM, "--address", server.address, "--ca", unreadable, "ask", "Hi"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: a file of --ca, --cert or --key cannot be read: "), done.stderr
+
+
 def test_a_server_that_stops_leaves_one_error(start: Start, server: FakeServer) -> None:
     server.script.hold_after = 1
     with start("ask", "Hi") as process:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import grpc
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.channel import DEFAULT_ADDRESS, allowed_address
@@ -34,9 +35,17 @@ class Connection:
 
     def client(self) -> AsyncClient:
         """Returns a client to be closed by the caller."""
-        encrypts = self.tls or self.ca or self.cert or self.key
-        credentials = tls_credentials(self.ca, cert=self.cert, key=self.key) if encrypts else None
-        return AsyncClient(self.address, credentials=credentials, api_key=self.api_key or None, timeout=self.timeout)
+        credentials, api_key = self._credentials(), self.api_key or None
+        return AsyncClient(self.address, credentials=credentials, api_key=api_key, timeout=self.timeout)
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        if not (self.tls or self.ca or self.cert or self.key):
+            return None
+        try:
+            return tls_credentials(self.ca, cert=self.cert, key=self.key)
+        except OSError as error:
+            problem = error.strerror or error
+            raise click.UsageError(f"a file of --ca, --cert or --key cannot be read: {problem}") from error
 
 
 def connection_options(command: Command) -> Command:
