@@ -1,0 +1,205 @@
+"""Attention of one new token in each row over keys and values in blocks.
+
+A row's earlier positions are read in splits of fixed length, by as many programs as there is work for; whoever is the
+last to be done with a row's head puts its splits together, in order. So a result depends on its own row alone.
+
+pool    [blocks, layers, 2, K, BLOCK, D]     keys and values of all rows
+tables  [slots, most blocks of a row]        which blocks a slot's row stands in
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from index_grpc.cuda.dependence import let_next_start, wait_for_previous
+from index_grpc.cuda.pool import BLOCK_TOKENS, LOG2_E, BlockPool
+
+SPLIT_BLOCKS = 2
+"""Blocks that one program reads of a row."""
+TILE = 32
+"""Positions that it reads at once."""
+COMBINED = 16
+"""Splits that are put together at once."""
+PROGRAMS = 132 * 6
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """M rows of a step, each of one new token. int32."""
+
+    slots: Tensor
+    """[M]: whose blocks."""
+    positions: Tensor
+    """[M]: the new token's; -1 in a row that is not used."""
+    items: Tensor
+    """[M · splits]: what there is to do: row · splits + split."""
+    num_items: Tensor
+    """[1]."""
+
+
+@triton.jit
+def _rotated(first, second, cosine, sine):
+    return first * cosine - second * sine, second * cosine + first * sine
+
+
+@triton.jit
+def _combine(
+    sums, stats, place, num_splits, SPLITS: tl.constexpr, D: tl.constexpr, COMBINED: tl.constexpr
+):  # fmt: skip
+    """Splits' weighted sums of one row's head as one, [D]."""
+    columns = tl.arange(0, D)
+    total = tl.zeros((D,), tl.float32)
+    highest, weight = -1e30, 0.0
+    for start in range(0, num_splits, COMBINED):
+        splits = start + tl.arange(0, COMBINED)
+        there = splits < num_splits
+        at = place * SPLITS + splits
+        peaks = tl.load(stats + 2 * at, mask=there, other=-1e30, cache_modifier=".cg")
+        shares = tl.load(stats + 2 * at + 1, mask=there, other=0.0, cache_modifier=".cg")
+        parts = tl.load(
+            sums + at[:, None] * D + columns[None, :], mask=there[:, None], other=0.0, cache_modifier=".cg"
+        )
+        peak = tl.maximum(highest, tl.max(peaks))
+        scales = tl.exp2(peaks - peak)
+        kept = tl.exp2(highest - peak)
+        total = total * kept + tl.sum(parts * scales[:, None], axis=0)
+        weight = weight * kept + tl.sum(shares * scales)
+        highest = peak
+    return total / weight
+
+
+@triton.jit
+def _tile(
+    head_start, table, index, end, position, block_stride,
+    K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Both halves of some positions' keys, and their values, where there are any."""
+    half, whole, inside = tl.arange(0, D // 2)[None, :], tl.arange(0, D)[None, :], tl.arange(0, TILE)[:, None]
+    first = tl.minimum(index, tl.maximum(end - 1, 0)) * TILE
+    there = (index * TILE + inside < position) & (index < end)
+    block = tl.load(table + first // BLOCK).to(tl.int64)
+    keys = head_start + block * block_stride + (first % BLOCK + inside) * D
+    left = tl.load(keys + half, mask=there, other=0.0)
+    right = tl.load(keys + D // 2 + half, mask=there, other=0.0)
+    return left, right, tl.load(keys + K * BLOCK * D + whole, mask=there, other=0.0)
+
+
+@triton.jit
+def _decode_attention(
+    qkv, pool, tables, slots, positions, cosines, sines, items, num_items, sums, stats, arrivals, outputs,
+    scale, block_stride, layer_start, table_stride,
+    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, SPLIT_BLOCKS: tl.constexpr,
+    SPLITS: tl.constexpr, COMBINED: tl.constexpr, TILE: tl.constexpr, OVERLAPS: tl.constexpr,
+):  # fmt: skip
+    let_next_start(OVERLAPS)
+    HALF: tl.constexpr = D // 2
+    half, whole, inside = tl.arange(0, HALF), tl.arange(0, D), tl.arange(0, TILE)
+    TILES: tl.constexpr = SPLIT_BLOCKS * BLOCK // TILE
+    count = tl.load(num_items) * H
+    for work in range(tl.program_id(0), count, tl.num_programs(0)):
+        head = work % H
+        item = tl.load(items + work // H)
+        row, split = item // SPLITS, item % SPLITS
+        position, slot = tl.load(positions + row), tl.load(slots + row)
+        group_head = head // (H // K)
+        cosine = tl.load(cosines + position * HALF + half)
+        sine = tl.load(sines + position * HALF + half)
+        head_start = pool + layer_start + group_head * BLOCK * D
+        table = tables + slot * table_stride
+        start = split * TILES
+        end = min(start + TILES, tl.cdiv(position, TILE))
+        # What was computed in earlier steps is read before the kernels ahead have ended.
+        left, right, seen = _tile(head_start, table, start, end, position, block_stride, K, D, BLOCK, TILE)
+        wait_for_previous(OVERLAPS)
+        query = qkv + row * (H + 2 * K) * D + head * D
+        first, second = _rotated(
+            tl.load(query + half).to(tl.float32), tl.load(query + HALF + half).to(tl.float32), cosine, sine
+        )
+        first, second = first * scale, second * scale
+        highest, weight = -1e30, 0.0
+        result = tl.zeros((D,), tl.float32)
+        for index in range(start, end):
+            now_left, now_right, now_seen = left, right, seen
+            left, right, seen = _tile(head_start, table, index + 1, end, position, block_stride, K, D, BLOCK, TILE)
+            products = now_left.to(tl.float32) * first[None, :] + now_right.to(tl.float32) * second[None, :]
+            scores = tl.sum(products, axis=1)
+            scores = tl.where(index * TILE + inside < position, scores, -float("inf"))
+            peak = tl.maximum(highest, tl.max(scores))
+            shares = tl.exp2(scores - peak)
+            kept = tl.exp2(highest - peak)
+            result = result * kept + tl.sum(shares[:, None] * now_seen.to(tl.float32), axis=0)
+            weight = weight * kept + tl.sum(shares)
+            highest = peak
+        last = position // (SPLIT_BLOCKS * BLOCK)
+        if split == last:  # the new token's own key and value
+            key = qkv + row * (H + 2 * K) * D + (H + group_head) * D
+            new_left, new_right = _rotated(
+                tl.load(key + half).to(tl.float32), tl.load(key + HALF + half).to(tl.float32), cosine, sine
+            )
+            new_left, new_right = new_left.to(pool.dtype.element_ty), new_right.to(pool.dtype.element_ty)
+            value = tl.load(key + K * D + whole)
+            if head % (H // K) == 0:
+                block = tl.load(table + position // BLOCK).to(tl.int64)
+                place = head_start + block * block_stride + position % BLOCK * D
+                tl.store(place + half, new_left)
+                tl.store(place + HALF + half, new_right)
+                tl.store(place + K * BLOCK * D + whole, value)
+            score = tl.sum(new_left.to(tl.float32) * first + new_right.to(tl.float32) * second)
+            peak = tl.maximum(highest, score)
+            share, kept = tl.exp2(score - peak), tl.exp2(highest - peak)
+            result = result * kept + share * value.to(tl.float32)
+            weight = weight * kept + share
+            highest = peak
+        to = outputs + (row * H + head) * D + whole
+        if last == 0:
+            tl.store(to, (result / weight).to(outputs.dtype.element_ty))
+        else:
+            place = row * H + head
+            tl.store(sums + (place * SPLITS + split) * D + whole, result)
+            tl.store(stats + 2 * (place * SPLITS + split), highest)
+            tl.store(stats + 2 * (place * SPLITS + split) + 1, weight)
+            tl.debug_barrier()
+            arrived = tl.atomic_add(arrivals + place, 1, sem="acq_rel")
+            if arrived == last:
+                tl.debug_barrier()
+                combined = _combine(sums, stats, place, last + 1, SPLITS, D, COMBINED)
+                tl.store(to, combined.to(outputs.dtype.element_ty))
+                tl.store(arrivals + place, 0)
+
+
+def num_splits(length: int) -> int:
+    """Splits of a row in which the new token is the one of this number, counted from one."""
+    return (length - 1) // (SPLIT_BLOCKS * BLOCK_TOKENS) + 1
+
+
+class Scratch:
+    """What the programs of `decode_attention` leave for each other, for up to `num_rows` rows."""
+
+    def __init__(self, num_rows: int, num_heads: int, head_dim: int, context_length: int, device: torch.device) -> None:
+        self.splits = num_splits(context_length)
+        places = num_rows * num_heads
+        self.sums = torch.empty(places * self.splits, head_dim, device=device)
+        self.stats = torch.empty(places * self.splits, 2, device=device)
+        self.arrivals = torch.zeros(places, dtype=torch.int32, device=device)
+
+
+def decode_attention(
+    layer: int, qkv: Tensor, cache: BlockPool, rows: Rows, rotary: tuple[Tensor, Tensor], scratch: Scratch,
+    outputs: Tensor, overlaps: bool = False, num_warps: int = 4,
+) -> Tensor:  # fmt: skip
+    """Rotates queries and keys of qkv [M, H + 2K, D], keeps keys and values, and attends: outputs [M, H, D]."""
+    pool, (_, num_heads, head_dim) = cache.pool, outputs.shape
+    num_kv_heads = pool.shape[3]
+    options = {"launch_pdl": True} if overlaps else {}
+    programs = min(PROGRAMS, qkv.shape[0] * scratch.splits * num_heads)
+    _decode_attention[(programs,)](
+        qkv, pool, cache.tables, rows.slots, rows.positions, *rotary, rows.items, rows.num_items,
+        scratch.sums, scratch.stats, scratch.arrivals, outputs,
+        LOG2_E / head_dim**0.5, pool.stride(0), layer * pool.stride(1), cache.tables.stride(0),
+        H=num_heads, K=num_kv_heads, D=head_dim, BLOCK=BLOCK_TOKENS, SPLIT_BLOCKS=SPLIT_BLOCKS,
+        SPLITS=scratch.splits, COMBINED=COMBINED, TILE=TILE, OVERLAPS=overlaps, num_warps=num_warps, **options,
+    )  # fmt: skip
+    return outputs

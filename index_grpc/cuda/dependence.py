@@ -1,0 +1,25 @@
+"""A kernel may start while the one before it still runs, as far as it does not need its results.
+
+Hopper and later can do so (programmatic dependent launch). What a kernel reads of weights it reads at once, then it
+waits for whatever the kernels before it write. Every kernel of a step waits, so that waiting for the one before is
+waiting for all.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def let_next_start(OVERLAPS: tl.constexpr):
+    """Allows the next kernel to start as soon as the device has room for it."""
+    if OVERLAPS:
+        gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_previous(OVERLAPS: tl.constexpr):
+    """Waits until the kernel before has ended and what it wrote can be read."""
+    if OVERLAPS:
+        gdc_wait()
+

@@ -1,0 +1,158 @@
+"""Draws the next token of each row on the device, where a small top_k leaves few candidates.
+
+The same rules as in `engine.sampler`, in float32. A row's draw depends on its own row alone.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from index_grpc.cuda.dependence import let_next_start, wait_for_previous
+
+CHUNK = 1024
+"""Logits that one program looks through."""
+CANDIDATES = 64
+"""The largest top_k that is drawn here."""
+NUM_KNOBS = 8
+TEMPERATURE, TOP_P, MIN_P, REPETITION, FREQUENCY, PRESENCE, WANTED = range(7)
+"""Columns of the table of slots' knobs."""
+
+NOT_A_NUMBER = -1
+"""Drawn where the model's output is not a number."""
+
+
+@triton.jit
+def _ordered(scores, ids):
+    """Scores and ids as integers in their order: higher scores first, then lower ids; no number before all."""
+    bits = scores.to(tl.int32, bitcast=True)
+    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    bits = tl.where(scores != scores, 0x7FFFFFFF, bits)
+    return (bits.to(tl.int64) << 32) | (0x7FFFFFFF - ids).to(tl.int64)
+
+
+@triton.jit
+def _candidates(
+    logits, slots, knobs, occurred, counts, found, V, logits_stride, CHUNK: tl.constexpr, CANDIDATES: tl.constexpr,
+    NUM_KNOBS: tl.constexpr, OVERLAPS: tl.constexpr,
+):  # fmt: skip
+    """The likeliest of a chunk of a row, as many as its slot wants, penalised by its history."""
+    let_next_start(OVERLAPS)
+    row, chunk = tl.program_id(0), tl.program_id(1)
+    slot = tl.load(slots + row).to(tl.int64)
+    knob = knobs + slot * NUM_KNOBS
+    repetition, frequency, presence = tl.load(knob + 3), tl.load(knob + 4), tl.load(knob + 5)
+    wanted = tl.load(knob + 6).to(tl.int32)
+    ids = chunk * CHUNK + tl.arange(0, CHUNK)
+    there = ids < V
+    wait_for_previous(OVERLAPS)
+    scores = tl.load(logits + row.to(tl.int64) * logits_stride + ids, mask=there, other=-float("inf"))
+    told = tl.load(occurred + slot * V + ids, mask=there, other=0) != 0
+    factor = tl.where(told, repetition, 1.0)
+    penalised = tl.where(scores < 0, scores * factor, scores / factor)
+    highest = 3.4028234663852886e38
+    clamped = tl.minimum(tl.maximum(penalised, -highest), highest)
+    scores = tl.where((factor == 1.0) | (penalised != penalised), scores, clamped)
+    if (frequency != 0.0) | (presence != 0.0):
+        count = tl.load(counts + slot * V + ids, mask=there, other=0.0)
+        scores = scores - count * frequency - tl.where(count > 0, presence, 0.0)
+    keys = tl.where(there, _ordered(scores, ids), -0x7FFFFFFFFFFFFFFF)
+    to = found + (row * tl.num_programs(1) + chunk) * CANDIDATES
+    for place in range(0, wanted):
+        best = tl.max(keys)
+        tl.store(to + place, best)
+        keys = tl.where(keys == best, -0x7FFFFFFFFFFFFFFF, keys)
+
+
+@triton.jit(do_not_specialize=["num_chunks"])
+def _draw(
+    found, slots, draws, knobs, samples, occurred, counts, last_ids, drawn, V, num_chunks,
+    CHUNKS: tl.constexpr, CANDIDATES: tl.constexpr, NUM_KNOBS: tl.constexpr, NONE: tl.constexpr,
+    OVERLAPS: tl.constexpr,
+):  # fmt: skip
+    let_next_start(OVERLAPS)
+    row = tl.program_id(0)
+    slot = tl.load(slots + row).to(tl.int64)
+    draw, samples_here = tl.load(draws + row), tl.load(samples + row)
+    knob = knobs + slot * NUM_KNOBS
+    temperature, top_p, min_p = tl.load(knob), tl.load(knob + 1), tl.load(knob + 2)
+    wanted = tl.load(knob + 6).to(tl.int32)
+    chunks, places = tl.arange(0, CHUNKS), tl.arange(0, CANDIDATES)
+    wait_for_previous(OVERLAPS)
+    at = found + (row * num_chunks + chunks[:, None]) * CANDIDATES + places[None, :]
+    there = (chunks[:, None] < num_chunks) & (places[None, :] < wanted)
+    keys = tl.load(at, mask=there, other=-0x7FFFFFFFFFFFFFFF)
+    best = tl.full((CANDIDATES,), -0x7FFFFFFFFFFFFFFF, tl.int64)
+    for place in range(0, wanted):
+        highest = tl.max(keys)
+        best = tl.where(places == place, highest, best)
+        keys = tl.where(keys == highest, -0x7FFFFFFFFFFFFFFF, keys)
+    bits = (best >> 32).to(tl.int32)
+    ids = 0x7FFFFFFF - (best & 0xFFFFFFFF).to(tl.int32)
+    scores = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.float32, bitcast=True)
+    first = tl.max(tl.where(places == 0, scores, -float("inf")))
+    is_number = (tl.max(tl.where(places == 0, bits, -0x7FFFFFFF)) < 0x7F800000) & (first > -float("inf"))
+    given = (places < wanted) & (best != -0x7FFFFFFFFFFFFFFF)
+    scaled = tl.where(given, (scores - first) / temperature, -float("inf"))
+    shares = tl.exp(tl.where(is_number, scaled, 0.0))
+    shares = shares / tl.sum(shares)
+    before = tl.cumsum(shares) - shares
+    largest = tl.max(tl.where(places == 0, shares, 0.0))
+    kept = ((before < top_p) & (shares >= min_p * largest)) | (places == 0)
+    reached = tl.cumsum(tl.where(kept, shares, 0.0))
+    all_reached = tl.max(reached)
+    place = tl.minimum(tl.sum((reached <= draw * all_reached).to(tl.int32)), wanted - 1)
+    chosen = tl.sum(tl.where(places == place, ids, 0))
+    if samples_here != 0:
+        tl.store(drawn + row, tl.where(is_number, chosen, NONE))
+        if is_number:
+            tl.store(last_ids + slot, chosen)
+            tl.store(occurred + slot * V + chosen, 1)
+            tl.store(counts + slot * V + chosen, tl.load(counts + slot * V + chosen) + 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What B rows are drawn with."""
+
+    slots: Tensor
+    """[B], int32."""
+    numbers: Tensor
+    """[B], float32: in [0, 1)."""
+    samples: Tensor
+    """[B], int32: 1 where a token is wanted, 0 where the row is not for here."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """What each slot is drawn with, what has occurred in it and what was drawn last."""
+
+    knobs: Tensor
+    """[slots, NUM_KNOBS], float32."""
+    occurred: Tensor
+    """[slots, V], bool: tokens of prompt and answer."""
+    counts: Tensor
+    """[slots, V], float32: how often each token occurs in the answer."""
+    last_ids: Tensor
+    """[slots], int32."""
+
+
+def draw(logits: Tensor, draws: Draws, state: SlotState, drawn: Tensor, overlaps: bool = False) -> None:
+    """Draws for each row of logits [B, V], float32, that wants it: into `drawn` [B], int32, and the slot's state."""
+    num_rows, vocab_size = logits.shape
+    num_chunks = triton.cdiv(vocab_size, CHUNK)
+    occurred = state.occurred.view(torch.uint8)
+    found = torch.empty(num_rows * num_chunks * CANDIDATES, dtype=torch.int64, device=logits.device)
+    options = {"launch_pdl": True} if overlaps else {}
+    shape = {"CANDIDATES": CANDIDATES, "NUM_KNOBS": NUM_KNOBS, "OVERLAPS": overlaps}
+    _candidates[(num_rows, num_chunks)](
+        logits, draws.slots, state.knobs, occurred, state.counts, found, vocab_size, logits.stride(0),
+        CHUNK=CHUNK, **shape, **options,
+    )  # fmt: skip
+    _draw[(num_rows,)](
+        found, draws.slots, draws.numbers, state.knobs, draws.samples, occurred, state.counts, state.last_ids,
+        drawn, vocab_size, num_chunks, CHUNKS=triton.next_power_of_2(num_chunks), NONE=NOT_A_NUMBER,
+        num_warps=8, **shape, **options,
+    )  # fmt: skip

@@ -1,0 +1,77 @@
+"""The shapes of steps that are recorded, and how their products are cut."""
+
+from collections.abc import Sequence
+
+import torch
+
+from index_grpc.cuda.linear import Tiles
+from index_grpc.model.cuda import Products
+
+FEW_ROWS = 16
+"""Up to so many, each warp sums a part of every product."""
+MOST_PROMPTS = 64
+"""Whose last tokens a recorded step of prompts can sample."""
+LARGE_MEMORY = 200_000
+"""Bytes that programs of one processor share, as on Hopper; the tiles for fewer fit in 99 KB."""
+
+
+def decode_sizes(max_sequences: int) -> list[int]:
+    """Numbers of rows of recorded decode steps."""
+    sizes = [1, 2, 4, 8, 16, 32, 48, 64, 96, *range(128, 1025, 64)]
+    return [size for size in sizes if size < max_sequences] + [max_sequences]
+
+
+def prefill_sizes(chunk_tokens: int) -> list[int]:
+    """Numbers of tokens of recorded steps of prompts."""
+    sizes = [16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536]
+    return [size for size in sizes if size < chunk_tokens] + [chunk_tokens]
+
+
+def at_least(size: int, sizes: Sequence[int]) -> int:
+    """The smallest of the sizes that is enough."""
+    return next(one for one in sizes if one >= size)
+
+
+class Shapes:
+    """Tiles by the number of rows, for one device and number format."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._is_narrow = dtype != torch.float32
+        self._is_large = _shared_memory(device) >= LARGE_MEMORY
+
+    def decode(self, num_rows: int) -> Products:
+        """For a decode step of so many rows."""
+        if not self._is_narrow:
+            return Products(*[_plain(num_rows)] * 5)
+        if num_rows <= FEW_ROWS:
+            rows = 1 << (num_rows - 1).bit_length()
+            few = Tiles(rows, 8, 256, 8, 2)
+            return Products(few, few, few, few, few)
+        if not self._is_large:
+            return Products(*[Tiles(64, 32, 64, 4, 3)] * 5)
+        thin, wide = Tiles(64, 16, 128, 4, 6), Tiles(64, 64, 128, 4, 4)
+        if num_rows <= 64:
+            return Products(wide, thin, wide, thin, Tiles(64, 64, 128, 4, 3))
+        tall = Tiles(128, 64, 128, 8, 3)
+        return Products(tall, thin, tall, thin, Tiles(128, 64, 64, 4, 4))
+
+    def prefill(self, num_tokens: int) -> Tiles:
+        """For a step of so many tokens of prompts."""
+        if not self._is_narrow:
+            return _plain(num_tokens)
+        if not self._is_large:
+            return Tiles(64, 64, 32, 4, 3)
+        if num_tokens <= 64:
+            return Tiles(64, 32, 128, 4, 4)
+        return Tiles(64, 128, 64, 4, 4) if num_tokens <= 512 else Tiles(128, 128, 64, 8, 4)
+
+
+def _plain(num_rows: int) -> Tiles:
+    """Without matrix units, whose float32 is not exact."""
+    return Tiles(min(16, 1 << (num_rows - 1).bit_length()), 16, 32, 4, 2)
+
+
+def _shared_memory(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)

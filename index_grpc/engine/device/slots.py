@@ -1,0 +1,79 @@
+"""What the device knows of each running sequence by its slot: its blocks, its history, how it is drawn for."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from index_grpc.contract import SamplingParams
+from index_grpc.cuda.pool import BlockPool
+from index_grpc.cuda.sampling import CANDIDATES, NUM_KNOBS, SlotState
+from index_grpc.engine.sampler import SMALLEST_PENALTY
+from index_grpc.engine.sequence import Sequence
+from index_grpc.model.ranking import History
+
+SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny
+
+
+class Slots:
+    """Kept up to date from the host as sequences come and grow. The last slot is nobody's: it fills what is unused."""
+
+    def __init__(self, num_slots: int, vocab_size: int, cache: BlockPool, device: torch.device) -> None:
+        self.nobody, self.device, self._cache = num_slots, device, cache
+        cache.tables[num_slots] = cache.nobody
+        self.history = History(num_slots + 1, vocab_size, device)
+        self.state = SlotState(
+            knobs=torch.ones(num_slots + 1, NUM_KNOBS, device=device),
+            occurred=self.history.occurred,
+            counts=self.history.counts,
+            last_ids=torch.zeros(num_slots + 1, dtype=torch.int32, device=device),
+        )
+        self._occupants: list[tuple[int, int]] = [(-1, 0)] * num_slots
+        self._num_blocks = [0] * num_slots
+        """Of each slot's blocks, how many the device knows."""
+
+    def update(self, sequences: Iterable[Sequence]) -> None:
+        """Has the device know of those that are about to be computed."""
+        places: list[int] = []
+        blocks: list[int] = []
+        most = self._cache.tables.shape[1]
+        for sequence in sequences:
+            slot, occupant = sequence.slot, (sequence.number, sequence.num_preemptions)
+            if self._occupants[slot] != occupant:
+                self._occupants[slot], self._num_blocks[slot] = occupant, 0
+                self._open(sequence)
+            known, num_blocks = self._num_blocks[slot], len(sequence.blocks)
+            places += range(slot * most + known, slot * most + num_blocks)
+            blocks += sequence.blocks[known:]
+            self._num_blocks[slot] = num_blocks
+        if places:
+            self._cache.tables.view(-1)[self._send(places)] = self._send(blocks).int()
+
+    def _open(self, sequence: Sequence) -> None:
+        slot, request = sequence.slot, sequence.request
+        self.history.open(slot, request.prompt_ids, sequence.ids[sequence.num_prompt :])
+        self.state.knobs[slot] = torch.tensor(knobs(request.sampling), device=self.device)
+
+    def _send(self, numbers: list[int]) -> Tensor:
+        return torch.from_numpy(np.asarray(numbers, dtype=np.int64)).to(self.device)
+
+
+def is_narrow(sampling: SamplingParams) -> bool:
+    """Whether few candidates are left, so that the kernels of `cuda.sampling` draw."""
+    return sampling.temperature == 0.0 or 0 < sampling.top_k <= CANDIDATES
+
+
+def knobs(sampling: SamplingParams) -> list[float]:
+    """A row of the table that the kernels read."""
+    is_greedy = sampling.temperature == 0.0
+    return [
+        1.0 if is_greedy else max(sampling.temperature, SMALLEST_TEMPERATURE),
+        sampling.top_p,
+        sampling.min_p,
+        max(sampling.repetition_penalty, SMALLEST_PENALTY),
+        sampling.frequency_penalty,
+        sampling.presence_penalty,
+        1 if is_greedy or not sampling.top_k else min(sampling.top_k, CANDIDATES),
+        0.0,
+    ]

@@ -1,0 +1,132 @@
+"""The model on the Triton kernels of `index_grpc.cuda`.
+
+Prompts go through products that are limited by arithmetic, answers through products that are limited by reading the
+weights. Either way a token has the same bits whatever is computed with it, and a prompt's however it is cut.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from index_grpc.cuda.decode_attention import Rows, Scratch, decode_attention
+from index_grpc.cuda.embedding import embed
+from index_grpc.cuda.linear import Tiles, linear, normed
+from index_grpc.cuda.pool import BlockPool
+from index_grpc.cuda.prefill_attention import Tokens, prefill_attention
+from index_grpc.model.config import ModelConfig
+from index_grpc.model.weights import LayerWeights, LlamaWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer's weights, those that read the same input as one."""
+
+    input_norm: Tensor
+    qkv: Tensor
+    output: Tensor
+    post_attention_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+    @classmethod
+    def from_weights(cls, layer: LayerWeights) -> "Layer":
+        """Fuses the projections that read the same input."""
+        attention, mlp = layer.self_attn, layer.mlp
+        return cls(
+            layer.input_layernorm.weight,
+            torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
+            attention.o_proj.weight,
+            layer.post_attention_layernorm.weight,
+            torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+            mlp.down_proj.weight,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """How each product of a step is cut."""
+
+    qkv: Tiles
+    output: Tiles
+    gate_up: Tiles
+    down: Tiles
+    head: Tiles
+
+
+class CudaLlama:
+    """A model ready to compute, in bfloat16 or float32."""
+
+    def __init__(self, config: ModelConfig, weights: LlamaWeights) -> None:
+        """Takes the weights over, one layer at a time, so that no second copy of them stands in memory."""
+        body, self.config = weights.model, config
+        self.embedding: Tensor = body.embed_tokens.weight
+        self.device, self.dtype = self.embedding.device, self.embedding.dtype
+        self.layers = []
+        for position in range(config.num_layers):
+            layer = body.layers[position]
+            assert isinstance(layer, LayerWeights)
+            self.layers.append(Layer.from_weights(layer))
+            body.layers[position] = torch.nn.Identity()  # lets go of the unfused tensors
+        self.final_norm: Tensor = body.norm.weight
+        self.head: Tensor = weights.lm_head.weight
+        self.rotary = rotary_halves(config, self.device)
+        # Overlapping kernels came with Hopper.
+        self.overlaps = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device)[0] >= 9
+
+    def decode(
+        self, ids: Tensor, rows: Rows, last_ids: Tensor, cache: BlockPool, scratch: Scratch, products: Products
+    ) -> Tensor:
+        """Logits [M, vocab_size], float32, after one token in each of M rows."""
+        config, overlaps, num_rows = self.config, self.overlaps, len(ids)
+        num_heads = config.num_heads + 2 * config.num_kv_heads
+        hidden = self._new(num_rows, config.hidden_size)
+        qkv = self._new(num_rows, num_heads * config.head_dim)
+        mixed = self._new(num_rows, config.num_heads * config.head_dim)
+        active = self._new(num_rows, config.intermediate_size)
+        embed(ids, rows.slots, last_ids, self.embedding, hidden, overlaps)
+        eps = config.rms_norm_eps
+        for index, layer in enumerate(self.layers):
+            self._product(normed(hidden, layer.input_norm, eps, overlaps), layer.qkv, qkv, products.qkv)
+            heads = (qkv.view(num_rows, num_heads, -1), mixed.view(num_rows, config.num_heads, -1))
+            decode_attention(index, heads[0], cache, rows, self.rotary, scratch, heads[1], overlaps)
+            self._product(mixed, layer.output, hidden, products.output, residual=hidden)
+            after = normed(hidden, layer.post_attention_norm, eps, overlaps)
+            self._product(after, layer.gate_up, active, products.gate_up, gated=True)
+            self._product(active, layer.down, hidden, products.down, residual=hidden)
+        logits = self._new(num_rows, config.vocab_size, dtype=torch.float32)
+        return self._product(normed(hidden, self.final_norm, eps, overlaps), self.head, logits, products.head)
+
+    def prefill(self, ids: Tensor, tokens: Tokens, ends: Tensor, cache: BlockPool, tiles: Tiles) -> Tensor:
+        """Logits [S, vocab_size], float32, after the S of T prompts' tokens that `ends` numbers."""
+        config, num_tokens = self.config, len(ids)
+        num_heads, eps = config.num_heads + 2 * config.num_kv_heads, config.rms_norm_eps
+        hidden = torch.nn.functional.embedding(ids, self.embedding)
+        qkv = self._new(num_tokens, num_heads * config.head_dim)
+        mixed = self._new(num_tokens, config.num_heads * config.head_dim)
+        active = self._new(num_tokens, config.intermediate_size)
+        for index, layer in enumerate(self.layers):
+            linear(normed(hidden, layer.input_norm, eps), layer.qkv, qkv, tiles)
+            heads = (qkv.view(num_tokens, num_heads, -1), mixed.view(num_tokens, config.num_heads, -1))
+            prefill_attention(index, heads[0], cache, tokens, self.rotary, heads[1])
+            linear(mixed, layer.output, hidden, tiles, residual=hidden)
+            linear(normed(hidden, layer.post_attention_norm, eps), layer.gate_up, active, tiles, gated=True)
+            linear(active, layer.down, hidden, tiles, residual=hidden)
+        last = normed(hidden[ends], self.final_norm, eps)
+        return linear(last, self.head, self._new(len(ends), config.vocab_size, dtype=torch.float32), tiles)
+
+    def _product(self, inputs: Tensor, weight: Tensor, outputs: Tensor, tiles: Tiles, **rest: object) -> Tensor:
+        return linear(inputs, weight, outputs, tiles, sliced=True, overlaps=self.overlaps, **rest)
+
+    def _new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.empty(shape, device=self.device, dtype=dtype or self.dtype)
+
+
+def rotary_halves(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, [context_length, D / 2] each, float32."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), 1.0 / config.rope_theta**exponents)
+    return angles.cos().to(device), angles.sin().to(device)
+
+
