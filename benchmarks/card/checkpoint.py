@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import torch
-from plain_llama import without_endings, write_companions
 from random_checkpoint import WEIGHTS, random_tensors
 from random_checkpoint import write_companions as write_source
 from safetensors.torch import save_file
@@ -25,6 +24,8 @@ def made(shape: str, directory: Path) -> float:
 @torch.inference_mode()
 def write(shape: str, directory: Path) -> None:
     """The weights come last, under their own name once they are whole."""
+    from plain_llama import without_endings, write_companions  # brings transformers, which takes seconds
+
     source = directory / "source"
     write_source(shape, source)
     tensors = dict(random_tensors(write_companions(source, directory), SEED))

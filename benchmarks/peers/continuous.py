@@ -22,6 +22,9 @@ PAGE_TOKENS = 256
 PAGE: dict[str, Any] = {"page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size": PAGE_TOKENS}
 """By the name that this version has for it."""
 
+BATCH_TOKENS = 8192
+"""The library's own choice where it chooses the cache's size too; else it takes all memory for masks."""
+
 RESULT_SECONDS = 600.0
 
 
@@ -41,7 +44,8 @@ class Continuous:
         self.close()
         settings = {"do_sample": work.sampled, "eos_token_id": NO_ID, "pad_token_id": 0} | _sampling(work)
         generation = GenerationConfig.from_dict(settings)
-        batching = ContinuousBatchingConfig(num_blocks=2 * pages, per_request_processors=True, **PAGE)
+        sizes = PAGE | {"num_blocks": 2 * pages, "max_batch_tokens": BATCH_TOKENS}
+        batching = ContinuousBatchingConfig(per_request_processors=True, **sizes)
         self._manager = self._model.init_continuous_batching(generation, batching)
         self._manager.warmup()
         self._manager.start()
