@@ -1,7 +1,7 @@
 """Our engine and server on a GPU: beside what the card can do at most, and beside the peers.
 
 Random weights in the real model's shape, in bfloat16. Each part tells what it finds as it goes, on standard error; the
-table comes last, then one JSON object. Everything takes less than eight minutes on a card of 80 GB.
+table comes last, then one JSON object. Everything takes less than eight minutes on a card of 48 GB or more.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --only ours,prefill --levels 1,64
@@ -56,10 +56,10 @@ def section(run: Run, *, smoke: bool) -> Section:
     return Section(
         title="The way through, without a GPU" if smoke else "On a GPU",
         about=f"Random weights in the {sizes.shape} shape, prompts of {sizes.prompt_tokens} tokens, default sampling; "
-        f"long contexts begin with {sizes.long_prompt_tokens}. The ceiling of a decode step is to read all weights but "
-        "the embedding's and all contexts' keys and values as fast as a large copy; that of "
-        f"{sizes.num_prefills} prompts of {sizes.prefill_tokens} tokens is the rate of a large matrix product; that of "
-        "gRPC is the engine alone.",
+        f"long contexts begin with {sizes.long_prompt_tokens}, and prompts alone are {sizes.num_prefills} of "
+        f"{sizes.prefill_tokens}, timed until the last of them has its first token. The ceiling of a decode step is to "
+        "read all weights but the embedding's and all contexts' keys and values as fast as a large copy; that of "
+        "prompts alone is the rate of a large matrix product; that of gRPC is the engine alone.",
         command=shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
         columns=COLUMNS,
         rows=[row.cells for row in run.rows],

@@ -33,14 +33,9 @@ class Ceilings:
 
 def measure(device: torch.device, copied_bytes: int, side: int) -> Ceilings:
     """Copies so many bytes within the device's memory, and multiplies square matrices of random bfloat16."""
-    source = torch.empty(copied_bytes, dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    copy_seconds = median_seconds(lambda: target.copy_(source), device)
-    left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    multiply_seconds = median_seconds(lambda: torch.mm(left, right), device)
-    del source, target, left, right
+    copy_rate, matrix_rate = _copy_rate(device, copied_bytes), _matrix_rate(device, side)
     torch.cuda.empty_cache()  # the memory is others' now
-    return Ceilings(describe(device), versions(), 2 * copied_bytes / copy_seconds, 2 * side**3 / multiply_seconds)
+    return Ceilings(describe(device), versions(), copy_rate, matrix_rate)
 
 
 def median_seconds(action: Callable[[], object], device: torch.device) -> float:
@@ -62,6 +57,17 @@ def describe(device: torch.device) -> str:
 def versions() -> str:
     """Of Python and of what computes."""
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)])
+
+
+def _copy_rate(device: torch.device, copied_bytes: int) -> float:
+    source = torch.empty(copied_bytes, dtype=torch.uint8, device=device).random_()
+    target = torch.empty_like(source)
+    return 2 * copied_bytes / median_seconds(lambda: target.copy_(source), device)
+
+
+def _matrix_rate(device: torch.device, side: int) -> float:
+    left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: torch.mm(left, right), device)
 
 
 def seconds(action: Callable[[], object]) -> float:

@@ -20,7 +20,7 @@ from index_grpc.settings import ServeSettings
 
 PARTS = ("ours", "prefill", "memory", "wire", "peers")
 PROFILED = (1, 64)
-WIRE_ROOM_BYTES = 20 * 10**9
+WIRE_ROOM_BYTES = 16 * 10**9
 """For keys and values of either engine, where two share the card."""
 
 
