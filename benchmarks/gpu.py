@@ -1,7 +1,8 @@
 """Our engine and server on a GPU: beside what the card can do at most, and beside the peers.
 
 Random weights in the real model's shape, in bfloat16. Each part tells what it finds as it goes, on standard error; the
-table comes last, then one JSON object. Everything takes less than eight minutes on a card of 48 GB or more.
+table comes last, then one JSON object; after Ctrl-C with what there is. Everything takes less than eight minutes on a
+card of 48 GB or more.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --only ours,prefill --levels 1,64
@@ -46,7 +47,10 @@ def measure(options: argparse.Namespace, directory: Path) -> Section:
         profile=options.profile,
     )
     run = Run(plan, directory)
-    uvloop.run(run.measure())
+    try:
+        uvloop.run(run.measure())
+    except KeyboardInterrupt:
+        run.note("interrupted: what had been found until then is here")
     return section(run, smoke=options.smoke)
 
 
