@@ -13,7 +13,6 @@ from card.row import CONTINUOUS, STATIC, TUTORIAL, Row
 from card.sizes import Sizes
 from index_grpc.text.tokenizer import Tokenizer
 
-NAMES = (TUTORIAL, STATIC, CONTINUOUS)
 LEVELS: dict[str, Callable[[Sizes], tuple[int, ...]]] = {
     TUTORIAL: lambda sizes: (1,),
     STATIC: lambda sizes: (8, sizes.long_level),
