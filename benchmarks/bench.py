@@ -6,6 +6,7 @@ An experiment that is not run keeps its last findings; `results.json` holds all 
     python benchmarks/bench.py wire conversations    # only these
     python benchmarks/bench.py --avx2                # with every side held to AVX2; results stand by themselves
     python benchmarks/bench.py --list
+    python benchmarks/bench.py gpu --found FILE      # keeps what gpu.py printed on another machine
 """
 
 import argparse
@@ -41,11 +42,19 @@ EXPERIMENTS = {
     "loss": ["engine_loss.py"],
     "health": ["health_latency.py"],
     "abuse": ["abuse.py"],
+    "gpu": ["gpu.py"],
 }
 """In the order of the page."""
 
 COMPUTING = ("alternatives", "int8", "wire", "conversations", "fairness")
 """Those whose outcome depends on the instruction set."""
+
+NEEDS_CUDA = "gpu"
+NOT_MEASURED = f"""\
+## On a GPU
+
+Not measured yet. It needs one: `python benchmarks/{" ".join(EXPERIMENTS[NEEDS_CUDA])}`, eight minutes.
+"""
 
 PACKAGES = ("index-grpc", "torch", "transformers", "grpcio", "protobuf")
 
@@ -74,8 +83,18 @@ def run(name: str) -> dict[str, Any]:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     *told, last = done.stdout.splitlines()
     print("\n".join(told), flush=True)
-    section: dict[str, Any] = json.loads(last)
-    return section | {"when": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", "machine": machine()}
+    return dated(last, datetime.datetime.now(datetime.UTC))
+
+
+def found(path: Path) -> dict[str, Any]:
+    """The section that an experiment printed into a file, of that file's day."""
+    return dated(path.read_text().splitlines()[-1], datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC))
+
+
+def dated(printed: str, when: datetime.datetime) -> dict[str, Any]:
+    """An experiment's last line, with the day and, if it does not tell its machine itself, with this one."""
+    section: dict[str, Any] = json.loads(printed)
+    return section | {"when": f"{when:%Y-%m-%d}", "machine": section["data"].get("machine") or machine()}
 
 
 def machine() -> str:
@@ -94,8 +113,20 @@ def page(sections: dict[str, dict[str, Any]]) -> str:
     """All findings as Markdown."""
     shown = [SHOWN] if PICTURE.exists() else []
     parts = [INTRODUCTION, *shown, *(_section(sections[name]) for name in EXPERIMENTS if name in sections)]
+    if NEEDS_CUDA not in sections:
+        parts.append(NOT_MEASURED)
     held = [_section(sections[_key(name, avx2=True)]) for name in EXPERIMENTS if _key(name, avx2=True) in sections]
     return "\n".join([*parts, HELD_TO_AVX2, *held] if held else parts)
+
+
+def possible() -> list[str]:
+    """All experiments, but for those that this machine has no device for."""
+    from torch import cuda  # slow to import, and not needed where experiments are named
+
+    if cuda.is_available():
+        return list(EXPERIMENTS)
+    print(f"{NEEDS_CUDA} is left out: there is no CUDA device here", file=sys.stderr)
+    return [name for name in EXPERIMENTS if name != NEEDS_CUDA]
 
 
 def _key(name: str, *, avx2: bool) -> str:
@@ -115,15 +146,24 @@ def _goal(goal: dict[str, Any]) -> str:
     return f"{goal['what']}: **{goal['found']}** (goal {goal['limit']}{missed})"
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}; default: all")
     parser.add_argument("--list", action="store_true", help="print the experiments and how each is run alone")
     parser.add_argument("--avx2", action="store_true", help="hold every side to AVX2")
+    parser.add_argument("--found", type=Path, metavar="FILE", help="keep what the one named printed, do not run it")
     options = parser.parse_args()
     unknown = [name for name in options.experiments if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"there is no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
+    if options.found and len(options.experiments) != 1:
+        parser.error("--found goes with the name of one experiment")
+    return options
+
+
+def main() -> None:
+    options = parse()
     if options.list:
         print("\n".join(f"{name:<15}python benchmarks/{' '.join(words)}" for name, words in EXPERIMENTS.items()))
         return
@@ -131,10 +171,10 @@ def main() -> None:
         os.environ.update(AVX2)
     sections: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     failed: list[str] = []
-    for name in options.experiments or (COMPUTING if options.avx2 else EXPERIMENTS):
+    for name in options.experiments or (COMPUTING if options.avx2 else possible()):
         print(f"=== {name}", file=sys.stderr, flush=True)
         try:
-            sections[_key(name, avx2=options.avx2)] = run(name)
+            sections[_key(name, avx2=options.avx2)] = found(options.found) if options.found else run(name)
         except subprocess.CalledProcessError as error:
             print(f"{name} ended with {error.returncode}; its last findings stay", file=sys.stderr)
             failed.append(name)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from index_grpc.model.weight_files import WEIGHT_FILES
+
 HERE = Path(__file__).resolve().parent
 CHECKPOINTS = HERE / ".checkpoints"
 
@@ -17,7 +19,7 @@ def converted(shape: str, directory: Path = CHECKPOINTS, gguf: Sequence[str] = (
     """The directory of a shape, with `llama/` and the GGUF files asked for."""
     place = directory / shape
     source = place / "checkpoint"
-    if not (source / "pytorch_model.bin").exists():
+    if not any((source / name).exists() for name in WEIGHT_FILES):
         _run("random_checkpoint.py", shape, str(source))
     missing = [kind for kind in gguf if not (place / f"{kind}.gguf").exists()]
     if missing or not (place / "llama" / "model.safetensors.index.json").exists():

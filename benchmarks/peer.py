@@ -80,9 +80,12 @@ class Round:
 class Peer:
     """A running peer, a context manager. Nothing of it outlives the block."""
 
-    def __init__(self, contestant: Contestant, threads: int) -> None:
-        """Starts the process and waits until it is ready. Raises Skipped or PeerError."""
-        self.name = contestant.name
+    def __init__(self, contestant: Contestant, threads: int, until: float = math.inf) -> None:
+        """Starts the process and waits until it is ready. Raises Skipped or PeerError.
+
+        From the instant `until` of `time.monotonic()` on nothing is waited for.
+        """
+        self.name, self._until = contestant.name, until
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed with the peer
         self._process = subprocess.Popen(
             contestant.command(threads),
@@ -153,7 +156,7 @@ class Peer:
 
     def _message(self, timeout: float) -> dict[str, Any]:
         """The next line that is a JSON object: a library may print to standard output before that is claimed."""
-        line = "…"
+        line, timeout = "…", self._at_most(timeout)
         while not line.startswith("{"):
             try:
                 line = self._lines.get(timeout=timeout)
@@ -175,12 +178,16 @@ class Peer:
 
     def _exit_status(self, timeout: float) -> int | None:
         """The exit status or signal, None if it runs on; does not reap it, so that the group's number stays its own."""
-        until = time.monotonic() + timeout
+        until = time.monotonic() + self._at_most(timeout)
         while time.monotonic() < until:
             if found := os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
                 return found.si_status
             time.sleep(0.05)
         return None
+
+    def _at_most(self, seconds: float) -> float:
+        """So long, or until its time is up."""
+        return max(0.0, min(seconds, self._until - time.monotonic()))
 
     def _last_log(self) -> str:
         self._log.seek(0)

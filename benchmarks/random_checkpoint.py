@@ -9,18 +9,28 @@ Speed does not depend on the weights' values. The tokenizer is the demo's, so pr
 import argparse
 import json
 import shutil
-from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from index_grpc.model.checkpoint import expected_tensors
-from index_grpc.model.config import read_config
+from index_grpc.model.config import ModelConfig, read_config
 
 DEMO = Path(__file__).resolve().parents[1] / "index_grpc" / "demo_checkpoint"
 
 SHAPES = {
+    "tiny": {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 2000,
+    },
     "mid": {
         "hidden_size": 768,
         "intermediate_size": 2048,
@@ -40,23 +50,35 @@ SHAPES = {
 }
 CONTEXT_LENGTH = 4096
 SCALE = 0.02
+WEIGHTS = "model.safetensors"
 
 
 def write(shape: str, directory: Path, seed: int) -> None:
     """Writes config, tokenizer and weights, in bfloat16 as the real model's."""
+    write_companions(shape, directory)
+    save_file(dict(random_tensors(read_config(directory), seed)), directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def write_companions(shape: str, directory: Path) -> None:
+    """Writes all but the weights."""
     directory.mkdir(parents=True, exist_ok=True)
     config = json.loads((DEMO / "config.json").read_text()) | SHAPES[shape]
     config |= {"max_position_embeddings": CONTEXT_LENGTH, "max_length": CONTEXT_LENGTH}
     (directory / "config.json").write_text(json.dumps(config, indent=2))
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
         shutil.copyfile(DEMO / name, directory / name)
-    generator = torch.Generator().manual_seed(seed)
-    tensors: OrderedDict[str, torch.Tensor] = OrderedDict()
-    expected = expected_tensors(read_config(directory))
-    for name, size in tqdm(expected.items(), unit="tensor"):
-        noise = torch.empty(size, dtype=torch.bfloat16).normal_(generator=generator)
-        tensors[name] = noise * SCALE if len(size) > 1 else torch.ones(size, dtype=torch.bfloat16)
-    torch.save(tensors, directory / "pytorch_model.bin")
+
+
+def random_tensors(config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Weights by name, drawn on the GPU if there is one, where that takes a second in the full shape."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, size in tqdm(expected_tensors(config).items(), unit="tensor"):
+        if len(size) > 1:
+            noise = torch.empty(size, dtype=torch.bfloat16, device=device).normal_(generator=generator)
+            yield name, noise.mul_(SCALE).cpu()
+        else:
+            yield name, torch.ones(size, dtype=torch.bfloat16)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from queue import SimpleQueue
 
 import psutil
@@ -16,7 +15,8 @@ from index_grpc.launch import load
 from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
 
-COMMAND = Path(sys.executable).with_name("index-grpc")
+COMMAND = (sys.executable, "-m", "index_grpc.cli")
+"""What users run, also where the package is on the path and not installed."""
 READY = re.compile(r"ready in .*--address (\S+) ")
 SEVERE = re.compile(r"^\S+ \S+ (ERROR|CRITICAL) |^Traceback ")
 STOP_SECONDS = 60.0
@@ -87,7 +87,7 @@ class Served:
 @contextmanager
 def as_process(*flags: str) -> Iterator[Served]:
     """The command that users run, ready, on a free port."""
-    command = [str(COMMAND), "serve", "--port", "0", *flags]
+    command = [*COMMAND, "serve", "--port", "0", *flags]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with ended(process):
         yield Served(process)

@@ -58,7 +58,7 @@ class PeakMemory:
 
 def start(*flags: str) -> tuple[float, int]:
     """Seconds from the command to ready, and the most anonymous memory in bytes by then."""
-    command = [str(COMMAND), "serve", "--port", "0", *flags]
+    command = [*COMMAND, "serve", "--port", "0", *flags]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with ended(process), PeakMemory(process.pid) as memory:

@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import time
+from typing import Any
 
 import uvloop
 from checkpoints import converted
@@ -47,19 +48,22 @@ async def directly(app: App, workload: Workload, num_streams: int, max_tokens: i
     return sum(counts) / (time.perf_counter() - started)
 
 
-async def over_the_wire(address: str, seed: int, num_streams: int, max_tokens: int) -> float:
-    """Tokens per second that the load generator counts."""
-    flags = [f"--concurrency={num_streams}", f"--requests={num_streams}", "--warmup=0", f"--seed={seed}"]
+async def over_the_wire(
+    address: str, seed: int, num_streams: int, max_tokens: int, num_requests: int | None = None
+) -> dict[str, Any]:
+    """What the load generator found: its level's figures. As many requests as streams, if not told otherwise."""
+    requests = num_requests or num_streams
+    flags = [f"--concurrency={num_streams}", f"--requests={requests}", "--warmup=0", f"--seed={seed}"]
     sizes = [f"--prompt-tokens={PROMPT_TOKENS}", f"--max-tokens={max_tokens}"]
     command = [sys.executable, "-m", "index_grpc.cli", "bench", "--address", address, *flags, *sizes]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     output, _ = await process.communicate()
-    level = json.loads(output.splitlines()[-1])["levels"][0]
-    if level["num_completed"] != num_streams:
-        raise RuntimeError(f"only {level['num_completed']} of {num_streams} answers came: {level['errors']}")
-    return float(level["output_tokens_per_s"])
+    level: dict[str, Any] = json.loads(output.splitlines()[-1])["levels"][0]
+    if level["num_completed"] != requests:
+        raise RuntimeError(f"only {level['num_completed']} of {requests} answers came: {level['errors']}")
+    return level
 
 
 async def measure(options: argparse.Namespace) -> Section:
@@ -73,7 +77,7 @@ async def measure(options: argparse.Namespace) -> Section:
             seed = number
             pair = (
                 await directly(app, Workload(seed, num_words), num_streams, max_tokens),
-                await over_the_wire(address, seed, num_streams, max_tokens),
+                float((await over_the_wire(address, seed, num_streams, max_tokens))["output_tokens_per_s"]),
             )
             pairs.append(pair)
             print(f"round {number + 1}: {pair[0]:.0f} tokens/s directly, {pair[1]:.0f} over the wire", file=sys.stderr)

@@ -11,14 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
+from peers.place import load
 from peers.protocol import TEMPERATURE, TOP_K, TOP_P, Answer, Options, Work, serve
 
 NO_ID = -1
 PAGE_TOKENS = 256
+PAGE: dict[str, Any] = {"page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size": PAGE_TOKENS}
+"""By the name that this version has for it."""
+
+BATCH_TOKENS = 8192
+"""The library's own choice where it chooses the cache's size too; else it takes all memory for masks."""
+
 RESULT_SECONDS = 600.0
 
 
@@ -38,7 +44,8 @@ class Continuous:
         self.close()
         settings = {"do_sample": work.sampled, "eos_token_id": NO_ID, "pad_token_id": 0} | _sampling(work)
         generation = GenerationConfig.from_dict(settings)
-        batching = ContinuousBatchingConfig(page_size=PAGE_TOKENS, num_blocks=2 * pages, per_request_processors=True)
+        sizes = PAGE | {"num_blocks": 2 * pages, "max_batch_tokens": BATCH_TOKENS}
+        batching = ContinuousBatchingConfig(per_request_processors=True, **sizes)
         self._manager = self._model.init_continuous_batching(generation, batching)
         self._manager.warmup()
         self._manager.start()
@@ -73,8 +80,7 @@ def _sampling(work: Work) -> dict[str, Any]:
 
 @contextmanager
 def open_engine(options: Options) -> Iterator[Continuous]:
-    torch.set_num_threads(options.threads)
-    engine = Continuous(AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32))
+    engine = Continuous(load(options))
     try:
         yield engine
     finally:

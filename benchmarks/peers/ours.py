@@ -67,7 +67,7 @@ def _sampling(work: Work, seed: int) -> SamplingOptions:
 def running_server(options: Options) -> Iterator[str]:
     """The address of a server of our own, ready to answer, which is stopped at the end."""
     arguments = ["serve", "--model", str(options.checkpoint), "--port", "0", "--threads", str(options.threads)]
-    command = [str(COMMAND), *arguments, *options.flags]
+    command = [*COMMAND, *arguments, *options.flags]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with ended(server):
         yield _address(server)

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
+from peers.place import load
 from peers.protocol import Answer, Options, Work, greedy_or_sampled, serve
 
 PAD_ID = 0
@@ -28,7 +29,7 @@ class Clock(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         """input_ids [B, tokens so far] → [B], all false."""
         self.instants.append(time.perf_counter())
-        return torch.zeros(len(input_ids), dtype=torch.bool)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class Static:
@@ -47,8 +48,8 @@ class Static:
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in work.prompts])
         clock = Clock()
         output = self._model.generate(
-            ids,
-            attention_mask=mask,
+            ids.to(self._model.device),
+            attention_mask=mask.to(self._model.device),
             max_new_tokens=work.max_tokens,
             do_sample=work.sampled,
             stopping_criteria=StoppingCriteriaList([clock]),
@@ -59,8 +60,7 @@ class Static:
 
 @contextmanager
 def open_engine(options: Options) -> Iterator[Static]:
-    torch.set_num_threads(options.threads)
-    model = AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32)
+    model = load(options)
     model.generation_config.eos_token_id = None  # every answer runs to its full length
     model.generation_config.pad_token_id = PAD_ID
     yield Static(model)

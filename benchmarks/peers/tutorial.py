@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import uvicorn
 from fastapi import FastAPI, Request
-from transformers import pipeline
 
+from peers.pipeline import text_generator
 from peers.protocol import (
     REPETITION_PENALTY,
     TEMPERATURE,
@@ -41,8 +41,7 @@ DEFAULTS = {"top_k": TOP_K, "top_p": TOP_P, "temperature": TEMPERATURE, "repetit
 def tutorial_app(checkpoint: str) -> FastAPI:
     """The tutorial: what a reader would have copied."""
     app = FastAPI()
-    generator = pipeline("text-generation", model=checkpoint, device="cpu", dtype=torch.float32)
-    generator.model.generation_config.eos_token_id = None  # every answer runs to its full length
+    generator = text_generator(checkpoint)
 
     async def create_item(request: Request) -> dict[str, Any]:
         body = await request.json()

@@ -1,0 +1,1 @@
+"""What `gpu.py` measures, a room for each part."""

@@ -1,0 +1,52 @@
+"""Decoding through the engine's door, by how many ask at once, beside the time that memory needs at least."""
+
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from card.door import Door, Round
+from card.row import LONG, OURS, Row
+from card.sizes import Sizes
+
+StepFloor = Callable[[int], float]
+"""The fewest seconds for a step, by the positions of all contexts together."""
+
+WARMUP_TOKENS = 8
+FEWEST_ROUNDS, MOST_ROUNDS = 2, 20
+
+
+async def rows(door: Door, sizes: Sizes, levels: Sequence[int], seconds: float, floor: StepFloor) -> AsyncIterator[Row]:
+    """Each level for about so many seconds, then long contexts."""
+    for level in levels:
+        yield await measure(door, OURS, [sizes.prompt_tokens] * level, sizes.answer_tokens, seconds, floor)
+    lengths = [sizes.long_prompt_tokens] * sizes.long_level
+    yield await measure(door, LONG, lengths, (sizes.long_answer_tokens,) * 2, seconds, floor)
+
+
+async def measure(
+    door: Door, name: str, lengths: Sequence[int], answer_tokens: tuple[int, int], seconds: float, floor: StepFloor
+) -> Row:
+    """Rounds of prompts of these lengths; an answer's length is drawn anew for each."""
+    key = f"{name}/{len(lengths)}"
+    await door.round(door.prompts(f"{key}/warm-up", lengths), [WARMUP_TOKENS] * len(lengths))
+    found: list[Round] = []
+    until = time.perf_counter() + seconds
+    while len(found) < FEWEST_ROUNDS or (time.perf_counter() < until and len(found) < MOST_ROUNDS):
+        draw = random.Random(f"{key}/{len(found)}")
+        wanted = [draw.randint(*answer_tokens) for _ in lengths]
+        found.append(await door.round(door.prompts(f"{key}/{len(found)}", lengths), wanted))
+    return summed_up(name, len(lengths), found, floor)
+
+
+def summed_up(name: str, at_once: int, found: Sequence[Round], floor: StepFloor) -> Row:
+    """Medians; where no step had all sequences decoding, nothing is said of steps."""
+    steps = [step for one in found for step in one.steps]
+    return Row(
+        name,
+        at_once,
+        tokens_per_s=statistics.median(one.tokens_per_s for one in found),
+        first_token_s=statistics.median(first for one in found for first in one.first_token_s),
+        step_s=statistics.median(step.seconds for step in steps) if steps else None,
+        share=statistics.median(floor(step.num_positions) / step.seconds for step in steps) if steps else None,
+    )

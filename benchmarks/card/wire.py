@@ -1,0 +1,76 @@
+"""Over gRPC, from the load generator to `index-grpc serve`, in turn with the same work through the engine's door.
+
+Callers ask again as soon as they are answered, NUM_TURNS times each, so that the opening of all streams at once weighs
+little on either side.
+"""
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from serving import as_process
+from wire import PROMPT_TOKENS, over_the_wire
+
+from card.door import Door
+from card.row import OURS_BESIDE, WIRE, Row
+from card.sizes import Sizes
+
+NUM_TURNS = 4
+WARMUP_SEED = 10**6
+
+
+@dataclass
+class Pairs:
+    """A level's rounds: tokens a second through the door and over the wire, and first tokens there in seconds."""
+
+    directly: list[float] = field(default_factory=list)
+    over_wire: list[float] = field(default_factory=list)
+    first_token_s: list[float] = field(default_factory=list)
+
+    def rows(self, level: int) -> list[Row]:
+        """Medians; the share is taken within a round."""
+        share = statistics.median(wire / door for door, wire in zip(self.directly, self.over_wire, strict=True))
+        wire = Row(WIRE, level, statistics.median(self.over_wire), statistics.median(self.first_token_s), share=share)
+        return [Row(OURS_BESIDE, level, statistics.median(self.directly)), wire]
+
+
+async def rows(door: Door, flags: Sequence[str], sizes: Sizes, num_rounds: int) -> list[Row]:
+    """Each level, so many rounds, in turn with the engine alone."""
+    with as_process(*flags) as served:
+        found = {level: Pairs() for level in sizes.wire_levels}
+        for level, pairs in found.items():
+            await _pass(door, served.address, level, sizes.wire_answer_tokens, WARMUP_SEED, Pairs())
+            for number in range(num_rounds):
+                await _pass(door, served.address, level, sizes.wire_answer_tokens, number, pairs)
+                told = f"{pairs.directly[-1]:.0f} tokens/s directly, {pairs.over_wire[-1]:.0f} over the wire"
+                print(f"wire at {level}, round {number + 1}: {told}", file=sys.stderr, flush=True)
+    return list(_all_rows(found.items()))
+
+
+async def _pass(door: Door, address: str, level: int, max_tokens: int, seed: int, pairs: Pairs) -> None:
+    """A round on both sides; the other side's engine idles."""
+    pairs.directly.append(await directly(door, level, max_tokens, seed))
+    figures = await over_the_wire(address, seed, level, max_tokens, NUM_TURNS * level)
+    pairs.over_wire.append(float(figures["output_tokens_per_s"]))
+    pairs.first_token_s.append(float(figures["time_to_first_token_s"]["p50"]))
+
+
+async def directly(door: Door, level: int, max_tokens: int, seed: int) -> float:
+    """Tokens per second of so many callers who ask NUM_TURNS times each."""
+    prompts = iter(door.prompts(f"wire/{level}/{seed}", [PROMPT_TOKENS] * level * NUM_TURNS))
+    started = time.perf_counter()
+
+    async def caller() -> None:
+        for prompt in prompts:  # shared: whoever is free takes the next
+            await door.answer(prompt, max_tokens)
+
+    await asyncio.gather(*(caller() for _ in range(level)))
+    return level * NUM_TURNS * max_tokens / (time.perf_counter() - started)
+
+
+def _all_rows(found: Iterable[tuple[int, Pairs]]) -> Iterable[Row]:
+    for level, pairs in found:
+        yield from pairs.rows(level)
