@@ -3,6 +3,7 @@
 import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
+from math import lcm
 
 from index_grpc.contract import Copy, TokenRequest
 from index_grpc.engine.holdings import Holdings
@@ -159,10 +160,12 @@ class Scheduler:
     def _admit(self, sequence: Sequence, match: Match | None, now: float) -> list[Copy]:
         del self.waiting[sequence.number]
         self.running.append(sequence)
-        sequence.slot, sequence.num_confirmed = self.free_slots.pop(), sequence.num_computed
+        sequence.slot = self.free_slots.pop()
         if not sequence.num_preemptions:
             sequence.scheduled_at, sequence.num_cached = now, sequence.num_computed
-        return self.holdings.begin(sequence, match) if match else []
+        copies = self.holdings.begin(sequence, match) if match else []
+        sequence.num_confirmed = sequence.num_computed - sum(copy.num_tokens for copy in copies)
+        return copies
 
     def _stop_running(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
@@ -201,7 +204,10 @@ class Scheduler:
         if not self.limits.prefix_reuse:
             return None
         prefixes = itertools.chain(self.holdings.kept, map(self._prefix, self.running))
-        match = longest_match(sequence.ids[: sequence.num_prefill], prefixes, self.limits.grain_tokens)
+        limits = self.limits
+        # Who begins again copies nothing: a step that fails with copies may be what made it begin again.
+        unit = lcm(limits.block_tokens, limits.grain_tokens) if sequence.num_preemptions else limits.grain_tokens
+        match = longest_match(sequence.ids[: sequence.num_prefill], prefixes, unit)
         return match if match and match.num_tokens >= self.limits.least_shared_tokens else None
 
     def _prefix(self, sequence: Sequence) -> Prefix:

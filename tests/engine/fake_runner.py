@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from index_grpc.contract import Token
 from index_grpc.engine.sequence import Batch, Span
+from index_grpc.errors import DeviceLost
 
 POISON = 999
 """A prompt that holds this id cannot be computed."""
@@ -48,6 +49,12 @@ class FakeRunner:
         self.num_launches = 0
 
     def launch(self, batch: Batch) -> FakeLaunched:
+        try:
+            return self._launch(batch)
+        except (AssertionError, LookupError) as error:
+            raise DeviceLost("the batch breaks the rules") from error
+
+    def _launch(self, batch: Batch) -> FakeLaunched:
         self.num_launches += 1
         assert batch.spans
         assert len(self.under_way) <= self.run_ahead
@@ -91,6 +98,7 @@ class FakeRunner:
 
     def _draw(self, span: Span) -> Token | Exception:
         sequence, held = span.sequence, self._read(span)
+        assert span.step < sequence.request.max_tokens, "more than was asked for"
         assert held[: len(sequence.ids)] == sequence.ids, "another sequence's positions"
         assert span.step == len(held) - sequence.num_prompt
         if LONE_POISON in held:
