@@ -108,6 +108,15 @@ class TokenRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """The first positions of a block of keys and values that are to stand in another block too."""
+
+    source: int
+    target: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A token and its log-probability under the model's own distribution."""
 
@@ -135,7 +144,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class TokenOutput:
-    """What one or more steps brought for a request: tokens in order and, with the last of them, why it finished."""
+    """What one or more steps brought for a request: tokens in order and, with the last of them, why it finished.
+
+    There are none only where an answer's time was over while it had to wait amid its tokens.
+    """
 
     tokens: tuple[Token, ...]
     timing: Timing

@@ -17,6 +17,12 @@ class StartupError(IndexGrpcError):
     reason = "STARTUP"
 
 
+class DeviceLost(Exception):  # noqa: N818 - like its neighbours
+    """The device computes nothing any more; only another process can use it again. Ends the engine."""
+
+    device_lost = True
+
+
 class CheckpointError(StartupError):
     """A checkpoint that is missing, incomplete or of a kind that is not served."""
 

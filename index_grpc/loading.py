@@ -9,7 +9,7 @@ import torch
 
 from index_grpc.contract import ServedModel
 from index_grpc.engine.runner import Model, ModelRunner
-from index_grpc.engine.scheduler import Limits, whole_blocks
+from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import CheckpointError, StartupError
 from index_grpc.machine import available_bytes, num_cores
 from index_grpc.model.checkpoint import load_weights, num_parameters, open_checked
@@ -34,8 +34,8 @@ LEAST_SHARED_TOKENS = 16
 
 TINY_PARAMETERS = 20_000_000
 
-CACHE_SHARE = 0.8
-"""Of the memory that is free once the weights are loaded, how much keys and values may take."""
+CACHE_SHARE = {"cpu": 0.8, "cuda": 0.9}
+"""Of the memory that is free once the weights are loaded, how much keys and values may take, if nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,12 @@ def limits_for(model: Model, settings: ServeSettings) -> Limits:
         max_sequences=settings.max_sequences,
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
-        max_cache_tokens=cache_tokens(model, settings.max_sequences),
+        num_blocks=num_cache_blocks(model, settings),
+        block_tokens=model.block_tokens,
         chunk_tokens=chunk_tokens,
         grain_tokens=1 if model.cuts_independent else chunk_tokens,
+        answers_like_prompts=model.answers_like_prompts,
         least_shared_tokens=LEAST_SHARED_TOKENS,
-        block_tokens=model.block_tokens,
         prefix_reuse=settings.prefix_reuse,
     )
 
@@ -182,21 +183,37 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def cache_tokens(model: Model, max_sequences: int) -> int:
-    """Positions that fit in free memory, at most what twice `max_sequences` whole contexts need: running and kept.
+def num_cache_blocks(model: Model, settings: ServeSettings) -> int:
+    """Blocks of keys and values that the memory set aside for them holds.
 
+    At most what twice `max_sequences` whole contexts need, running and kept, unless the settings say how many bytes.
     Raises StartupError if not even one context fits.
     """
-    device, context_length = model.device, model.config.context_length
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-    size = position_bytes(model.config, model.dtype.itemsize)
-    fitting, longest = int(free * CACHE_SHARE) // size, whole_blocks(context_length, model.block_tokens)
+    block_bytes = model.block_tokens * position_bytes(model.config, model.dtype.itemsize)
+    longest = -(-model.config.context_length // model.block_tokens)
+    if settings.kv_memory_bytes is not None:
+        free, share = settings.kv_memory_bytes, 1.0
+    else:
+        free, share = free_bytes(model.device), settings.kv_memory_fraction or CACHE_SHARE[model.device.type]
+    fitting = int(free * share) // block_bytes
     if fitting < longest:
-        raise StartupError(
-            f"{free / 2**30:.1f} GiB are free on {device}; one conversation of {context_length} tokens needs "
-            f"{longest * size / CACHE_SHARE / 2**30:.1f} GiB beside the weights; free some memory or use another device"
-        )
-    return min(fitting, 2 * max_sequences * longest)
+        raise StartupError(_too_little(model, settings, free, share, needed=longest * block_bytes))
+    return fitting if settings.kv_memory_bytes is not None else min(fitting, 2 * settings.max_sequences * longest)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that can still be taken."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+
+
+def _too_little(model: Model, settings: ServeSettings, free: int, share: float, needed: int) -> str:
+    needs = f"one conversation of {model.config.context_length} tokens needs"
+    if settings.kv_memory_bytes is not None:
+        return f"--kv-memory-bytes {free} is too little: {needs} {needed} bytes for its keys and values; allow as many"
+    there = f"{free / 2**30:.1f} GiB are free on {model.device}"
+    for_cache = f"--kv-memory-fraction {share:g} of them may hold keys and values"
+    remedy = "free some memory, raise the fraction or use another device"
+    return f"{there}, {for_cache}; {needs} {needed / share / 2**30:.1f} GiB beside the weights; {remedy}"
 
 
 def _warn_if_slow(device: torch.device, dtype: torch.dtype, kind: LinearKind, rows_independent: bool) -> None:

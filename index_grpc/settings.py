@@ -81,6 +81,14 @@ class ServeSettings(BaseModel):
         le=1024,
         description="Threads to compute with on cpu; 0 takes one for each physical core, but one for a tiny model.",
     )
+    kv_memory_fraction: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the memory that is free once the weights are loaded for the keys and values of "
+        "conversations. Default: 0.8 on cpu, 0.9 on cuda.",
+    )
+    kv_memory_bytes: int | None = Field(None, ge=1, description="Or so many bytes for them, whatever is free.")
     max_sequences: int = Field(32, ge=1, le=1024, description="Calls computed at the same time.")
     max_waiting: int = Field(128, ge=0, le=100_000, description="Calls that may wait before more are refused.")
     max_waiting_tokens: int = Field(
@@ -157,6 +165,10 @@ class ServeSettings(BaseModel):
             ),
             (self.http_host and self.http_port is None, "--http-host goes with --http-port; add it"),
             (not (self.open_health or self.api_keys_file), "--no-open-health goes with --api-keys-file; add it"),
+            (
+                self.kv_memory_fraction is not None and self.kv_memory_bytes is not None,
+                "--kv-memory-fraction and --kv-memory-bytes say the same in two ways; leave one out",
+            ),
             (self.metrics_host and self.metrics_port is None, "--metrics-host goes with --metrics-port; add it"),
         ):
             if wrong:
@@ -178,7 +190,17 @@ TOPICS = {
         "max_connection_age_grace_seconds",
     ),
     "Who may come in": ("tls_cert", "tls_key", "tls_client_ca", "api_keys_file", "open_health", "open_reflection"),
-    "Engine": ("device", "dtype", "quantize", "engine_process", "threads", "prefix_reuse", "step_timeout_seconds"),
+    "Engine": (
+        "device",
+        "dtype",
+        "quantize",
+        "engine_process",
+        "threads",
+        "kv_memory_fraction",
+        "kv_memory_bytes",
+        "prefix_reuse",
+        "step_timeout_seconds",
+    ),
     "Queue": ("max_sequences", "max_waiting", "max_waiting_tokens"),
     "Stopping": ("drain_delay_seconds", "grace_seconds"),
     "Seeing": (

@@ -1,20 +1,22 @@
-"""The engine's thread: schedule → run → commit → deliver, until told to stop."""
+"""The engine's thread: schedule → launch → collect → commit → deliver, until told to stop."""
 
-import heapq
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Protocol
 
-from index_grpc.contract import Token, TokenOutput
+from index_grpc.contract import FinishReason, Token, TokenOutput
+from index_grpc.engine.deadlines import Deadlines
 from index_grpc.engine.orders import Cancel, Held, News, Order, Report, StepReport, Stop, Submit
 from index_grpc.engine.scheduler import Scheduler
-from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.engine.sequence import Batch, Sequence, Span
 from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
 
-SPARE_DEADLINES = 1000
-"""So many of requests that have ended may be remembered before they are looked for."""
+LOST_DEVICE_ERROR = "AcceleratorError"
+"""PyTorch's own name for a device that computes nothing any more."""
 
 log = logging.getLogger(__name__)
 
@@ -22,23 +24,40 @@ log = logging.getLogger(__name__)
 Deliver = Callable[[News], None]
 
 
+class Launched(Protocol):
+    """A step that the device computes."""
+
+    def wait(self) -> list[Token | Exception]:
+        """A token, or why there is none, for each span that samples, in the batch's order. May raise for all of it."""
+
+
 class Runner(Protocol):
-    """What the loop needs of a device."""
+    """What the loop needs of a device. Steps are computed in the order in which they are launched."""
 
     rows_independent: bool
     """Whether a sequence's tokens are the same in any batch. If not, the loop computes one sequence at a time."""
+    run_ahead: int
+    """How many steps may be under way when another is launched; none where a launch computes at once."""
 
-    def run(self, batch: Batch) -> list[Token]:
-        """Computes the batch and draws a token for each span that samples, in the batch's order.
+    def launch(self, batch: Batch) -> Launched:
+        """Begins to compute the batch: copies first, then the spans, and draws a token for each that samples.
 
-        All or nothing: after a failure it may be called again with the same spans.
+        All or nothing: after a failure it may be called again with the same spans. An error with a true `device_lost`
+        says that nothing can be computed any more.
         """
 
-    def release(self, row: int) -> None:
-        """Lets a row of the cache go, if it has been begun."""
 
-    def held_rows(self) -> set[int]:
-        """Numbers of the rows that the cache holds."""
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step under way."""
+
+    batch: Batch
+    launched: Launched
+    launched_at: float
+
+
+Outcome = tuple[Span, Token | Exception | None]
+"""What came of a span: a token, nothing if it does not sample, or why it failed."""
 
 
 class Loop:
@@ -50,9 +69,16 @@ class Loop:
         self.scheduler, self.runner, self.deliver = scheduler, runner, deliver
         self.inbox: SimpleQueue[Order] = inbox or SimpleQueue()
         self.sequences: dict[int, Sequence] = {}
+        self.deadlines = Deadlines()
         self.step_seconds = 0.0
-        self._deadlines: list[tuple[float, int]] = []
-        """A heap of deadlines with the numbers of their sequences, some of which have ended since."""
+        self._flights: deque[Flight] = deque()
+        """Steps under way, the oldest first."""
+        self._collected_at, self._num_preemptions = 0.0, 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to compute or to wait for."""
+        return bool(self.sequences or self._flights)
 
     def run(self) -> None:
         """Works until stopped. What is still open then is the door's to end."""
@@ -64,25 +90,29 @@ class Loop:
         if isinstance(order, Submit):
             self.sequences[order.number] = self.scheduler.add(order.number, order.request)
             if order.request.deadline is not None:
-                self._note_deadline(order.request.deadline, order.number)
+                self.deadlines.note(order.request.deadline, order.number, still_open=self.sequences)
         elif order.number in self.sequences:
             report = self._retire(self.sequences[order.number])
             self.deliver(News([report], self._held()))
 
     def step(self) -> None:
-        """One turn."""
-        started = time.monotonic()
-        batch = self.scheduler.schedule(started)
-        results = self._compute(batch)
-        self._release_rows()
-        self.step_seconds = time.monotonic() - started
-        reports = [*self._commit(batch, results), *self._expire()]
-        self.deliver(News(reports, self._held(), self._step_report(batch, results)))
+        """One turn: launches a step and, if enough are under way or there is none to launch, collects the oldest."""
+        batch = self.scheduler.schedule(time.monotonic())
+        if batch.spans:
+            self._launch(batch)
+        elif not self._flights:
+            raise RuntimeError(f"{len(self.sequences)} sequences are open, yet none of them can be computed")
+        if self._flights and (not batch.spans or len(self._flights) > self.runner.run_ahead):
+            self._collect()
+
+    def check_books(self) -> None:
+        """With nothing to compute, nothing may be held but kept prefixes; raises if something is."""
+        self.scheduler.check_books()
 
     def _receive(self) -> bool:
         """Follows the orders in the inbox, waiting for one if there is nothing to compute. False when told to stop."""
-        while not self.sequences or not self.inbox.empty():
-            if not self.sequences:
+        while not self.is_busy or not self.inbox.empty():
+            if not self.is_busy:
                 self.check_books()
             order = self.inbox.get()
             if isinstance(order, Stop):
@@ -90,34 +120,88 @@ class Loop:
             self.follow(order)
         return True
 
-    def _compute(self, batch: Batch) -> dict[Sequence, Token | Exception]:
-        """Tokens by sequence. If the batch fails, each span is tried alone, so that only the guilty one fails."""
-        if self.runner.rows_independent and len(batch) > 1:
-            try:
-                return _paired(batch, self.runner.run(batch))
-            except Exception as error:
-                log.warning("a batch of %d sequences failed (%r); trying each alone", len(batch), error)
-        results: dict[Sequence, Token | Exception] = {}
-        for span in batch:
-            try:
-                results.update(_paired([span], self.runner.run([span])))
-            except Exception as error:
-                unforeseen = not isinstance(error, FloatingPointError)
-                log.error("request %s failed: %s", span.sequence.request.id, error, exc_info=unforeseen)
-                results[span.sequence] = error
-        return results
+    def _launch(self, batch: Batch) -> None:
+        launched_at = time.monotonic()
+        if not self.runner.rows_independent:
+            self._finish(self._each_alone(batch), launched_at)
+            return
+        try:
+            launched = self.runner.launch(batch)
+        except Exception as error:
+            _warn(batch, error)
+            while self._flights:
+                self._collect()
+            self._finish(self._each_alone(batch), launched_at)
+            return
+        for span in batch.spans:
+            span.launch()
+        self._flights.append(Flight(batch, launched, launched_at))
 
-    def _commit(self, batch: Batch, results: dict[Sequence, Token | Exception]) -> list[Report]:
-        """Moves the batch's sequences on and retires those that end."""
+    def _collect(self) -> None:
+        """Waits for the oldest step under way and commits what it brought."""
+        flight = self._flights.popleft()
+        try:
+            outcomes = _paired(flight.batch.spans, flight.launched.wait())
+        except Exception as error:
+            _warn(flight.batch, error)
+            self._take_back(flight.batch)
+            outcomes = self._each_alone(flight.batch)
+        self._finish(outcomes, flight.launched_at)
+
+    def _take_back(self, batch: Batch) -> None:
+        """As if neither this batch nor those after it had been launched: the later ones build upon it.
+
+        What they copied from may have changed since, so who began with a copy begins again.
+        """
+        later = [flight.batch for flight in self._flights]
+        while self._flights:
+            _wait_in_vain(self._flights.popleft().launched)
+        for one in reversed([batch, *later]):
+            for span in one.spans:
+                span.take_back()
+        torn = {copy.target for one in [batch, *later] for copy in one.copies} if later else set()
+        for sequence in [one for one in self.scheduler.running if torn & set(one.blocks)]:
+            self.scheduler.preempt(sequence)
+
+    def _each_alone(self, batch: Batch) -> list[Outcome]:
+        """Computes each span alone, so that only the guilty one fails; leaves out those whose time has gone by."""
+        outcomes: list[Outcome] = []
+        for span in batch.spans:
+            if span.is_next:
+                copies = [copy for copy in batch.copies if copy.target in span.sequence.blocks]
+                outcomes += self._alone(Batch([replace(span, known=True)], copies))
+        return outcomes
+
+    def _alone(self, batch: Batch) -> list[Outcome]:
+        (span,) = batch.spans
+        try:
+            outcomes = _paired(batch.spans, self.runner.launch(batch).wait())
+        except Exception as error:
+            _raise_if_lost(error)
+            outcomes = [(span, error)]
+        span.launch()
+        return outcomes
+
+    def _finish(self, outcomes: list[Outcome], launched_at: float) -> None:
+        """Commits what a step brought and tells of it."""
         now = time.monotonic()
+        self.step_seconds, self._collected_at = now - max(launched_at, self._collected_at), now
+        reports = [*self._commit(outcomes, now), *self._expire(now)]
+        self.deliver(News(reports, self._held(), self._step_report(outcomes)))
+
+    def _commit(self, outcomes: list[Outcome], now: float) -> list[Report]:
+        """Moves the sequences on and retires those that end. What comes for one that has ended is dropped."""
         reports = []
-        for span in batch:
-            sequence, result = span.sequence, results.get(span.sequence)
-            if isinstance(result, Exception):
-                reports.append(self._retire(sequence, RequestFailed("computing the answer failed")))
+        for span, result in outcomes:
+            span.land()
+            sequence = span.sequence
+            if sequence.number not in self.sequences:
                 continue
-            sequence.num_computed += span.count
-            if result is not None:
+            if isinstance(result, Exception):
+                unforeseen = None if isinstance(result, FloatingPointError) else result
+                log.error("request %s failed: %s", sequence.request.id, result, exc_info=unforeseen)
+                reports.append(self._retire(sequence, RequestFailed("computing the answer failed")))
+            elif result is not None:
                 sequence.append(result.id, now)
                 reports.append(self._advance(sequence, result, now))
         return reports
@@ -131,36 +215,35 @@ class Loop:
         output = TokenOutput((token,), sequence.timing, reason, sequence.num_cached)
         return Report(sequence.number, output, ended=reason is not None)
 
-    def _step_report(self, batch: Batch, results: dict[Sequence, Token | Exception]) -> StepReport:
+    def _step_report(self, outcomes: list[Outcome]) -> StepReport:
+        before, self._num_preemptions = self._num_preemptions, self.scheduler.num_preemptions
         return StepReport(
             seconds=self.step_seconds,
-            batch_size=len(batch),
-            num_prompt_tokens=sum(span.count for span in batch if span.start < span.sequence.num_prompt),
-            num_new_tokens=sum(isinstance(result, Token) for result in results.values()),
+            batch_size=len(outcomes),
+            num_prompt_tokens=sum(span.count for span, _ in outcomes if span.start < span.sequence.num_prompt),
+            num_new_tokens=sum(isinstance(result, Token) for _, result in outcomes),
+            num_preemptions=self._num_preemptions - before,
         )
 
     def _held(self) -> Held:
-        scheduler = self.scheduler
+        blocks, block_tokens = self.scheduler.holdings.blocks, self.scheduler.limits.block_tokens
         return Held(
-            num_running=len(scheduler.running),
-            num_cache_tokens=scheduler.num_reserved,
-            num_kept_tokens=scheduler.kept.num_reserved,
+            num_running=len(self.scheduler.running),
+            num_used_tokens=blocks.num_used * block_tokens,
+            num_kept_tokens=blocks.num_idle * block_tokens,
         )
 
-    def _note_deadline(self, deadline: float, number: int) -> None:
-        if len(self._deadlines) > 2 * len(self.sequences) + SPARE_DEADLINES:
-            self._deadlines = [entry for entry in self._deadlines if entry[1] in self.sequences]
-            heapq.heapify(self._deadlines)
-        heapq.heappush(self._deadlines, (deadline, number))
+    def _expire(self, now: float) -> list[Report]:
+        """Ends requests whose time is over: before their first token, or while they wait amid their answers."""
+        expired = map(self.sequences.get, self.deadlines.take_passed(now))
+        return [self._end_late(sequence) for sequence in expired if sequence is not None]
 
-    def _expire(self) -> list[Report]:
-        """Ends requests whose time is over before their first token."""
-        now, reports = time.monotonic(), []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            sequence = self.sequences.get(heapq.heappop(self._deadlines)[1])
-            if sequence is not None and not sequence.num_generated:
-                reports.append(self._retire(sequence, DeadlineTooShort("the time was over before the first token")))
-        return reports
+    def _end_late(self, sequence: Sequence) -> Report:
+        if not sequence.num_generated:
+            return self._retire(sequence, DeadlineTooShort("the time was over before the first token"))
+        self._retire(sequence)
+        output = TokenOutput((), sequence.timing, FinishReason.TIME_LIMIT, sequence.num_cached)
+        return Report(sequence.number, output)
 
     def _retire(self, sequence: Sequence, error: IndexGrpcError | None = None) -> Report:
         """Takes the sequence out and frees all it holds."""
@@ -168,20 +251,28 @@ class Loop:
         self.scheduler.remove(sequence, keep=error is None)
         return Report(sequence.number, error=error)
 
-    def check_books(self) -> None:
-        """With nothing to compute, nothing may be held but kept rows; raises if something is."""
-        self._release_rows()
-        self.scheduler.check_books()
-        strays = self.runner.held_rows() ^ set(self.scheduler.kept.prefixes)
-        if strays:
-            raise RuntimeError(f"idle, and scheduler and cache do not agree on rows {sorted(strays)}")
 
-    def _release_rows(self) -> None:
-        """After a step, not before: a new sequence may copy from a row that gave way to it."""
-        for row in self.scheduler.kept.take_evicted():
-            self.runner.release(row)
+def _paired(spans: list[Span], results: list[Token | Exception]) -> list[Outcome]:
+    sampling = [span for span in spans if span.samples]
+    by_span = dict(zip(map(id, sampling), results, strict=True))
+    return [(span, by_span.get(id(span))) for span in spans]
 
 
-def _paired(batch: Batch, tokens: list[Token]) -> dict[Sequence, Token | Exception]:
-    sampling = [span.sequence for span in batch if span.samples]
-    return dict(zip(sampling, tokens, strict=True))
+def _wait_in_vain(launched: Launched) -> None:
+    """Waits for a step that builds upon one that failed."""
+    try:
+        launched.wait()
+    except Exception as error:
+        _raise_if_lost(error)
+
+
+def _warn(batch: Batch, error: Exception) -> None:
+    _raise_if_lost(error)
+    if len(batch.spans) > 1:
+        log.warning("a batch of %d sequences failed (%r); trying each alone", len(batch.spans), error)
+
+
+def _raise_if_lost(error: Exception) -> None:
+    """Where the device is lost, nothing is worth another try."""
+    if getattr(error, "device_lost", False) or type(error).__name__ == LOST_DEVICE_ERROR:
+        raise error

@@ -49,6 +49,8 @@ class StepReport:
     """Tokens of prompts that it computed."""
     num_new_tokens: int
     """Tokens that it generated."""
+    num_preemptions: int = 0
+    """Sequences that had to stop running for it, since there were no blocks left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,10 @@ class Held:
     """What the engine holds."""
 
     num_running: int = 0
-    num_cache_tokens: int = 0
-    """Cache positions promised to running sequences."""
+    num_used_tokens: int = 0
+    """Cache positions of the blocks in which running sequences stand."""
     num_kept_tokens: int = 0
-    """Cache positions of ended sequences, kept for prompts that begin the same; they give way when needed."""
+    """Those of blocks that are only kept for prompts that begin the same; they give way when needed."""
 
 
 @dataclass(frozen=True, slots=True)

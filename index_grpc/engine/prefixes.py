@@ -1,28 +1,30 @@
-"""Rows of the cache that outlive their sequences, and which of all rows begins as a prompt does. Never sees a tensor.
+"""Prefixes that outlive their sequences, and which of all prefixes begins as a prompt does. Never sees a tensor.
 
-A conversation's next turn repeats all but its last message, so most of its keys and values are there already if the row
-of the turn before was kept. Only what a fresh computation would give bit for bit is taken over, which keeps a seeded
-answer the same with reuse and without.
+A conversation's next turn repeats all but its last message, so most of its keys and values are there already if the
+blocks of the turn before were kept. Only what a fresh computation would give bit for bit is taken over, which keeps a
+seeded answer the same with reuse and without.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-BLOCK = 64
+from index_grpc.engine.blocks import Blocks
+
+STRIDE = 64
 """Ids compared at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The reusable beginning of a row: ids[: num_tokens]."""
+    """The reusable beginning of a sequence: ids[: num_tokens], whose keys and values stand in the blocks in order."""
 
-    row: int
+    number: int
+    """The sequence's."""
     ids: Sequence[int]
     num_tokens: int
     num_prompt: int
     """How many of the ids were a prompt; an answer follows."""
-    num_reserved: int
-    """Cache positions promised to the row."""
+    blocks: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,16 @@ class Match:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the row can be continued: all of the prefix is shared, or all but the end of an answer.
+        """Whether the prefix can be continued: all of it is shared, or all but the end of an answer.
 
         The prompt brings its own version of that answer, as one that was cut at a stop string.
         """
         return self.num_tokens >= min(self.prefix.num_tokens, self.prefix.num_prompt)
+
+    def cut(self, multiple: int) -> "Match | None":
+        """As much of it as is a multiple of so many tokens, if anything."""
+        num_tokens = self.num_tokens // multiple * multiple
+        return replace(self, num_tokens=num_tokens) if num_tokens else None
 
 
 def longest_match(prompt_ids: Sequence[int], prefixes: Iterable[Prefix], grain_tokens: int) -> Match | None:
@@ -60,55 +67,50 @@ def longest_match(prompt_ids: Sequence[int], prefixes: Iterable[Prefix], grain_t
 def num_equal(ids: Sequence[int], others: Sequence[int], most: int) -> int:
     """How many ids at the beginning are the same, up to `most`, which neither is shorter than."""
     start = 0
-    while start < most and ids[start : start + BLOCK] == others[start : start + BLOCK]:
-        start += BLOCK
-    end = min(start + BLOCK, most)
+    while start < most and ids[start : start + STRIDE] == others[start : start + STRIDE]:
+        start += STRIDE
+    end = min(start + STRIDE, most)
     while start < end and ids[start] == others[start]:
         start += 1
     return min(start, most)
 
 
-class KeptRows:
-    """Rows whose sequences have ended, least recently used first. They give way when their space is needed."""
+class KeptPrefixes:
+    """Prefixes whose sequences have ended, least recently used first. They give way when their blocks are needed."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, blocks: Blocks, most: int) -> None:
         self.most = most
-        self.prefixes: dict[int, Prefix] = {}
-        self.num_reserved = 0
-        self.evicted: list[int] = []
-        """Rows that gave way; the device may still copy from them in this step and then lets them go."""
+        self._blocks = blocks
+        self._prefixes: dict[int, Prefix] = {}
 
     def __iter__(self) -> Iterator[Prefix]:
-        return iter(self.prefixes.values())
+        return iter(self._prefixes.values())
 
-    def holds(self, row: int) -> bool:
-        """Whether a row is among them."""
-        return row in self.prefixes
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    def holds(self, prefix: Prefix) -> bool:
+        """Whether a prefix is among them."""
+        return prefix.number in self._prefixes
 
     def keep(self, prefix: Prefix) -> None:
-        """Keeps a row as the most recently used."""
-        self.prefixes[prefix.row] = prefix
-        self.num_reserved += prefix.num_reserved
-        self.shrink_to(self.num_reserved)
+        """Keeps a prefix, as the most recently used, in the place of its sequence."""
+        self._prefixes[prefix.number] = prefix
+        self._blocks.keep(prefix.blocks)
+        while len(self) > self.most:
+            self.evict()
 
-    def take(self, row: int) -> Prefix:
-        """Hands a row over to a sequence that continues in it."""
-        prefix = self.prefixes.pop(row)
-        self.num_reserved -= prefix.num_reserved
-        return prefix
+    def take(self, prefix: Prefix) -> list[int]:
+        """Hands a prefix's blocks over to a sequence that continues in them."""
+        del self._prefixes[prefix.number]
+        self._blocks.take_over(prefix.blocks)
+        return prefix.blocks
 
-    def touch(self, row: int) -> None:
-        """Makes a row the most recently used."""
-        self.prefixes[row] = self.prefixes.pop(row)
+    def touch(self, prefix: Prefix) -> None:
+        """Makes a prefix the most recently used."""
+        self._prefixes[prefix.number] = self._prefixes.pop(prefix.number)
 
-    def shrink_to(self, num_reserved: int) -> None:
-        """Evicts until no more than this many positions, and no more than `most` rows, are held."""
-        while self.num_reserved > num_reserved or len(self.prefixes) > self.most:
-            oldest = next(iter(self.prefixes))
-            self.take(oldest)
-            self.evicted.append(oldest)
-
-    def take_evicted(self) -> list[int]:
-        """The rows to let go, once."""
-        evicted, self.evicted = self.evicted, []
-        return evicted
+    def evict(self) -> None:
+        """Lets the least recently used one go."""
+        oldest = next(iter(self))
+        self._blocks.release(self.take(oldest))

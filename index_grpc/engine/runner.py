@@ -1,33 +1,27 @@
 """Everything that touches the device happens here: a batch in, the next tokens out."""
 
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Token
+from index_grpc.contract import Copy, Token
 from index_grpc.engine.sampler import Sampler
-from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.engine.sequence import Batch, Span
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.ranking import History, Wish
 
 
 class Cache(Protocol):
-    """Keys and values in rows by number; the kind of its places is known to its model only."""
+    """Keys and values in blocks by number; the kind of its places is known to its model only."""
 
-    @property
-    def rows(self) -> set[int]:
-        """Numbers of the rows that are held."""
+    def place(self, blocks: Items[int], start: int, count: int) -> Any:  # noqa: ANN401 - the model's own
+        """Where the next tokens of a sequence that stands in these blocks are to stand: from position `start` on."""
 
-    def begin(self, row: int, longest: int, source: int = -1, num_shared: int = 0) -> None:
-        """Begins a row, with the first `num_shared` tokens of another; a row that is there goes on."""
-
-    def place(self, row: int, start: int, count: int) -> Any:  # noqa: ANN401 - the model's own
-        """Where a sequence's next tokens are to stand."""
-
-    def release(self, row: int) -> None:
-        """Lets a row go, if it has been begun."""
+    def copy(self, copy: Copy) -> None:
+        """Has the first positions of a block stand in another one too."""
 
 
 class Model(Protocol):
@@ -42,8 +36,10 @@ class Model(Protocol):
     """Whether tokens computed together get the same bits as alone."""
     cuts_independent: bool
     """Whether a token's bits are the same however its prompt is cut into parts that are computed together."""
-    block_tokens: int | None
-    """Positions of the blocks in which its cache's rows grow; None if they have their full length at once."""
+    answers_like_prompts: bool
+    """Whether a token's bits are the same as part of an answer, one at a time, and as part of a prompt."""
+    block_tokens: int
+    """Positions of its cache's blocks."""
 
     def new_cache(self) -> Cache:
         """An empty cache of this model's kind."""
@@ -55,8 +51,21 @@ class Model(Protocol):
         """The likeliest tokens; see Rank."""
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A step that was computed when it was launched."""
+
+    tokens: list[Token]
+
+    def wait(self) -> list[Token | Exception]:
+        """See Launched."""
+        return list(self.tokens)
+
+
 class ModelRunner:
     """The loop's Runner for a model: its cache and a sampler."""
+
+    run_ahead = 0
 
     def __init__(self, model: Model, max_sequences: int) -> None:
         self.model, self.rows_independent = model, model.rows_independent
@@ -64,33 +73,20 @@ class ModelRunner:
         self.sampler = Sampler(max_sequences, model.config.vocab_size, model.device, model.rank)
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> list[Token]:
-        """See Runner."""
-        for span in batch:
-            if span.start == span.sequence.num_cached:
-                self._begin(span.sequence)
-        places = [self.cache.place(span.sequence.row, span.start, span.count) for span in batch]
-        ids = [token_id for span in batch for token_id in span.sequence.ids[span.start : span.end]]
-        logits = self.model.forward(ids, places, last_rows(batch))
-        return self.sampler.sample(logits, [span.sequence for span in batch if span.samples])
-
-    def release(self, row: int) -> None:
-        """See Runner."""
-        self.cache.release(row)
-
-    def held_rows(self) -> set[int]:
-        """See Runner."""
-        return self.cache.rows
-
-    def _begin(self, sequence: Sequence) -> None:
-        source = sequence.match.prefix.row if sequence.match else -1
-        self.cache.begin(sequence.row, sequence.num_reserved, source, sequence.num_cached)
+    def launch(self, batch: Batch) -> Computed:
+        """See Runner. Computes at once."""
+        for copy in batch.copies:
+            self.cache.copy(copy)
+        places = [self.cache.place(span.sequence.blocks, span.start, span.count) for span in batch.spans]
+        ids = [token_id for span in batch.spans for token_id in span.sequence.ids[span.start : span.end]]
+        logits = self.model.forward(ids, places, last_rows(batch.spans))
+        return Computed(self.sampler.sample(logits, [span.sequence for span in batch.spans if span.samples]))
 
 
-def last_rows(batch: Batch) -> list[int]:
-    """Rows of the batch's tokens at which the spans that sample end."""
+def last_rows(spans: Items[Span]) -> list[int]:
+    """Rows of the spans' tokens at which those that sample end."""
     rows, end = [], 0
-    for span in batch:
+    for span in spans:
         end += span.count
         if span.samples:
             rows.append(end - 1)

@@ -76,6 +76,8 @@ class Sampler:
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device, rank: Rank = rank) -> None:
         self.vocab_size, self.device, self._rank = vocab_size, device, rank
         self.history = History(num_slots, vocab_size, device)
+        self._told: list[tuple[int, int] | None] = [None] * num_slots
+        """Whose history a slot holds, and how many tokens of the answer it knows."""
 
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[Token]:
         """The next token of each sequence from its row of logits [B, V], float32.
@@ -85,8 +87,7 @@ class Sampler:
         if not sequences:
             return []
         for sequence in sequences:
-            if not sequence.num_generated:
-                self.history.open(sequence.slot, sequence.request.prompt_ids)
+            self._open(sequence)
         ids = torch.empty(len(sequences), dtype=torch.long, device=self.device)
         narrow = [_is_narrow(sequence, self.vocab_size) for sequence in sequences]
         for kind, draw in ((True, self._draw_from_candidates), (False, self._draw_from_all)):
@@ -95,8 +96,19 @@ class Sampler:
                 ids = draw(logits, sequences)
             elif rows:
                 ids[rows] = draw(logits[rows], [sequences[row] for row in rows])
-        self.history.add(torch.tensor([s.slot for s in sequences], device=self.device), ids)
+        self._add(sequences, ids)
         return with_logprobs(ids, logits, sequences)
+
+    def _open(self, sequence: Sequence) -> None:
+        """Tells the sequence's slot what has occurred, if it does not know: at first, and after a failure or a pause."""
+        if self._told[sequence.slot] != (sequence.number, sequence.num_generated):
+            answer_ids = sequence.ids[sequence.num_prompt :]
+            self.history.open(sequence.slot, sequence.request.prompt_ids, answer_ids)
+
+    def _add(self, sequences: list[Sequence], ids: Tensor) -> None:
+        self.history.add(torch.tensor([sequence.slot for sequence in sequences], device=self.device), ids)
+        for sequence in sequences:
+            self._told[sequence.slot] = (sequence.number, sequence.num_generated + 1)
 
     def _draw_from_candidates(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
         """The chosen ids [B] where a small top_k leaves the likeliest only."""

@@ -2,31 +2,38 @@
 
 from dataclasses import dataclass, field
 
-from index_grpc.contract import FinishReason, Timing, TokenRequest
-from index_grpc.engine.prefixes import Match
+from index_grpc.contract import Copy, FinishReason, Timing, TokenRequest
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """Mutable state of one request; touched by the engine's thread only.
 
-    ids      [ p0 p1 … pn | t0 t1 … tm ]     prompt, then generated tokens
-    computed [ ----------------- )           their keys and values stand in the cache
+    ids       [ p0 p1 … pn | t0 t1 … tm ] ?     prompt, then generated tokens; one more may be under way
+    computed  [ ----------------------- )       their keys and values stand in the blocks, or will after this step
+    confirmed [ ------------------- )           the steps that computed them have come back
     """
 
     number: int
-    """The door's name for it, unlike the request's id never given twice."""
+    """The door's name for it, unlike the request's id never given twice; who came later has a larger one."""
     request: TokenRequest
     slot: int = -1
-    """Its place among the running ones; -1 before it runs."""
-    row: int = -1
-    """The row of the cache that holds its keys and values; -1 before it runs."""
-    match: Match | None = None
-    """The row that it continues, or whose beginning it copies."""
-    num_reserved: int = 0
-    """Cache positions promised to it, for the most tokens it can come to."""
+    """Its place among the running ones; -1 while it does not run."""
+    blocks: list[int] = field(default_factory=list)
+    """Blocks of the cache that hold its keys and values, in order."""
     ids: list[int] = field(default_factory=list)
+    num_prefill: int = 0
+    """Tokens that are computed in chunks as a prompt is, before one at a time."""
     num_computed: int = 0
+    num_confirmed: int = 0
+    num_launched: int = 0
+    """Steps under way that compute something of it."""
+    num_pending: int = 0
+    """Tokens that steps under way generate."""
+    num_cached: int = 0
+    """Tokens of the prompt that were there before it came."""
+    num_preemptions: int = 0
+    """How often it had to stop running and begin again."""
     scheduled_at: float = 0.0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
@@ -35,14 +42,14 @@ class Sequence:
         self.ids = list(self.request.prompt_ids)
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has a slot."""
+        return self.slot >= 0
+
+    @property
     def num_prompt(self) -> int:
         """Tokens of the prompt."""
         return len(self.request.prompt_ids)
-
-    @property
-    def num_cached(self) -> int:
-        """Tokens of the prompt that were there before it came."""
-        return self.match.num_tokens if self.match else 0
 
     @property
     def num_generated(self) -> int:
@@ -50,16 +57,37 @@ class Sequence:
         return len(self.ids) - self.num_prompt
 
     @property
+    def num_ids(self) -> int:
+        """Tokens of prompt and answer, those under way included."""
+        return len(self.ids) + self.num_pending
+
+    @property
     def timing(self) -> Timing:
         """Seconds since arrival of what has happened so far."""
         arrival = self.request.arrival
         return Timing(self.scheduled_at - arrival, self.first_token_at - arrival, self.last_token_at - arrival)
+
+    def next_span(self, count: int) -> "Span":
+        """Its next tokens to compute, so many."""
+        end = self.num_computed + count
+        return Span(
+            sequence=self,
+            start=self.num_computed,
+            count=count,
+            samples=end == self.num_ids,
+            step=self.num_ids - self.num_prompt,
+            known=end <= len(self.ids),
+        )
 
     def append(self, token_id: int, now: float) -> None:
         """Takes a generated token."""
         self.ids.append(token_id)
         self.first_token_at = self.first_token_at or now
         self.last_token_at = now
+
+    def longest(self, context_length: int) -> int:
+        """The most tokens that it can come to."""
+        return min(self.num_prompt + self.request.max_tokens, context_length)
 
     def finish_reason(self, context_length: int, time_is_up: bool) -> FinishReason | None:
         """Why the sequence ends with its last token, or None if it goes on."""
@@ -74,11 +102,17 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A run of a sequence's tokens to compute in one step: ids[start : start + count]."""
+    """A run of a sequence's tokens to compute in one step, from position `start` on: ids[start : start + count]."""
 
     sequence: Sequence
     start: int
     count: int
+    samples: bool
+    """Whether the step yields a next token: its last one is the last there is, known or under way."""
+    step: int
+    """Which token of the answer that is, from 0 on."""
+    known: bool
+    """Whether all its ids are known. If not, the last one is what the step before draws for the sequence."""
 
     @property
     def end(self) -> int:
@@ -86,9 +120,36 @@ class Span:
         return self.start + self.count
 
     @property
-    def samples(self) -> bool:
-        """Whether the step yields a next token: its last id is the last one known."""
-        return self.end == len(self.sequence.ids)
+    def is_next(self) -> bool:
+        """Whether its sequence still runs, and stands where the span begins."""
+        return self.sequence.is_running and self.sequence.num_computed == self.start
+
+    def launch(self) -> None:
+        """Notes that a step computes it."""
+        self.sequence.num_computed = self.end
+        self.sequence.num_launched += 1
+        self.sequence.num_pending += self.samples
+
+    def land(self) -> None:
+        """Notes that the step has come back."""
+        self._leave_step()
+        if self.sequence.is_running:
+            self.sequence.num_confirmed = self.end
+
+    def take_back(self) -> None:
+        """Notes that the step came to nothing."""
+        self._leave_step()
+        if self.sequence.is_running:
+            self.sequence.num_computed = self.start
+
+    def _leave_step(self) -> None:
+        self.sequence.num_launched -= 1
+        self.sequence.num_pending -= self.samples
 
 
-Batch = list[Span]
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step computes: first the copies, then the spans."""
+
+    spans: list[Span]
+    copies: list[Copy] = field(default_factory=list)

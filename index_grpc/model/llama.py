@@ -71,7 +71,7 @@ class Llama:
 
     cuts_independent = False
     """A token's last bits depend on how the prompt was cut into the parts that are computed together."""
-    block_tokens: int | None = None
+    answers_like_prompts = False
     rank = staticmethod(rank)
 
     def __init__(self, config: ModelConfig, weights: LlamaWeights, kind: LinearKind, rows_independent: bool) -> None:
@@ -79,6 +79,7 @@ class Llama:
         body, self.config, self.rows_independent = weights.model, config, rows_independent
         self.embedding: Tensor = body.embed_tokens.weight
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
+        self.block_tokens = config.context_length
         self.blocks = []
         for position in range(config.num_layers):
             layer = body.layers[position]

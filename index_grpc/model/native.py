@@ -70,7 +70,8 @@ class NativeLlama:
 
     rows_independent = True
     cuts_independent = True
-    block_tokens: int | None = native.BLOCK_TOKENS
+    answers_like_prompts = True
+    block_tokens: int = native.BLOCK_TOKENS
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, config: ModelConfig, kernels: Kernels, num_threads: int) -> None:

@@ -23,10 +23,11 @@ class History:
         self.counts = torch.zeros(num_slots, vocab_size, dtype=torch.float32, device=device)
         """How often each token occurs in the answer."""
 
-    def open(self, slot: int, prompt_ids: Sequence[int]) -> None:
-        """Begins a slot's history with a prompt."""
-        self.counts[slot] = 0
-        self.occurred[slot] = False
+    def open(self, slot: int, prompt_ids: Sequence[int], answer_ids: Sequence[int] = ()) -> None:
+        """Begins a slot's history with a prompt and what there is of its answer."""
+        answer = torch.tensor(answer_ids, dtype=torch.long, device=self.counts.device)
+        self.counts[slot] = answer.bincount(minlength=self.counts.shape[1])
+        self.occurred[slot] = self.counts[slot] > 0
         self.occurred[slot, torch.tensor(prompt_ids, device=self.occurred.device)] = True
 
     def add(self, slots: Tensor, ids: Tensor) -> None:

@@ -1,10 +1,15 @@
-"""Keys and values in one contiguous row for each sequence, as attention with PyTorch reads them."""
+"""Keys and values in one contiguous row for each sequence, as attention with PyTorch reads them.
 
+A row is a block with room for a whole context, so a sequence stands in one of them only.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from index_grpc.contract import Copy
 from index_grpc.model.config import ModelConfig
 
 
@@ -24,39 +29,24 @@ class RowPlace:
 
 
 class RowCache:
-    """All rows by number, those of running sequences and those kept after.
-
-    A row is as long as its sequence can become, from the beginning.
-    """
+    """All rows by number. A row is made when it is first used; the system gives memory only where it is written."""
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self._shape = (config.num_layers, 2, config.num_kv_heads)
-        self._head_dim, self._device, self._dtype = config.head_dim, device, dtype
+        self._shape = (config.num_layers, 2, config.num_kv_heads, config.context_length, config.head_dim)
+        self._device, self._dtype = device, dtype
         self._rows: dict[int, Tensor] = {}
 
-    @property
-    def rows(self) -> set[int]:
-        """Numbers of the rows that are held."""
-        return set(self._rows)
-
-    def begin(self, row: int, longest: int, source: int = -1, num_shared: int = 0) -> None:
-        """Begins a row, with the first `num_shared` tokens of another, for a sequence of `longest` tokens at most.
-
-        A row that is there goes on, and may become longer than it was meant to.
-        """
-        old = self._rows.get(row)
-        if old is not None and old.shape[3] >= longest:
-            return
-        new = torch.empty((*self._shape, longest, self._head_dim), device=self._device, dtype=self._dtype)
-        beginning = self._rows[source][:, :, :, :num_shared] if num_shared and old is None else old
-        if beginning is not None:
-            new[:, :, :, : beginning.shape[3]] = beginning
-        self._rows[row] = new
-
-    def place(self, row: int, start: int, count: int) -> RowPlace:
+    def place(self, blocks: Sequence[int], start: int, count: int) -> RowPlace:
         """Where a sequence's next tokens are to stand."""
-        return RowPlace(self._rows[row], start, count)
+        (block,) = blocks
+        return RowPlace(self._row(block), start, count)
 
-    def release(self, row: int) -> None:
-        """Lets a row go, if it has been begun."""
-        self._rows.pop(row, None)
+    def copy(self, copy: Copy) -> None:
+        """Has the first positions of a row stand in another one too."""
+        source, target = self._row(copy.source), self._row(copy.target)
+        target[:, :, :, : copy.num_tokens] = source[:, :, :, : copy.num_tokens]
+
+    def _row(self, number: int) -> Tensor:
+        if number not in self._rows:
+            self._rows[number] = torch.empty(self._shape, device=self._device, dtype=self._dtype)
+        return self._rows[number]

@@ -74,9 +74,9 @@ class LoadReporter(Observer):
         engine = self._engine()
         if engine is None or engine.lost:
             return {}
-        limits, promised = engine.limits, engine.held.num_cache_tokens
+        limits, used = engine.limits, engine.held.num_used_tokens
         queue = min(1.0, engine.num_waiting / max(1, limits.max_waiting))
-        return {"kv_cache": promised / limits.max_cache_tokens, "queue": queue}
+        return {"kv_cache": used / limits.max_cache_tokens, "queue": queue}
 
 
 class LoadReportService:

@@ -1,6 +1,7 @@
 """A loop without its thread, for tests of scheduling."""
 
 import dataclasses
+from collections import Counter
 
 from index_grpc.contract import SamplingParams, TokenOutput, TokenRequest
 from index_grpc.engine.loop import Loop
@@ -9,9 +10,9 @@ from index_grpc.engine.scheduler import Limits, Scheduler
 from tests.engine.fake_runner import FakeRunner
 
 LIMITS = Limits(
-    context_length=40, max_sequences=3, max_waiting=100, max_cache_tokens=70, chunk_tokens=8, grain_tokens=8
+    context_length=40, max_sequences=3, max_waiting=100, num_blocks=9, block_tokens=8, chunk_tokens=8, grain_tokens=8
 )
-ANYWHERE = dataclasses.replace(LIMITS, grain_tokens=1)
+ANYWHERE = dataclasses.replace(LIMITS, grain_tokens=1, answers_like_prompts=True)
 """Where prompts may be cut, and prefixes shared, at any token."""
 STOP_IDS = frozenset({0, 7})
 
@@ -23,6 +24,7 @@ class Desk:
         self.stop_ids = stop_ids
         self.reports: dict[int, list[Report]] = {}
         self.loop = Loop(Scheduler(limits), runner, self._receive)
+        runner.block_tokens = limits.block_tokens
 
     def _receive(self, news: News) -> None:
         for report in news.reports:
@@ -34,14 +36,32 @@ class Desk:
 
     def turn(self) -> None:
         """One step, if there is anything to do."""
-        if self.loop.sequences:
+        if self.loop.is_busy:
             self.loop.step()
+            self.check_blocks()
 
     def finish(self) -> None:
         """Steps until nothing is left to do."""
-        while self.loop.sequences:
+        while self.loop.is_busy:
             self.turn()
         self.loop.check_books()
+
+    def check_blocks(self) -> None:
+        """Each block is held by those who stand in it, and what a sequence is still to write in by nobody else."""
+        scheduler, blocks = self.loop.scheduler, self.loop.scheduler.holdings.blocks
+        scheduler.holdings.let_sources_go()
+        kept = [prefix.blocks for prefix in scheduler.holdings.kept]
+        holders = Counter(block for held in [*kept, *(one.blocks for one in scheduler.running)] for block in held)
+        used = {block for sequence in scheduler.running for block in sequence.blocks}
+        assert all(blocks.num_holders(block) == count for block, count in holders.items())
+        assert (blocks.num_used, blocks.num_used + blocks.num_idle) == (len(used), len(holders))
+        assert blocks.num_free + len(holders) == blocks.num_blocks
+        for sequence in scheduler.running:
+            own = sequence.blocks[sequence.num_computed // scheduler.limits.block_tokens :]
+            assert all(blocks.num_holders(block) == 1 for block in own)
+        assert list(scheduler.waiting) == sorted(scheduler.waiting)
+        if scheduler.waiting and not self.loop.runner.run_ahead:  # else a step that failed may have stopped others
+            assert all(sequence.number < min(scheduler.waiting) for sequence in scheduler.running)
 
     def last_output(self, number: int) -> TokenOutput:
         output = self.reports[number][-1].output
@@ -54,3 +74,12 @@ class Desk:
 
     def cancel(self, number: int) -> None:
         self.loop.follow(Cancel(number))
+
+    @property
+    def num_preemptions(self) -> int:
+        return self.loop.scheduler.num_preemptions
+
+    @property
+    def num_kept(self) -> int:
+        """Prefixes that are kept."""
+        return len(self.loop.scheduler.holdings.kept)

@@ -1,48 +1,115 @@
-"""A device that computes a checksum, minds its manners' breach, and fails where it is told to."""
+"""A device that computes a checksum over what its memory holds, minds its manners' breach, and fails where told to."""
+
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
 
 from index_grpc.contract import Token
-from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.engine.sequence import Batch, Span
+from index_grpc.errors import DeviceLost
 
 POISON = 999
 """A prompt that holds this id cannot be computed."""
+LATE_POISON = 998
+"""Nor one that holds this id, but that shows only when somebody waits for the step."""
+LONE_POISON = 997
+"""This one fails by itself: the step's other spans are fine."""
+POISONS = {POISON, LATE_POISON, LONE_POISON}
 VOCAB = 50
+GARBAGE = -1
+
+
+@dataclass(frozen=True)
+class FakeLaunched:
+    """A step that was computed at once, but tells only when asked."""
+
+    runner: "FakeRunner"
+    results: list[Token | Exception]
+    failed: bool
+
+    def wait(self) -> list[Token | Exception]:
+        assert self.runner.under_way.pop(0) is self, "steps come back in order"
+        if self.failed:
+            raise RuntimeError("late poison")
+        return self.results
 
 
 class FakeRunner:
-    """Draws (sum of all ids × step) mod VOCAB; raises if a batch breaks the scheduler's rules."""
+    """Draws (sum of all ids × step) mod VOCAB; raises if a batch breaks the scheduler's rules.
 
-    def __init__(self, chunk_tokens: int, rows_independent: bool = True) -> None:
-        self.chunk_tokens, self.rows_independent = chunk_tokens, rows_independent
-        self.computed: dict[int, list[int]] = {}
-        """By row: the ids whose keys and values a real device would hold."""
-        self.num_runs = 0
+    Its memory holds the id whose keys and values a real device would hold, by block and offset.
+    """
 
-    def run(self, batch: Batch) -> list[Token]:
-        self.num_runs += 1
-        assert batch
-        for places in ([span.sequence.slot for span in batch], [span.sequence.row for span in batch]):
-            assert len(set(places)) == len(places), "one slot or row twice in a batch"
-        assert sum(span.count for span in batch if span.end <= span.sequence.num_prompt) <= self.chunk_tokens
-        if any(POISON in span.sequence.ids for span in batch):
+    def __init__(self, chunk_tokens: int, rows_independent: bool = True, run_ahead: int = 0) -> None:
+        self.chunk_tokens, self.rows_independent, self.run_ahead = chunk_tokens, rows_independent, run_ahead
+        self.block_tokens = 8
+        self.memory: dict[int, dict[int, int]] = {}
+        self.drawn: dict[int, int] = {}
+        """The last token of each slot."""
+        self.under_way: list[FakeLaunched] = []
+        self.num_launches = 0
+
+    def launch(self, batch: Batch) -> FakeLaunched:
+        try:
+            return self._launch(batch)
+        except (AssertionError, LookupError) as error:
+            raise DeviceLost("the batch breaks the rules") from error
+
+    def _launch(self, batch: Batch) -> FakeLaunched:
+        self.num_launches += 1
+        assert batch.spans
+        assert len(self.under_way) <= self.run_ahead
+        slots = [span.sequence.slot for span in batch.spans]
+        assert len(set(slots)) == len(slots), "one slot twice in a batch"
+        prompt_counts = [span.count for span in batch.spans if span.end <= span.sequence.num_prompt]
+        assert sum(prompt_counts) <= self.chunk_tokens
+        if any(POISON in span.sequence.ids for span in batch.spans):
             raise RuntimeError("poison")
-        return [token for span in batch for token in self._compute(span.sequence, span.start, span.end, span.samples)]
+        failed = any(LATE_POISON in span.sequence.ids for span in batch.spans)
+        in_order = not failed and not any(launched.failed for launched in self.under_way)
+        results = self._compute(batch) if in_order else self._spoil(batch)
+        self.under_way.append(launched := FakeLaunched(self, results, failed))
+        return launched
 
-    def release(self, row: int) -> None:
-        self.computed.pop(row, None)
+    def _compute(self, batch: Batch) -> list[Token | Exception]:
+        for copy in batch.copies:
+            held = self.memory.get(copy.source, {})
+            self.memory[copy.target] = {offset: held[offset] for offset in range(copy.num_tokens)}
+        for span in batch.spans:
+            self._write(span, self._ids(span))
+        return [self._draw(span) for span in batch.spans if span.samples]
 
-    def held_rows(self) -> set[int]:
-        return set(self.computed)
+    def _spoil(self, batch: Batch) -> list[Token | Exception]:
+        """A step that fails, or builds upon one that does, leaves garbage wherever it may write."""
+        for copy in batch.copies:
+            self.memory[copy.target] = {}
+        for span in batch.spans:
+            self._write(span, [GARBAGE] * span.count)
+        return [Token(GARBAGE) for span in batch.spans if span.samples]
 
-    def _compute(self, sequence: Sequence, start: int, end: int, samples: bool) -> list[Token]:
-        if sequence.row not in self.computed:
-            shared = self.computed[sequence.match.prefix.row][: sequence.num_cached] if sequence.match else []
-            self.computed[sequence.row] = list(shared)
-        row = self.computed[sequence.row]
-        assert start <= len(row), "a position was skipped"
-        assert start == sequence.num_computed
-        assert row[:start] == sequence.ids[:start], "another sequence's positions"
-        row[start:] = sequence.ids[start:end]
-        return [Token(next_id(row))] if samples else []
+    def _ids(self, span: Span) -> Ids[int]:
+        ids = span.sequence.ids[span.start : span.end]
+        assert span.known == (len(ids) == span.count)
+        return ids if span.known else [*ids, self.drawn[span.sequence.slot]]
+
+    def _write(self, span: Span, ids: Ids[int]) -> None:
+        for position, token_id in enumerate(ids, span.start):
+            block, offset = divmod(position, self.block_tokens)
+            self.memory.setdefault(span.sequence.blocks[block], {})[offset] = token_id
+
+    def _draw(self, span: Span) -> Token | Exception:
+        sequence, held = span.sequence, self._read(span)
+        assert span.step < sequence.request.max_tokens, "more than was asked for"
+        assert held[: len(sequence.ids)] == sequence.ids, "another sequence's positions"
+        assert span.step == len(held) - sequence.num_prompt
+        if LONE_POISON in held:
+            return FloatingPointError("lone poison")
+        self.drawn[sequence.slot] = token_id = next_id(held)
+        return Token(token_id)
+
+    def _read(self, span: Span) -> list[int]:
+        """What stands in a sequence's blocks up to the span's end."""
+        places = [divmod(position, self.block_tokens) for position in range(span.end)]
+        return [self.memory[span.sequence.blocks[block]][offset] for block, offset in places]
 
 
 def next_id(ids: list[int]) -> int:

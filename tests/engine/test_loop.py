@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index_grpc.contract import FinishReason
-from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import DeadlineTooShort, RequestFailed
 from tests.engine.desk import ANYWHERE, LIMITS, STOP_IDS, Desk
-from tests.engine.fake_runner import POISON, VOCAB, FakeRunner, answer
+from tests.engine.fake_runner import POISONS, VOCAB, FakeRunner, answer
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,9 @@ class Arrival:
     leaves_after: int | None
 
 
-prompts = st.lists(st.integers(5, VOCAB - 1) | st.just(POISON), min_size=1, max_size=39)
-alike = st.tuples(st.integers(0, 30), st.lists(st.integers(5, 7), min_size=1, max_size=9)).map(
+poisons = st.sampled_from(sorted(POISONS))
+prompts = st.lists(st.integers(5, VOCAB - 1) | poisons, min_size=1, max_size=39)
+alike = st.tuples(st.integers(0, 30), st.lists(st.integers(5, 7) | poisons, min_size=1, max_size=9)).map(
     lambda beginning_and_rest: [9] * beginning_and_rest[0] + beginning_and_rest[1]
 )
 """Prompts that often begin the same."""
@@ -43,14 +43,35 @@ arrivals = st.lists(
 )
 
 
+@pytest.mark.parametrize("run_ahead", [0, 1, 3])
 @pytest.mark.parametrize("grain_tokens", [1, 8])
 @pytest.mark.parametrize("rows_independent", [True, False])
-@given(arrivals=arrivals, prefix_reuse=st.booleans())
+@given(
+    arrivals=arrivals,
+    prefix_reuse=st.booleans(),
+    answers_like_prompts=st.booleans(),
+    block_tokens=st.sampled_from([1, 3, 8, 40]),
+    num_contexts=st.sampled_from([1, 1.3, 2, 5]),
+)
 def test_every_interleaving(
-    rows_independent: bool, grain_tokens: int, arrivals: list[Arrival], prefix_reuse: bool
+    rows_independent: bool,
+    grain_tokens: int,
+    run_ahead: int,
+    arrivals: list[Arrival],
+    prefix_reuse: bool,
+    answers_like_prompts: bool,
+    block_tokens: int,
+    num_contexts: float,
 ) -> None:
-    limits = dataclasses.replace(LIMITS, prefix_reuse=prefix_reuse, grain_tokens=grain_tokens)
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens, rows_independent), limits)
+    limits = dataclasses.replace(
+        LIMITS,
+        prefix_reuse=prefix_reuse,
+        grain_tokens=grain_tokens,
+        answers_like_prompts=answers_like_prompts,
+        block_tokens=block_tokens,
+        num_blocks=int(-(-LIMITS.context_length // block_tokens) * num_contexts),
+    )
+    desk = Desk(FakeRunner(LIMITS.chunk_tokens, rows_independent, run_ahead), limits)
     leaving: dict[int, int] = {}
     for number, arrival in enumerate(arrivals):
         for _ in range(arrival.after_steps):
@@ -62,9 +83,7 @@ def test_every_interleaving(
         desk.submit(number, arrival.prompt, arrival.max_tokens)
         if arrival.leaves_after is not None:
             leaving[number] = arrival.leaves_after
-    while desk.loop.sequences:
-        desk.turn()
-    desk.loop.check_books()
+    desk.finish()
     for number, arrival in enumerate(arrivals):
         check(desk, number, arrival)
 
@@ -75,7 +94,7 @@ def check(desk: Desk, number: int, arrival: Arrival) -> None:
     assert reports[-1].ended
     room = LIMITS.context_length - len(arrival.prompt)
     whole = answer(arrival.prompt, min(arrival.max_tokens, room), STOP_IDS)
-    if POISON in arrival.prompt:
+    if POISONS & set(arrival.prompt):
         assert arrival.leaves_after is not None or isinstance(reports[-1].error, RequestFailed)
         return
     output = reports[-1].output
@@ -109,24 +128,22 @@ def test_a_chunk_takes_all_of_a_steps_prompt_tokens() -> None:
     desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(ANYWHERE, prefix_reuse=False), frozenset())
     for number in range(3):
         desk.submit(number, [5 + number] * 5, max_tokens=1)
-    counts = [[span.count for span in desk.loop.scheduler.schedule(0.0)]]
+    counts = [[span.count for span in desk.loop.scheduler.schedule(0.0).spans]]
     assert counts == [[5, 3]]
 
 
 def test_deadlines_of_what_has_ended_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index_grpc.engine.loop.SPARE_DEADLINES", 5)
+    monkeypatch.setattr("index_grpc.engine.deadlines.SPARE", 5)
     desk = Desk(FakeRunner(LIMITS.chunk_tokens))
     for number in range(100):
         desk.submit(number, [5], max_tokens=1, deadline=1e9)
         desk.finish()
-    assert len(desk.loop._deadlines) < 10
+    assert len(desk.loop.deadlines) < 10
 
 
 def test_a_long_prompt_does_not_stall_running_sequences() -> None:
     """While a prompt of many chunks is computed, every step still decodes whoever runs."""
-    limits = Limits(
-        context_length=400, max_sequences=3, max_waiting=9, max_cache_tokens=1200, chunk_tokens=8, grain_tokens=8
-    )
+    limits = dataclasses.replace(LIMITS, context_length=400, num_blocks=150)
     desk = Desk(FakeRunner(limits.chunk_tokens), limits, stop_ids=frozenset())
     desk.submit(0, [9], max_tokens=100)
     desk.turn()

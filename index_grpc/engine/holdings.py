@@ -1,0 +1,116 @@
+"""Who stands in which blocks: sequences that run, and prefixes kept after them. Never sees a tensor.
+
+A sequence that begins as a prefix does shares the prefix's whole blocks. The block in which their common beginning ends
+is copied, unless the prefix is continued and nobody else stands in that block.
+
+    kept     [ b0 | b1 | b2 ]
+    sequence [ b0 | b1 | b5 | b6 ]      shares two blocks; a part of b2 was copied to b5
+"""
+
+from collections import Counter
+from math import lcm
+
+from index_grpc.contract import Copy
+from index_grpc.engine.blocks import Blocks
+from index_grpc.engine.prefixes import KeptPrefixes, Match, Prefix
+from index_grpc.engine.sequence import Sequence
+
+
+class Holdings:
+    """Gives sequences their blocks and takes them back. Kept prefixes give way, least recently used first."""
+
+    def __init__(self, num_blocks: int, block_tokens: int, grain_tokens: int, most_kept: int) -> None:
+        self.blocks, self._block_tokens, self._grain_tokens = Blocks(num_blocks), block_tokens, grain_tokens
+        self.kept = KeptPrefixes(self.blocks, most_kept)
+        self._sources: list[int] = []
+        """Blocks that the last step copies from; they stay as they are until it is launched."""
+
+    def num_for(self, num_tokens: int) -> int:
+        """Blocks for so many positions."""
+        return -(-num_tokens // self._block_tokens)
+
+    def fitting(self, match: Match | None, num_blocks: int, num_promised: int) -> tuple[bool, Match | None]:
+        """Whether a sequence can come to `num_blocks` blocks, others to those promised, and the match to begin from.
+
+        That is cut to whole blocks if copying the last part would hold more than there is.
+        """
+        short = match and match.cut(lcm(self._block_tokens, self._grain_tokens))
+        for candidate in (match, short):
+            if self._num_new(candidate, num_blocks) + num_promised <= self.blocks.num_free + self.blocks.num_idle:
+                return True, candidate
+        return False, None
+
+    def begin(self, sequence: Sequence, match: Match) -> list[Copy]:
+        """Has a sequence begin with the match's tokens; the copies are to be made before its first step."""
+        prefix, (num_whole, rest) = match.prefix, divmod(match.num_tokens, self._block_tokens)
+        num_shared = num_whole + bool(rest)
+        if self._continues(match):
+            blocks = self.kept.take(prefix)
+            self.blocks.release(blocks[num_shared:])
+        else:
+            if self.kept.holds(prefix):
+                self.kept.touch(prefix)
+            blocks = prefix.blocks
+            self.blocks.share(blocks[:num_shared])
+        sequence.blocks = blocks[:num_shared]
+        return self._copy_last(sequence, rest) if rest else []
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Gives a sequence blocks for so many positions. False if there are too few; then it has what could be had."""
+        for _ in range(self.num_for(num_tokens) - len(sequence.blocks)):
+            if not self._has_free():
+                return False
+            sequence.blocks.append(self.blocks.take())
+        return True
+
+    def keep(self, sequence: Sequence, prefix: Prefix) -> None:
+        """Keeps an ended sequence's prefix and frees the rest."""
+        self.blocks.release(sequence.blocks[len(prefix.blocks) :])
+        self.kept.keep(prefix)
+        sequence.blocks = []
+
+    def let_go(self, sequence: Sequence) -> None:
+        """Frees what a sequence holds."""
+        self.blocks.release(sequence.blocks)
+        sequence.blocks = []
+
+    def let_sources_go(self) -> None:
+        """To be called once the last step is launched."""
+        self.blocks.release(self._sources)
+        self._sources = []
+
+    def check_books(self) -> None:
+        """With nothing running, only kept prefixes hold blocks; raises RuntimeError if something leaked."""
+        self.let_sources_go()
+        held = Counter(block for prefix in self.kept for block in prefix.blocks)
+        is_right = all(self.blocks.num_holders(block) == count for block, count in held.items())
+        if self.blocks.num_used or self.blocks.num_idle != len(held) or not is_right:
+            raise RuntimeError(f"idle, yet {self.blocks.num_used} blocks are not free, or kept ones are miscounted")
+
+    def _num_new(self, match: Match | None, num_blocks: int) -> int:
+        """Blocks, of those free or idle, that a sequence of so many takes up when it begins with the match."""
+        if match is None:
+            return num_blocks
+        blocks, (num_whole, rest) = match.prefix.blocks, divmod(match.num_tokens, self._block_tokens)
+        num_shared = num_whole + bool(rest)
+        copies = rest and not (self._continues(match) and self.blocks.num_holders(blocks[num_whole]) == 1)
+        return num_blocks - num_shared + bool(copies) + sum(map(self.blocks.is_idle, blocks[:num_shared]))
+
+    def _continues(self, match: Match) -> bool:
+        return match.is_whole and self.kept.holds(match.prefix)
+
+    def _copy_last(self, sequence: Sequence, num_tokens: int) -> list[Copy]:
+        """Where others stand in a sequence's last block too, copies its first positions to one of its own."""
+        source = sequence.blocks[-1]
+        if self.blocks.num_holders(source) == 1:
+            return []
+        self._sources.append(source)
+        self._has_free()
+        sequence.blocks[-1] = target = self.blocks.take()
+        return [Copy(source, target, num_tokens)]
+
+    def _has_free(self) -> bool:
+        """Whether there is a free block, perhaps because kept prefixes gave way."""
+        while not self.blocks.num_free and self.kept:
+            self.kept.evict()
+        return self.blocks.num_free > 0

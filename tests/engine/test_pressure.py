@@ -1,0 +1,115 @@
+"""Conversations under pressure: few blocks, many callers, failures; every answer is the one that it would be alone."""
+
+import dataclasses
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from index_grpc.engine.scheduler import Limits
+from index_grpc.errors import RequestFailed
+from tests.engine.desk import Desk
+from tests.engine.fake_runner import POISONS, VOCAB, FakeRunner, answer
+
+LIMITS = Limits(120, 6, 100, num_blocks=0, block_tokens=8, chunk_tokens=16, grain_tokens=1, answers_like_prompts=True)
+NUM_REQUESTS = 60
+
+
+@dataclass
+class Talk:
+    """What is asked at random: often how something asked before goes on."""
+
+    rng: random.Random
+    prompts: dict[int, list[int]] = field(default_factory=dict)
+    max_tokens: dict[int, int] = field(default_factory=dict)
+
+    def ask(self, number: int) -> tuple[list[int], int]:
+        """A prompt, and how many tokens are wanted."""
+        rng, earlier = self.rng, rng_choice(self.rng, self.prompts)
+        beginning = [9] * rng.randint(1, 40) if earlier is None else self._told(earlier)[: rng.randint(1, 100)]
+        self.prompts[number] = [*beginning, *(rng.randrange(5, VOCAB) for _ in range(rng.randint(1, 12)))]
+        if rng.random() < 0.1:
+            self.prompts[number][-1] = rng.choice(sorted(POISONS))
+        self.max_tokens[number] = rng.choice([1, 5, 30, 100])
+        return self.prompts[number], self.max_tokens[number]
+
+    def whole(self, number: int) -> list[int]:
+        """The answer as it is alone."""
+        room = LIMITS.context_length - len(self.prompts[number])
+        return answer(self.prompts[number], min(self.max_tokens[number], room))
+
+    def _told(self, number: int) -> list[int]:
+        prompt = [token_id for token_id in self.prompts[number] if token_id not in POISONS]
+        return prompt if len(prompt) < len(self.prompts[number]) else [*prompt, *self.whole(number)]
+
+
+def rng_choice(rng: random.Random, numbers: dict[int, list[int]]) -> int | None:
+    return rng.choice(list(numbers)) if numbers and rng.random() < 0.7 else None
+
+
+@pytest.mark.parametrize("run_ahead", [0, 1, 2])
+@pytest.mark.parametrize("answers_like_prompts", [True, False])
+@pytest.mark.parametrize("grain_tokens", [1, 8])
+@pytest.mark.parametrize("block_tokens", [8, 5, 120])
+def test_every_answer_is_the_one_it_is_alone(
+    block_tokens: int, grain_tokens: int, answers_like_prompts: bool, run_ahead: int
+) -> None:
+    for seed in range(4):
+        rng = random.Random(seed)
+        limits = dataclasses.replace(
+            LIMITS,
+            block_tokens=block_tokens,
+            num_blocks=int(120 / block_tokens * rng.choice([1, 1.5, 2, 4])),
+            grain_tokens=grain_tokens,
+            answers_like_prompts=answers_like_prompts,
+        )
+        desk, talk = Desk(FakeRunner(16, run_ahead=run_ahead), limits, frozenset()), Talk(rng)
+        for number in range(NUM_REQUESTS):
+            desk.submit(number, *talk.ask(number))
+            for _ in range(rng.choice([0, 0, 1, 5, 40])):
+                desk.turn()
+            if rng.random() < 0.2 and desk.loop.sequences:
+                desk.cancel(rng.choice(list(desk.loop.sequences)))
+        desk.finish()
+        for number in talk.prompts:
+            check(desk, talk, number)
+
+
+def check(desk: Desk, talk: Talk, number: int) -> None:
+    last, tokens, whole = desk.reports[number][-1], desk.tokens(number), talk.whole(number)
+    assert [report.ended for report in desk.reports[number]].count(True) == 1
+    if POISONS & set(talk.prompts[number]):
+        assert isinstance(last.error, RequestFailed) or (last.error is None and not tokens)
+    elif last.output is None:  # left before the end
+        assert last.error is None
+        assert tokens == whole[: len(tokens)]
+    else:
+        assert tokens == whole
+
+
+def test_who_came_last_stops_and_goes_on_later() -> None:
+    """Three of 40 tokens do not fit at once; each gets its whole answer, and who came first is never held up."""
+    limits = dataclasses.replace(LIMITS, num_blocks=15)
+    desk = Desk(FakeRunner(16), limits, frozenset())
+    for number in range(3):
+        desk.submit(number, [9 + number] * 10, max_tokens=60)
+    order: list[int] = []
+    while desk.loop.is_busy:
+        desk.turn()
+        order += [number for number in desk.reports if desk.reports[number][-1].ended and number not in order]
+    desk.loop.check_books()
+    assert order == [0, 1, 2]
+    assert desk.num_preemptions > 0
+    assert len(desk.reports[0]) == 60
+    for number in range(3):
+        assert desk.tokens(number) == answer([9 + number] * 10, 60)
+        assert desk.last_output(number).cached_prompt_tokens == 0
+
+
+def test_nobody_stops_where_all_fit() -> None:
+    limits = dataclasses.replace(LIMITS, num_blocks=3 * 15)
+    desk = Desk(FakeRunner(16), limits, frozenset())
+    for number in range(10):
+        desk.submit(number, [9 + number] * 50, max_tokens=25)
+    desk.finish()
+    assert desk.num_preemptions == 0
