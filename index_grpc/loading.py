@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from index_grpc.contract import ServedModel
+from index_grpc.engine.loop import Runner
 from index_grpc.engine.runner import Model, ModelRunner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import CheckpointError, StartupError
@@ -26,7 +27,7 @@ from index_grpc.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-CHUNK_TOKENS = {"cpu": 64, "cuda": 512}
+CHUNK_TOKENS = {"cpu": 64, "cuda": 1024}
 """Prompt tokens of one step: enough to keep the device busy, few enough that running streams hardly wait."""
 
 LEAST_SHARED_TOKENS = 16
@@ -43,7 +44,7 @@ class LoadedRunner:
     """All that the engine's loop needs, and what callers may know of the model."""
 
     model: ServedModel
-    runner: ModelRunner
+    runner: Runner
     limits: Limits
     directory: Path
     """The checkpoint's."""
@@ -65,6 +66,7 @@ def _load(settings: ServeSettings) -> LoadedRunner:
     config, _ = describe(directory)
     model = load_model(directory, config, device, settings)
     limits = limits_for(model, settings)
+    runner = make_runner(model, limits)
     served = ServedModel(
         name=name,
         context_length=config.context_length,
@@ -75,7 +77,16 @@ def _load(settings: ServeSettings) -> LoadedRunner:
         quantization="" if settings.quantize == "none" else settings.quantize,
     )
     _log_summary(served, model, limits, time.monotonic() - started)
-    return LoadedRunner(served, ModelRunner(model, settings.max_sequences), limits, directory)
+    return LoadedRunner(served, runner, limits, directory)
+
+
+def make_runner(model: Model, limits: Limits) -> Runner:
+    """What computes the loop's steps with the model."""
+    if model.device.type != "cuda":
+        return ModelRunner(model, limits.max_sequences)
+    from index_grpc.engine.device.runner import DeviceRunner  # needs Triton, which only CUDA builds bring along
+
+    return DeviceRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
 
 
 def limits_for(model: Model, settings: ServeSettings) -> Limits:
@@ -125,6 +136,8 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, setti
     if device.type == "cpu" and num_threads > (cores := num_cores()):
         log.warning("%d threads on %d cores are in each other's way; --threads 0 takes what fits", num_threads, cores)
     kernels = choose_kernels(config, device, dtype, settings.quantize)
+    if device.type == "cuda":
+        return load_cuda(directory, config, device, dtype)
     with torch.inference_mode(), large_blocks_apart():
         if kernels is not None:
             torch.set_num_threads(1)  # what PyTorch still does is small, and its threads would be in the way
@@ -132,6 +145,16 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, setti
         torch.set_num_threads(num_threads)
         most_rows = settings.max_sequences + CHUNK_TOKENS[device.type]
         return load_llama(directory, config, device, dtype, most_rows)
+
+
+def load_cuda(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> "CudaLlama":
+    """The model on the kernels for CUDA."""
+    from index_grpc.model.cuda import CudaLlama  # needs Triton, which only CUDA builds bring along
+
+    with torch.inference_mode():
+        weights = LlamaWeights(config)
+        load_weights(directory, config, weights, device, dtype)
+        return CudaLlama(config, weights)
 
 
 def load_llama(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int) -> Llama:

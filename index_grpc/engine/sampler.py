@@ -5,12 +5,13 @@ top_p, min_p. Nothing here depends on which rows share a pass, and the random nu
 (seed, step) alone, so a seeded request draws the same tokens in any company.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Candidate, Token
+from index_grpc.contract import Candidate, SamplingParams, Token
 from index_grpc.engine.sequence import Sequence
 from index_grpc.model.ranking import NUM_CANDIDATES, History, Rank, Wish, penalised, rank
 
@@ -39,21 +40,21 @@ class Knobs:
     draw: Tensor
 
     @classmethod
-    def of(cls, sequences: list[Sequence], device: torch.device) -> "Knobs":
-        """Those of the sequences' next tokens."""
-        table = torch.tensor([_knobs(sequence) for sequence in sequences], dtype=torch.float64, device=device)
+    def of(cls, draws: Iterable[tuple[SamplingParams, int]], device: torch.device) -> "Knobs":
+        """Those of so many tokens: how each is drawn, and which one of its answer it is."""
+        table = torch.tensor([_knobs(params, step) for params, step in draws], dtype=torch.float64, device=device)
         return cls(*table.split(1, dim=1))
 
 
-def _knobs(sequence: Sequence) -> tuple[float, ...]:
-    params = sequence.request.sampling
-    draw = uniform(params.seed, sequence.num_generated)
+def _knobs(params: SamplingParams, step: int) -> tuple[float, ...]:
+    draw = uniform(params.seed, step)
     if params.temperature == 0.0:
         return 1.0, params.top_p, 1, params.min_p, draw
     return params.temperature, params.top_p, params.top_k, params.min_p, draw
 
 
-def _wish(sequence: Sequence) -> Wish:
+def wish(sequence: Sequence) -> Wish:
+    """What is asked of the ranking for a sequence's next token."""
     params = sequence.request.sampling
     return Wish(
         sequence.slot,
@@ -112,11 +113,11 @@ class Sampler:
 
     def _draw_from_candidates(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
         """The chosen ids [B] where a small top_k leaves the likeliest only."""
-        return _drawn(*self._rank(logits, self.history, [_wish(s) for s in sequences]), sequences)
+        return _drawn(*self._rank(logits, self.history, [wish(s) for s in sequences]), sequences)
 
     def _draw_from_all(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
         """The chosen ids [B] where any token may come."""
-        scores = penalised(logits, self.history, [_wish(s) for s in sequences])
+        scores = penalised(logits, self.history, [wish(s) for s in sequences])
         return _drawn(*scores.sort(dim=1, descending=True, stable=True), sequences)
 
 
@@ -124,7 +125,8 @@ def _drawn(best: Tensor, ids: Tensor, sequences: list[Sequence]) -> Tensor:
     """The chosen ids [B] from ranked scores and ids [B, n]."""
     if not bool(best[:, 0].isfinite().all()):  # what is not a number sorts before all numbers, so one look finds it
         raise FloatingPointError("the model's output is not a number")
-    places = choose(best.double(), Knobs.of(sequences, best.device))
+    draws = [(sequence.request.sampling, sequence.num_generated) for sequence in sequences]
+    places = choose(best.double(), Knobs.of(draws, best.device))
     return ids.gather(1, places)[:, 0]
 
 

@@ -4,8 +4,8 @@ Prompts go through products that are limited by arithmetic, answers through prod
 weights. Either way a token has the same bits whatever is computed with it, and a prompt's however it is cut.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from index_grpc.cuda.decode_attention import Rows, Scratch, decode_attention
 from index_grpc.cuda.embedding import embed
 from index_grpc.cuda.linear import Tiles, linear, normed
-from index_grpc.cuda.pool import BlockPool
+from index_grpc.cuda.pool import BLOCK_TOKENS, BlockPool
 from index_grpc.cuda.prefill_attention import Tokens, prefill_attention
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.weights import LayerWeights, LlamaWeights
@@ -58,6 +58,11 @@ class Products:
 class CudaLlama:
     """A model ready to compute, in bfloat16 or float32."""
 
+    rows_independent = cuts_independent = True
+    answers_like_prompts = False
+    """Products of few rows are summed in parts, and attention of one token in splits."""
+    block_tokens = BLOCK_TOKENS
+
     def __init__(self, config: ModelConfig, weights: LlamaWeights) -> None:
         """Takes the weights over, one layer at a time, so that no second copy of them stands in memory."""
         body, self.config = weights.model, config
@@ -71,6 +76,7 @@ class CudaLlama:
             body.layers[position] = torch.nn.Identity()  # lets go of the unfused tensors
         self.final_norm: Tensor = body.norm.weight
         self.head: Tensor = weights.lm_head.weight
+        self.engine = f"Triton {version('triton')}, PyTorch {torch.__version__}"
         self.rotary = rotary_halves(config, self.device)
         # Overlapping kernels came with Hopper.
         self.overlaps = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device)[0] >= 9

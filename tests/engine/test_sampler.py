@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
-from index_grpc.engine.sampler import Knobs, Sampler, _wish, choose, uniform
+from index_grpc.engine.sampler import Knobs, Sampler, choose, uniform, wish
 from index_grpc.engine.sequence import Sequence
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.native import NativeLlama
@@ -83,11 +83,11 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
     sequence = sequence_of(0, params, prompt)
     sampler.history.open(0, prompt)
     if 0 < params.top_k <= NUM_CANDIDATES:
-        best, ids = rank(row, sampler.history, [_wish(sequence)])
+        best, ids = rank(row, sampler.history, [wish(sequence)])
     else:
-        best, ids = penalised(row, sampler.history, [_wish(sequence)]).sort(dim=1, descending=True)
+        best, ids = penalised(row, sampler.history, [wish(sequence)]).sort(dim=1, descending=True)
     draws = (torch.arange(NUM_DRAWS, dtype=torch.float64) + 0.5) / NUM_DRAWS
-    knobs = dataclasses.replace(Knobs.of([sequence], row.device), draw=draws[:, None])
+    knobs = dataclasses.replace(Knobs.of([(params, 0)], row.device), draw=draws[:, None])
     places = choose(best.double().expand(NUM_DRAWS, -1), knobs)[:, 0]
     shares = torch.bincount(ids[0][places], minlength=VOCAB) / NUM_DRAWS
     wanted = by_transformers(row, params, prompt)
