@@ -17,13 +17,14 @@ from torch import Tensor
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 from index_grpc.cuda.pool import BLOCK_TOKENS, LOG2_E, BlockPool
 
-SPLIT_BLOCKS = 2
+SPLIT_BLOCKS = 1
 """Blocks that one program reads of a row."""
-TILE = 32
+TILE = 16
 """Positions that it reads at once."""
 COMBINED = 16
 """Splits that are put together at once."""
-PROGRAMS = 132 * 6
+PROGRAMS = 4096
+"""At most; each takes the next piece of work when it is done with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ class Scratch:
 
 def decode_attention(
     layer: int, qkv: Tensor, cache: BlockPool, rows: Rows, rotary: tuple[Tensor, Tensor], scratch: Scratch,
-    outputs: Tensor, overlaps: bool = False, num_warps: int = 4,
+    outputs: Tensor, overlaps: bool = False,
 ) -> Tensor:  # fmt: skip
     """Rotates queries and keys of qkv [M, H + 2K, D], keeps keys and values, and attends: outputs [M, H, D]."""
     pool, (_, num_heads, head_dim) = cache.pool, outputs.shape
@@ -200,6 +201,6 @@ def decode_attention(
         scratch.sums, scratch.stats, scratch.arrivals, outputs,
         LOG2_E / head_dim**0.5, pool.stride(0), layer * pool.stride(1), cache.tables.stride(0),
         H=num_heads, K=num_kv_heads, D=head_dim, BLOCK=BLOCK_TOKENS, SPLIT_BLOCKS=SPLIT_BLOCKS,
-        SPLITS=scratch.splits, COMBINED=COMBINED, TILE=TILE, OVERLAPS=overlaps, num_warps=num_warps, **options,
+        SPLITS=scratch.splits, COMBINED=COMBINED, TILE=TILE, OVERLAPS=overlaps, num_warps=1, **options,
     )  # fmt: skip
     return outputs

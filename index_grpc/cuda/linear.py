@@ -1,7 +1,7 @@
 """Matrix products with what comes after them: the gate, the residual.
 
 A row's result is the same bit for bit whatever other rows there are. Sums over K run in one order however a product is
-cut: in `slices` parts of K, each from its first input to its last, the parts added up from the first to the last. M is
+cut: in parts of K, each from its first input to its last, the parts added up from the first to the last. M is
 the number of rows, N that of outputs, K that of inputs.
 """
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 
-WARPS_OF_FEW = 8
-"""Parts of K that are summed at the same time where rows are few."""
+FEW_ROWS = 16
+"""Tiles of up to so many rows have each warp sum a part of K."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,39 +102,45 @@ def _in_order(parts, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     return ((((((part_0 + part_1) + part_2) + part_3) + part_4) + part_5) + part_6) + part_7
 
 
+@triton.jit
+def _part(weights, places, start, K: tl.constexpr, SLICE: tl.constexpr):
+    """Weights from input `start` of each slice on."""
+    if K == 8 * SLICE:
+        return tl.load(weights + start)
+    else:
+        return tl.load(weights + start, mask=places + start < K, other=0.0)
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def _linear_few(
     inputs, weight, residual, outputs, num_rows,
     N, K: tl.constexpr, SLICE: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRELOADS: tl.constexpr, OVERLAPS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """As `_linear` for no more than ROWS rows: each warp sums a slice of K. Where gated, gates and ups alternate."""
     let_next_start(OVERLAPS)
     slices, rows, depth = tl.arange(0, 8), tl.arange(0, ROWS), tl.arange(0, DEPTH)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    weight_rows = (columns // 2 + columns % 2 * N if GATED else columns) % (2 * N if GATED else N)
+    weight_rows = (columns // 2 + columns % 2 * N) % (2 * N) if GATED else columns % N
     places = slices[:, None, None] * SLICE + depth[None, None, :]
     weights = weight + weight_rows.to(tl.int64)[None, :, None] * K + places
     values = inputs + rows[None, :, None] * K + places
     filled = (rows < num_rows)[None, :, None]
-    # Weights are asked for before the kernels ahead have ended, so that memory is never idle.
+    # Weights are read before the kernels ahead have ended, as many as registers hold.
     right = _part(weights, places, 0, K, SLICE)
-    right_1 = _part(weights, places, DEPTH, K, SLICE) if PRELOADS > 1 else right
+    if SLICE > DEPTH:
+        following = _part(weights, places, DEPTH, K, SLICE)
     wait_for_previous(OVERLAPS)
     parts = tl.zeros((8, ROWS, COLUMNS), tl.float32)
-    right_2 = _part(weights, places, 2 * DEPTH, K, SLICE) if SLICE > 2 * DEPTH else right
-    left = tl.load(values, mask=filled & (places < K), other=0.0)
-    parts = tl.dot(left, tl.permute(right, (0, 2, 1)), parts, input_precision="ieee")
-    if SLICE > DEPTH:
-        left = tl.load(values + DEPTH, mask=filled & (places + DEPTH < K), other=0.0)
-        parts = tl.dot(left, tl.permute(right_1, (0, 2, 1)), parts, input_precision="ieee")
-    if SLICE > 2 * DEPTH:
-        left = tl.load(values + 2 * DEPTH, mask=filled & (places + 2 * DEPTH < K), other=0.0)
-        parts = tl.dot(left, tl.permute(right_2, (0, 2, 1)), parts, input_precision="ieee")
-    for start in range(3 * DEPTH, SLICE, DEPTH):
+    for start in tl.static_range(0, SLICE, DEPTH):
+        if start + 2 * DEPTH < SLICE:
+            after_next = _part(weights, places, start + 2 * DEPTH, K, SLICE)
         left = tl.load(values + start, mask=filled & (places + start < K), other=0.0)
-        right = _part(weights, places, start, K, SLICE)
         parts = tl.dot(left, tl.permute(right, (0, 2, 1)), parts, input_precision="ieee")
+        if start + DEPTH < SLICE:
+            right = following
+        if start + 2 * DEPTH < SLICE:
+            following = after_next
     total = _in_order(parts, ROWS, COLUMNS)
     if GATED:
         gate, up = tl.split(tl.reshape(total, (ROWS, COLUMNS // 2, 2)))
@@ -145,13 +151,6 @@ def _linear_few(
     if ADDED:
         total += tl.load(residual + to, mask=there, other=0.0).to(tl.float32)
     tl.store(outputs + to, total.to(outputs.dtype.element_ty), mask=there)
-
-
-@triton.jit
-def _part(weights, places, start, K: tl.constexpr, SLICE: tl.constexpr):
-    if K == 8 * SLICE:
-        return tl.load(weights + start)
-    return tl.load(weights + start, mask=places + start < K, other=0.0)
 
 
 def slice_of(depth: int) -> int:
@@ -174,46 +173,25 @@ def linear(
     """Inputs [M, K] by a weight [N, K] → outputs [M, N], which it fills and returns.
 
     With `gated` the weight is [2N, K], gates before ups, and the result silu(gate) · up. `residual` [M, N] is added
-    and may be `outputs` itself. `sliced` sums K in parts: as it must be for few rows.
+    and may be `outputs` itself. `sliced` sums K in parts, which is what lets few rows be computed fast.
     """
     (num_rows, depth), num_outputs = inputs.shape, outputs.shape[1]
-    across, down = triton.cdiv(num_outputs, tiles.columns), triton.cdiv(num_rows, tiles.rows)
+    part = slice_of(depth)
+    # A part is computed in steps that divide it: powers of two.
+    step = min(tiles.depth, part & -part) if sliced else tiles.depth
+    shape = {"N": num_outputs, "K": depth, "GATED": gated, "ADDED": residual is not None, "OVERLAPS": overlaps}
+    cut = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": step}
     options = {"launch_pdl": True} if overlaps else {}
-    if sliced and tiles.rows <= 16:
-        across = triton.cdiv(num_outputs * (2 if gated else 1), tiles.columns)
-        _linear_few[(across,)](
-            inputs, weight, outputs if residual is None else residual, outputs,
-            num_rows, N=num_outputs, K=depth, SLICE=slice_of(depth), GATED=gated, ADDED=residual is not None,
-            ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=min(tiles.depth, slice_of(depth)), PRELOADS=2 if slice_of(depth) > min(tiles.depth, slice_of(depth)) else 1, OVERLAPS=overlaps,
-            num_warps=8, num_stages=tiles.num_stages, **options,
-        )  # fmt: skip
+    addends = outputs if residual is None else residual
+    if sliced and tiles.rows <= FEW_ROWS:
+        num_columns = 2 * num_outputs if gated else num_outputs
+        _linear_few[(triton.cdiv(num_columns, tiles.columns),)](
+            inputs, weight, addends, outputs, num_rows, SLICE=part, num_warps=8, num_stages=1, **shape, **cut, **options
+        )
         return outputs
-    _linear[(across * down,)](
-        inputs, weight, outputs if residual is None else residual, outputs,
-        num_rows, N=num_outputs, K=depth, SLICE=slice_of(depth) if sliced else 0, GATED=gated, ADDED=residual is not None,
-        ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=min(tiles.depth, slice_of(depth)) if sliced else tiles.depth, GROUP=8,
-        OVERLAPS=overlaps, num_warps=tiles.num_warps, num_stages=tiles.num_stages, **options,
+    num_tiles = triton.cdiv(num_outputs, tiles.columns) * triton.cdiv(num_rows, tiles.rows)
+    _linear[(num_tiles,)](
+        inputs, weight, addends, outputs, num_rows, SLICE=part if sliced else 0, GROUP=8,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages, **shape, **cut, **options,
     )  # fmt: skip
-    return outputs
-
-
-@triton.jit
-def _normed(inputs, norm, outputs, eps, K: tl.constexpr, WIDTH: tl.constexpr, OVERLAPS: tl.constexpr):
-    let_next_start(OVERLAPS)
-    columns = tl.arange(0, WIDTH)
-    gain = tl.load(norm + columns, mask=columns < K, other=0.0).to(tl.float32)
-    wait_for_previous(OVERLAPS)
-    places = tl.program_id(0).to(tl.int64) * K + columns
-    row = tl.load(inputs + places, mask=columns < K, other=0.0).to(tl.float32)
-    scaled = row * tl.rsqrt(tl.sum(row * row) / K + eps) * gain
-    tl.store(outputs + places, scaled.to(outputs.dtype.element_ty), mask=columns < K)
-
-
-def normed(inputs: Tensor, norm: Tensor, eps: float, overlaps: bool = False) -> Tensor:
-    """RMS norm of inputs [M, K] by a gain [K]."""
-    outputs, depth = torch.empty_like(inputs), inputs.shape[1]
-    options = {"launch_pdl": True} if overlaps else {}
-    _normed[(inputs.shape[0],)](
-        inputs, norm, outputs, eps, K=depth, WIDTH=triton.next_power_of_2(depth), OVERLAPS=overlaps, **options
-    )
     return outputs

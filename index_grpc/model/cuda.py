@@ -12,7 +12,8 @@ from torch import Tensor
 
 from index_grpc.cuda.decode_attention import Rows, Scratch, decode_attention
 from index_grpc.cuda.embedding import embed
-from index_grpc.cuda.linear import Tiles, linear, normed
+from index_grpc.cuda.linear import Tiles, linear
+from index_grpc.cuda.norm import normed
 from index_grpc.cuda.pool import BLOCK_TOKENS, BlockPool
 from index_grpc.cuda.prefill_attention import Tokens, prefill_attention
 from index_grpc.model.config import ModelConfig
@@ -92,17 +93,16 @@ class CudaLlama:
         mixed = self._new(num_rows, config.num_heads * config.head_dim)
         active = self._new(num_rows, config.intermediate_size)
         embed(ids, rows.slots, last_ids, self.embedding, hidden, overlaps)
-        eps = config.rms_norm_eps
         for index, layer in enumerate(self.layers):
-            self._product(normed(hidden, layer.input_norm, eps, overlaps), layer.qkv, qkv, products.qkv)
+            self._product(self._normed(hidden, layer.input_norm), layer.qkv, qkv, products.qkv)
             heads = (qkv.view(num_rows, num_heads, -1), mixed.view(num_rows, config.num_heads, -1))
             decode_attention(index, heads[0], cache, rows, self.rotary, scratch, heads[1], overlaps)
             self._product(mixed, layer.output, hidden, products.output, residual=hidden)
-            after = normed(hidden, layer.post_attention_norm, eps, overlaps)
+            after = self._normed(hidden, layer.post_attention_norm)
             self._product(after, layer.gate_up, active, products.gate_up, gated=True)
             self._product(active, layer.down, hidden, products.down, residual=hidden)
         logits = self._new(num_rows, config.vocab_size, dtype=torch.float32)
-        return self._product(normed(hidden, self.final_norm, eps, overlaps), self.head, logits, products.head)
+        return self._product(self._normed(hidden, self.final_norm), self.head, logits, products.head)
 
     def prefill(self, ids: Tensor, tokens: Tokens, ends: Tensor, cache: BlockPool, tiles: Tiles) -> Tensor:
         """Logits [S, vocab_size], float32, after the S of T prompts' tokens that `ends` numbers."""
@@ -122,8 +122,21 @@ class CudaLlama:
         last = normed(hidden[ends], self.final_norm, eps)
         return linear(last, self.head, self._new(len(ends), config.vocab_size, dtype=torch.float32), tiles)
 
-    def _product(self, inputs: Tensor, weight: Tensor, outputs: Tensor, tiles: Tiles, **rest: object) -> Tensor:
-        return linear(inputs, weight, outputs, tiles, sliced=True, overlaps=self.overlaps, **rest)
+    def _product(
+        self,
+        inputs: Tensor,
+        weight: Tensor,
+        outputs: Tensor,
+        tiles: Tiles,
+        *,
+        gated: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        choice = {"gated": gated, "residual": residual, "overlaps": self.overlaps}
+        return linear(inputs, weight, outputs, tiles, sliced=True, **choice)
+
+    def _normed(self, inputs: Tensor, gain: Tensor) -> Tensor:
+        return normed(inputs, gain, self.config.rms_norm_eps, self.overlaps)
 
     def _new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.empty(shape, device=self.device, dtype=dtype or self.dtype)

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from index_grpc.cuda.linear import Tiles
+from index_grpc.cuda.linear import FEW_ROWS, Tiles
 from index_grpc.model.cuda import Products
 
-FEW_ROWS = 16
-"""Up to so many, each warp sums a part of every product."""
 MOST_PROMPTS = 64
 """Whose last tokens a recorded step of prompts can sample."""
 LARGE_MEMORY = 200_000
@@ -45,8 +43,9 @@ class Shapes:
             return Products(*[_plain(num_rows)] * 5)
         if num_rows <= FEW_ROWS:
             rows = 1 << (num_rows - 1).bit_length()
-            few = Tiles(rows, 8, 256, 8, 2)
-            return Products(few, few, few, few, few)
+            short = Tiles(rows, 8, 256) if rows <= 4 else Tiles(rows, 16, 128)
+            long = Tiles(rows, 8, min(256, 1024 // rows))  # as many inputs as registers hold three times
+            return Products(short, short, short, long, short)
         if not self._is_large:
             return Products(*[Tiles(64, 32, 64, 4, 3)] * 5)
         thin, wide = Tiles(64, 16, 128, 4, 6), Tiles(64, 64, 128, 4, 4)
