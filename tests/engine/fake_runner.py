@@ -102,6 +102,7 @@ class FakeRunner:
         assert held[: len(sequence.ids)] == sequence.ids, "another sequence's positions"
         assert span.step == len(held) - sequence.num_prompt
         if LONE_POISON in held:
+            self.drawn[sequence.slot] = GARBAGE
             return FloatingPointError("lone poison")
         self.drawn[sequence.slot] = token_id = next_id(held)
         return Token(token_id)
