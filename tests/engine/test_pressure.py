@@ -8,9 +8,10 @@ import pytest
 
 from index_grpc.contract import FinishReason
 from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.sequence import Batch
 from index_grpc.errors import DeviceLost, RequestFailed
 from tests.engine.desk import Desk
-from tests.engine.fake_runner import LATE_POISON, POISONS, VOCAB, FakeRunner, answer
+from tests.engine.fake_runner import LATE_POISON, POISONS, VOCAB, FakeLaunched, FakeRunner, answer
 
 LIMITS = Limits(120, 6, 100, num_blocks=0, block_tokens=8, chunk_tokens=16, grain_tokens=1, answers_like_prompts=True)
 NUM_REQUESTS = 60
@@ -129,12 +130,28 @@ def test_what_a_failed_step_left_is_not_kept() -> None:
     assert desk.tokens(2) == answer([9] * 20, 5)
 
 
-def test_a_lost_device_is_not_tried_again() -> None:
-    desk = Desk(FakeRunner(16), dataclasses.replace(LIMITS, num_blocks=15), frozenset())
-    desk.loop.runner.chunk_tokens = 0  # type: ignore[attr-defined] # so that any batch breaks the rules
-    desk.submit(0, [9, 10], max_tokens=5)
-    with pytest.raises(DeviceLost):
+class AcceleratorError(RuntimeError):
+    """Named as PyTorch's own is, which cannot be made without a device."""
+
+
+@pytest.mark.parametrize(
+    "error", [DeviceLost("gone"), AcceleratorError("gone")], ids=lambda error: type(error).__name__
+)
+def test_a_lost_device_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    runner = FakeRunner(16)
+    desk = Desk(runner, dataclasses.replace(LIMITS, num_blocks=15), frozenset())
+    launches: list[Batch] = []
+
+    def lose(batch: Batch) -> FakeLaunched:
+        launches.append(batch)
+        raise error
+
+    monkeypatch.setattr(runner, "launch", lose)
+    for number in range(2):
+        desk.submit(number, [9, 10], max_tokens=5)
+    with pytest.raises(type(error)):
         desk.turn()
+    assert len(launches) == 1
     assert not desk.reports
 
 
