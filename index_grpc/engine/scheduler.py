@@ -213,7 +213,7 @@ class Scheduler:
 
         That is all of it where answers are like prompts, else the prompt, in whole grains.
         """
-        most = sequence.num_confirmed if self.limits.answers_like_prompts else sequence.num_prompt
+        most = sequence.longest if self.limits.answers_like_prompts else sequence.num_prompt
         num_tokens = min(most, sequence.num_confirmed) // self.limits.grain_tokens * self.limits.grain_tokens
         blocks = sequence.blocks[: self.holdings.num_for(num_tokens)]
         return Prefix(sequence.number, sequence.ids, num_tokens, sequence.num_prompt, blocks)

@@ -117,9 +117,11 @@ def test_nobody_stops_where_all_fit() -> None:
     assert desk.num_preemptions == 0
 
 
-def test_what_a_failed_step_left_is_not_kept() -> None:
+@pytest.mark.parametrize("answers_like_prompts", [True, False])
+def test_what_a_failed_step_left_is_not_kept(answers_like_prompts: bool) -> None:
     """Its caller leaves while the step is under way; what stands in its blocks then is nothing to go on from."""
-    desk = Desk(FakeRunner(16, run_ahead=1), dataclasses.replace(LIMITS, num_blocks=60), frozenset())
+    limits = dataclasses.replace(LIMITS, num_blocks=60, answers_like_prompts=answers_like_prompts)
+    desk = Desk(FakeRunner(16, run_ahead=1), limits, frozenset())
     desk.submit(0, [LATE_POISON], max_tokens=5)
     desk.submit(1, [9] * 15, max_tokens=5)
     desk.turn()
