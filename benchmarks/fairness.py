@@ -32,12 +32,12 @@ def chunk_seconds(model: str, prompt_tokens: int) -> float:
     loaded = load_runner(ServeSettings(model=model))
     engine, config, count = loaded.runner.model, loaded.runner.model.config, loaded.limits.chunk_tokens
     cache = engine.new_cache()
-    cache.begin(0, prompt_tokens)
+    blocks = range(-(-prompt_tokens // engine.block_tokens))
     draw, seconds = random.Random(0), []
     for start in range(0, prompt_tokens - count + 1, count):
         ids = [draw.randrange(5, config.vocab_size) for _ in range(count)]
         started = time.perf_counter()
-        engine.forward(ids, [cache.place(0, start, count)], [])
+        engine.forward(ids, [cache.place(blocks, start, count)], [])
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[-NUM_LAST:])
 

@@ -40,11 +40,11 @@ def measure(options: argparse.Namespace) -> Section:
     num_weights = num_parameters(config) - config.vocab_size * config.hidden_size  # a row of the embedding is read
     floats = in_large_pages(torch.empty(num_weights // 2)).fill_(1.0)  # as many bytes as in bfloat16
     cache = model.new_cache()
-    cache.begin(0, 2 * CONTEXT)
+    blocks = range(-(-2 * CONTEXT // model.block_tokens))
     reads, steps = [], []
     for number in range(options.rounds + 2):
         reads.append(seconds(partial(model.read, floats)))
-        steps.append(seconds(partial(model.forward, [7], [cache.place(0, CONTEXT + number, 1)], [0])))
+        steps.append(seconds(partial(model.forward, [7], [cache.place(blocks, CONTEXT + number, 1)], [0])))
         print(f"round {number + 1}: read {reads[-1] * 1e3:.1f} ms, step {steps[-1] * 1e3:.1f} ms", file=sys.stderr)
     return section(options, num_weights, reads[2:], steps[2:])
 

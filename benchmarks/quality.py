@@ -48,8 +48,8 @@ def ours(model: Path, prompts: Sequence[Sequence[int]], quantize: str) -> Tensor
     parts = []
     for prompt in prompts:
         cache = engine.new_cache()
-        cache.begin(0, len(prompt))
-        parts.append(engine.forward(prompt, [cache.place(0, 0, len(prompt))], range(len(prompt))).clone())
+        blocks = range(-(-len(prompt) // engine.block_tokens))
+        parts.append(engine.forward(prompt, [cache.place(blocks, 0, len(prompt))], range(len(prompt))).clone())
     return torch.cat(parts)
 
 

@@ -16,7 +16,7 @@ from report import Goal, Section, emit
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
 from index_grpc.engine.door import Engine
-from index_grpc.engine.loop import Loop
+from index_grpc.engine.loop import Computed, Loop
 from index_grpc.engine.orders import News, Order, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from index_grpc.engine.sequence import Batch
@@ -32,16 +32,10 @@ NUM_STEPS = 400
 class FreeRunner:
     """Computes nothing."""
 
-    rows_independent = True
+    rows_independent, run_ahead = True, 0
 
-    def run(self, batch: Batch) -> list[Token]:
-        return [Token(7) for span in batch if span.samples]
-
-    def release(self, row: int) -> None:
-        pass
-
-    def held_rows(self) -> set[int]:
-        return set()
+    def launch(self, batch: Batch) -> Computed:
+        return Computed([Token(7) for span in batch.spans if span.samples])
 
 
 class SilentWorker:
@@ -69,9 +63,11 @@ def limits(num_running: int) -> Limits:
         context_length=10**7,
         max_sequences=num_running,
         max_waiting=10**6,
-        max_cache_tokens=10**12,
+        num_blocks=10**12,
+        block_tokens=64,
         chunk_tokens=64,
         grain_tokens=1,
+        answers_like_prompts=True,
     )
 
 

@@ -17,7 +17,7 @@ class StartupError(IndexGrpcError):
     reason = "STARTUP"
 
 
-class DeviceLost(Exception):  # noqa: N818 - like its neighbours
+class DeviceLost(Exception):
     """The device computes nothing any more; only another process can use it again. Ends the engine."""
 
     device_lost = True

@@ -4,6 +4,7 @@ from collections.abc import Sequence as Ids
 from pathlib import Path
 
 from index_grpc.contract import Message, Role, ServedModel, Token
+from index_grpc.engine.loop import Computed
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.engine.worker import ThreadWorker
@@ -17,7 +18,7 @@ CONTEXT_LENGTH = 512
 class ScriptedRunner:
     """Answers each prompt that `says` knows with its ids and then the end of sentence; others with that at once."""
 
-    rows_independent = True
+    rows_independent, run_ahead = True, 0
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -27,14 +28,8 @@ class ScriptedRunner:
         """From now on, `prompt` alone is answered with `ids`."""
         self.answers[tuple(prompt_ids(self.tokenizer, [Message(Role.USER, prompt)]))] = ids
 
-    def run(self, batch: Batch) -> list[Token]:
-        return [self._next(span.sequence) for span in batch if span.samples]
-
-    def release(self, row: int) -> None:
-        pass
-
-    def held_rows(self) -> set[int]:
-        return set()
+    def launch(self, batch: Batch) -> Computed:
+        return Computed([self._next(span.sequence) for span in batch.spans if span.samples])
 
     def _next(self, sequence: Sequence) -> Token:
         answer = self.answers.get(tuple(sequence.request.prompt_ids), ())
@@ -50,7 +45,8 @@ def scripted(checkpoint: Path) -> tuple[ScriptedRunner, Loaded]:
         CONTEXT_LENGTH,
         max_sequences=4,
         max_waiting=64,
-        max_cache_tokens=4 * CONTEXT_LENGTH,
+        num_blocks=4 * CONTEXT_LENGTH // 64,
+        block_tokens=64,
         chunk_tokens=64,
         grain_tokens=64,
     )

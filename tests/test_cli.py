@@ -72,6 +72,10 @@ def test_models_that_cannot_be_loaded(checkpoint: Path, tmp_path: Path) -> None:
         ),
         (["--unix-socket-mode", "666"], "--unix-socket-mode goes with --unix-socket"),
         (["--unix-socket", "s", "--unix-socket-mode", "rw"], "--unix-socket-mode is 'rw'; it should match pattern"),
+        (
+            ["--kv-memory-fraction", "0.5", "--kv-memory-bytes", "1000"],
+            "--kv-memory-fraction and --kv-memory-bytes say the same in two ways; leave one out",
+        ),
         (["--no-open-health"], "--no-open-health goes with --api-keys-file; add it"),
         (["--colour"], "No such option '--colour'"),
     ],

@@ -91,13 +91,13 @@ from pathlib import Path
 from index_grpc import cli, launch
 from tests.scripted import scripted
 runner, loaded = scripted(Path(sys.argv[1]))
-once = runner.run
-def run(batch):
-    if batch[0].sequence.request.id == "stuck":
+once = runner.launch
+def stick(batch):
+    if batch.spans[0].sequence.request.id == "stuck":
         print("a step without end", file=sys.stderr, flush=True)
         threading.Event().wait()
     return once(batch)
-runner.run = run
+runner.launch = stick
 launch.load = lambda settings: loaded
 cli.main(["serve", "--port", "0", *sys.argv[2:]])
 """

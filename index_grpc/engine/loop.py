@@ -11,12 +11,10 @@ from typing import Protocol
 from index_grpc.contract import FinishReason, Token, TokenOutput
 from index_grpc.engine.deadlines import Deadlines
 from index_grpc.engine.orders import Cancel, Held, News, Order, Report, StepReport, Stop, Submit
+from index_grpc.engine.outcomes import Outcome, paired, raise_if_lost
 from index_grpc.engine.scheduler import Scheduler
-from index_grpc.engine.sequence import Batch, Sequence, Span
+from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
-
-LOST_DEVICE_ERROR = "AcceleratorError"
-"""PyTorch's own name for a device that computes nothing any more."""
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +27,17 @@ class Launched(Protocol):
 
     def wait(self) -> list[Token | Exception]:
         """A token, or why there is none, for each span that samples, in the batch's order. May raise for all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A step that was computed when it was launched."""
+
+    tokens: list[Token]
+
+    def wait(self) -> list[Token | Exception]:
+        """See Launched."""
+        return list(self.tokens)
 
 
 class Runner(Protocol):
@@ -54,10 +63,6 @@ class Flight:
     batch: Batch
     launched: Launched
     launched_at: float
-
-
-Outcome = tuple[Span, Token | Exception | None]
-"""What came of a span: a token, nothing if it does not sample, or why it failed."""
 
 
 class Loop:
@@ -141,7 +146,7 @@ class Loop:
         """Waits for the oldest step under way and commits what it brought."""
         flight = self._flights.popleft()
         try:
-            outcomes = _paired(flight.batch.spans, flight.launched.wait())
+            outcomes = paired(flight.batch.spans, flight.launched.wait())
         except Exception as error:
             _warn(flight.batch, error)
             self._take_back(flight.batch)
@@ -175,9 +180,9 @@ class Loop:
     def _alone(self, batch: Batch) -> list[Outcome]:
         (span,) = batch.spans
         try:
-            outcomes = _paired(batch.spans, self.runner.launch(batch).wait())
+            outcomes = paired(batch.spans, self.runner.launch(batch).wait())
         except Exception as error:
-            _raise_if_lost(error)
+            raise_if_lost(error)
             outcomes = [(span, error)]
         span.launch()
         return outcomes
@@ -252,27 +257,15 @@ class Loop:
         return Report(sequence.number, error=error)
 
 
-def _paired(spans: list[Span], results: list[Token | Exception]) -> list[Outcome]:
-    sampling = [span for span in spans if span.samples]
-    by_span = dict(zip(map(id, sampling), results, strict=True))
-    return [(span, by_span.get(id(span))) for span in spans]
-
-
 def _wait_in_vain(launched: Launched) -> None:
     """Waits for a step that builds upon one that failed."""
     try:
         launched.wait()
     except Exception as error:
-        _raise_if_lost(error)
+        raise_if_lost(error)
 
 
 def _warn(batch: Batch, error: Exception) -> None:
-    _raise_if_lost(error)
+    raise_if_lost(error)
     if len(batch.spans) > 1:
         log.warning("a batch of %d sequences failed (%r); trying each alone", len(batch.spans), error)
-
-
-def _raise_if_lost(error: Exception) -> None:
-    """Where the device is lost, nothing is worth another try."""
-    if getattr(error, "device_lost", False) or type(error).__name__ == LOST_DEVICE_ERROR:
-        raise error

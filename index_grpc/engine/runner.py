@@ -1,13 +1,13 @@
 """Everything that touches the device happens here: a batch in, the next tokens out."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Copy, Token
+from index_grpc.contract import Copy
+from index_grpc.engine.loop import Computed
 from index_grpc.engine.sampler import Sampler
 from index_grpc.engine.sequence import Batch, Span
 from index_grpc.model.config import ModelConfig
@@ -49,17 +49,6 @@ class Model(Protocol):
 
     def rank(self, logits: Tensor, history: History, wishes: Items[Wish]) -> tuple[Tensor, Tensor]:
         """The likeliest tokens; see Rank."""
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """A step that was computed when it was launched."""
-
-    tokens: list[Token]
-
-    def wait(self) -> list[Token | Exception]:
-        """See Launched."""
-        return list(self.tokens)
 
 
 class ModelRunner:

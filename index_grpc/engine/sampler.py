@@ -101,7 +101,7 @@ class Sampler:
         return with_logprobs(ids, logits, sequences)
 
     def _open(self, sequence: Sequence) -> None:
-        """Tells the sequence's slot what has occurred, if it does not know: at first, and after a failure or a pause."""
+        """Tells its slot what has occurred, if it does not know: at first, and after a failure or preemption."""
         if self._told[sequence.slot] != (sequence.number, sequence.num_generated):
             answer_ids = sequence.ids[sequence.num_prompt :]
             self.history.open(sequence.slot, sequence.request.prompt_ids, answer_ids)

@@ -65,7 +65,8 @@ class Scheduler:
 
     def add(self, number: int, request: TokenRequest) -> Sequence:
         """Lines a request up."""
-        self.waiting[number] = sequence = Sequence(number, request)
+        longest = min(len(request.prompt_ids) + request.max_tokens, self.limits.context_length)
+        self.waiting[number] = sequence = Sequence(number, request, longest)
         return sequence
 
     def remove(self, sequence: Sequence, keep: bool) -> None:
@@ -110,14 +111,14 @@ class Scheduler:
         """A token of each sequence whose prompt is computed, by number."""
         spans: dict[int, Span] = {}
         for sequence in list(self.running):
-            if self._is_prefilling(sequence) or not self._goes_on(sequence):
-                continue
+            if self._is_prefilling(sequence) or sequence.num_ids >= sequence.longest:
+                continue  # or steps under way generate its last token
             if self._give_room(sequence, sequence.num_computed + 1, spans):
                 spans[sequence.number] = sequence.next_span(1)
         return spans
 
     def _continue_prompts(self, spans: dict[int, Span]) -> int:
-        """Adds chunks of prompts that have begun; how many tokens the step may still compute, or 0 to let none begin."""
+        """Adds chunks of prompts that have begun; tokens that the step may still compute, 0 to let none begin."""
         budget = self.limits.chunk_tokens
         for sequence in [sequence for sequence in self.running if self._is_prefilling(sequence)]:
             if not sequence.is_running:  # gave way to one before it
@@ -174,6 +175,8 @@ class Scheduler:
 
     def _give_room(self, sequence: Sequence, num_tokens: int, spans: dict[int, Span]) -> bool:
         """Gives a sequence blocks for so many positions, if need be those of who came last; False if that is itself."""
+        if num_tokens <= len(sequence.blocks) * self.limits.block_tokens:
+            return True
         while not self.holdings.grow(sequence, num_tokens):
             last = max(self.running, key=lambda other: other.number)
             self.preempt(last)
@@ -184,15 +187,10 @@ class Scheduler:
 
     def _num_wanted(self, sequence: Sequence) -> int:
         """Blocks for what is there of a sequence and one more, but no more than it can ever need."""
-        longest = self.holdings.num_for(sequence.longest(self.limits.context_length))
-        return min(self.holdings.num_for(len(sequence.ids)) + 1, longest)
+        return min(self.holdings.num_for(len(sequence.ids)) + 1, self.holdings.num_for(sequence.longest))
 
     def _is_prefilling(self, sequence: Sequence) -> bool:
         return sequence.num_computed < sequence.num_prefill
-
-    def _goes_on(self, sequence: Sequence) -> bool:
-        """Whether another token is wanted after those that steps under way generate."""
-        return sequence.num_ids < sequence.longest(self.limits.context_length)
 
     def _next_chunk(self, sequence: Sequence, budget: int) -> int:
         """How many prompt tokens come next: up to the grain's next multiple, or as many as the budget allows."""
@@ -215,7 +213,7 @@ class Scheduler:
 
         That is all of it where answers are like prompts, else the prompt, in whole grains.
         """
-        most = sequence.num_confirmed if self.limits.answers_like_prompts else sequence.num_prompt
+        most = sequence.longest if self.limits.answers_like_prompts else sequence.num_prompt
         num_tokens = min(most, sequence.num_confirmed) // self.limits.grain_tokens * self.limits.grain_tokens
         blocks = sequence.blocks[: self.holdings.num_for(num_tokens)]
         return Prefix(sequence.number, sequence.ids, num_tokens, sequence.num_prompt, blocks)

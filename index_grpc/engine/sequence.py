@@ -17,11 +17,15 @@ class Sequence:
     number: int
     """The door's name for it, unlike the request's id never given twice; who came later has a larger one."""
     request: TokenRequest
+    longest: int = 0
+    """The most tokens that prompt and answer can come to."""
     slot: int = -1
     """Its place among the running ones; -1 while it does not run."""
     blocks: list[int] = field(default_factory=list)
     """Blocks of the cache that hold its keys and values, in order."""
     ids: list[int] = field(default_factory=list)
+    num_prompt: int = 0
+    """Tokens of the prompt."""
     num_prefill: int = 0
     """Tokens that are computed in chunks as a prompt is, before one at a time."""
     num_computed: int = 0
@@ -40,16 +44,12 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.ids = list(self.request.prompt_ids)
+        self.num_prompt = len(self.ids)
 
     @property
     def is_running(self) -> bool:
         """Whether it has a slot."""
         return self.slot >= 0
-
-    @property
-    def num_prompt(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.request.prompt_ids)
 
     @property
     def num_generated(self) -> int:
@@ -69,25 +69,16 @@ class Sequence:
 
     def next_span(self, count: int) -> "Span":
         """Its next tokens to compute, so many."""
-        end = self.num_computed + count
-        return Span(
-            sequence=self,
-            start=self.num_computed,
-            count=count,
-            samples=end == self.num_ids,
-            step=self.num_ids - self.num_prompt,
-            known=end <= len(self.ids),
-        )
+        num_known = len(self.ids)
+        num_ids, end = num_known + self.num_pending, self.num_computed + count
+        samples, step = end == num_ids, num_ids - self.num_prompt
+        return Span(self, self.num_computed, count, samples, step, known=end <= num_known)
 
     def append(self, token_id: int, now: float) -> None:
         """Takes a generated token."""
         self.ids.append(token_id)
         self.first_token_at = self.first_token_at or now
         self.last_token_at = now
-
-    def longest(self, context_length: int) -> int:
-        """The most tokens that it can come to."""
-        return min(self.num_prompt + self.request.max_tokens, context_length)
 
     def finish_reason(self, context_length: int, time_is_up: bool) -> FinishReason | None:
         """Why the sequence ends with its last token, or None if it goes on."""

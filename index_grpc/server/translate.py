@@ -110,6 +110,7 @@ def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
         max_sequences=limits.max_sequences,
         max_waiting=limits.max_waiting,
         quantization=model.quantization,
+        kv_cache_tokens=limits.max_cache_tokens,
     )
 
 

@@ -24,7 +24,7 @@ class Desk:
         self.stop_ids = stop_ids
         self.reports: dict[int, list[Report]] = {}
         self.loop = Loop(Scheduler(limits), runner, self._receive)
-        runner.block_tokens = limits.block_tokens
+        runner.block_tokens, runner.answers_like_prompts = limits.block_tokens, limits.answers_like_prompts
 
     def _receive(self, news: News) -> None:
         for report in news.reports:

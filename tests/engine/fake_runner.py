@@ -41,7 +41,7 @@ class FakeRunner:
 
     def __init__(self, chunk_tokens: int, rows_independent: bool = True, run_ahead: int = 0) -> None:
         self.chunk_tokens, self.rows_independent, self.run_ahead = chunk_tokens, rows_independent, run_ahead
-        self.block_tokens = 8
+        self.block_tokens, self.answers_like_prompts = 8, False
         self.memory: dict[int, dict[int, int]] = {}
         self.drawn: dict[int, int] = {}
         """The last token of each slot."""
@@ -92,6 +92,8 @@ class FakeRunner:
         return ids if span.known else [*ids, self.drawn[span.sequence.slot]]
 
     def _write(self, span: Span, ids: Ids[int]) -> None:
+        is_prompt = span.end <= span.sequence.num_prompt or self.answers_like_prompts
+        assert is_prompt or span.count == 1, "an answer computed like a prompt"
         for position, token_id in enumerate(ids, span.start):
             block, offset = divmod(position, self.block_tokens)
             self.memory.setdefault(span.sequence.blocks[block], {})[offset] = token_id
@@ -102,6 +104,7 @@ class FakeRunner:
         assert held[: len(sequence.ids)] == sequence.ids, "another sequence's positions"
         assert span.step == len(held) - sequence.num_prompt
         if LONE_POISON in held:
+            self.drawn[sequence.slot] = GARBAGE
             return FloatingPointError("lone poison")
         self.drawn[sequence.slot] = token_id = next_id(held)
         return Token(token_id)

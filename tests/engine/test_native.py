@@ -3,7 +3,7 @@
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -43,10 +43,10 @@ SHAPES: list[dict[str, Any]] = [
 
 @dataclass
 class Text:
-    """Tokens of one sequence with a row of a cache to compute them in."""
+    """Tokens of one sequence with blocks of a cache to compute them in."""
 
     ids: list[int]
-    row: int
+    blocks: Sequence[int]
     num_computed: int = 0
 
 
@@ -56,11 +56,11 @@ class Desk:
     def __init__(self, model: NativeLlama | Llama, *lengths: int) -> None:
         rng, vocab_size = random.Random(sum(lengths)), model.config.vocab_size
         self.model, self.cache = model, cast("Cache", model.new_cache())
+        num_blocks = -(-MOST_TOKENS // model.block_tokens)
         self.texts = [
-            Text([rng.randrange(vocab_size) for _ in range(length)], row) for row, length in enumerate(lengths)
+            Text([rng.randrange(vocab_size) for _ in range(length)], range(first, first + num_blocks))
+            for first, length in zip(range(0, num_blocks * len(lengths), num_blocks), lengths, strict=True)
         ]
-        for text in self.texts:
-            self.cache.begin(text.row, MOST_TOKENS)
 
     def step(self, *spans: tuple[int, int]) -> list[Tensor]:
         """Computes the next tokens of texts by number, so many of each; the logits [count, vocab_size] of each."""
@@ -69,7 +69,7 @@ class Desk:
             text = self.texts[number]
             end = text.num_computed + count
             ids += text.ids[text.num_computed : end]
-            places.append(self.cache.place(text.row, text.num_computed, count))
+            places.append(self.cache.place(text.blocks, text.num_computed, count))
             text.num_computed = end
         logits = self.model.forward(ids, places, range(len(ids))).clone()
         return list(logits.split([count for _, count in spans]))
@@ -145,7 +145,7 @@ def test_what_stood_in_the_cache_before_is_not_looked_at(directory: Path, kernel
     wanted = desk.all_at_once()
     cache = desk.cache
     assert isinstance(cache, BlockCache)
-    for block in cache._blocks:
+    for block in cache._blocks.values():
         block.fill_(torch.nan)
     desk.texts[0].num_computed = 0
     assert torch.equal(desk.all_at_once(), wanted)
@@ -247,11 +247,15 @@ def test_room_for_a_context_but_not_for_its_last_block_is_too_little(
     """A request for the whole context could never run, and would wait for ever."""
     directory = make_checkpoint(tmp_path / "short", hidden_size=64, num_heads=4, num_kv_heads=4, context_length=100)
     config = read_config(directory)
-    for num_positions, is_enough in ((127, False), (128, True)):
-        num_bytes = -(-num_positions * position_bytes(config, 4) * 5 // 4)
-        monkeypatch.setattr("index_grpc.loading.available_bytes", lambda num_bytes=num_bytes: num_bytes)
-        if is_enough:
-            assert load_runner(settings(directory)).limits.max_cache_tokens == num_positions
-        else:
-            with pytest.raises(StartupError, match="one conversation of 100 tokens needs"):
-                load_runner(settings(directory))
+    block_bytes = 64 * position_bytes(config, 4)
+    for share, flags in ((0.8, {}), (0.5, {"kv_memory_fraction": 0.5})):
+        enough = int(2 * block_bytes / share) + 1
+        monkeypatch.setattr("index_grpc.loading.available_bytes", lambda: enough)  # noqa: B023 - called before it changes
+        assert load_runner(settings(directory, **flags)).limits.num_blocks == 2
+        monkeypatch.setattr("index_grpc.loading.available_bytes", lambda: enough - 2)  # noqa: B023
+        with pytest.raises(StartupError, match=f"--kv-memory-fraction {share} .*one conversation of 100 tokens needs"):
+            load_runner(settings(directory, **flags))
+    assert load_runner(settings(directory, kv_memory_bytes=5 * block_bytes)).limits.max_cache_tokens == 5 * 64
+    needed = f"--kv-memory-bytes {2 * block_bytes - 1} is too little: .* needs {2 * block_bytes} bytes"
+    with pytest.raises(StartupError, match=needed):
+        load_runner(settings(directory, kv_memory_bytes=2 * block_bytes - 1))

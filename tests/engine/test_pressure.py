@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from index_grpc.contract import FinishReason
 from index_grpc.engine.scheduler import Limits
-from index_grpc.errors import RequestFailed
+from index_grpc.engine.sequence import Batch
+from index_grpc.errors import DeviceLost, RequestFailed
 from tests.engine.desk import Desk
-from tests.engine.fake_runner import POISONS, VOCAB, FakeRunner, answer
+from tests.engine.fake_runner import LATE_POISON, POISONS, VOCAB, FakeLaunched, FakeRunner, answer
 
 LIMITS = Limits(120, 6, 100, num_blocks=0, block_tokens=8, chunk_tokens=16, grain_tokens=1, answers_like_prompts=True)
 NUM_REQUESTS = 60
@@ -113,3 +115,61 @@ def test_nobody_stops_where_all_fit() -> None:
         desk.submit(number, [9 + number] * 50, max_tokens=25)
     desk.finish()
     assert desk.num_preemptions == 0
+
+
+@pytest.mark.parametrize("answers_like_prompts", [True, False])
+def test_what_a_failed_step_left_is_not_kept(answers_like_prompts: bool) -> None:
+    """Its caller leaves while the step is under way; what stands in its blocks then is nothing to go on from."""
+    limits = dataclasses.replace(LIMITS, num_blocks=60, answers_like_prompts=answers_like_prompts)
+    desk = Desk(FakeRunner(16, run_ahead=1), limits, frozenset())
+    desk.submit(0, [LATE_POISON], max_tokens=5)
+    desk.submit(1, [9] * 15, max_tokens=5)
+    desk.turn()
+    desk.cancel(1)
+    desk.submit(2, [9] * 20, max_tokens=5)
+    desk.finish()
+    assert isinstance(desk.reports[0][-1].error, RequestFailed)
+    assert desk.tokens(2) == answer([9] * 20, 5)
+
+
+class AcceleratorError(RuntimeError):
+    """Named as PyTorch's own is, which cannot be made without a device."""
+
+
+@pytest.mark.parametrize(
+    "error", [DeviceLost("gone"), AcceleratorError("gone")], ids=lambda error: type(error).__name__
+)
+def test_a_lost_device_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    runner = FakeRunner(16)
+    desk = Desk(runner, dataclasses.replace(LIMITS, num_blocks=15), frozenset())
+    launches: list[Batch] = []
+
+    def lose(batch: Batch) -> FakeLaunched:
+        launches.append(batch)
+        raise error
+
+    monkeypatch.setattr(runner, "launch", lose)
+    for number in range(2):
+        desk.submit(number, [9, 10], max_tokens=5)
+    with pytest.raises(type(error)):
+        desk.turn()
+    assert len(launches) == 1
+    assert not desk.reports
+
+
+@pytest.mark.parametrize("answers_like_prompts", [True, False])
+def test_time_over_amid_an_answer_that_waits(answers_like_prompts: bool) -> None:
+    """The one that had to stop ends with what it has, though no token comes for it any more."""
+    limits = dataclasses.replace(LIMITS, num_blocks=15, answers_like_prompts=answers_like_prompts)
+    desk = Desk(FakeRunner(16), limits, frozenset())
+    desk.submit(0, [9] * 10, max_tokens=100)
+    desk.submit(1, [10] * 10, max_tokens=100, deadline=1e9)
+    while not desk.num_preemptions:
+        desk.turn()
+    told = desk.tokens(1)
+    assert told == answer([10] * 10, 100)[: len(told)]
+    desk.loop.deadlines.note(0.001, 1, still_open=desk.loop.sequences)
+    desk.turn()
+    assert desk.last_output(1).reason is FinishReason.TIME_LIMIT
+    assert desk.tokens(1) == told
+    desk.finish()

@@ -10,6 +10,7 @@ import grpc
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.contract import ServedModel, Token, TokenRequest
+from index_grpc.engine.loop import Computed
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker
@@ -33,7 +34,7 @@ SECRET = "the sampler of slot 7 in /srv/secret.py"
 class FakeRunner:
     """The n-th token of every answer is the n-th letter; no answer ends by itself."""
 
-    rows_independent = True
+    rows_independent, run_ahead = True, 0
 
     def __init__(self, tokenizer: Tokenizer, step_seconds: float = 0.0) -> None:
         self.letter_ids = [tokenizer.encode(letter)[0] for letter in LETTERS]
@@ -42,32 +43,19 @@ class FakeRunner:
         self.gate.set()
         self.failure: Exception = RuntimeError(SECRET)
         """What computing for a request that fails raises."""
-        self.books_are_wrong = False
         self.num_runs = 0
-        self.rows: set[int] = set()
         self.last_request: TokenRequest | None = None
 
-    def run(self, batch: Batch) -> list[Token]:
+    def launch(self, batch: Batch) -> Computed:
         """See Runner. Waits at the gate."""
         self.num_runs += 1
         assert self.gate.wait(30)
-        self.last_request = batch[-1].sequence.request
-        self.rows.update(span.sequence.row for span in batch)
+        self.last_request = batch.spans[-1].sequence.request
         time.sleep(self.step_seconds)
-        if any(span.sequence.request.id.startswith(FAILS) for span in batch):
+        if any(span.sequence.request.id.startswith(FAILS) for span in batch.spans):
             raise self.failure
-        letters = [self.letter_ids[span.sequence.num_generated % len(LETTERS)] for span in batch if span.samples]
-        return [Token(letter) for letter in letters]
-
-    def release(self, row: int) -> None:
-        """See Runner."""
-        self.rows.discard(row)
-
-    def held_rows(self) -> set[int]:
-        """See Runner."""
-        if self.books_are_wrong:
-            raise RuntimeError(SECRET)
-        return set(self.rows)
+        letters = [self.letter_ids[span.step % len(LETTERS)] for span in batch.spans if span.samples]
+        return Computed([Token(letter) for letter in letters])
 
 
 def letters(count: int) -> str:
@@ -88,12 +76,14 @@ class FakeServer:
             max_sequences=self.settings.max_sequences,
             max_waiting=self.settings.max_waiting,
             max_waiting_tokens=self.settings.max_waiting_tokens,
-            max_cache_tokens=CONTEXT_LENGTH * self.settings.max_sequences,
+            num_blocks=CONTEXT_LENGTH // 64 * self.settings.max_sequences,
+            block_tokens=64,
             chunk_tokens=64,
             grain_tokens=64,
         )
         model = ServedModel(MODEL, CONTEXT_LENGTH, tokenizer.vocab_size, 0, "cpu", "float32")
-        self.loaded = Loaded(model, tokenizer, limits, ThreadWorker(self.runner, limits))
+        self.worker = ThreadWorker(self.runner, limits)
+        self.loaded = Loaded(model, tokenizer, limits, self.worker)
         self.address = ""
         self.channel: grpc.aio.Channel
         self.stub: Stub
@@ -108,7 +98,7 @@ class FakeServer:
         num_runs = self.runner.num_runs
         asked = asyncio.ensure_future(call)
         await until(lambda: self.runner.num_runs > num_runs)  # now the engine's last look at the books is behind it
-        self.runner.books_are_wrong = True
+        self.worker._loop.scheduler.free_slots.append(0)  # one that there is not
         self.runner.gate.set()
         return await asked
 

@@ -90,6 +90,7 @@ async def test_the_model_describes_itself(stub: Stub) -> None:
     assert model.server_version == __version__
     assert model.vocab_size == 500
     assert model.num_parameters > 1_000_000
+    assert model.kv_cache_tokens >= 512
 
 
 def test_the_documented_defaults_are_those_that_count() -> None:

@@ -83,13 +83,13 @@ async def held(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
 
 
 async def test_gauges_tell_what_the_engine_holds_and_fall_to_zero_with_it() -> None:
-    names = ("running_requests", "waiting_requests", "kv_cache_promised_positions", "kv_cache_used_ratio")
+    names = ("running_requests", "waiting_requests", "kv_cache_used_positions", "kv_cache_used_ratio")
     async with fake_server(metrics_port=0, max_sequences=1, max_waiting=7) as server:
         calls = await held(server, 3)
-        running, waiting, promised, ratio = (await scraped(server.app)).values(*names)
+        running, waiting, used, ratio = (await scraped(server.app)).values(*names)
         assert (running, waiting) == (1, 2)
-        assert promised > ENDLESS.max_tokens
-        assert ratio == promised / 4096
+        assert used % 64 == 0
+        assert 0 < ratio == used / 4096
         for call in calls:
             call.cancel()
         await server.has_open(0)
@@ -133,7 +133,7 @@ async def test_a_lost_engine_is_counted() -> None:
         found = await scraped(server.app)
         assert found.value("index_grpc_engine_losses_total") == 1
         assert found.value("index_grpc_state", state="lost") == 1
-        assert found.values("ready", "running_requests", "kv_cache_promised_positions") == [0, 0, 0]
+        assert found.values("ready", "running_requests", "kv_cache_used_positions") == [0, 0, 0]
 
 
 async def test_each_server_counts_its_own() -> None:

@@ -70,6 +70,8 @@ class ModelInfo:
     """How many more calls may wait before the server refuses."""
     quantization: str
     """How weights are stored where that loses something: `int8`, or empty."""
+    kv_cache_tokens: int
+    """Tokens whose keys and values fit in the server's memory, shared by all calls; 0 if the server does not say."""
 
     @classmethod
     def from_wire(cls, response: chat_pb2.GetModelResponse) -> Self:
@@ -87,4 +89,5 @@ class ModelInfo:
             max_sequences=response.max_sequences,
             max_waiting=response.max_waiting,
             quantization=response.quantization,
+            kv_cache_tokens=response.kv_cache_tokens,
         )

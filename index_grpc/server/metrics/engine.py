@@ -26,6 +26,7 @@ class EngineMetrics:
         self._batch = histogram("batch_sequences", "Sequences that a step computed something for.", BATCH_BUCKETS)
         self._computed = counter("computed_prompt_tokens", "Prompt tokens that the engine has computed.")
         self._generated = counter("generated_tokens", "Tokens that the engine has generated, wanted to the end or not.")
+        self._preemptions = counter("preemptions", "Times that a request had to pause, since memory was used up.")
         self.leaves = counter("left_answers", "Answers left before the engine was done with them.")
         self.saved_tokens = counter("saved_tokens", "Tokens at most that leaving answers saved.")
         self.losses = counter("engine_losses", "Times that the engine broke or was given up.")
@@ -36,3 +37,4 @@ class EngineMetrics:
         self._batch.observe(step.batch_size)
         self._computed.inc(step.num_prompt_tokens)
         self._generated.inc(step.num_new_tokens)
+        self._preemptions.inc(step.num_preemptions)

@@ -50,11 +50,11 @@ def _engine(engine: Engine) -> Iterator[Metric]:
     yield _gauge("max_running_requests", "How many are computed at most.", limits.max_sequences)
     yield _gauge("max_waiting_requests", "How many may wait.", limits.max_waiting)
     yield _gauge("max_waiting_prompt_tokens", "How many prompt tokens may wait.", limits.max_waiting_tokens)
-    promised, capacity = held.num_cache_tokens, limits.max_cache_tokens
-    yield _gauge("kv_cache_promised_positions", "Positions promised to requests that run.", promised)
+    used, capacity = held.num_used_tokens, limits.max_cache_tokens
+    yield _gauge("kv_cache_used_positions", "Positions of the blocks in which requests that run stand.", used)
     yield _gauge("kv_cache_kept_positions", "Positions kept for prompts that begin the same.", held.num_kept_tokens)
     yield _gauge("kv_cache_capacity_positions", "Positions that there are.", capacity)
-    yield _gauge("kv_cache_used_ratio", "Share of the positions that is promised.", promised / capacity)
+    yield _gauge("kv_cache_used_ratio", "Share of the positions that is used.", used / capacity)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
