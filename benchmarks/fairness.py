@@ -17,6 +17,7 @@ from report import Goal, Section, emit
 from serving import in_process
 
 from index_grpc.bench.workload import Workload, fit_words
+from index_grpc.engine.runner import ModelRunner
 from index_grpc.loading import load_runner
 from index_grpc.settings import ServeSettings
 
@@ -29,7 +30,8 @@ BEFORE_SECONDS = 1.0
 
 def chunk_seconds(model: str, prompt_tokens: int) -> float:
     """Seconds of the prompt's last chunk alone: the longest that a step has to compute besides decoding."""
-    loaded = load_runner(ServeSettings(model=model))
+    loaded = load_runner(ServeSettings(model=model, device="cpu"))
+    assert isinstance(loaded.runner, ModelRunner)
     engine, config, count = loaded.runner.model, loaded.runner.model.config, loaded.limits.chunk_tokens
     cache = engine.new_cache()
     blocks = range(-(-prompt_tokens // engine.block_tokens))

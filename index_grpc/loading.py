@@ -4,12 +4,12 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from index_grpc.contract import ServedModel
-from index_grpc.engine.loop import Runner
-from index_grpc.engine.runner import Model, ModelRunner
+from index_grpc.engine.runner import Computes, Model, ModelRunner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import CheckpointError, StartupError
 from index_grpc.machine import available_bytes, num_cores
@@ -24,6 +24,9 @@ from index_grpc.model.native_weights import load_native
 from index_grpc.model.weights import LlamaWeights
 from index_grpc.settings import ServeSettings
 from index_grpc.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from index_grpc.engine.device.runner import DeviceRunner
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +47,13 @@ class LoadedRunner:
     """All that the engine's loop needs, and what callers may know of the model."""
 
     model: ServedModel
-    runner: Runner
+    runner: "ModelRunner | DeviceRunner"
     limits: Limits
     directory: Path
     """The checkpoint's."""
+
+
+Loaded = tuple[Computes, Limits, "ModelRunner | DeviceRunner"]
 
 
 def load_runner(settings: ServeSettings) -> LoadedRunner:
@@ -64,9 +70,8 @@ def _load(settings: ServeSettings) -> LoadedRunner:
     device = choose_device(settings.device)
     name, directory = resolve(settings.model, settings.revision)
     config, _ = describe(directory)
-    model = load_model(directory, config, device, settings)
-    limits = limits_for(model, settings)
-    runner = make_runner(model, limits)
+    load = load_on_cuda if device.type == "cuda" else load_on_cpu
+    model, limits, runner = load(directory, config, device, settings)
     served = ServedModel(
         name=name,
         context_length=config.context_length,
@@ -80,16 +85,29 @@ def _load(settings: ServeSettings) -> LoadedRunner:
     return LoadedRunner(served, runner, limits, directory)
 
 
-def make_runner(model: Model, limits: Limits) -> Runner:
-    """What computes the loop's steps with the model."""
-    if model.device.type != "cuda":
-        return ModelRunner(model, limits.max_sequences)
+def load_on_cpu(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Loaded:
+    """A model that the processor computes."""
+    model = load_model(directory, config, device, settings)
+    limits = limits_for(model, settings)
+    return model, limits, ModelRunner(model, limits.max_sequences)
+
+
+def load_on_cuda(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Loaded:
+    """A model that a GPU computes."""
     from index_grpc.engine.device.runner import DeviceRunner  # needs Triton, which only CUDA builds bring along
+    from index_grpc.model.cuda import CudaLlama
 
-    return DeviceRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
+    if settings.quantize != "none":
+        raise StartupError(f"--quantize {settings.quantize} is not possible on {device}; leave it out")
+    weights = LlamaWeights(config)
+    with torch.inference_mode():
+        load_weights(directory, config, weights, device, chosen_dtype(settings, device))
+        model = CudaLlama(config, weights)
+    limits = limits_for(model, settings)
+    return model, limits, DeviceRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
 
 
-def limits_for(model: Model, settings: ServeSettings) -> Limits:
+def limits_for(model: Computes, settings: ServeSettings) -> Limits:
     """What the engine may hold, by the settings and the memory that the weights have left."""
     chunk_tokens = CHUNK_TOKENS[model.device.type]
     return Limits(
@@ -131,13 +149,11 @@ def download(model: str, revision: str | None = None, output: Path | None = None
 
 def load_model(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Model:
     """The checkpoint's weights, ready to compute: with the native kernels if they can, else with PyTorch."""
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.dtype) or default_dtype(device)
+    dtype = chosen_dtype(settings, device)
     num_threads = settings.threads or default_threads(config)
     if device.type == "cpu" and num_threads > (cores := num_cores()):
         log.warning("%d threads on %d cores are in each other's way; --threads 0 takes what fits", num_threads, cores)
     kernels = choose_kernels(config, device, dtype, settings.quantize)
-    if device.type == "cuda":
-        return load_cuda(directory, config, device, dtype)
     with torch.inference_mode(), large_blocks_apart():
         if kernels is not None:
             torch.set_num_threads(1)  # what PyTorch still does is small, and its threads would be in the way
@@ -145,16 +161,6 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, setti
         torch.set_num_threads(num_threads)
         most_rows = settings.max_sequences + CHUNK_TOKENS[device.type]
         return load_llama(directory, config, device, dtype, most_rows)
-
-
-def load_cuda(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> "CudaLlama":
-    """The model on the kernels for CUDA."""
-    from index_grpc.model.cuda import CudaLlama  # needs Triton, which only CUDA builds bring along
-
-    with torch.inference_mode():
-        weights = LlamaWeights(config)
-        load_weights(directory, config, weights, device, dtype)
-        return CudaLlama(config, weights)
 
 
 def load_llama(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int) -> Llama:
@@ -201,12 +207,13 @@ def default_threads(config: ModelConfig) -> int:
     return 1 if num_parameters(config) < TINY_PARAMETERS else num_cores()
 
 
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where it is fast, float32 elsewhere."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def chosen_dtype(settings: ServeSettings, device: torch.device) -> torch.dtype:
+    """As the settings say; else bfloat16 where it is fast, float32 elsewhere."""
+    default = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.dtype, default)
 
 
-def num_cache_blocks(model: Model, settings: ServeSettings) -> int:
+def num_cache_blocks(model: Computes, settings: ServeSettings) -> int:
     """Blocks of keys and values that the memory set aside for them holds.
 
     At most what twice `max_sequences` whole contexts need, running and kept, unless the settings say how many bytes.
@@ -229,7 +236,7 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
 
 
-def _too_little(model: Model, settings: ServeSettings, free: int, share: float, needed: int) -> str:
+def _too_little(model: Computes, settings: ServeSettings, free: int, share: float, needed: int) -> str:
     needs = f"one conversation of {model.config.context_length} tokens needs"
     if settings.kv_memory_bytes is not None:
         return f"--kv-memory-bytes {free} is too little: {needs} {needed} bytes for its keys and values; allow as many"
@@ -246,7 +253,7 @@ def _warn_if_slow(device: torch.device, dtype: torch.dtype, kind: LinearKind, ro
         log.warning("the fastest matrix product is missing here or makes sequences depend on each other; using another")
 
 
-def _log_summary(served: ServedModel, model: Model, limits: Limits, seconds: float) -> None:
+def _log_summary(served: ServedModel, model: Computes, limits: Limits, seconds: float) -> None:
     quantized = f", weights in {served.quantization}" if served.quantization else ""
     log.info(
         "loaded %s: %.1f M parameters; %s%s on %s (%s), in %.1f s",

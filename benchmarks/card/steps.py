@@ -45,6 +45,8 @@ def tables(settings: ServeSettings, sizes: Sizes, levels: Sequence[int]) -> Iter
         kernels = sorted(profiled(loop, loaded.runner.model.device), key=lambda one: -one.microseconds)
         for number in range(level):
             loop.follow(Cancel(number))
+        while loop.is_busy:
+            loop.step()
         loop.check_books()
         total = sum(kernel.microseconds for kernel in kernels)
         head = [f"a step of {microseconds:.0f} µs at {level}; its kernels, {total:.0f} µs", "calls", "µs"]

@@ -60,9 +60,7 @@ def _combine(
         at = place * SPLITS + splits
         peaks = tl.load(stats + 2 * at, mask=there, other=-1e30, cache_modifier=".cg")
         shares = tl.load(stats + 2 * at + 1, mask=there, other=0.0, cache_modifier=".cg")
-        parts = tl.load(
-            sums + at[:, None] * D + columns[None, :], mask=there[:, None], other=0.0, cache_modifier=".cg"
-        )
+        parts = tl.load(sums + at[:, None] * D + columns[None, :], mask=there[:, None], other=0.0, cache_modifier=".cg")
         peak = tl.maximum(highest, tl.max(peaks))
         scales = tl.exp2(peaks - peak)
         kept = tl.exp2(highest - peak)

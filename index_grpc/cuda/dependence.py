@@ -22,4 +22,3 @@ def wait_for_previous(OVERLAPS: tl.constexpr):
     """Waits until the kernel before has ended and what it wrote can be read."""
     if OVERLAPS:
         gdc_wait()
-

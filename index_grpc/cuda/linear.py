@@ -7,7 +7,6 @@ the number of rows, N that of outputs, K that of inputs.
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

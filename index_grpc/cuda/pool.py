@@ -1,36 +1,43 @@
-"""The memory of keys and values on the device, in blocks by number.
-
-pool    [blocks, layers, 2, K, BLOCK, D]     keys, rotated, and values
-tables  [slots, most blocks of a row]        which blocks a slot's row stands in, in order; int32
-"""
+"""The memory of keys and values on the device, in blocks by number."""
 
 import math
 
 import torch
 
-from index_grpc.model.config import ModelConfig
-
 BLOCK_TOKENS = 64
 """Positions of a block."""
 
 LOG2_E = math.log2(math.e)
+"""Attention's exponentials are powers of two; so much larger are its scores."""
 
 
 class BlockPool:
     """All blocks, and which of them each slot reads. Nothing here checks who owns what; the scheduler does.
 
+    pool    [blocks, layers, 2, K, BLOCK_TOKENS, D]     keys, rotated, and values
+    tables  [slots, most blocks of a sequence]          which blocks a slot's sequence stands in, in order; int32
+
     One block more than asked for is nobody's: what fills unused places of a step may write there.
     """
 
     def __init__(
-        self, config: ModelConfig, num_blocks: int, num_slots: int, device: torch.device, dtype: torch.dtype
+        self,
+        num_blocks: int,
+        num_slots: int,
+        context_length: int,
+        *,
+        heads: tuple[int, int, int],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self.nobody = num_blocks
-        shape = (num_blocks + 1, config.num_layers, 2, config.num_kv_heads, BLOCK_TOKENS, config.head_dim)
+        """`heads`: layers, key-value heads of each, and their size."""
+        num_layers, num_kv_heads, head_dim = heads
+        shape = (num_blocks + 1, num_layers, 2, num_kv_heads, BLOCK_TOKENS, head_dim)
         self.pool = torch.empty(shape, device=device, dtype=dtype)
-        most_blocks = -(-config.context_length // BLOCK_TOKENS)
-        self.tables = torch.zeros(num_slots, most_blocks, dtype=torch.int32, device=device)
+        self.nobody = num_blocks
+        most_blocks = -(-context_length // BLOCK_TOKENS)
+        self.tables = torch.full((num_slots, most_blocks), self.nobody, dtype=torch.int32, device=device)
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
-        """Copies a block's first positions."""
+        """Has a block's first positions stand in another one too."""
         self.pool[target, :, :, :, :num_tokens] = self.pool[source, :, :, :, :num_tokens]

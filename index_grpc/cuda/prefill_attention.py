@@ -67,14 +67,12 @@ def _prefill_attention(
     lane, inside, columns = tl.arange(0, QUERIES), tl.arange(0, BLOCK), tl.arange(0, D)
     there = lane < count
     rows = (token + lane).to(tl.int64)
-    queries = tl.load(
-        qkv + (rows[:, None] * (H + 2 * K) + head) * D + columns[None, :], mask=there[:, None], other=0.0
-    )
+    queries = tl.load(qkv + (rows[:, None] * (H + 2 * K) + head) * D + columns[None, :], mask=there[:, None], other=0.0)
     start = pool + layer_start + head // (H // K) * BLOCK * D
     highest = tl.full((QUERIES,), -1e30, tl.float32)
     weight = tl.zeros((QUERIES,), tl.float32)
     total = tl.zeros((QUERIES, D), tl.float32)
-    for index in range(0, tl.cdiv(begin + count, BLOCK)):
+    for index in range(tl.cdiv(begin + count, BLOCK)):
         block = tl.load(tables + slot * table_stride + index).to(tl.int64)
         places = start + block * block_stride + inside[:, None] * D + columns[None, :]
         written = (index * BLOCK + inside < begin + count)[:, None]

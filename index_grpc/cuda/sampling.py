@@ -60,7 +60,7 @@ def _candidates(
         scores = scores - count * frequency - tl.where(count > 0, presence, 0.0)
     keys = tl.where(there, _ordered(scores, ids), -0x7FFFFFFFFFFFFFFF)
     to = found + (row * tl.num_programs(1) + chunk) * CANDIDATES
-    for place in range(0, wanted):
+    for place in range(wanted):
         best = tl.max(keys)
         tl.store(to + place, best)
         keys = tl.where(keys == best, -0x7FFFFFFFFFFFFFFF, keys)
@@ -85,7 +85,7 @@ def _draw(
     there = (chunks[:, None] < num_chunks) & (places[None, :] < wanted)
     keys = tl.load(at, mask=there, other=-0x7FFFFFFFFFFFFFFF)
     best = tl.full((CANDIDATES,), -0x7FFFFFFFFFFFFFFF, tl.int64)
-    for place in range(0, wanted):
+    for place in range(wanted):
         highest = tl.max(keys)
         best = tl.where(places == place, highest, best)
         keys = tl.where(keys == highest, -0x7FFFFFFFFFFFFFFF, keys)

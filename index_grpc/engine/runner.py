@@ -24,8 +24,8 @@ class Cache(Protocol):
         """Has the first positions of a block stand in another one too."""
 
 
-class Model(Protocol):
-    """What the runner needs of a model: `Llama` with PyTorch, or `NativeLlama`."""
+class Computes(Protocol):
+    """What is known of any model that is ready to compute."""
 
     config: ModelConfig
     device: torch.device
@@ -40,6 +40,10 @@ class Model(Protocol):
     """Whether a token's bits are the same as part of an answer, one at a time, and as part of a prompt."""
     block_tokens: int
     """Positions of its cache's blocks."""
+
+
+class Model(Computes, Protocol):
+    """What the runner needs of a model: `Llama` with PyTorch, or `NativeLlama`."""
 
     def new_cache(self) -> Cache:
         """An empty cache of this model's kind."""

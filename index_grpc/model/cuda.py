@@ -82,6 +82,14 @@ class CudaLlama:
         # Overlapping kernels came with Hopper.
         self.overlaps = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device)[0] >= 9
 
+    def new_cache(self, num_blocks: int, num_slots: int) -> BlockPool:
+        """Room for keys and values of so many blocks, read by so many slots."""
+        config = self.config
+        heads = (config.num_layers, config.num_kv_heads, config.head_dim)
+        return BlockPool(
+            num_blocks, num_slots, config.context_length, heads=heads, device=self.device, dtype=self.dtype
+        )
+
     def decode(
         self, ids: Tensor, rows: Rows, last_ids: Tensor, cache: BlockPool, scratch: Scratch, products: Products
     ) -> Tensor:
@@ -132,8 +140,9 @@ class CudaLlama:
         gated: bool = False,
         residual: Tensor | None = None,
     ) -> Tensor:
-        choice = {"gated": gated, "residual": residual, "overlaps": self.overlaps}
-        return linear(inputs, weight, outputs, tiles, sliced=True, **choice)
+        return linear(
+            inputs, weight, outputs, tiles, sliced=True, gated=gated, residual=residual, overlaps=self.overlaps
+        )
 
     def _normed(self, inputs: Tensor, gain: Tensor) -> Tensor:
         return normed(inputs, gain, self.config.rms_norm_eps, self.overlaps)
@@ -147,5 +156,3 @@ def rotary_halves(config: ModelConfig, device: torch.device) -> tuple[Tensor, Te
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), 1.0 / config.rope_theta**exponents)
     return angles.cos().to(device), angles.sin().to(device)
-
-

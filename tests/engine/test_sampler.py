@@ -110,11 +110,11 @@ def test_native_ranking_is_that_of_pytorch(kernels: str, vocab_size: int) -> Non
     rows = torch.randn(num_rows, vocab_size, generator=generator) * 3
     scores, ids = native(kernels, vocab_size).rank(rows, history, wishes)
     wanted_scores, wanted_ids = rank(rows, history, wishes)
-    for row, wish in enumerate(wishes):
-        torch.testing.assert_close(scores[row, : wish.num_wanted], wanted_scores[row, : wish.num_wanted])
+    for row, one in enumerate(wishes):
+        torch.testing.assert_close(scores[row, : one.num_wanted], wanted_scores[row, : one.num_wanted])
         # Scores may tie at the largest number there is; then any order will do.
-        if wish.repetition_penalty > 0.1:
-            assert ids[row, : wish.num_wanted].tolist() == wanted_ids[row, : wish.num_wanted].tolist()
+        if one.repetition_penalty > 0.1:
+            assert ids[row, : one.num_wanted].tolist() == wanted_ids[row, : one.num_wanted].tolist()
 
 
 def test_penalties_of_the_answer(ranking: Rank) -> None:

@@ -21,7 +21,8 @@ def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor
     wide = [spans[row] for row in rows]
     scores = penalised(logits[rows], slots.history, [wish(span.sequence) for span in wide])
     best, ids = scores.sort(dim=1, descending=True, stable=True)
-    places = choose(best.double(), Knobs.of([(span.sequence.request.sampling, span.step) for span in wide], best.device))
+    draws = [(span.sequence.request.sampling, span.step) for span in wide]
+    places = choose(best.double(), Knobs.of(draws, best.device))
     is_number = best[:, 0].isfinite()
     chosen = torch.where(is_number, ids.gather(1, places.clamp(min=0))[:, 0], 0)
     numbers = torch.tensor([span.sequence.slot for span in wide], device=best.device)

@@ -31,7 +31,12 @@ class Graphs:
         with torch.cuda.graph(graph, pool=self._pool):
             result = work()
         self._pool = self._pool or graph.pool()
-        self._works[name] = lambda: (graph.replay(), result)[1]
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        self._works[name] = replay
 
     def run(self, name: Hashable) -> Tensor:
         """Starts it, and returns where its result will stand."""

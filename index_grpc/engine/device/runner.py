@@ -88,7 +88,8 @@ class Decoding:
         def record(size: int) -> None:
             def work() -> Tensor:
                 of = self._inputs.of
-                rows = Rows(of("slots", size), of("positions", size), of("items", size * self._splits), of("num_items", 1))
+                items = (of("items", size * self._splits), of("num_items", 1))
+                rows = Rows(of("slots", size), of("positions", size), *items)
                 draws = Draws(rows.slots, of("numbers", size).view(torch.float32), of("samples", size))
                 products = shapes.decode(size)
                 logits = model.decode(of("ids", size), rows, slots.state.last_ids, cache, self._scratch, products)
@@ -112,9 +113,7 @@ class Decoding:
     def _send(self, spans: list[Span], size: int) -> None:
         unused = size - len(spans)
         ids = [span.sequence.ids[span.start] if span.known else DRAWN_LAST for span in spans]
-        items = [
-            row * self._splits + split for row, span in enumerate(spans) for split in range(num_splits(span.end))
-        ]
+        items = [row * self._splits + split for row, span in enumerate(spans) for split in range(num_splits(span.end))]
         self._inputs.send(
             ids=ids + [0] * unused,
             slots=[span.sequence.slot for span in spans] + [self._slots.nobody] * unused,
@@ -212,9 +211,9 @@ class DeviceRunner:
     run_ahead = 1
 
     def __init__(self, model: CudaLlama, max_sequences: int, num_blocks: int, chunk_tokens: int) -> None:
-        config, self.device = model.config, model.device
-        self.cache = BlockPool(config, num_blocks, max_sequences + 1, self.device, model.dtype)
-        self.slots = Slots(max_sequences, config.vocab_size, self.cache, self.device)
+        self.model, self.device = model, model.device
+        self.cache = model.new_cache(num_blocks, max_sequences + 1)
+        self.slots = Slots(max_sequences, model.config.vocab_size, self.cache, self.device)
         common = (model, self.cache, self.slots, Graphs(self.device), Shapes(self.device, model.dtype))
         with torch.inference_mode():
             self._decoding = Decoding(*common)

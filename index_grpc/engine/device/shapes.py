@@ -1,6 +1,7 @@
 """The shapes of steps that are recorded, and how their products are cut."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -73,4 +74,5 @@ def _plain(num_rows: int) -> Tiles:
 def _shared_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return 0
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    properties: Any = torch.cuda.get_device_properties(device)  # its type does not list all
+    return int(properties.shared_memory_per_block_optin)

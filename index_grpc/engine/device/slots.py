@@ -21,7 +21,6 @@ class Slots:
 
     def __init__(self, num_slots: int, vocab_size: int, cache: BlockPool, device: torch.device) -> None:
         self.nobody, self.device, self._cache = num_slots, device, cache
-        cache.tables[num_slots] = cache.nobody
         self.history = History(num_slots + 1, vocab_size, device)
         self.state = SlotState(
             knobs=torch.ones(num_slots + 1, NUM_KNOBS, device=device),
