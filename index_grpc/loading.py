@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 CHUNK_TOKENS = {"cpu": 64, "cuda": 1024}
 """Prompt tokens of one step: enough to keep the device busy, few enough that running streams hardly wait."""
 
+MAX_SEQUENCES = {"cpu": 32, "cuda": 128}
+"""Computed at once where the settings do not say: more would bring each caller's tokens too slowly."""
+
 LEAST_SHARED_TOKENS = 16
 """All prompts begin with the mark of a turn; copying a block for so little takes longer than computing it."""
 
@@ -112,7 +115,7 @@ def limits_for(model: Computes, settings: ServeSettings) -> Limits:
     chunk_tokens = CHUNK_TOKENS[model.device.type]
     return Limits(
         context_length=model.config.context_length,
-        max_sequences=settings.max_sequences,
+        max_sequences=max_sequences(settings, model.device),
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
         num_blocks=num_cache_blocks(model, settings),
@@ -159,7 +162,7 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, setti
             torch.set_num_threads(1)  # what PyTorch still does is small, and its threads would be in the way
             return load_native(directory, config, kernels, num_threads, as_int8=settings.quantize == "int8")
         torch.set_num_threads(num_threads)
-        most_rows = settings.max_sequences + CHUNK_TOKENS[device.type]
+        most_rows = max_sequences(settings, device) + CHUNK_TOKENS[device.type]
         return load_llama(directory, config, device, dtype, most_rows)
 
 
@@ -202,6 +205,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def max_sequences(settings: ServeSettings, device: torch.device) -> int:
+    """Sequences computed at once."""
+    return settings.max_sequences or MAX_SEQUENCES[device.type]
+
+
 def default_threads(config: ModelConfig) -> int:
     """A thread for each core, but one for a tiny model, whose products are done before a second thread has woken."""
     return 1 if num_parameters(config) < TINY_PARAMETERS else num_cores()
@@ -216,7 +224,7 @@ def chosen_dtype(settings: ServeSettings, device: torch.device) -> torch.dtype:
 def num_cache_blocks(model: Computes, settings: ServeSettings) -> int:
     """Blocks of keys and values that the memory set aside for them holds.
 
-    At most what twice `max_sequences` whole contexts need, running and kept, unless the settings say how many bytes.
+    At most what twice as many whole contexts need as run at once, running and kept, unless the settings say how many bytes.
     Raises StartupError if not even one context fits.
     """
     block_bytes = model.block_tokens * position_bytes(model.config, model.dtype.itemsize)
@@ -228,7 +236,8 @@ def num_cache_blocks(model: Computes, settings: ServeSettings) -> int:
     fitting = int(free * share) // block_bytes
     if fitting < longest:
         raise StartupError(_too_little(model, settings, free, share, needed=longest * block_bytes))
-    return fitting if settings.kv_memory_bytes is not None else min(fitting, 2 * settings.max_sequences * longest)
+    most = 2 * max_sequences(settings, model.device) * longest
+    return fitting if settings.kv_memory_bytes is not None else min(fitting, most)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -89,7 +89,9 @@ class ServeSettings(BaseModel):
         "conversations. Default: 0.8 on cpu, 0.9 on cuda.",
     )
     kv_memory_bytes: int | None = Field(None, ge=1, description="Or so many bytes for them, whatever is free.")
-    max_sequences: int = Field(32, ge=1, le=1024, description="Calls computed at the same time.")
+    max_sequences: int | None = Field(
+        None, ge=1, le=1024, description="Calls computed at the same time. Default: 32, on cuda 128."
+    )
     max_waiting: int = Field(128, ge=0, le=100_000, description="Calls that may wait before more are refused.")
     max_waiting_tokens: int = Field(
         131_072,

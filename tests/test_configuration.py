@@ -59,7 +59,7 @@ def test_a_flag_counts_before_the_environment_before_the_file_before_the_default
         "port = 3  # flag",
         "threads = 2  # environment",
         "max_waiting = 1  # file",
-        "max_sequences = 32  # default",
+        "max_message_mib = 16  # default",
     ]
     assert [line for line in wanted if line not in lines] == []
 

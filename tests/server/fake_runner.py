@@ -71,12 +71,14 @@ class FakeServer:
         self.app = App(self.settings, observers, ports(self.settings))
         tokenizer = Tokenizer(make_tokenizer())
         self.runner = FakeRunner(tokenizer)
+        max_sequences = self.settings.max_sequences
+        assert max_sequences is not None
         limits = Limits(
             context_length=CONTEXT_LENGTH,
-            max_sequences=self.settings.max_sequences,
+            max_sequences=max_sequences,
             max_waiting=self.settings.max_waiting,
             max_waiting_tokens=self.settings.max_waiting_tokens,
-            num_blocks=CONTEXT_LENGTH // 64 * self.settings.max_sequences,
+            num_blocks=CONTEXT_LENGTH // 64 * max_sequences,
             block_tokens=64,
             chunk_tokens=64,
             grain_tokens=64,
