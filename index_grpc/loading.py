@@ -1,6 +1,8 @@
 """From settings to a runner: checkpoint → weights → model, sized to the memory there is."""
 
 import logging
+import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,8 @@ def load_runner(settings: ServeSettings) -> LoadedRunner:
     try:
         return _load(settings)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        remedy = "free some memory, or try fewer --threads, --quantize int8 or another --device"
+        tried = "less of --kv-memory-fraction" if on_cuda(settings) else "fewer --threads, --quantize int8"
+        remedy = f"free some memory, or try {tried} or another --device"
         raise StartupError(f"not enough memory or threads to load {settings.model}; {remedy}") from error
 
 
@@ -97,6 +100,8 @@ def load_on_cpu(directory: Path, config: ModelConfig, device: torch.device, sett
 
 def load_on_cuda(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Loaded:
     """A model that a GPU computes."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise StartupError(f"kernels for {device} are compiled with a C compiler; install gcc or clang, or set CC")
     from index_grpc.engine.device.runner import DeviceRunner  # needs Triton, which only CUDA builds bring along
     from index_grpc.model.cuda import CudaLlama
 
@@ -210,6 +215,11 @@ def max_sequences(settings: ServeSettings, device: torch.device) -> int:
     return settings.max_sequences or MAX_SEQUENCES[device.type]
 
 
+def on_cuda(settings: ServeSettings) -> bool:
+    """Whether a GPU is to compute."""
+    return choose_device(settings.device).type == "cuda"
+
+
 def default_threads(config: ModelConfig) -> int:
     """A thread for each core, but one for a tiny model, whose products are done before a second thread has woken."""
     return 1 if num_parameters(config) < TINY_PARAMETERS else num_cores()
@@ -224,8 +234,8 @@ def chosen_dtype(settings: ServeSettings, device: torch.device) -> torch.dtype:
 def num_cache_blocks(model: Computes, settings: ServeSettings) -> int:
     """Blocks of keys and values that the memory set aside for them holds.
 
-    At most what twice as many whole contexts need as run at once, running and kept, unless the settings say how many bytes.
-    Raises StartupError if not even one context fits.
+    At most what whole contexts of twice as many need as run at once, for those that are kept, unless the settings say
+    how many bytes. Raises StartupError if not even one context fits.
     """
     block_bytes = model.block_tokens * position_bytes(model.config, model.dtype.itemsize)
     longest = -(-model.config.context_length // model.block_tokens)

@@ -4,6 +4,7 @@ Nothing here waits for the device but `Step.wait`: the next step is prepared whi
 host does not know yet are read by the device from where it drew them.
 """
 
+import logging
 from itertools import accumulate
 
 import numpy as np
@@ -24,6 +25,8 @@ from index_grpc.engine.device.slots import Slots, is_narrow
 from index_grpc.engine.sampler import uniform
 from index_grpc.engine.sequence import Batch, Span
 from index_grpc.model.cuda import CudaLlama
+
+log = logging.getLogger(__name__)
 
 
 class Part:
@@ -215,6 +218,7 @@ class DeviceRunner:
         self.cache = model.new_cache(num_blocks, max_sequences + 1)
         self.slots = Slots(max_sequences, model.config.vocab_size, self.cache, self.device)
         common = (model, self.cache, self.slots, Graphs(self.device), Shapes(self.device, model.dtype))
+        log.info("compiling kernels and recording steps; the first time takes about a minute")
         with torch.inference_mode():
             self._decoding = Decoding(*common)
             self._prefilling = Prefilling(*common, chunk_tokens)
