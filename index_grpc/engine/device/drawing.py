@@ -13,6 +13,11 @@ from index_grpc.engine.sequence import Span
 from index_grpc.model.ranking import penalised
 
 
+def drawn_by_kernels(span: Span) -> bool:
+    """Whether the recorded step draws a token for it."""
+    return span.samples and is_narrow(span.sequence.request.sampling)
+
+
 def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor) -> None:
     """Draws, into `drawn` [B], for those rows of logits [B, V] in which any token may come; tells their slots."""
     rows = [row for row, span in enumerate(spans) if span.samples and not is_narrow(span.sequence.request.sampling)]

@@ -1,0 +1,70 @@
+"""Answers' tokens: one of each of some sequences, as a recorded step."""
+
+import torch
+from torch import Tensor
+
+from index_grpc.cuda.decode_attention import Rows, Scratch, num_splits
+from index_grpc.cuda.embedding import DRAWN_LAST
+from index_grpc.cuda.pool import BlockPool
+from index_grpc.cuda.sampling import Draws, draw
+from index_grpc.engine.device.drawing import draw_from_all, drawn_by_kernels
+from index_grpc.engine.device.graphs import Graphs
+from index_grpc.engine.device.inputs import Inputs, as_ints
+from index_grpc.engine.device.shapes import Shapes, at_least, decode_sizes
+from index_grpc.engine.device.slots import Slots
+from index_grpc.engine.device.step import Part
+from index_grpc.engine.sampler import uniform
+from index_grpc.engine.sequence import Span
+from index_grpc.model.cuda import CudaLlama
+
+
+class Decoding:
+    """One token of each of some sequences."""
+
+    def __init__(self, model: CudaLlama, cache: BlockPool, slots: Slots, graphs: Graphs, shapes: Shapes) -> None:
+        config, num_slots, device = model.config, slots.nobody, model.device
+        self._slots, self._graphs, self._sizes = slots, graphs, decode_sizes(num_slots)
+        self._scratch = Scratch(num_slots, config.num_heads, config.head_dim, config.context_length, device)
+        self._splits = self._scratch.splits
+        rows = dict.fromkeys(("ids", "slots", "positions", "samples", "numbers"), num_slots)
+        self._inputs = Inputs(device, **rows, num_items=1, items=num_slots * self._splits)
+        self._drawn = torch.zeros(num_slots, dtype=torch.int32, device=device)
+
+        def record(size: int) -> None:
+            def work() -> Tensor:
+                of = self._inputs.of
+                items = (of("items", size * self._splits), of("num_items", 1))
+                rows = Rows(of("slots", size), of("positions", size), *items)
+                draws = Draws(rows.slots, of("numbers", size).view(torch.float32), of("samples", size))
+                products = shapes.decode(size)
+                logits = model.decode(of("ids", size), rows, slots.state.last_ids, cache, self._scratch, products)
+                draw(logits, draws, slots.state, self._drawn[:size], model.overlaps)
+                return logits
+
+            graphs.add(("decode", size), work)
+
+        self._send([], max(self._sizes))
+        for size in reversed(self._sizes):
+            record(size)
+
+    def launch(self, spans: list[Span]) -> Part:
+        """Begins to compute the next token of each span's sequence."""
+        size = at_least(len(spans), self._sizes)
+        self._send(spans, size)
+        logits = self._graphs.run(("decode", size))
+        draw_from_all(logits, spans, self._slots, self._drawn)
+        return Part(spans, self._drawn, logits)
+
+    def _send(self, spans: list[Span], size: int) -> None:
+        unused = size - len(spans)
+        ids = [span.sequence.ids[span.start] if span.known else DRAWN_LAST for span in spans]
+        items = [row * self._splits + split for row, span in enumerate(spans) for split in range(num_splits(span.end))]
+        self._inputs.send(
+            ids=ids + [0] * unused,
+            slots=[span.sequence.slot for span in spans] + [self._slots.nobody] * unused,
+            positions=[span.start for span in spans] + [-1] * unused,
+            samples=[drawn_by_kernels(span) for span in spans] + [0] * unused,
+            numbers=as_ints([uniform(span.sequence.request.sampling.seed, span.step) for span in spans]),
+            num_items=[len(items)],
+            items=items,
+        )

@@ -1,0 +1,94 @@
+"""Prompts' tokens: those of some sequences side by side, as a recorded step."""
+
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from index_grpc.cuda.pool import BlockPool
+from index_grpc.cuda.prefill_attention import QUERIES, Tokens
+from index_grpc.cuda.sampling import Draws, draw
+from index_grpc.engine.device.drawing import draw_from_all, drawn_by_kernels
+from index_grpc.engine.device.graphs import Graphs, Work
+from index_grpc.engine.device.inputs import Inputs, as_ints
+from index_grpc.engine.device.shapes import MOST_PROMPTS, Shapes, at_least, prefill_sizes
+from index_grpc.engine.device.slots import Slots
+from index_grpc.engine.device.step import Part
+from index_grpc.engine.sampler import uniform
+from index_grpc.engine.sequence import Span
+from index_grpc.model.cuda import CudaLlama
+
+
+class Prefilling:
+    """Tokens of some prompts, side by side."""
+
+    def __init__(
+        self, model: CudaLlama, cache: BlockPool, slots: Slots, graphs: Graphs, shapes: Shapes, chunk_tokens: int
+    ) -> None:
+        self._model, self._cache, self._slots = model, cache, slots
+        self._graphs, self._shapes, self._sizes = graphs, shapes, prefill_sizes(chunk_tokens)
+        tokens = dict.fromkeys(("ids", "slots", "positions"), chunk_tokens)
+        sampled = dict.fromkeys(("ends", "sampled_slots", "samples", "numbers"), chunk_tokens)
+        self._inputs = Inputs(model.device, **tokens, **sampled, tiles=4 * chunk_tokens)
+        self._drawn = torch.zeros(chunk_tokens, dtype=torch.int32, device=model.device)
+        for size in reversed(self._sizes):
+            self._send([], size, min(size, MOST_PROMPTS), _num_tiles(size))
+            graphs.add(("prefill", size), self._work(size, min(size, MOST_PROMPTS), _num_tiles(size)))
+
+    def launch(self, spans: list[Span]) -> Part:
+        """Begins to compute the spans. A token is drawn for each, wanted or not."""
+        size = at_least(sum(span.count for span in spans), self._sizes)
+        most, tiles = min(size, MOST_PROMPTS), _tiles(spans)
+        if len(spans) <= most and len(tiles) <= _num_tiles(size):
+            self._send(spans, size, most, _num_tiles(size))
+            logits = self._graphs.run(("prefill", size))
+        else:
+            self._send(spans, size, len(spans), len(tiles))
+            logits = self._work(size, len(spans), len(tiles))()
+        draw_from_all(logits, spans, self._slots, self._drawn)
+        return Part(spans, self._drawn, logits)
+
+    def _work(self, size: int, num_spans: int, num_tiles: int) -> Work:
+        of, slots = self._inputs.of, self._slots
+
+        def work() -> Tensor:
+            tokens = Tokens(of("slots", size), of("positions", size), of("tiles", 2 * num_tiles).view(num_tiles, 2))
+            numbers = of("numbers", num_spans).view(torch.float32)
+            draws = Draws(of("sampled_slots", num_spans), numbers, of("samples", num_spans))
+            tiles = self._shapes.prefill(size)
+            logits = self._model.prefill(of("ids", size), tokens, of("ends", num_spans), self._cache, tiles)
+            draw(logits, draws, slots.state, self._drawn[:num_spans])
+            return logits
+
+        return work
+
+    def _send(self, spans: list[Span], size: int, num_spans: int, num_tiles: int) -> None:
+        counts = [span.count for span in spans]
+        unused, unsampled, tiles = size - sum(counts), num_spans - len(spans), _tiles(spans)
+        nobody = self._slots.nobody
+        slots = [span.sequence.slot for span in spans]
+        self._inputs.send(
+            ids=[token_id for span in spans for token_id in span.sequence.ids[span.start : span.end]] + [0] * unused,
+            slots=np.repeat([*slots, nobody], [*counts, unused]),
+            positions=[place for span in spans for place in range(span.start, span.end)] + [0] * unused,
+            ends=[end - 1 for end in accumulate(counts)] + [0] * unsampled,
+            sampled_slots=slots + [nobody] * unsampled,
+            samples=[drawn_by_kernels(span) for span in spans] + [0] * unsampled,
+            numbers=as_ints([uniform(span.sequence.request.sampling.seed, span.step) for span in spans]),
+            tiles=[number for tile in tiles for number in tile] + [0, 0] * (num_tiles - len(tiles)),
+        )
+
+
+def _tiles(spans: list[Span]) -> list[tuple[int, int]]:
+    """First token and count of each program of the attention of prompts."""
+    tiles, first = [], 0
+    for span in spans:
+        tiles += [(first + start, min(QUERIES, span.count - start)) for start in range(0, span.count, QUERIES)]
+        first += span.count
+    return tiles
+
+
+def _num_tiles(size: int) -> int:
+    """Programs of a recorded step of so many tokens."""
+    return size // QUERIES + MOST_PROMPTS
