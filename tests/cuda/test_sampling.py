@@ -1,0 +1,100 @@
+"""Draws on the device against those of the engine's sampler, and a row's independence of its neighbours."""
+
+import dataclasses
+import math
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from index_grpc.contract import SamplingParams
+from index_grpc.cuda.sampling import CHUNK, NOT_A_NUMBER, Draws, SlotState, draw
+from index_grpc.engine.device.slots import knobs
+from index_grpc.engine.sampler import Knobs, choose, wish
+from index_grpc.engine.sequence import Sequence
+from index_grpc.contract import TokenRequest
+from index_grpc.model.ranking import History, rank
+
+VOCAB = CHUNK + 300
+"""Two chunks, the second one not full."""
+NO_PENALTY = SamplingParams(repetition_penalty=1.0)
+
+
+class Rows:
+    """Slots with random histories, numbered backwards, and rows of logits for them."""
+
+    def __init__(self, device: torch.device, params: list[SamplingParams], seed: int = 0) -> None:
+        self.device, self.params, size = device, params, len(params)
+        rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+        self.logits = torch.randn(size, VOCAB, generator=generator).to(device) * 4
+        self.history = History(size, VOCAB, device)
+        self.slots = list(reversed(range(size)))
+        likely = self.logits.topk(20, dim=1).indices.tolist()
+        for row, slot in enumerate(self.slots):
+            self.history.open(slot, rng.sample(likely[row], 5) + [7, 7], rng.choices(likely[row], k=5))
+        self.state = SlotState(
+            knobs=torch.zeros(size, 8, device=device),
+            occurred=self.history.occurred,
+            counts=self.history.counts,
+            last_ids=torch.full((size,), -5, dtype=torch.int32, device=device),
+        )
+        for row, slot in enumerate(self.slots):
+            self.state.knobs[slot] = torch.tensor(knobs(params[row]), device=device)
+
+    def draw(self, numbers: list[float], samples: list[int] | None = None, rows: slice = slice(None)) -> list[int]:
+        """The ids that the kernels draw; -9 stands where none is drawn."""
+        slots = self._ints(self.slots[rows])
+        wanted = self._ints(samples or [1] * len(slots))
+        drawn = self._ints([-9] * len(slots))
+        draws = Draws(slots, torch.tensor(numbers[rows], dtype=torch.float32, device=self.device), wanted)
+        draw(self.logits[rows], draws, self.state, drawn)
+        ids: list[int] = drawn.tolist()
+        return ids
+
+    def by_sampler(self, number: float) -> list[tuple[int, bool]]:
+        """The ids that the engine's sampler draws, and whether the number is clear of an edge between two tokens."""
+        sequences = [
+            Sequence(row, TokenRequest("x", [7], params, max_tokens=1), slot=slot)
+            for row, (params, slot) in enumerate(zip(self.params, self.slots, strict=True))
+        ]
+        best, ids = rank(self.logits, self.history, [wish(sequence) for sequence in sequences])
+        table = Knobs.of([(params, 0) for params in self.params], best.device)
+
+        def at(shift: float) -> Tensor:
+            shifted = dataclasses.replace(table, draw=torch.full_like(table.draw, number + shift))
+            return choose(best.double(), shifted)
+
+        places = at(0.0)
+        is_clear = (at(-1e-5) == places) & (at(1e-5) == places)
+        return list(zip(ids.gather(1, places)[:, 0].tolist(), is_clear[:, 0].tolist(), strict=True))
+
+    def _ints(self, numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int32, device=self.device)
+
+
+def random_params(rng: random.Random) -> SamplingParams:
+    return SamplingParams(
+        temperature=rng.choice([0.0, 0.7, 2.0]),
+        top_p=rng.choice([0.31, 0.7, 1.0]),
+        top_k=rng.choice([1, 5, 20, 64]),
+        min_p=rng.choice([0.0, 0.1]),
+        repetition_penalty=rng.choice([1.0, 1.1, 0.8]),
+        frequency_penalty=rng.choice([0.0, -0.7, 1.1]),
+        presence_penalty=rng.choice([0.0, 1.3]),
+    )
+
+
+def test_draws_are_those_of_the_sampler(device: torch.device) -> None:
+    """Whatever the parameters, wherever the number falls, save on an edge, where float32 may see the other side."""
+    rng = random.Random(1)
+    num_clear = 0
+    for seed in range(4):
+        rows = Rows(device, [random_params(rng) for _ in range(16)], seed)
+        number = rng.random() * 0.999
+        wanted = rows.by_sampler(number)
+        drawn = rows.draw([number] * 16)
+        for row, (token_id, is_clear) in enumerate(wanted):
+            assert drawn[row] == token_id or not is_clear, rows.params[row]
+            num_clear += is_clear
+    assert num_clear > 55
