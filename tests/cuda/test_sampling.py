@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from index_grpc.contract import SamplingParams
+from index_grpc.contract import SamplingParams, TokenRequest
 from index_grpc.cuda.sampling import CHUNK, NOT_A_NUMBER, Draws, SlotState, draw
 from index_grpc.engine.device.slots import knobs
 from index_grpc.engine.sampler import Knobs, choose, wish
 from index_grpc.engine.sequence import Sequence
-from index_grpc.contract import TokenRequest
 from index_grpc.model.ranking import History, rank
 
 VOCAB = CHUNK + 300
@@ -89,7 +88,7 @@ def test_draws_are_those_of_the_sampler(device: torch.device) -> None:
     """Whatever the parameters, wherever the number falls, save on an edge, where float32 may see the other side."""
     rng = random.Random(1)
     num_clear = 0
-    for seed in range(4):
+    for seed in range(3):
         rows = Rows(device, [random_params(rng) for _ in range(16)], seed)
         number = rng.random() * 0.999
         wanted = rows.by_sampler(number)
@@ -97,4 +96,80 @@ def test_draws_are_those_of_the_sampler(device: torch.device) -> None:
         for row, (token_id, is_clear) in enumerate(wanted):
             assert drawn[row] == token_id or not is_clear, rows.params[row]
             num_clear += is_clear
-    assert num_clear > 55
+    assert num_clear > 40
+
+
+def test_the_highest_number_falls_on_the_last_token_left(device: torch.device) -> None:
+    """Rounded to float32, a number below 1 may be 1; even then nothing comes that top_p has cut off."""
+    params = [
+        dataclasses.replace(NO_PENALTY, top_k=64, top_p=top_p, temperature=temperature)
+        for top_p in (0.3, 0.7, 1.0)
+        for temperature in (0.05, 2.0)
+    ]
+    rows = Rows(device, params)
+    assert rows.draw([1.0] * len(params)) == [token_id for token_id, _ in rows.by_sampler(1 - 1e-9)]
+
+
+def test_a_row_draws_the_same_alone_and_among_others(device: torch.device) -> None:
+    rng = random.Random(5)
+    params, numbers = [random_params(rng) for _ in range(6)], [rng.random() for _ in range(6)]
+    together, alone = Rows(device, params), Rows(device, params)
+    drawn = together.draw(numbers)
+    assert [alone.draw(numbers, rows=slice(row, row + 1))[0] for row in range(6)] == drawn
+    assert torch.equal(together.state.counts, alone.state.counts)
+
+
+def test_slots_follow_what_is_drawn(device: torch.device) -> None:
+    """What was drawn last, what has occurred and how often; nothing of all that where no token is wanted."""
+    rows = Rows(device, [NO_PENALTY] * 3)
+    occurred, counts = rows.state.occurred.clone(), rows.state.counts.clone()
+    first, none, third = rows.draw([0.5] * 3, samples=[1, 0, 1])
+    assert none == -9
+    for row, token_id in ((0, first), (2, third)):
+        occurred[rows.slots[row], token_id] = True
+        counts[rows.slots[row], token_id] += 1
+    assert torch.equal(rows.state.occurred, occurred)
+    assert torch.equal(rows.state.counts, counts)
+    assert rows.state.last_ids.tolist() == [third, -5, first]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(temperature=0.0)], ids=["sampled", "greedy"])
+def test_numbers_that_are_none_are_told(device: torch.device, params: SamplingParams, bad: float) -> None:
+    """Of their row only, and they leave no trace."""
+    rows, sound = Rows(device, [params] * 3), Rows(device, [params] * 3)
+    rows.logits[1, VOCAB - 1] = bad
+    drawn = rows.draw([0.5] * 3)
+    assert drawn[1] == NOT_A_NUMBER
+    assert [drawn[0], drawn[2]] == sound.draw([0.5] * 3)[::2]
+    assert int(rows.state.last_ids[rows.slots[1]]) == -5
+    assert torch.equal(rows.state.counts[rows.slots[1]], Rows(device, [params] * 3).state.counts[rows.slots[1]])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(repetition_penalty=5e-324),
+        SamplingParams(repetition_penalty=1e-38, temperature=0.0),
+        SamplingParams(temperature=5e-324, repetition_penalty=1e-300),
+        SamplingParams(top_p=5e-324, min_p=1.0, repetition_penalty=1.0),
+    ],
+    ids=str,
+)
+def test_the_smallest_values_allowed_are_harmless(device: torch.device, params: SamplingParams) -> None:
+    """The likeliest token comes, if need be because it has occurred and tiny penalties raise it beyond all others."""
+    rows = Rows(device, [params])
+    likeliest = int(rows.logits[0].argmax())
+    rows.history.open(0, [likeliest])
+    rows.logits[0, 3] = -math.inf
+    for number in (0.0, 0.5, 1.0):
+        assert rows.draw([number]) == [likeliest]
+
+
+def test_all_of_a_small_vocabulary_may_come(device: torch.device) -> None:
+    """Fewer tokens than top_k: places past them are never drawn."""
+    rows = Rows(device, [dataclasses.replace(NO_PENALTY, top_k=64, top_p=1.0)])
+    rows.logits = rows.logits[:, :3].contiguous()
+    state = dataclasses.replace(rows.state, occurred=torch.zeros(1, 3).bool(), counts=torch.zeros(1, 3))
+    rows.state = SlotState(*(getattr(state, name).to(device) for name in ("knobs", "occurred", "counts", "last_ids")))
+    assert {rows.draw([number])[0] for number in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)} <= {0, 1, 2}
