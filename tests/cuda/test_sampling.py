@@ -31,7 +31,7 @@ class Rows:
         self.slots = list(reversed(range(size)))
         likely = self.logits.topk(20, dim=1).indices.tolist()
         for row, slot in enumerate(self.slots):
-            self.history.open(slot, rng.sample(likely[row], 5) + [7, 7], rng.choices(likely[row], k=5))
+            self.history.open(slot, [*rng.sample(likely[row], 5), 7, 7], rng.choices(likely[row], k=5))
         self.state = SlotState(
             knobs=torch.zeros(size, 8, device=device),
             occurred=self.history.occurred,
