@@ -224,7 +224,7 @@ class DeviceRunner:
         """See Runner."""
         for copy in batch.copies:
             self.cache.copy(copy.source, copy.target, copy.num_tokens)
-        self.slots.update(span.sequence for span in batch.spans)
+        self.slots.update(batch.spans)
         prompts = [span for span in batch.spans if span.start < span.sequence.num_prefill]
         answers = [span for span in batch.spans if span.start >= span.sequence.num_prefill]
         parts = []
