@@ -18,11 +18,12 @@ def device() -> torch.device:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def the_interpreter_sums_in_order() -> Iterator[None]:
-    from tests.cuda.interpreter import sum_in_order  # there may be no Triton
+def the_interpreter_behaves() -> Iterator[None]:
+    from tests.cuda.interpreter import prepare_once, sum_in_order  # there may be no Triton
 
     with pytest.MonkeyPatch.context() as patch:
         sum_in_order(patch)
+        prepare_once(patch)
         yield
 
 

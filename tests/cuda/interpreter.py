@@ -1,16 +1,31 @@
-"""Products in Triton's interpreter, with the order of sums that the compiled kernels have."""
+"""Triton's interpreter made to sum in the order of compiled kernels, and to be done sooner."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
 def sum_in_order(patch: pytest.MonkeyPatch) -> None:
     """NumPy sums otherwise for one row than for many, and takes bfloat16 for whole numbers."""
     patch.setattr(InterpreterBuilder, "create_dot", _dot)
+
+
+def prepare_once(patch: pytest.MonkeyPatch) -> None:
+    """At every call of a function, Triton's language is made to compute instead of to compile; that takes long."""
+    prepare, prepared = interpreter._patch_lang, set()
+
+    def prepare_once(function: Any) -> Any:
+        languages = frozenset(name for name, value in function.__globals__.items() if value in (tl, tl.core))
+        if languages not in prepared:
+            prepare(function)
+            prepared.add(languages)
+        return interpreter._LangPatchScope()  # with nothing to restore
+
+    patch.setattr(interpreter, "_patch_lang", prepare_once)
 
 
 def _dot(builder: Any, left: Any, right: Any, total: Any, *_: object) -> Any:
