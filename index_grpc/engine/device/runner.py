@@ -19,7 +19,7 @@ from index_grpc.cuda.sampling import NOT_A_NUMBER, Draws, draw
 from index_grpc.engine.device.drawing import Logprobs, draw_from_all
 from index_grpc.engine.device.graphs import Graphs, Work
 from index_grpc.engine.device.inputs import Inputs, as_ints
-from index_grpc.engine.device.shapes import MOST_PROMPTS, Shapes, at_least, decode_sizes, prefill_sizes
+from index_grpc.engine.device.shapes import MOST_PROMPTS, Shapes, at_least, decode_sizes, prefill_sizes, shared_bytes
 from index_grpc.engine.device.slots import Slots, is_narrow
 from index_grpc.engine.sampler import uniform
 from index_grpc.engine.sequence import Batch, Span
@@ -214,7 +214,8 @@ class DeviceRunner:
         self.model, self.device = model, model.device
         self.cache = model.new_cache(num_blocks, max_sequences + 1)
         self.slots = Slots(max_sequences, model.config.vocab_size, self.cache, self.device)
-        common = (model, self.cache, self.slots, Graphs(self.device), Shapes(self.device, model.dtype))
+        shapes = Shapes(model.dtype, shared_bytes(self.device))
+        common = (model, self.cache, self.slots, Graphs(self.device), shapes)
         with torch.inference_mode():
             self._decoding = Decoding(*common)
             self._prefilling = Prefilling(*common, chunk_tokens)
