@@ -101,11 +101,12 @@ def prefill_attention(
     strides = (pool.stride(0), layer * pool.stride(1), cache.tables.stride(0))
     shape = {"H": num_heads, "K": num_kv_heads, "D": head_dim, "BLOCK": BLOCK_TOKENS}
     heads = triton.next_power_of_2(num_heads + 2 * num_kv_heads)
+    num_stages = 3 if qkv.element_size() == 2 else 1  # blocks of float32 under way would not fit in a small card
     _keep[(num_tokens,)](
         qkv, pool, cache.tables, tokens.slots, tokens.positions, *rotary, *strides, **shape, HEADS=heads
     )
     _prefill_attention[(tokens.tiles.shape[0], num_heads)](
         qkv, pool, cache.tables, tokens.slots, tokens.positions, tokens.tiles, outputs,
-        LOG2_E / head_dim**0.5, *strides, **shape, QUERIES=QUERIES, num_warps=4, num_stages=3,
+        LOG2_E / head_dim**0.5, *strides, **shape, QUERIES=QUERIES, num_warps=4, num_stages=num_stages,
     )  # fmt: skip
     return outputs

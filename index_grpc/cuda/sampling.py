@@ -20,6 +20,9 @@ NUM_KNOBS = 8
 TEMPERATURE, TOP_P, MIN_P, REPETITION, FREQUENCY, PRESENCE, WANTED = range(7)
 """Columns of the table of slots' knobs."""
 
+BELOW_ONE = 1 - 2**-24
+"""The largest number below 1 in float32."""
+
 NOT_A_NUMBER = -1
 """Drawn where the model's output is not a number."""
 
@@ -70,12 +73,12 @@ def _candidates(
 def _draw(
     found, slots, draws, knobs, samples, occurred, counts, last_ids, drawn, V, num_chunks,
     CHUNKS: tl.constexpr, CANDIDATES: tl.constexpr, NUM_KNOBS: tl.constexpr, NONE: tl.constexpr,
-    OVERLAPS: tl.constexpr,
+    BELOW_ONE: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     let_next_start(OVERLAPS)
     row = tl.program_id(0)
     slot = tl.load(slots + row).to(tl.int64)
-    draw, samples_here = tl.load(draws + row), tl.load(samples + row)
+    draw, samples_here = tl.minimum(tl.load(draws + row), BELOW_ONE), tl.load(samples + row)
     knob = knobs + slot * NUM_KNOBS
     temperature, top_p, min_p = tl.load(knob), tl.load(knob + 1), tl.load(knob + 2)
     wanted = tl.load(knob + 6).to(tl.int32)
@@ -100,10 +103,12 @@ def _draw(
     shares = shares / tl.sum(shares)
     before = tl.cumsum(shares) - shares
     largest = tl.max(tl.where(places == 0, shares, 0.0))
-    kept = ((before < top_p) & (shares >= min_p * largest)) | (places == 0)
+    kept = (given & (before < top_p) & (shares >= min_p * largest)) | (places == 0)
     reached = tl.cumsum(tl.where(kept, shares, 0.0))
     all_reached = tl.max(reached)
-    place = tl.minimum(tl.sum((reached <= draw * all_reached).to(tl.int32)), wanted - 1)
+    # Sums are rounded, and not all in one order: what the draw seems to reach may lie past the last token kept.
+    last_kept = tl.max(tl.where(kept, places, 0))
+    place = tl.minimum(tl.sum((reached <= draw * all_reached).to(tl.int32)), last_kept)
     chosen = tl.sum(tl.where(places == place, ids, 0))
     if samples_here != 0:
         tl.store(drawn + row, tl.where(is_number, chosen, NONE))
@@ -120,7 +125,7 @@ class Draws:
     slots: Tensor
     """[B], int32."""
     numbers: Tensor
-    """[B], float32: in [0, 1)."""
+    """[B], float32: in [0, 1); what rounding has made 1 counts as a little less."""
     samples: Tensor
     """[B], int32: 1 where a token is wanted, 0 where the row is not for here."""
 
@@ -154,5 +159,5 @@ def draw(logits: Tensor, draws: Draws, state: SlotState, drawn: Tensor, overlaps
     _draw[(num_rows,)](
         found, draws.slots, draws.numbers, state.knobs, draws.samples, occurred, state.counts, state.last_ids,
         drawn, vocab_size, num_chunks, CHUNKS=triton.next_power_of_2(num_chunks), NONE=NOT_A_NUMBER,
-        num_warps=8, **shape, **options,
+        BELOW_ONE=BELOW_ONE, num_warps=8, **shape, **options,
     )  # fmt: skip

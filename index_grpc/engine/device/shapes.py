@@ -32,11 +32,11 @@ def at_least(size: int, sizes: Sequence[int]) -> int:
 
 
 class Shapes:
-    """Tiles by the number of rows, for one device and number format."""
+    """Tiles by the number of rows, for one number format and as many bytes as programs of one processor share."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, shared_bytes: int) -> None:
         self._is_narrow = dtype != torch.float32
-        self._is_large = _shared_memory(device) >= LARGE_MEMORY
+        self._is_large = shared_bytes >= LARGE_MEMORY
 
     def decode(self, num_rows: int) -> Products:
         """For a decode step of so many rows."""
@@ -71,7 +71,8 @@ def _plain(num_rows: int) -> Tiles:
     return Tiles(min(16, 1 << (num_rows - 1).bit_length()), 16, 32, 4, 2)
 
 
-def _shared_memory(device: torch.device) -> int:
+def shared_bytes(device: torch.device) -> int:
+    """Memory that programs of one of a device's processors share."""
     if device.type != "cuda":
         return 0
     properties: Any = torch.cuda.get_device_properties(device)  # its type does not list all

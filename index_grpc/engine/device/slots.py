@@ -1,6 +1,7 @@
 """What the device knows of each running sequence by its slot: its blocks, its history, how it is drawn for."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,10 +11,37 @@ from index_grpc.contract import SamplingParams
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.sampling import CANDIDATES, NUM_KNOBS, SlotState
 from index_grpc.engine.sampler import SMALLEST_PENALTY
-from index_grpc.engine.sequence import Sequence
+from index_grpc.engine.sequence import Sequence, Span
 from index_grpc.model.ranking import History
 
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the device knows of a slot's sequence, once all steps under way are done."""
+
+    number: int
+    num_preemptions: int
+    num_blocks: int
+    num_drawn: int
+    """Tokens of the answer in its history. Other than the sequence has where a step that drew has failed."""
+
+    @classmethod
+    def after(cls, span: Span) -> "Told":
+        """Once the span is computed."""
+        sequence = span.sequence
+        num_drawn = span.step + span.samples
+        return cls(sequence.number, sequence.num_preemptions, len(sequence.blocks), num_drawn)
+
+    def is_of(self, span: Span) -> bool:
+        """Whether the span goes on from there."""
+        sequence = span.sequence
+        of_span = (sequence.number, sequence.num_preemptions, span.step)
+        return of_span == (self.number, self.num_preemptions, self.num_drawn)
+
+
+NOTHING = Told(-1, 0, 0, 0)
 
 
 class Slots:
@@ -28,26 +56,30 @@ class Slots:
             counts=self.history.counts,
             last_ids=torch.zeros(num_slots + 1, dtype=torch.int32, device=device),
         )
-        self._occupants: list[tuple[int, int]] = [(-1, 0)] * num_slots
-        self._num_blocks = [0] * num_slots
-        """Of each slot's blocks, how many the device knows."""
+        self._told = [NOTHING] * num_slots
 
-    def update(self, sequences: Iterable[Sequence]) -> None:
-        """Has the device know of those that are about to be computed."""
+    def update(self, spans: Iterable[Span]) -> None:
+        """Has the device know of the sequences of spans that are about to be computed."""
         places: list[int] = []
         blocks: list[int] = []
         most = self._cache.tables.shape[1]
-        for sequence in sequences:
-            slot, occupant = sequence.slot, (sequence.number, sequence.num_preemptions)
-            if self._occupants[slot] != occupant:
-                self._occupants[slot], self._num_blocks[slot] = occupant, 0
-                self._open(sequence)
-            known, num_blocks = self._num_blocks[slot], len(sequence.blocks)
-            places += range(slot * most + known, slot * most + num_blocks)
+        for span in spans:
+            sequence = span.sequence
+            slot, known = sequence.slot, self._num_known_blocks(span)
+            places += range(slot * most + known, slot * most + len(sequence.blocks))
             blocks += sequence.blocks[known:]
-            self._num_blocks[slot] = num_blocks
+            self._told[slot] = Told.after(span)
         if places:
             self._cache.tables.view(-1)[self._send(places)] = self._send(blocks).int()
+
+    def _num_known_blocks(self, span: Span) -> int:
+        """How many of its sequence's blocks the device knows; where that is none, its history is told anew, too."""
+        sequence, told = span.sequence, self._told[span.sequence.slot]
+        if told.is_of(span):
+            return told.num_blocks
+        self._told[sequence.slot] = NOTHING
+        self._open(sequence)
+        return 0
 
     def _open(self, sequence: Sequence) -> None:
         slot, request = sequence.slot, sequence.request

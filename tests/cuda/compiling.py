@@ -1,0 +1,119 @@
+"""Compiles, without a GPU, what steps of the real model launch: `python -m tests.cuda.compiling 90 bfloat16 232448`.
+
+Takes a compute capability, a number format and the bytes that programs of one processor may share there. Prints, as
+JSON, how many bytes each kernel shares. Triton must not interpret.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from index_grpc.cuda import decode_attention, embedding, linear, norm, prefill_attention, sampling
+from index_grpc.cuda.decode_attention import Rows, Scratch
+from index_grpc.cuda.prefill_attention import Tokens
+from index_grpc.cuda.sampling import NUM_KNOBS, Draws, SlotState, draw
+from index_grpc.engine.device.shapes import MOST_PROMPTS, Shapes
+from index_grpc.model.config import ModelConfig
+from index_grpc.model.cuda import CudaLlama
+from index_grpc.model.weights import LlamaWeights
+
+KERNELS = [
+    decode_attention._decode_attention,
+    embedding._embed,
+    linear._linear,
+    linear._linear_few,
+    norm._normed,
+    prefill_attention._keep,
+    prefill_attention._prefill_attention,
+    sampling._candidates,
+    sampling._draw,
+]
+TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8"}
+NOWHERE = torch.device("meta")
+CONFIG = ModelConfig(1, 2048, 5888, 16, 16, 128, 65029, 4096)
+"""One layer of Index-1.9B."""
+MAX_SEQUENCES = 256
+SIZES = {torch.bfloat16: ([1, 16, 64, 256], [1024]), torch.float32: ([1], [16])}
+"""Rows of answers and tokens of prompts in steps; together they have the largest tiles that there are."""
+
+
+class Launches:
+    """What is launched instead of being run: kernels by all that a compiler is told."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {}
+
+    def collect(self) -> None:
+        """From now on kernels are noted."""
+        for kernel in KERNELS:
+            kernel.run = self._note(kernel)
+
+    def _note(self, kernel: Any) -> Callable[..., None]:
+        def run(*arguments: Any, grid: object, warmup: bool, **named: Any) -> None:
+            values = dict(zip(kernel.arg_names, arguments, strict=False)) | named
+            options = {name: value for name, value in values.items() if name not in kernel.arg_names}
+            told = {parameter.name: _told(parameter, values[parameter.name]) for parameter in kernel.params}
+            self.found[repr((kernel.__name__, told, options))] = (kernel, told, options)
+
+        return run
+
+
+def _told(parameter: Any, value: Any) -> tuple[str, Any, bool]:
+    """An argument's type, its value if the compiler knows it, and whether it knows that 16 divides it."""
+    if parameter.is_constexpr:
+        return "constexpr", value, False
+    if isinstance(value, torch.Tensor):
+        return f"*{TYPES[value.dtype]}", None, True
+    if isinstance(value, float):
+        return "fp32", None, False
+    return "i32", None, not parameter.do_not_specialize and value % 16 == 0
+
+
+def _compile(kernel: Any, told: dict[str, tuple[str, Any, bool]], options: dict[str, Any], capability: int) -> int:
+    """Bytes that its programs share."""
+    constants = {(place,): one[1] for place, one in enumerate(told.values()) if one[0] == "constexpr"}
+    attributes = {(place,): [["tt.divisibility", 16]] for place, one in enumerate(told.values()) if one[2]}
+    source = triton.compiler.ASTSource(kernel, {name: one[0] for name, one in told.items()}, constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return int(compiled.metadata.shared)
+
+
+def _launch_all(model: CudaLlama, shapes: Shapes) -> None:
+    """Steps of the real model."""
+    num_rows, num_tokens = SIZES[model.dtype]
+    cache = model.new_cache(64, MAX_SEQUENCES + 1)
+    scratch = Scratch(MAX_SEQUENCES, CONFIG.num_heads, CONFIG.head_dim, CONFIG.context_length, NOWHERE)
+    numbers, history = _new(MAX_SEQUENCES, NUM_KNOBS, dtype=torch.float32), _new(MAX_SEQUENCES, CONFIG.vocab_size)
+    state = SlotState(numbers, history.bool(), history.float(), _new(MAX_SEQUENCES))
+    for size in num_rows:
+        rows = Rows(_new(size), _new(size), _new(size * scratch.splits), _new(1))
+        logits = model.decode(_new(size), rows, state.last_ids, cache, scratch, shapes.decode(size))
+        draw(logits, Draws(rows.slots, _new(size).float(), _new(size)), state, _new(size), model.overlaps)
+    for size in num_tokens:
+        tokens = Tokens(_new(size), _new(size), _new(size // 64 + MOST_PROMPTS, 2))
+        model.prefill(_new(size), tokens, _new(min(size, MOST_PROMPTS)).long(), cache, shapes.prefill(size))
+
+
+def _new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=NOWHERE)
+
+
+@torch.inference_mode()
+def main(capability: int, dtype: torch.dtype, most_bytes: int) -> None:
+    """Prints a kernel's name and bytes for each that a step launches."""
+    model = CudaLlama(CONFIG, LlamaWeights(CONFIG).to_empty(device=NOWHERE).to(dtype))
+    model.overlaps = capability >= 90
+    launches = Launches()
+    launches.collect()
+    _launch_all(model, Shapes(dtype, most_bytes))
+    found = [(one[0].__name__, _compile(*one, capability)) for one in launches.found.values()]
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,43 @@
+"""Triton's interpreter made to sum in the order of compiled kernels, and to be done sooner."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import triton.language as tl
+from triton.runtime import interpreter
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+
+def sum_in_order(patch: pytest.MonkeyPatch) -> None:
+    """NumPy sums otherwise for one row than for many, and takes bfloat16 for whole numbers."""
+    patch.setattr(InterpreterBuilder, "create_dot", _dot)
+
+
+def prepare_once(patch: pytest.MonkeyPatch) -> None:
+    """At every call of a function, Triton's language is made to compute instead of to compile; that takes long."""
+    prepare, prepared = interpreter._patch_lang, set()
+
+    def prepare_once(function: Any) -> Any:
+        languages = frozenset(name for name, value in function.__globals__.items() if value in (tl, tl.core))
+        if languages not in prepared:
+            prepare(function)
+            prepared.add(languages)
+        return interpreter._LangPatchScope()  # with nothing to restore
+
+    patch.setattr(interpreter, "_patch_lang", prepare_once)
+
+
+def _dot(builder: Any, left: Any, right: Any, total: Any, *_: object) -> Any:
+    """`tl.dot`: total [M, N] and left [M, K] by right [K, N], from the first product to the last."""
+    rows, columns, sums = _float32(left), _float32(right), total.data
+    for place in range(rows.shape[-1]):
+        sums = sums + rows[..., :, place : place + 1] * columns[..., place : place + 1, :]
+    return TensorHandle(sums, total.dtype.scalar)
+
+
+def _float32(handle: Any) -> "np.ndarray":
+    if handle.dtype.scalar == tl.bfloat16:
+        return (handle.data.astype(np.uint32) << 16).view(np.float32)
+    numbers: np.ndarray = handle.data.astype(np.float32)
+    return numbers

@@ -1,0 +1,117 @@
+"""Keys and values in blocks for tests of attention, and the same attention by PyTorch."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from index_grpc.cuda.decode_attention import Rows, Scratch, decode_attention, num_splits
+from index_grpc.cuda.pool import BLOCK_TOKENS, BlockPool
+from index_grpc.cuda.prefill_attention import QUERIES, Tokens, prefill_attention
+
+HEADS, HEAD_DIM = 2, 32
+CONTEXT = 18 * BLOCK_TOKENS
+LAYER, NUM_LAYERS = 1, 2
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens of a slot's sequence from a position on: queries, keys and values side by side, [T, H + 2K, D]."""
+
+    slot: int
+    start: int
+    qkv: Tensor
+
+
+class Memory:
+    """A pool whose blocks lie in random order, none of them written yet: whatever is read of those is not a number."""
+
+    def __init__(self, device: torch.device, kv_heads: int, num_slots: int, dtype: torch.dtype = torch.float32) -> None:
+        self.device, self.dtype, self.kv_heads, self.nobody = device, dtype, kv_heads, num_slots
+        per_slot = CONTEXT // BLOCK_TOKENS
+        heads = (NUM_LAYERS, kv_heads, HEAD_DIM)
+        self.cache = BlockPool(num_slots * per_slot, num_slots + 1, CONTEXT, heads=heads, device=device, dtype=dtype)
+        self.cache.pool.fill_(torch.nan)
+        blocks = random.Random(7).sample(range(num_slots * per_slot), num_slots * per_slot)
+        self.cache.tables[:num_slots] = self._ints(blocks).view(num_slots, per_slot)
+        exponents = torch.arange(0, HEAD_DIM, 2) / HEAD_DIM
+        angles = torch.outer(torch.arange(CONTEXT), 10000.0**-exponents).to(device)
+        self.rotary = (angles.cos(), angles.sin())
+        self.scratch = Scratch(16, HEADS, HEAD_DIM, CONTEXT, device)
+
+    def random(self, num_tokens: int, seed: int) -> Tensor:
+        """Queries, keys and values of so many tokens."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (num_tokens, HEADS + 2 * self.kv_heads, HEAD_DIM)
+        return torch.randn(shape, generator=generator).to(self.device, self.dtype)
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """What a whole sequence [T, H + 2K, D] comes to, by PyTorch: [T, H, D], float32."""
+        queries, _, _ = qkv.split([HEADS, self.kv_heads, self.kv_heads], dim=1)
+        keys, values = self.kept(qkv)
+        turned = [self._turned(queries.float()), keys.float(), values.float()]
+        heads = [one.transpose(0, 1).unsqueeze(0) for one in turned]
+        mixed = functional.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
+        return mixed[0].transpose(0, 1)
+
+    def kept(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Its keys, rotated, and values as they are to stand in its blocks: [T, K, D] each."""
+        _, keys, values = qkv.split([HEADS, self.kv_heads, self.kv_heads], dim=1)
+        return self._turned(keys.float()).to(self.dtype), values
+
+    def stored(self, slot: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """The keys and values that do stand there: [T, K, D] each."""
+        blocks = self.cache.pool[self.cache.tables[slot].long(), LAYER]  # [blocks, 2, K, BLOCK, D]
+        keys, values = blocks.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :num_tokens]
+        return keys, values
+
+    def fill(self, slot: int, qkv: Tensor) -> None:
+        """Has a sequence's keys and values stand in its slot's blocks."""
+        for position, kept in enumerate(zip(*self.kept(qkv), strict=True)):
+            block = int(self.cache.tables[slot, position // BLOCK_TOKENS])
+            self.cache.pool[block, LAYER, :, :, position % BLOCK_TOKENS] = torch.stack(kept)
+
+    def decode(self, pieces: list[Piece | None]) -> Tensor:
+        """Attention of one token in each row, [M, H, D]; rows of None are not used."""
+        positions = [piece.start if piece else -1 for piece in pieces]
+        items = [
+            row * self.scratch.splits + split
+            for row, position in enumerate(positions)
+            for split in range(num_splits(position + 1))
+            if position >= 0
+        ]
+        slots = [piece.slot if piece else self.nobody for piece in pieces]
+        rows = Rows(*map(self._ints, (slots, positions, items, [len(items)])))
+        unused = torch.full_like(self.random(1, 0), torch.nan)
+        qkv = torch.cat([piece.qkv if piece else unused for piece in pieces])
+        outputs = torch.zeros(len(pieces), HEADS, HEAD_DIM, device=self.device, dtype=self.dtype)
+        return decode_attention(LAYER, qkv, self.cache, rows, self.rotary, self.scratch, outputs)
+
+    def prefill(self, pieces: list[Piece], unused: int = 0) -> list[Tensor]:
+        """Attention of pieces of prompts side by side, [T, H, D] each, and of some tokens that fill a step up."""
+        slots, positions, tiles, first = [], [], [], 0
+        for piece in pieces:
+            count = len(piece.qkv)
+            slots += [piece.slot] * count
+            positions += range(piece.start, piece.start + count)
+            tiles += [(first + start, min(QUERIES, count - start)) for start in range(0, count, QUERIES)]
+            first += count
+        tokens = Tokens(
+            self._ints(slots + [self.nobody] * unused),
+            self._ints(positions + [0] * unused),
+            self._ints(tiles + [(0, 0)] * (unused > 0)),
+        )
+        qkv = torch.cat([*(piece.qkv for piece in pieces), self.random(unused, 1)])
+        outputs = torch.zeros(len(qkv), HEADS, HEAD_DIM, device=self.device, dtype=self.dtype)
+        prefill_attention(LAYER, qkv, self.cache, tokens, self.rotary, outputs)
+        return list(outputs[:first].split([len(piece.qkv) for piece in pieces]))
+
+    def _turned(self, heads: Tensor) -> Tensor:
+        cosines, sines = (table[: len(heads), None] for table in self.rotary)
+        left, right = heads.chunk(2, dim=2)
+        return torch.cat([left * cosines - right * sines, right * cosines + left * sines], dim=2)
+
+    def _ints(self, numbers: object) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int32, device=self.device)

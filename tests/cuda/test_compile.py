@@ -1,0 +1,41 @@
+"""Every kernel compiles, as steps of the real model launch it, for processors that are not here, and fits in them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL_CARD, HOPPER = 99 * 1024, 227 * 1024
+"""Bytes that programs of one processor may share; an A100's 163 KB count as few."""
+TARGETS = [("80", "bfloat16", SMALL_CARD), ("90", "bfloat16", HOPPER), ("80", "float32", SMALL_CARD)]
+KERNELS = {"_embed", "_normed", "_linear", "_linear_few", "_decode_attention", "_keep", "_prefill_attention"}
+DRAWING = {"_candidates", "_draw"}
+
+
+@pytest.fixture(scope="module")
+def compilers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[subprocess.Popen[str]]]:
+    """One for each target, side by side, with nothing compiled before."""
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    processes = []
+    for capability, dtype, most_bytes in TARGETS:
+        environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+        command = [sys.executable, "-m", "tests.cuda.compiling", capability, dtype, str(most_bytes)]
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True))
+    yield processes
+    for process in processes:
+        process.kill()
+
+
+@pytest.mark.parametrize("number", range(len(TARGETS)), ids=["-".join(target[:2]) for target in TARGETS])
+def test_kernels_compile_and_fit(compilers: list[subprocess.Popen[str]], number: int) -> None:
+    told, complaints = compilers[number].communicate(timeout=110)
+    assert compilers[number].returncode == 0, complaints
+    found = json.loads(told)
+    assert {name for name, _ in found} == KERNELS | DRAWING
+    assert [one for one in found if one[1] > TARGETS[number][2]] == []

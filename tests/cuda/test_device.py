@@ -1,0 +1,122 @@
+"""What the runner for CUDA keeps beside the model: numbers on their way, sizes of steps, what is known of slots."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from index_grpc.contract import SamplingParams, TokenRequest
+from index_grpc.cuda.pool import BlockPool
+from index_grpc.engine.device.inputs import NUM_STAGES, Inputs, as_ints
+from index_grpc.engine.device.shapes import Shapes, at_least, decode_sizes, prefill_sizes
+from index_grpc.engine.device.slots import Slots
+from index_grpc.engine.sequence import Sequence
+
+VOCAB, CONTEXT = 40, 320
+
+
+def test_numbers_arrive_where_they_are_looked_for(device: torch.device) -> None:
+    """Also if more is sent at once than can be on its way."""
+    inputs, rng = Inputs(device, ids=5, positions=1, items=7), random.Random(1)
+    for _ in range(3 * NUM_STAGES):
+        runs = {name: [rng.randrange(-9, 1 << 30) for _ in range(rng.randint(1, most))] for name, most in SIZES.items()}
+        inputs.send(**runs)
+        assert {name: inputs.of(name, len(run)).tolist() for name, run in runs.items()} == runs
+
+
+SIZES = {"ids": 5, "positions": 1, "items": 7}
+
+
+def test_numbers_with_fractions_keep_their_bits(device: torch.device) -> None:
+    inputs, numbers = Inputs(device, numbers=3), [0.1, 1 / 3, 0.999]
+    inputs.send(numbers=as_ints(numbers))
+    found = inputs.of("numbers", 3).view(torch.float32)
+    assert np.array_equal(found.cpu().numpy(), np.float32(numbers))
+
+
+@given(st.integers(1, 2000), st.data())
+def test_a_step_is_as_large_as_it_must_be(most: int, data: st.DataObject) -> None:
+    """Whatever there is to compute, some recorded step holds it, and none holds more than there can be."""
+    size = data.draw(st.integers(1, most))
+    for sizes in (decode_sizes(most), prefill_sizes(most)):
+        assert sizes == sorted(set(sizes))
+        assert max(sizes) == most
+        assert size <= at_least(size, sizes)
+        assert not [one for one in sizes if size <= one < at_least(size, sizes)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shared_bytes", [0, 99 * 1024, 163 * 1024, 227 * 1024])
+def test_tiles_are_powers_of_two(shared_bytes: int, dtype: torch.dtype) -> None:
+    """As kernels want them; and those that only few rows can take hold all rows."""
+    shapes = Shapes(dtype, shared_bytes)
+    for size in range(1, 257):
+        products = shapes.decode(size)
+        tiles = [products.qkv, products.output, products.gate_up, products.down, products.head]
+        for one in [*tiles, shapes.prefill(size)]:
+            assert all(number & (number - 1) == 0 for number in (one.rows, one.columns, one.depth))
+        assert all(one.rows >= size for one in tiles if one.rows < 16)
+
+
+class Books:
+    """Slots, and the sequences in them, as a scheduler would move them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cache = BlockPool(50, 3, CONTEXT, heads=(1, 1, 16), device=device, dtype=torch.float32)
+        self.slots = Slots(2, VOCAB, self.cache, device)
+
+    def begin(self, number: int, slot: int, sampling: SamplingParams | None = None) -> Sequence:
+        request = TokenRequest("x", [number, number + 1], sampling or SamplingParams(), max_tokens=9)
+        return Sequence(number, request, longest=CONTEXT, slot=slot, num_prefill=2)
+
+    def step(self, sequence: Sequence, *blocks: int) -> None:
+        """One in which it takes blocks, computes all that there is of it and draws a token."""
+        sequence.blocks += blocks
+        span = sequence.next_span(len(sequence.ids) - sequence.num_computed)
+        self.slots.update([span])
+        sequence.num_computed = span.end
+        sequence.append(span.step + 20, now=1.0)
+        place = torch.tensor([sequence.slot], device=self.slots.device)
+        self.slots.history.add(place, torch.tensor([span.step + 20], device=self.slots.device))
+
+    def check(self, sequence: Sequence) -> None:
+        """That the device knows all of it and nothing else."""
+        slot, known = sequence.slot, self.slots.state
+        assert self.cache.tables[slot, : len(sequence.blocks)].tolist() == sequence.blocks
+        assert known.occurred[slot].nonzero()[:, 0].tolist() == sorted(set(sequence.ids))
+        counts = torch.bincount(torch.tensor(sequence.ids[2:]), minlength=VOCAB)
+        assert known.counts[slot].tolist() == counts.tolist()
+
+
+def test_slots_follow_those_who_grow(device: torch.device) -> None:
+    books = Books(device)
+    one, other = books.begin(1, slot=0), books.begin(5, slot=1)
+    for blocks in ([7], [], [3, 9], [4]):
+        books.step(one, *blocks)
+        books.step(other, *(block + 20 for block in blocks))
+        books.check(one)
+        books.check(other)
+
+
+def test_a_slot_knows_nothing_of_who_was_there_before(device: torch.device) -> None:
+    books = Books(device)
+    before = books.begin(1, slot=0, sampling=SamplingParams(temperature=0.5))
+    books.step(before, 7, 8, 9)
+    after = books.begin(5, slot=0, sampling=SamplingParams(temperature=1.5))
+    books.step(after, 2)
+    books.check(after)
+    assert float(books.slots.state.knobs[0, 0]) == 1.5
+
+
+def test_who_was_preempted_begins_with_its_answer_so_far(device: torch.device) -> None:
+    """In the same slot, by other blocks."""
+    books = Books(device)
+    sequence = books.begin(1, slot=0)
+    for blocks in ([7, 8], [], [9]):
+        books.step(sequence, *blocks)
+    sequence.num_preemptions, sequence.num_computed, sequence.blocks = 1, 0, [4]
+    books.step(sequence, 5)
+    books.check(sequence)

@@ -1,0 +1,88 @@
+"""What only a GPU can show: recorded steps, kernels that overlap, matrix units; and the whole way from the settings."""
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from index_grpc.contract import SamplingParams
+from index_grpc.engine.door import Engine
+from index_grpc.loading import load_runner
+from index_grpc.model.config import position_bytes, read_config
+from tests.checkpoints import make_checkpoint, reference_model
+from tests.conftest import settings
+from tests.engine.running import generate, generate_all, running
+from tests.engine.test_parity import NUM_PROMPTS, expected, random_prompts
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+NUM_SEQUENCES, NUM_TOKENS = 64, 40
+BLOCKS_OF_FEW = 40
+"""Of which 64 answers need some 100 at last."""
+WAYS_TO_DRAW: list[dict[str, Any]] = [{}, {"top_k": 0, "top_p": 0.9}, {"frequency_penalty": 1.0}]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with heads of the real size."""
+    shape = {"hidden_size": 512, "intermediate_size": 1472, "num_layers": 3}
+    return make_checkpoint(tmp_path_factory.mktemp("wide") / "checkpoint", **shape)
+
+
+def asked(count: int = NUM_SEQUENCES) -> list[tuple[list[int], SamplingParams]]:
+    """Prompts of all lengths up to two blocks, drawn from in every way."""
+    rng = random.Random(9)
+    prompts = [[rng.randrange(5, 480) for _ in range(rng.randint(1, 130))] for _ in range(NUM_SEQUENCES)]
+    ways = [SamplingParams(seed=number, temperature=1.3, **WAYS_TO_DRAW[number % 3]) for number in range(NUM_SEQUENCES)]
+    return list(zip(prompts, ways, strict=True))[:count]
+
+
+async def answers(engine: Engine, calls: list[tuple[list[int], SamplingParams]]) -> list[list[int]]:
+    return list(await asyncio.gather(*(generate(engine, *call, NUM_TOKENS) for call in calls)))
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.1])
+async def test_greedy_tokens_are_those_of_transformers(checkpoint: Path, penalty: float) -> None:
+    """In float32, at once and alone."""
+    prompts = random_prompts(read_config(checkpoint).vocab_size)
+    sampling = SamplingParams(temperature=0.0, repetition_penalty=penalty)
+    reference = reference_model(checkpoint)
+    wanted = [expected(reference, ids, penalty) for ids in prompts]
+    loaded = load_runner(settings(checkpoint, device="cuda", dtype="float32", max_sequences=NUM_PROMPTS))
+    async with running(loaded.runner, loaded.limits) as engine:
+        assert await generate_all(engine, prompts, sampling) == wanted
+        assert [await generate(engine, ids, sampling) for ids in prompts[:8]] == wanted[:8]
+
+
+@pytest.fixture(scope="module")
+async def among_others(wide: Path) -> list[list[int]]:
+    """The texts of all at once, in bfloat16, where there is room for all; they are the same when asked again."""
+    loaded = load_runner(settings(wide, device="cuda", max_sequences=NUM_SEQUENCES))
+    assert loaded.model.dtype == "bfloat16"
+    async with running(loaded.runner, loaded.limits) as engine:
+        texts = await answers(engine, asked())
+        assert await answers(engine, asked()) == texts
+        assert [(await answers(engine, [call]))[0] for call in asked(12)] == texts[:12]
+    return texts
+
+
+async def test_seeded_texts_are_the_same_in_any_company(wide: Path, among_others: list[list[int]]) -> None:
+    """By a server for few, whose steps are smaller."""
+    loaded = load_runner(settings(wide, device="cuda", max_sequences=3))
+    async with running(loaded.runner, loaded.limits) as engine:
+        assert await answers(engine, asked(12)) == among_others[:12]
+
+
+async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(
+    wide: Path, among_others: list[list[int]]
+) -> None:
+    few = BLOCKS_OF_FEW * 64 * position_bytes(read_config(wide), 2)
+    loaded = load_runner(settings(wide, device="cuda", max_sequences=NUM_SEQUENCES, kv_memory_bytes=few))
+    assert loaded.limits.num_blocks == BLOCKS_OF_FEW
+    async with running(loaded.runner, loaded.limits) as engine:
+        assert await answers(engine, asked()) == among_others
+        worker: Any = engine._worker
+        assert worker._loop.scheduler.num_preemptions > 0

@@ -1,0 +1,89 @@
+"""Matrix products against PyTorch's, and a row's independence of how a product is cut and of its neighbours."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from index_grpc.cuda.linear import Tiles, linear, slice_of
+
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+FEW, MANY = Tiles(4, 16, 32), Tiles(32, 16, 16)
+"""Tiles whose products are summed by warps, a part of the inputs each, and one after the other."""
+SIZES = [(1, 48, 32), (3, 40, 64), (4, 33, 80), (37, 40, 64)]
+"""Rows, outputs and inputs; most are no multiples of any tile."""
+
+
+class Product:
+    """Random operands of one shape, and what becomes of them."""
+
+    def __init__(self, device: torch.device, rows: int, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+        generator = torch.Generator().manual_seed(rows * outputs + inputs)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).to(device, dtype)
+
+        self.inputs, self.residual = random(rows, inputs), random(rows, outputs)
+        self.weight, self.gated_weight = random(outputs, inputs), random(2 * outputs, inputs)
+
+    def plain(self, tiles: Tiles, *, sliced: bool, rows: slice = slice(None)) -> Tensor:
+        return linear(self.inputs[rows], self.weight, torch.empty_like(self.residual[rows]), tiles, sliced=sliced)
+
+    def gated(self, tiles: Tiles, *, sliced: bool) -> Tensor:
+        outputs = torch.empty_like(self.residual)
+        return linear(self.inputs, self.gated_weight, outputs, tiles, sliced=sliced, gated=True)
+
+    def added(self, tiles: Tiles, *, sliced: bool) -> Tensor:
+        """Onto the outputs themselves."""
+        outputs = self.residual.clone()
+        return linear(self.inputs, self.weight, outputs, tiles, sliced=sliced, residual=outputs)
+
+
+def check(found: Tensor, wanted: Tensor) -> None:
+    tolerance = TOLERANCES[found.dtype]
+    torch.testing.assert_close(found.float(), wanted, rtol=tolerance, atol=tolerance * 10)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_products_are_those_of_pytorch(device: torch.device, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+    product = Product(device, *size, dtype)
+    inputs, residual = product.inputs.float(), product.residual.float()
+    plain = inputs @ product.weight.float().T
+    gates, ups = (inputs @ product.gated_weight.float().T).chunk(2, dim=1)
+    for tiles, sliced in [(FEW, True), (MANY, True), (MANY, False)]:
+        if size[0] > tiles.rows and tiles is FEW:
+            continue
+        check(product.plain(tiles, sliced=sliced), plain)
+        check(product.gated(tiles, sliced=sliced), functional.silu(gates) * ups)
+        check(product.added(tiles, sliced=sliced), plain + residual)
+
+
+@pytest.mark.parametrize("inputs", [64, 80, 272])
+def test_a_row_is_the_same_by_few_and_by_many(device: torch.device, inputs: int) -> None:
+    """Bit for bit, whatever shares its tile; of the parts that 272 inputs make, the last are shorter or empty."""
+    product = Product(device, 4, 40, inputs, torch.float32)
+    wanted = product.plain(MANY, sliced=True)
+    assert torch.equal(product.plain(FEW, sliced=True), wanted)
+    assert torch.equal(product.plain(Tiles(4, 8, 256), sliced=True), wanted)
+    assert torch.equal(product.plain(Tiles(64, 32, 32), sliced=True), wanted)
+    for row in range(4):
+        alone = slice(row, row + 1)
+        assert torch.equal(product.plain(Tiles(1, 16, 32), sliced=True, rows=alone), wanted[alone])
+
+
+@pytest.mark.parametrize("sliced", [True, False])
+def test_a_row_knows_nothing_of_its_neighbours(device: torch.device, sliced: bool) -> None:
+    """Not even if they are no numbers."""
+    product = Product(device, 19, 40, 64, torch.float32)
+    whole = product.plain(MANY, sliced=sliced)
+    assert torch.equal(product.plain(MANY, sliced=sliced, rows=slice(7, 16)), whole[7:16])
+    product.inputs[:7] = torch.nan
+    torch.testing.assert_close(product.plain(MANY, sliced=sliced)[7:], whole[7:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("depth", [16, 32, 272, 2048, 5888])
+def test_parts_cover_all_inputs(depth: int) -> None:
+    """Eight of them, which steps of 16 divide."""
+    assert 8 * slice_of(depth) >= depth
+    assert slice_of(depth) % 16 == 0
