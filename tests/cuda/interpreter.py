@@ -37,7 +37,6 @@ def _dot(builder: Any, left: Any, right: Any, total: Any, *_: object) -> Any:
 
 
 def _float32(handle: Any) -> "np.ndarray":
-    if handle.dtype.scalar == tl.bfloat16:
-        return (handle.data.astype(np.uint32) << 16).view(np.float32)
-    numbers: np.ndarray = handle.data.astype(np.float32)
-    return numbers
+    numbers: np.ndarray = handle.data
+    is_bfloat16 = handle.dtype.scalar == tl.bfloat16
+    return (numbers.astype(np.uint32) << 16).view(np.float32) if is_bfloat16 else numbers.astype(np.float32)
