@@ -22,6 +22,8 @@ def prepare_once(patch: pytest.MonkeyPatch) -> None:
         languages = frozenset(name for name, value in function.__globals__.items() if value in (tl, tl.core))
         if languages not in prepared:
             prepare(function)
+            # A bound of a loop is an array of one number, which Triton 3.6 hands to int(); NumPy 2.4 refuses that.
+            patch.setattr(tl.tensor, "__index__", lambda number: number.handle.data.item(), raising=False)
             prepared.add(languages)
         return interpreter._LangPatchScope()  # with nothing to restore
 

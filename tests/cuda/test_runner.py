@@ -20,7 +20,7 @@ from tests.checkpoints import reference_model
 from tests.cuda.small import POISON, small_checkpoint, small_model, small_runner
 from tests.engine.running import GREEDY, collect, generate, running
 
-NUM_TOKENS = 5
+NUM_TOKENS = 6
 SAMPLED = SamplingParams(temperature=1.5, top_k=8, top_p=0.95, seed=11)
 WIDE = dataclasses.replace(SAMPLED, top_k=0)
 PENALISED = dataclasses.replace(SAMPLED, temperature=4.0, frequency_penalty=1.5, top_k=4, top_p=1.0)
