@@ -1,7 +1,7 @@
-"""Compiles, without a GPU, what steps of the real model launch: `python -m tests.cuda.compiling 90 bfloat16 232448`.
+"""Compiles, without a GPU, what the real model launches: `python -m tests.cuda.compiling 90 bfloat16 232448 1,64 512`.
 
-Takes a compute capability, a number format and the bytes that programs of one processor may share there. Prints, as
-JSON, how many bytes each kernel shares. Triton must not interpret.
+Takes a compute capability, a number format, the bytes that programs of one processor may share there, and sizes of
+steps: rows of answers, tokens of prompts. Prints, as JSON, what each kernel shares. Triton must not interpret.
 """
 
 import json
@@ -38,8 +38,6 @@ NOWHERE = torch.device("meta")
 CONFIG = ModelConfig(1, 2048, 5888, 16, 16, 128, 65029, 4096)
 """One layer of Index-1.9B."""
 MAX_SEQUENCES = 256
-SIZES = {torch.bfloat16: ([1, 16, 64, 256], [1024]), torch.float32: ([1], [16])}
-"""Rows of answers and tokens of prompts in steps; together they have the largest tiles that there are."""
 
 
 class Launches:
@@ -83,9 +81,8 @@ def _compile(kernel: Any, told: dict[str, tuple[str, Any, bool]], options: dict[
     return int(compiled.metadata.shared)
 
 
-def _launch_all(model: CudaLlama, shapes: Shapes) -> None:
-    """Steps of the real model."""
-    num_rows, num_tokens = SIZES[model.dtype]
+def _launch_all(model: CudaLlama, shapes: Shapes, num_rows: list[int], num_tokens: list[int]) -> None:
+    """Steps of these sizes."""
     cache = model.new_cache(64, MAX_SEQUENCES + 1)
     scratch = Scratch(MAX_SEQUENCES, CONFIG.num_heads, CONFIG.head_dim, CONFIG.context_length, NOWHERE)
     numbers, history = _new(MAX_SEQUENCES, NUM_KNOBS, dtype=torch.float32), _new(MAX_SEQUENCES, CONFIG.vocab_size)
@@ -96,7 +93,9 @@ def _launch_all(model: CudaLlama, shapes: Shapes) -> None:
         draw(logits, Draws(rows.slots, _new(size).float(), _new(size)), state, _new(size), model.overlaps)
     for size in num_tokens:
         tokens = Tokens(_new(size), _new(size), _new(size // 64 + MOST_PROMPTS, 2))
-        model.prefill(_new(size), tokens, _new(min(size, MOST_PROMPTS)).long(), cache, shapes.prefill(size))
+        most = min(size, MOST_PROMPTS)
+        logits = model.prefill(_new(size), tokens, _new(most).long(), cache, shapes.prefill(size))
+        draw(logits, Draws(_new(most), _new(most).float(), _new(most)), state, _new(most))
 
 
 def _new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
@@ -104,16 +103,17 @@ def _new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def main(capability: int, dtype: torch.dtype, most_bytes: int) -> None:
+def main(capability: int, dtype: torch.dtype, most_bytes: int, num_rows: list[int], num_tokens: list[int]) -> None:
     """Prints a kernel's name and bytes for each that a step launches."""
     model = CudaLlama(CONFIG, LlamaWeights(CONFIG).to_empty(device=NOWHERE).to(dtype))
     model.overlaps = capability >= 90
     launches = Launches()
     launches.collect()
-    _launch_all(model, Shapes(dtype, most_bytes))
+    _launch_all(model, Shapes(dtype, most_bytes), num_rows, num_tokens)
     found = [(one[0].__name__, _compile(*one, capability)) for one in launches.found.values()]
     json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3]))
+    sizes = [[int(size) for size in argument.split(",") if size] for argument in sys.argv[4:]]
+    main(int(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3]), *sizes)

@@ -22,6 +22,8 @@ def prepare_once(patch: pytest.MonkeyPatch) -> None:
         languages = frozenset(name for name, value in function.__globals__.items() if value in (tl, tl.core))
         if languages not in prepared:
             prepare(function)
+            # A bound of a loop is an array of one number, which Triton 3.6 hands to int(); NumPy 2.4 refuses that.
+            patch.setattr(tl.tensor, "__index__", lambda number: number.handle.data.item(), raising=False)
             prepared.add(languages)
         return interpreter._LangPatchScope()  # with nothing to restore
 
@@ -37,7 +39,6 @@ def _dot(builder: Any, left: Any, right: Any, total: Any, *_: object) -> Any:
 
 
 def _float32(handle: Any) -> "np.ndarray":
-    if handle.dtype.scalar == tl.bfloat16:
-        return (handle.data.astype(np.uint32) << 16).view(np.float32)
-    numbers: np.ndarray = handle.data.astype(np.float32)
-    return numbers
+    numbers: np.ndarray = handle.data
+    is_bfloat16 = handle.dtype.scalar == tl.bfloat16
+    return (numbers.astype(np.uint32) << 16).view(np.float32) if is_bfloat16 else numbers.astype(np.float32)

@@ -51,9 +51,9 @@ class Memory:
         """What a whole sequence [T, H + 2K, D] comes to, by PyTorch: [T, H, D], float32."""
         queries, _, _ = qkv.split([HEADS, self.kv_heads, self.kv_heads], dim=1)
         keys, values = self.kept(qkv)
-        turned = [self._turned(queries.float()), keys.float(), values.float()]
-        heads = [one.transpose(0, 1).unsqueeze(0) for one in turned]
-        mixed = functional.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
+        tensors = (self._turned(queries.float()), keys.float(), values.float())
+        heads = [tensor.transpose(0, 1)[None] for tensor in tensors]
+        mixed = functional.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True, enable_gqa=True)
         return mixed[0].transpose(0, 1)
 
     def kept(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,10 @@ class Memory:
 
     def prefill(self, pieces: list[Piece], unused: int = 0) -> list[Tensor]:
         """Attention of pieces of prompts side by side, [T, H, D] each, and of some tokens that fill a step up."""
-        slots, positions, tiles, first = [], [], [], 0
+        slots: list[int] = []
+        positions: list[int] = []
+        tiles: list[tuple[int, int]] = []
+        first = 0
         for piece in pieces:
             count = len(piece.qkv)
             slots += [piece.slot] * count

@@ -16,25 +16,23 @@ from index_grpc.engine.device.slots import Slots
 from index_grpc.engine.sequence import Sequence
 
 VOCAB, CONTEXT = 40, 320
+SIZES = {"ids": 5, "positions": 1, "items": 7}
 
 
 def test_numbers_arrive_where_they_are_looked_for(device: torch.device) -> None:
     """Also if more is sent at once than can be on its way."""
-    inputs, rng = Inputs(device, ids=5, positions=1, items=7), random.Random(1)
+    inputs, rng = Inputs(device, **SIZES), random.Random(1)
     for _ in range(3 * NUM_STAGES):
         runs = {name: [rng.randrange(-9, 1 << 30) for _ in range(rng.randint(1, most))] for name, most in SIZES.items()}
         inputs.send(**runs)
         assert {name: inputs.of(name, len(run)).tolist() for name, run in runs.items()} == runs
 
 
-SIZES = {"ids": 5, "positions": 1, "items": 7}
-
-
 def test_numbers_with_fractions_keep_their_bits(device: torch.device) -> None:
     inputs, numbers = Inputs(device, numbers=3), [0.1, 1 / 3, 0.999]
     inputs.send(numbers=as_ints(numbers))
     found = inputs.of("numbers", 3).view(torch.float32)
-    assert np.array_equal(found.cpu().numpy(), np.float32(numbers))
+    assert np.array_equal(found.cpu().numpy(), np.array(numbers, dtype=np.float32))
 
 
 @given(st.integers(1, 2000), st.data())

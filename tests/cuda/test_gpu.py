@@ -28,8 +28,8 @@ WAYS_TO_DRAW: list[dict[str, Any]] = [{}, {"top_k": 0, "top_p": 0.9}, {"frequenc
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with heads of the real size."""
-    shape = {"hidden_size": 512, "intermediate_size": 1472, "num_layers": 3}
-    return make_checkpoint(tmp_path_factory.mktemp("wide") / "checkpoint", **shape)
+    directory = tmp_path_factory.mktemp("wide") / "checkpoint"
+    return make_checkpoint(directory, hidden_size=512, intermediate_size=1472, num_layers=3)
 
 
 def asked(count: int = NUM_SEQUENCES) -> list[tuple[list[int], SamplingParams]]:

@@ -73,9 +73,11 @@ def expected(reference: LlamaForCausalLM, ids: list[int], penalty: float) -> lis
     return [int(token_id) for token_id in output[0, len(ids) :]]
 
 
-async def answers(engine: Engine, asked: list[tuple[list[int], SamplingParams]], at_once: bool) -> list[list[int]]:
-    """Of NUM_TOKENS tokens each."""
-    calls = [generate(engine, ids, sampling, NUM_TOKENS) for ids, sampling in asked]
+async def answers(
+    engine: Engine, asked: list[tuple[list[int], SamplingParams]], at_once: bool, num_tokens: int = NUM_TOKENS
+) -> list[list[int]]:
+    """Of so many tokens each."""
+    calls = [generate(engine, ids, sampling, num_tokens) for ids, sampling in asked]
     return list(await asyncio.gather(*calls)) if at_once else [await call for call in calls]
 
 
@@ -132,10 +134,10 @@ async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(model: Cu
     """Two blocks each are needed at last, and there are three."""
     asked = [(prompt(62), SAMPLED), (prompt(61), PENALISED)]
     async with running(*small_runner(model)) as engine:
-        wanted = await answers(engine, asked, at_once=True)
+        wanted = await answers(engine, asked, at_once=True, num_tokens=12)
         assert num_preemptions(engine) == 0
     async with running(*small_runner(model, num_blocks=3)) as engine:
-        assert await answers(engine, asked, at_once=True) == wanted
+        assert await answers(engine, asked, at_once=True, num_tokens=12) == wanted
         assert num_preemptions(engine) > 0
 
 
