@@ -14,7 +14,7 @@ from torch import Tensor
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 
 FEW_ROWS = 16
-"""Tiles of up to so many rows have each warp sum a part of K."""
+"""Tiles of up to so many rows, if they hold all there are, have each warp sum a part of K."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def linear(
     cut = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": step}
     options = {"launch_pdl": True} if overlaps else {}
     addends = outputs if residual is None else residual
-    if sliced and tiles.rows <= FEW_ROWS:
+    if sliced and num_rows <= tiles.rows <= FEW_ROWS:
         num_columns = 2 * num_outputs if gated else num_outputs
         _linear_few[(triton.cdiv(num_columns, tiles.columns),)](
             inputs, weight, addends, outputs, num_rows, SLICE=part, num_warps=8, num_stages=1, **shape, **cut, **options
