@@ -100,19 +100,27 @@ def load_on_cpu(directory: Path, config: ModelConfig, device: torch.device, sett
 
 def load_on_cuda(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Loaded:
     """A model that a GPU computes."""
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        raise StartupError(f"kernels for {device} are compiled with a C compiler; install gcc or clang, or set CC")
+    refuse_what_cuda_cannot(config, device, settings.quantize)
     from index_grpc.engine.device.runner import DeviceRunner  # needs Triton, which only CUDA builds bring along
     from index_grpc.model.cuda import CudaLlama
 
-    if settings.quantize != "none":
-        raise StartupError(f"--quantize {settings.quantize} is not possible on {device}; leave it out")
     weights = LlamaWeights(config)
     with torch.inference_mode():
         load_weights(directory, config, weights, device, chosen_dtype(settings, device))
         model = CudaLlama(config, weights)
     limits = limits_for(model, settings)
     return model, limits, DeviceRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
+
+
+def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, quantize: str) -> None:
+    """Raises StartupError where the kernels for CUDA could not be compiled, or do not do what is asked."""
+    if quantize != "none":
+        raise StartupError(f"--quantize {quantize} is not possible on {device}; leave it out")
+    if config.head_dim & (config.head_dim - 1):
+        heads = f"the model's heads are of size {config.head_dim}"
+        raise StartupError(f"{heads}; on {device} only powers of two can be computed; use --device cpu")
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise StartupError(f"kernels for {device} are compiled with a C compiler; install gcc or clang, or set CC")
 
 
 def limits_for(model: Computes, settings: ServeSettings) -> Limits:

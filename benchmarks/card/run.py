@@ -18,7 +18,7 @@ from card.work import step_bytes
 from index_grpc.model.config import read_config
 from index_grpc.settings import ServeSettings
 
-PARTS = ("ours", "prefill", "memory", "wire", "peers")
+PARTS = ("ours", "prefill", "memory", "peers", "wire")
 PROFILED = (1, 64)
 WIRE_ROOM_BYTES = 16 * 10**9
 """For keys and values of either engine, where two share the card."""
@@ -66,12 +66,12 @@ class Run:
         if "memory" in self.plan.only:
             with self.part("memory"):
                 await self.memory()
-        if "wire" in self.plan.only:
-            with self.part("wire"):
-                await self.wire()
         if "peers" in self.plan.only:
             with self.part("peers"):
                 self.peers()
+        if "wire" in self.plan.only:
+            with self.part("wire"):
+                await self.wire()
         if self.plan.profile:
             with self.part("profile"):
                 self.steps()
@@ -106,7 +106,7 @@ class Run:
         on_card = self.plan.sizes.device != "cpu"
         settings = self.settings(**(limited(WIRE_ROOM_BYTES) if on_card else {}))
         async with opened(settings) as door:
-            for row in await wire.rows(door, flags(settings), self.plan.sizes, self.plan.rounds):
+            async for row in wire.rows(door, flags(settings), self.plan.sizes, self.plan.rounds):
                 self.add(row)
 
     def peers(self) -> None:

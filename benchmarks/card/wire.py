@@ -8,7 +8,7 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from serving import as_process
@@ -37,17 +37,18 @@ class Pairs:
         return [Row(OURS_BESIDE, level, statistics.median(self.directly)), wire]
 
 
-async def rows(door: Door, flags: Sequence[str], sizes: Sizes, num_rounds: int) -> list[Row]:
+async def rows(door: Door, flags: Sequence[str], sizes: Sizes, num_rounds: int) -> AsyncIterator[Row]:
     """Each level, so many rounds, in turn with the engine alone."""
     with as_process(*flags) as served:
-        found = {level: Pairs() for level in sizes.wire_levels}
-        for level, pairs in found.items():
+        for level in sizes.wire_levels:
+            pairs = Pairs()
             await _pass(door, served.address, level, sizes.wire_answer_tokens, WARMUP_SEED, Pairs())
             for number in range(num_rounds):
                 await _pass(door, served.address, level, sizes.wire_answer_tokens, number, pairs)
                 told = f"{pairs.directly[-1]:.0f} tokens/s directly, {pairs.over_wire[-1]:.0f} over the wire"
                 print(f"wire at {level}, round {number + 1}: {told}", file=sys.stderr, flush=True)
-    return list(_all_rows(found.items()))
+            for row in pairs.rows(level):
+                yield row
 
 
 async def _pass(door: Door, address: str, level: int, max_tokens: int, seed: int, pairs: Pairs) -> None:
@@ -69,8 +70,3 @@ async def directly(door: Door, level: int, max_tokens: int, seed: int) -> float:
 
     await asyncio.gather(*(caller() for _ in range(level)))
     return level * NUM_TURNS * max_tokens / (time.perf_counter() - started)
-
-
-def _all_rows(found: Iterable[tuple[int, Pairs]]) -> Iterable[Row]:
-    for level, pairs in found:
-        yield from pairs.rows(level)

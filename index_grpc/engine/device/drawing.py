@@ -49,7 +49,8 @@ class Logprobs:
         """From a row of logits [V] and the token drawn, []."""
         logprobs = logits.log_softmax(dim=0)
         values, ids = logprobs.topk(min(num_likeliest, len(logits)))
-        return cls(*(_on_its_way(tensor) for tensor in (logprobs[drawn.clamp(min=0).long()], values, ids)))
+        chosen = logprobs.gather(0, drawn.clamp(min=0).long()[None])  # unlike an index, it waits for nothing
+        return cls(*(_on_its_way(tensor) for tensor in (chosen, values, ids)))
 
     def token(self, token_id: int) -> Token:
         """The token with them, once the device is done."""
