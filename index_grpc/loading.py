@@ -43,6 +43,9 @@ LEAST_SHARED_TOKENS = 16
 
 TINY_PARAMETERS = 20_000_000
 
+OLDEST_CUDA, SMALLEST_CUDA_HEAD = (8, 0), 16
+"""What the kernels' matrix products need: Ampere, and heads of so many numbers."""
+
 CACHE_SHARE = {"cpu": 0.8, "cuda": 0.9}
 """Of the memory that is free once the weights are loaded, how much keys and values may take, if nothing is said."""
 
@@ -101,14 +104,17 @@ def load_on_cpu(directory: Path, config: ModelConfig, device: torch.device, sett
 def load_on_cuda(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Loaded:
     """A model that a GPU computes."""
     refuse_what_cuda_cannot(config, device, settings.quantize)
-    from index_grpc.engine.device.runner import DeviceRunner  # needs Triton, which only CUDA builds bring along
+    from index_grpc.engine.device.footprint import footprint_bytes  # needs Triton, which CUDA builds bring along
+    from index_grpc.engine.device.runner import DeviceRunner
     from index_grpc.model.cuda import CudaLlama
 
     weights = LlamaWeights(config)
     with torch.inference_mode():
         load_weights(directory, config, weights, device, chosen_dtype(settings, device))
         model = CudaLlama(config, weights)
-    limits = limits_for(model, settings)
+    torch.cuda.empty_cache()  # what fusing has left behind counts as free again
+    taken = footprint_bytes(model, max_sequences(settings, device), CHUNK_TOKENS[device.type])
+    limits = limits_for(model, settings, taken)
     return model, limits, DeviceRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
 
 
@@ -116,22 +122,26 @@ def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, quantize:
     """Raises StartupError where the kernels for CUDA could not be compiled, or do not do what is asked."""
     if quantize != "none":
         raise StartupError(f"--quantize {quantize} is not possible on {device}; leave it out")
-    if config.head_dim & (config.head_dim - 1):
+    if config.head_dim & (config.head_dim - 1) or config.head_dim < SMALLEST_CUDA_HEAD:
         heads = f"the model's heads are of size {config.head_dim}"
-        raise StartupError(f"{heads}; on {device} only powers of two can be computed; use --device cpu")
+        only = f"only powers of two from {SMALLEST_CUDA_HEAD} on"
+        raise StartupError(f"{heads}; on {device} {only} can be computed; use --device cpu")
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < OLDEST_CUDA:
+        name, oldest = torch.cuda.get_device_name(device), "Ampere (compute capability 8.0)"
+        raise StartupError(f"{device}, {name}, is older than {oldest}, the first that is supported; use --device cpu")
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         raise StartupError(f"kernels for {device} are compiled with a C compiler; install gcc or clang, or set CC")
 
 
-def limits_for(model: Computes, settings: ServeSettings) -> Limits:
-    """What the engine may hold, by the settings and the memory that the weights have left."""
+def limits_for(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -> Limits:
+    """What the engine may hold, by the settings and the memory that the weights have left, less what steps take."""
     chunk_tokens = CHUNK_TOKENS[model.device.type]
     return Limits(
         context_length=model.config.context_length,
         max_sequences=max_sequences(settings, model.device),
         max_waiting=settings.max_waiting,
         max_waiting_tokens=settings.max_waiting_tokens,
-        num_blocks=num_cache_blocks(model, settings),
+        num_blocks=num_cache_blocks(model, settings, taken_bytes),
         block_tokens=model.block_tokens,
         chunk_tokens=chunk_tokens,
         grain_tokens=1 if model.cuts_independent else chunk_tokens,
@@ -239,7 +249,7 @@ def chosen_dtype(settings: ServeSettings, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.dtype, default)
 
 
-def num_cache_blocks(model: Computes, settings: ServeSettings) -> int:
+def num_cache_blocks(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -> int:
     """Blocks of keys and values that the memory set aside for them holds.
 
     At most what whole contexts of twice as many need as run at once, for those that are kept, unless the settings say
@@ -250,7 +260,8 @@ def num_cache_blocks(model: Computes, settings: ServeSettings) -> int:
     if settings.kv_memory_bytes is not None:
         free, share = settings.kv_memory_bytes, 1.0
     else:
-        free, share = free_bytes(model.device), settings.kv_memory_fraction or CACHE_SHARE[model.device.type]
+        free = max(0, free_bytes(model.device) - taken_bytes)
+        share = settings.kv_memory_fraction or CACHE_SHARE[model.device.type]
     fitting = int(free * share) // block_bytes
     if fitting < longest:
         raise StartupError(_too_little(model, settings, free, share, needed=longest * block_bytes))

@@ -90,11 +90,7 @@ class Run:
     async def memory(self) -> None:
         """Many conversations in the room of a small card."""
         room = memory.room_bytes(self.plan.sizes, self.config)
-        limit = limited(room)
-        if not limit:
-            self.note("memory: left out, since this version has no --kv-memory-bytes")
-            return
-        async with opened(self.settings(**limit)) as door:
+        async with opened(self.settings(kv_memory_bytes=room)) as door:
             crowd = await memory.measure(door, self.plan.sizes)
         self.add(crowd.row)
         self.note(f"{crowd}; {room / 1e9:.1f} GB for keys and values")
@@ -104,7 +100,7 @@ class Run:
         from card import wire  # needs gRPC and the client, which the other parts do not
 
         on_card = self.plan.sizes.device != "cpu"
-        settings = self.settings(**(limited(WIRE_ROOM_BYTES) if on_card else {}))
+        settings = self.settings(kv_memory_bytes=WIRE_ROOM_BYTES if on_card else None)
         async with opened(settings) as door:
             async for row in wire.rows(door, flags(settings), self.plan.sizes, self.plan.rounds):
                 self.add(row)
@@ -168,11 +164,6 @@ class Run:
         """Keeps and tells."""
         self.notes.append(text)
         tell(text)
-
-
-def limited(num_bytes: int) -> dict[str, object]:
-    """The setting that bounds keys and values, if this version has it."""
-    return {memory.LIMIT: num_bytes} if memory.LIMIT in ServeSettings.model_fields else {}
 
 
 def flags(settings: ServeSettings) -> list[str]:

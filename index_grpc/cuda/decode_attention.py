@@ -18,13 +18,13 @@ from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 from index_grpc.cuda.pool import BLOCK_TOKENS, LOG2_E, BlockPool
 
 SPLIT_BLOCKS = 1
-"""Blocks that one program reads of a row."""
+"""Blocks that one program reads of a row: few, so that one long row keeps many processors busy."""
 TILE = 16
-"""Positions that it reads at once."""
+"""Positions that it reads at once: as many as one warp's registers hold twice, so that it reads ahead."""
 COMBINED = 16
 """Splits that are put together at once."""
 PROGRAMS = 4096
-"""At most; each takes the next piece of work when it is done with one."""
+"""At most, some 30 for each processor of a large card; each takes the next piece of work when it is done with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def _decode_attention(
         if last == 0:
             tl.store(to, (result / weight).to(outputs.dtype.element_ty))
         else:
-            place = row * H + head
+            place = (row * H + head).to(tl.int64)
             tl.store(sums + (place * SPLITS + split) * D + whole, result)
             tl.store(stats + 2 * (place * SPLITS + split), highest)
             tl.store(stats + 2 * (place * SPLITS + split) + 1, weight)

@@ -1,8 +1,8 @@
 """A kernel may start while the one before it still runs, as far as it does not need its results.
 
 Hopper and later can do so (programmatic dependent launch). What a kernel reads of weights it reads at once, then it
-waits for whatever the kernels before it write. Every kernel of a step waits, so that waiting for the one before is
-waiting for all.
+waits for whatever the kernels before it write. In every kernel of a step some program waits, and a kernel has not
+ended before all its programs have, so waiting for the one before is waiting for all.
 """
 
 import triton

@@ -153,7 +153,7 @@ def _linear_few(
 
 
 def slice_of(depth: int) -> int:
-    """Inputs of one part of a sum over so many."""
+    """Inputs of one part of a sum over so many: an eighth, rounded up to what is multiplied at once."""
     step = 256 if depth >= 2048 else 16
     return -(-depth // (8 * step)) * step
 

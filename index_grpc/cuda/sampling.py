@@ -17,8 +17,8 @@ CHUNK = 1024
 CANDIDATES = 64
 """The largest top_k that is drawn here."""
 NUM_KNOBS = 8
-TEMPERATURE, TOP_P, MIN_P, REPETITION, FREQUENCY, PRESENCE, WANTED = range(7)
-"""Columns of the table of slots' knobs."""
+"""Columns of the table of slots' knobs: temperature, top_p, min_p, the penalties for repetition, frequency and
+presence, how many candidates are wanted, and one to spare."""
 
 BELOW_ONE = 1 - 2**-24
 """The largest number below 1 in float32."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from index_grpc.contract import Candidate, SamplingParams, Token
 from index_grpc.engine.sequence import Sequence
 from index_grpc.model.ranking import NUM_CANDIDATES, History, Rank, Wish, penalised, rank
+from index_grpc.model.sending import sent
 
 SMALLEST_PENALTY = torch.finfo(torch.float32).tiny
 """A repetition penalty below it would become 0 in float32, and a logit of 0 divided by it no number."""
@@ -42,7 +43,7 @@ class Knobs:
     @classmethod
     def of(cls, draws: Iterable[tuple[SamplingParams, int]], device: torch.device) -> "Knobs":
         """Those of so many tokens: how each is drawn, and which one of its answer it is."""
-        table = torch.tensor([_knobs(params, step) for params, step in draws], dtype=torch.float64, device=device)
+        table = sent([_knobs(params, step) for params, step in draws], device, torch.float64)
         return cls(*table.split(1, dim=1))
 
 
@@ -107,7 +108,7 @@ class Sampler:
             self.history.open(sequence.slot, sequence.request.prompt_ids, answer_ids)
 
     def _add(self, sequences: list[Sequence], ids: Tensor) -> None:
-        self.history.add(torch.tensor([sequence.slot for sequence in sequences], device=self.device), ids)
+        self.history.add(sent([sequence.slot for sequence in sequences], self.device), ids)
         for sequence in sequences:
             self._told[sequence.slot] = (sequence.number, sequence.num_generated + 1)
 

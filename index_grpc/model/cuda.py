@@ -5,11 +5,11 @@ weights. Either way a token has the same bits whatever is computed with it, and 
 """
 
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import torch
 from torch import Tensor
 
+from index_grpc.cuda import TRITON_VERSION
 from index_grpc.cuda.decode_attention import Rows, Scratch, decode_attention
 from index_grpc.cuda.embedding import embed
 from index_grpc.cuda.linear import Tiles, linear
@@ -65,7 +65,10 @@ class CudaLlama:
     block_tokens = BLOCK_TOKENS
 
     def __init__(self, config: ModelConfig, weights: LlamaWeights) -> None:
-        """Takes the weights over, one layer at a time, so that no second copy of them stands in memory."""
+        """Takes the weights over, one layer at a time, so that no second copy of them stands in memory.
+
+        What fusing leaves behind is PyTorch's to give to others, or to be told to give back.
+        """
         body, self.config = weights.model, config
         self.embedding: Tensor = body.embed_tokens.weight
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
@@ -77,7 +80,7 @@ class CudaLlama:
             body.layers[position] = torch.nn.Identity()  # lets go of the unfused tensors
         self.final_norm: Tensor = body.norm.weight
         self.head: Tensor = weights.lm_head.weight
-        self.engine = f"Triton {version('triton')}, PyTorch {torch.__version__}"
+        self.engine = f"Triton {TRITON_VERSION}, PyTorch {torch.__version__}"
         self.rotary = rotary_halves(config, self.device)
         # Overlapping kernels came with Hopper.
         self.overlaps = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device)[0] >= 9
@@ -91,9 +94,16 @@ class CudaLlama:
         )
 
     def decode(
-        self, ids: Tensor, rows: Rows, last_ids: Tensor, cache: BlockPool, scratch: Scratch, products: Products
+        self,
+        ids: Tensor,
+        rows: Rows,
+        last_ids: Tensor,
+        cache: BlockPool,
+        scratch: Scratch,
+        products: Products,
+        logits: Tensor,
     ) -> Tensor:
-        """Logits [M, vocab_size], float32, after one token in each of M rows."""
+        """Fills and returns logits [M, vocab_size], float32, after one token in each of M rows."""
         config, overlaps, num_rows = self.config, self.overlaps, len(ids)
         num_heads = config.num_heads + 2 * config.num_kv_heads
         hidden = self._new(num_rows, config.hidden_size)
@@ -109,11 +119,12 @@ class CudaLlama:
             after = self._normed(hidden, layer.post_attention_norm)
             self._product(after, layer.gate_up, active, products.gate_up, gated=True)
             self._product(active, layer.down, hidden, products.down, residual=hidden)
-        logits = self._new(num_rows, config.vocab_size, dtype=torch.float32)
         return self._product(self._normed(hidden, self.final_norm), self.head, logits, products.head)
 
-    def prefill(self, ids: Tensor, tokens: Tokens, ends: Tensor, cache: BlockPool, tiles: Tiles) -> Tensor:
-        """Logits [S, vocab_size], float32, after the S of T prompts' tokens that `ends` numbers."""
+    def prefill(
+        self, ids: Tensor, tokens: Tokens, ends: Tensor, cache: BlockPool, tiles: Tiles, logits: Tensor
+    ) -> Tensor:
+        """Fills and returns logits [S, vocab_size], float32, after the S of T prompts' tokens that `ends` numbers."""
         config, num_tokens = self.config, len(ids)
         num_heads, eps = config.num_heads + 2 * config.num_kv_heads, config.rms_norm_eps
         hidden = torch.nn.functional.embedding(ids, self.embedding)
@@ -128,7 +139,7 @@ class CudaLlama:
             linear(normed(hidden, layer.post_attention_norm, eps), layer.gate_up, active, tiles, gated=True)
             linear(active, layer.down, hidden, tiles, residual=hidden)
         last = normed(hidden[ends], self.final_norm, eps)
-        return linear(last, self.head, self._new(len(ends), config.vocab_size, dtype=torch.float32), tiles)
+        return linear(last, self.head, logits, tiles)
 
     def _product(
         self,
@@ -147,8 +158,8 @@ class CudaLlama:
     def _normed(self, inputs: Tensor, gain: Tensor) -> Tensor:
         return normed(inputs, gain, self.config.rms_norm_eps, self.overlaps)
 
-    def _new(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        return torch.empty(shape, device=self.device, dtype=dtype or self.dtype)
+    def _new(self, *shape: int) -> Tensor:
+        return torch.empty(shape, device=self.device, dtype=self.dtype)
 
 
 def rotary_halves(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from index_grpc.model.sending import sent
+
 NUM_CANDIDATES = 64
 """The most tokens of a row that `rank` finds; it does so without sorting the whole vocabulary."""
 
@@ -25,10 +27,12 @@ class History:
 
     def open(self, slot: int, prompt_ids: Sequence[int], answer_ids: Sequence[int] = ()) -> None:
         """Begins a slot's history with a prompt and what there is of its answer."""
-        answer = torch.tensor(answer_ids, dtype=torch.long, device=self.counts.device)
-        self.counts[slot] = answer.bincount(minlength=self.counts.shape[1])
-        self.occurred[slot] = self.counts[slot] > 0
-        self.occurred[slot, torch.tensor(prompt_ids, device=self.occurred.device)] = True
+        counts, occurred = self.counts[slot].zero_(), self.occurred[slot]
+        if answer_ids:
+            answer = sent(answer_ids, counts.device)
+            counts.index_add_(0, answer, torch.ones_like(answer, dtype=counts.dtype))
+        torch.gt(counts, 0, out=occurred)
+        occurred.index_fill_(0, sent(prompt_ids, occurred.device), True)
 
     def add(self, slots: Tensor, ids: Tensor) -> None:
         """Takes one generated token [B] for each of the slots [B]."""
@@ -78,9 +82,9 @@ def penalised(logits: Tensor, history: History, wishes: Sequence[Wish]) -> Tenso
     """Logits [B, V] less what has occurred in each row's history."""
     if not any(wish.penalises for wish in wishes):
         return logits
-    slots = torch.tensor([wish.slot for wish in wishes], device=logits.device)
+    slots = sent([wish.slot for wish in wishes], logits.device)
     penalties = [(wish.repetition_penalty, wish.frequency_penalty, wish.presence_penalty) for wish in wishes]
-    table = torch.tensor(penalties, dtype=torch.float32, device=logits.device)
+    table = sent(penalties, logits.device, torch.float32)
     repetition, frequency, presence = table.split(1, dim=1)  # [B, 1] each
     counts, limits = history.counts[slots], torch.finfo(logits.dtype)
     factor = torch.where(history.occurred[slots], repetition, 1.0)

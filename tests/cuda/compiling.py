@@ -89,13 +89,17 @@ def _launch_all(model: CudaLlama, shapes: Shapes, num_rows: list[int], num_token
     state = SlotState(numbers, history.bool(), history.float(), _new(MAX_SEQUENCES))
     for size in num_rows:
         rows = Rows(_new(size), _new(size), _new(size * scratch.splits), _new(1))
-        logits = model.decode(_new(size), rows, state.last_ids, cache, scratch, shapes.decode(size))
+        logits = model.decode(_new(size), rows, state.last_ids, cache, scratch, shapes.decode(size), _logits(size))
         draw(logits, Draws(rows.slots, _new(size).float(), _new(size)), state, _new(size), model.overlaps)
     for size in num_tokens:
         tokens = Tokens(_new(size), _new(size), _new(size // 64 + MOST_PROMPTS, 2))
         most = min(size, MOST_PROMPTS)
-        logits = model.prefill(_new(size), tokens, _new(most).long(), cache, shapes.prefill(size))
+        logits = model.prefill(_new(size), tokens, _new(most).long(), cache, shapes.prefill(size), _logits(most))
         draw(logits, Draws(_new(most), _new(most).float(), _new(most)), state, _new(most))
+
+
+def _logits(num_rows: int) -> torch.Tensor:
+    return _new(num_rows, CONFIG.vocab_size, dtype=torch.float32)
 
 
 def _new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:

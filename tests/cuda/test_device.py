@@ -118,3 +118,29 @@ def test_who_was_preempted_begins_with_its_answer_so_far(device: torch.device) -
     sequence.num_preemptions, sequence.num_computed, sequence.blocks = 1, 0, [4]
     books.step(sequence, 5)
     books.check(sequence)
+
+
+def test_what_could_not_be_told_is_told_again(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a prompt's next chunk would be kept in the blocks of who had the slot before."""
+    books = Books(device)
+    books.step(books.begin(1, slot=0), 7, 8)
+    after = books.begin(5, slot=0)
+    after.blocks.append(3)
+    span = after.next_span(1)
+    assert not span.samples
+    with monkeypatch.context() as patch:
+        patch.setattr(books.cache, "tables", NoMemory(books.cache.tables))
+        with pytest.raises(MemoryError):
+            books.slots.update([span])
+    books.slots.update([span])
+    assert books.cache.tables[0, :1].tolist() == [3]
+
+
+class NoMemory:
+    """A table that cannot be written."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        self.shape = table.shape
+
+    def view(self, *_: int) -> None:
+        raise MemoryError

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from index_grpc.contract import SamplingParams
+from index_grpc.cuda.linear import linear
+from index_grpc.engine.device.shapes import Shapes, shared_bytes
 from index_grpc.engine.door import Engine
+from index_grpc.engine.loop import Launched
+from index_grpc.engine.sequence import Batch
 from index_grpc.loading import load_runner
 from index_grpc.model.config import position_bytes, read_config
 from tests.checkpoints import make_checkpoint, reference_model
@@ -86,3 +90,37 @@ async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(
         assert await answers(engine, asked()) == among_others
         worker: Any = engine._worker
         assert worker._loop.scheduler.num_preemptions > 0
+
+
+@pytest.mark.parametrize("inputs", [2048, 5888])
+def test_a_row_has_the_same_bits_by_every_tile(inputs: int) -> None:
+    """In bfloat16, where few rows and many are multiplied by different units; sums are compared before rounding."""
+    device, shapes = torch.device("cuda:0"), Shapes(torch.bfloat16, shared_bytes(torch.device("cuda:0")))
+    generator = torch.Generator(device).manual_seed(1)
+    rows = torch.randn(256, inputs, generator=generator, device=device).bfloat16()
+    weight = torch.randn(2048, inputs, generator=generator, device=device).bfloat16()
+    found = []
+    for count in (1, 2, 4, 8, 16, 17, 64, 256):
+        products = shapes.decode(count)
+        tiles = products.qkv if inputs == 2048 else products.down
+        outputs = torch.empty(count, 2048, device=device)
+        found.append(linear(rows[:count], weight, outputs, tiles, sliced=True)[0])
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+async def test_no_launch_waits_for_the_device(wide: Path) -> None:
+    """Whatever callers ask for, beginning, growing and ending as they like."""
+    loaded = load_runner(settings(wide, device="cuda", max_sequences=NUM_SEQUENCES))
+    launch = loaded.runner.launch
+
+    def strictly(batch: Batch) -> Launched:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return launch(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    loaded.runner.launch = strictly  # type: ignore[assignment, method-assign]
+    async with running(loaded.runner, loaded.limits) as engine:
+        answers = [generate(engine, ids, sampling, NUM_TOKENS, logprobs=True) for ids, sampling in asked()]
+        assert all(len(answer) == NUM_TOKENS for answer in await asyncio.gather(*answers))

@@ -15,7 +15,7 @@ CUDA = torch.device("cuda:0")
 
 
 def test_heads_of_an_odd_size() -> None:
-    with pytest.raises(StartupError, match=r"heads are of size 96; .* --device cpu"):
+    with pytest.raises(StartupError, match=r"heads are of size 96; .* from 16 on can be computed; use --device cpu"):
         refuse_what_cuda_cannot(CONFIG, CUDA, "none")
 
 

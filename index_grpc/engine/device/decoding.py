@@ -29,6 +29,7 @@ class Decoding:
         rows = dict.fromkeys(("ids", "slots", "positions", "samples", "numbers"), num_slots)
         self._inputs = Inputs(device, **rows, num_items=1, items=num_slots * self._splits)
         self._drawn = torch.zeros(num_slots, dtype=torch.int32, device=device)
+        self._logits = torch.empty(num_slots, config.vocab_size, device=device)
 
         def record(size: int) -> None:
             def work() -> Tensor:
@@ -37,7 +38,8 @@ class Decoding:
                 rows = Rows(of("slots", size), of("positions", size), *items)
                 draws = Draws(rows.slots, of("numbers", size).view(torch.float32), of("samples", size))
                 products = shapes.decode(size)
-                logits = model.decode(of("ids", size), rows, slots.state.last_ids, cache, self._scratch, products)
+                step = (of("ids", size), rows, slots.state.last_ids, cache, self._scratch, products)
+                logits = model.decode(*step, self._logits[:size])
                 draw(logits, draws, slots.state, self._drawn[:size], model.overlaps)
                 return logits
 

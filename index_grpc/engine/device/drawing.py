@@ -11,6 +11,10 @@ from index_grpc.engine.device.slots import Slots, is_narrow
 from index_grpc.engine.sampler import Knobs, choose, wish
 from index_grpc.engine.sequence import Span
 from index_grpc.model.ranking import penalised
+from index_grpc.model.sending import sent
+
+ROWS_SORTED = 32
+"""At once: a sorted row takes some megabytes for a while."""
 
 
 def drawn_by_kernels(span: Span) -> bool:
@@ -21,16 +25,19 @@ def drawn_by_kernels(span: Span) -> bool:
 def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor) -> None:
     """Draws, into `drawn` [B], for those rows of logits [B, V] in which any token may come; tells their slots."""
     rows = [row for row, span in enumerate(spans) if span.samples and not is_narrow(span.sequence.request.sampling)]
-    if not rows:
-        return
-    wide = [spans[row] for row in rows]
-    scores = penalised(logits[rows], slots.history, [wish(span.sequence) for span in wide])
+    for start in range(0, len(rows), ROWS_SORTED):
+        some = rows[start : start + ROWS_SORTED]
+        _draw_from_rows(sent(some, logits.device), [spans[row] for row in some], logits, slots, drawn)
+
+
+def _draw_from_rows(rows: Tensor, spans: list[Span], logits: Tensor, slots: Slots, drawn: Tensor) -> None:
+    device = logits.device
+    scores = penalised(logits[rows], slots.history, [wish(span.sequence) for span in spans])
     best, ids = scores.sort(dim=1, descending=True, stable=True)
-    draws = [(span.sequence.request.sampling, span.step) for span in wide]
-    places = choose(best.double(), Knobs.of(draws, best.device))
+    places = choose(best.double(), Knobs.of([(span.sequence.request.sampling, span.step) for span in spans], device))
     is_number = best[:, 0].isfinite()
     chosen = torch.where(is_number, ids.gather(1, places.clamp(min=0))[:, 0], 0)
-    numbers = torch.tensor([span.sequence.slot for span in wide], device=best.device)
+    numbers = sent([span.sequence.slot for span in spans], device)
     slots.history.add(numbers, chosen)
     slots.state.last_ids[numbers] = chosen.int()
     drawn[rows] = torch.where(is_number, chosen, NOT_A_NUMBER).int()
@@ -38,24 +45,38 @@ def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """Log-probabilities of a row: of the token drawn, and of the likeliest. On their way from the device."""
+    """Log-probabilities of rows, each of the token drawn and of the likeliest. On their way from the device."""
 
+    rows: list[int]
     chosen: Tensor
+    """[rows]."""
     values: Tensor
+    """[rows, as many of the likeliest as any wants]."""
     ids: Tensor
 
     @classmethod
-    def of(cls, logits: Tensor, drawn: Tensor, num_likeliest: int) -> "Logprobs":
-        """From a row of logits [V] and the token drawn, []."""
-        logprobs = logits.log_softmax(dim=0)
-        values, ids = logprobs.topk(min(num_likeliest, len(logits)))
-        chosen = logprobs.gather(0, drawn.clamp(min=0).long()[None])  # unlike an index, it waits for nothing
-        return cls(*(_on_its_way(tensor) for tensor in (chosen, values, ids)))
+    def of(cls, logits: Tensor, drawn: Tensor, spans: list[Span]) -> "Logprobs":
+        """For those that ask, from logits [B, V] and the tokens drawn [B]."""
+        wanted = [span.sequence.request for span in spans]
+        rows = [row for row, span in enumerate(spans) if span.samples and wanted[row].logprobs]
+        if not rows:
+            nothing = torch.empty(0)
+            return cls(rows, nothing, nothing, nothing)
+        places = sent(rows, logits.device)
+        logprobs = logits[places].log_softmax(dim=1)
+        values, ids = logprobs.topk(min(max(wanted[row].top_logprobs for row in rows), logits.shape[1]), dim=1)
+        chosen = logprobs.gather(1, drawn[places].clamp(min=0).long()[:, None])[:, 0]
+        return cls(rows, *(_on_its_way(tensor) for tensor in (chosen, values, ids)))
 
-    def token(self, token_id: int) -> Token:
-        """The token with them, once the device is done."""
-        likeliest = tuple(map(Candidate, self.ids.tolist(), self.values.tolist()))
-        return Token(token_id, float(self.chosen), likeliest)
+    def tokens(self, drawn: list[int], spans: list[Span]) -> dict[int, Token]:
+        """By row, the tokens with them, once the device is done."""
+        found = {}
+        for row, chosen, values, ids in zip(
+            self.rows, self.chosen.tolist(), self.values.tolist(), self.ids.tolist(), strict=True
+        ):
+            count = spans[row].sequence.request.top_logprobs
+            found[row] = Token(drawn[row], chosen, tuple(map(Candidate, ids[:count], values[:count])))
+        return found
 
 
 def _on_its_way(tensor: Tensor) -> Tensor:

@@ -32,15 +32,16 @@ class Prefilling:
         sampled = dict.fromkeys(("ends", "sampled_slots", "samples", "numbers"), chunk_tokens)
         self._inputs = Inputs(model.device, **tokens, **sampled, tiles=4 * chunk_tokens)
         self._drawn = torch.zeros(chunk_tokens, dtype=torch.int32, device=model.device)
+        self._logits = torch.empty(MOST_PROMPTS, model.config.vocab_size, device=model.device)
         for size in reversed(self._sizes):
             self._send([], size, min(size, MOST_PROMPTS), _num_tiles(size))
             graphs.add(("prefill", size), self._work(size, min(size, MOST_PROMPTS), _num_tiles(size)))
 
     def launch(self, spans: list[Span]) -> Part:
-        """Begins to compute the spans. A token is drawn for each, wanted or not."""
+        """Begins to compute the spans. Logits come for the last token of each; only where it samples is one drawn."""
         size = at_least(sum(span.count for span in spans), self._sizes)
         most, tiles = min(size, MOST_PROMPTS), _tiles(spans)
-        if len(spans) <= most and len(tiles) <= _num_tiles(size):
+        if len(spans) <= most:
             self._send(spans, size, most, _num_tiles(size))
             logits = self._graphs.run(("prefill", size))
         else:
@@ -56,12 +57,16 @@ class Prefilling:
             tokens = Tokens(of("slots", size), of("positions", size), of("tiles", 2 * num_tiles).view(num_tiles, 2))
             numbers = of("numbers", num_spans).view(torch.float32)
             draws = Draws(of("sampled_slots", num_spans), numbers, of("samples", num_spans))
-            tiles = self._shapes.prefill(size)
-            logits = self._model.prefill(of("ids", size), tokens, of("ends", num_spans), self._cache, tiles)
+            logits = self._logits[:num_spans] if num_spans <= MOST_PROMPTS else self._more_logits(num_spans)
+            step = (of("ids", size), tokens, of("ends", num_spans), self._cache, self._shapes.prefill(size))
+            self._model.prefill(*step, logits)
             draw(logits, draws, slots.state, self._drawn[:num_spans])
             return logits
 
         return work
+
+    def _more_logits(self, num_spans: int) -> Tensor:
+        return self._logits.new_empty(num_spans, self._logits.shape[1])
 
     def _send(self, spans: list[Span], size: int, num_spans: int, num_tiles: int) -> None:
         counts = [span.count for span in spans]

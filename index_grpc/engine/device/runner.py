@@ -28,6 +28,7 @@ class DeviceRunner:
 
     def __init__(self, model: CudaLlama, max_sequences: int, num_blocks: int, chunk_tokens: int) -> None:
         self.model, self.device = model, model.device
+        self._stand_here()
         self.cache = model.new_cache(num_blocks, max_sequences + 1)
         self.slots = Slots(max_sequences, model.config.vocab_size, self.cache, self.device)
         common = (model, self.cache, self.slots, Graphs(self.device), Shapes(model.dtype, shared_bytes(self.device)))
@@ -39,6 +40,7 @@ class DeviceRunner:
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Step:
         """See Runner."""
+        self._stand_here()
         for copy in batch.copies:
             self.cache.copy(copy.source, copy.target, copy.num_tokens)
         self.slots.update(batch.spans)
@@ -50,3 +52,8 @@ class DeviceRunner:
         if answers:
             parts.append(self._decoding.launch(answers))
         return Step(batch.spans, parts, self.device)
+
+    def _stand_here(self) -> None:
+        """Has this thread launch kernels and events on our device, which is another setting than where tensors are."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)

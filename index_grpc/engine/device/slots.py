@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from index_grpc.contract import SamplingParams
 from index_grpc.cuda.pool import BlockPool
@@ -13,6 +11,7 @@ from index_grpc.cuda.sampling import CANDIDATES, NUM_KNOBS, SlotState
 from index_grpc.engine.sampler import SMALLEST_PENALTY
 from index_grpc.engine.sequence import Sequence, Span
 from index_grpc.model.ranking import History
+from index_grpc.model.sending import sent
 
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny
 
@@ -62,15 +61,18 @@ class Slots:
         """Has the device know of the sequences of spans that are about to be computed."""
         places: list[int] = []
         blocks: list[int] = []
+        told: list[tuple[int, Told]] = []
         most = self._cache.tables.shape[1]
         for span in spans:
             sequence = span.sequence
             slot, known = sequence.slot, self._num_known_blocks(span)
             places += range(slot * most + known, slot * most + len(sequence.blocks))
             blocks += sequence.blocks[known:]
-            self._told[slot] = Told.after(span)
+            told.append((slot, Told.after(span)))
         if places:
-            self._cache.tables.view(-1)[self._send(places)] = self._send(blocks).int()
+            self._cache.tables.view(-1)[sent(places, self.device)] = sent(blocks, self.device, torch.int32)
+        for slot, one in told:  # not before: what fails here is tried again, and must be told then
+            self._told[slot] = one
 
     def _num_known_blocks(self, span: Span) -> int:
         """How many of its sequence's blocks the device knows; where that is none, its history is told anew, too."""
@@ -84,10 +86,7 @@ class Slots:
     def _open(self, sequence: Sequence) -> None:
         slot, request = sequence.slot, sequence.request
         self.history.open(slot, request.prompt_ids, sequence.ids[sequence.num_prompt :])
-        self.state.knobs[slot] = torch.tensor(knobs(request.sampling), device=self.device)
-
-    def _send(self, numbers: list[int]) -> Tensor:
-        return torch.from_numpy(np.asarray(numbers, dtype=np.int64)).to(self.device)
+        self.state.knobs[slot] = sent(knobs(request.sampling), self.device, torch.float32)
 
 
 def is_narrow(sampling: SamplingParams) -> bool:

@@ -13,30 +13,21 @@ class Part:
     """Spans of a step that are computed together, and what the device draws for them."""
 
     def __init__(self, spans: list[Span], drawn: Tensor, logits: Tensor) -> None:
-        self.spans = spans
-        wanted = [span.sequence.request for span in spans]
-        self._logprobs = [
-            Logprobs.of(logits[row], drawn[row], request.top_logprobs)
-            if request.logprobs and spans[row].samples
-            else None
-            for row, request in enumerate(wanted)
-        ]
+        self._spans, self._logprobs = spans, Logprobs.of(logits, drawn, spans)
         self._drawn = torch.empty(len(spans), dtype=torch.int32, pin_memory=drawn.device.type == "cuda")
         self._drawn.copy_(drawn[: len(spans)], non_blocking=True)
 
     def tokens(self) -> dict[Span, Token | Exception]:
         """By span, once the device is done."""
-        return {
-            span: _token(token_id, logprobs)
-            for span, token_id, logprobs in zip(self.spans, self._drawn.tolist(), self._logprobs, strict=True)
-            if span.samples
-        }
+        drawn: list[int] = self._drawn.tolist()
+        told = self._logprobs.tokens(drawn, self._spans)
+        return {span: _token(drawn[row], told.get(row)) for row, span in enumerate(self._spans) if span.samples}
 
 
-def _token(token_id: int, logprobs: Logprobs | None) -> Token | Exception:
+def _token(token_id: int, told: Token | None) -> Token | Exception:
     if token_id == NOT_A_NUMBER:
         return FloatingPointError("the model's output is not a number")
-    return logprobs.token(token_id) if logprobs else Token(token_id)
+    return told or Token(token_id)
 
 
 class Step:

@@ -1,0 +1,20 @@
+"""Numbers of the host on their way to a device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Numbers = Sequence[float] | Sequence[Sequence[float]]
+
+
+def sent(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
+    """The numbers as a tensor there.
+
+    On CUDA the host does not wait for the copy, as it would from memory that may be paged out: nor for all that the
+    device was to do before.
+    """
+    tensor = torch.tensor(numbers, dtype=dtype)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
