@@ -19,9 +19,15 @@ FEWEST_ROUNDS, MOST_ROUNDS = 2, 20
 async def rows(door: Door, sizes: Sizes, levels: Sequence[int], seconds: float, floor: StepFloor) -> AsyncIterator[Row]:
     """Each level for about so many seconds, then long contexts."""
     for level in levels:
-        yield await measure(door, OURS, [sizes.prompt_tokens] * level, sizes.answer_tokens, seconds, floor)
-    lengths = [sizes.long_prompt_tokens] * sizes.long_level
+        lengths = spread(sizes.prompt_tokens, sizes.prompt_tokens, level)
+        yield await measure(door, OURS, lengths, sizes.answer_tokens, seconds, floor)
+    lengths = spread(sizes.long_prompt_tokens, sizes.prompt_tokens, sizes.long_level)
     yield await measure(door, LONG, lengths, (sizes.long_answer_tokens,) * 2, seconds, floor)
+
+
+def spread(mean: int, width: int, count: int) -> list[int]:
+    """Lengths around a mean: callers who begin together do not take new blocks in the same steps."""
+    return [mean - width // 2 + (2 * number + 1) * width // (2 * count) for number in range(count)]
 
 
 async def measure(
