@@ -59,8 +59,8 @@ def section(run: Run, *, smoke: bool) -> Section:
     sizes, found = run.plan.sizes, run.ceilings
     return Section(
         title="The way through, without a GPU" if smoke else "On a GPU",
-        about=f"Random weights in the {sizes.shape} shape, prompts of about {sizes.prompt_tokens} tokens, default sampling; "
-        f"long contexts begin with {sizes.long_prompt_tokens}, and prompts alone are {sizes.num_prefills} of "
+        about=f"Random weights in the {sizes.shape} shape, prompts of about {sizes.prompt_tokens} tokens, default "
+        f"sampling; long contexts begin with {sizes.long_prompt_tokens}, and prompts alone are {sizes.num_prefills} of "
         f"{sizes.prefill_tokens}, timed until the last of them has its first token. The ceiling of a decode step is to "
         "read all weights but the embedding's and all contexts' keys and values as fast as a large copy; that of "
         "prompts alone is the rate of a large matrix product; that of gRPC is the engine alone.",

@@ -14,7 +14,7 @@ from index_grpc.contract import ServedModel
 from index_grpc.engine.runner import Computes, Model, ModelRunner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import CheckpointError, StartupError
-from index_grpc.machine import available_bytes, num_cores
+from index_grpc.machine import num_cores
 from index_grpc.model.checkpoint import load_weights, num_parameters, open_checked
 from index_grpc.model.config import ModelConfig, position_bytes, read_config
 from index_grpc.model.hub import fetch, resolve
@@ -25,6 +25,7 @@ from index_grpc.model.native import Kernels, find_kernels
 from index_grpc.model.native_weights import load_native
 from index_grpc.model.weights import LlamaWeights
 from index_grpc.settings import ServeSettings
+from index_grpc.sizing import CHUNK_TOKENS, limits_for, max_sequences
 from index_grpc.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -32,22 +33,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHUNK_TOKENS = {"cpu": 64, "cuda": 1024}
-"""Prompt tokens of one step: enough to keep the device busy, few enough that running streams hardly wait."""
-
-MAX_SEQUENCES = {"cpu": 32, "cuda": 128}
-"""Computed at once where the settings do not say: more would bring each caller's tokens too slowly."""
-
-LEAST_SHARED_TOKENS = 16
-"""All prompts begin with the mark of a turn; copying a block for so little takes longer than computing it."""
+CPU = torch.device("cpu")
 
 TINY_PARAMETERS = 20_000_000
 
 OLDEST_CUDA, SMALLEST_CUDA_HEAD = (8, 0), 16
 """What the kernels' matrix products need: Ampere, and heads of so many numbers."""
-
-CACHE_SHARE = {"cpu": 0.8, "cuda": 0.9}
-"""Of the memory that is free once the weights are loaded, how much keys and values may take, if nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +70,11 @@ def _load(settings: ServeSettings) -> LoadedRunner:
     device = choose_device(settings.device)
     name, directory = resolve(settings.model, settings.revision)
     config, _ = describe(directory)
-    load = load_on_cuda if device.type == "cuda" else load_on_cpu
-    model, limits, runner = load(directory, config, device, settings)
+    model, limits, runner = (
+        load_on_cuda(directory, config, device, settings)
+        if device.type == "cuda"
+        else load_on_cpu(directory, config, settings)
+    )
     served = ServedModel(
         name=name,
         context_length=config.context_length,
@@ -94,9 +88,9 @@ def _load(settings: ServeSettings) -> LoadedRunner:
     return LoadedRunner(served, runner, limits, directory)
 
 
-def load_on_cpu(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Loaded:
+def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> Loaded:
     """A model that the processor computes."""
-    model = load_model(directory, config, device, settings)
+    model = load_model(directory, config, settings)
     limits = limits_for(model, settings)
     return model, limits, ModelRunner(model, limits.max_sequences)
 
@@ -133,24 +127,6 @@ def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, quantize:
         raise StartupError(f"kernels for {device} are compiled with a C compiler; install gcc or clang, or set CC")
 
 
-def limits_for(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -> Limits:
-    """What the engine may hold, by the settings and the memory that the weights have left, less what steps take."""
-    chunk_tokens = CHUNK_TOKENS[model.device.type]
-    return Limits(
-        context_length=model.config.context_length,
-        max_sequences=max_sequences(settings, model.device),
-        max_waiting=settings.max_waiting,
-        max_waiting_tokens=settings.max_waiting_tokens,
-        num_blocks=num_cache_blocks(model, settings, taken_bytes),
-        block_tokens=model.block_tokens,
-        chunk_tokens=chunk_tokens,
-        grain_tokens=1 if model.cuts_independent else chunk_tokens,
-        answers_like_prompts=model.answers_like_prompts,
-        least_shared_tokens=LEAST_SHARED_TOKENS,
-        prefix_reuse=settings.prefix_reuse,
-    )
-
-
 def describe(directory: Path) -> tuple[ModelConfig, Tokenizer]:
     """A checkpoint's shape and tokenizer. Raises CheckpointError if they do not fit together."""
     config, tokenizer = read_config(directory), Tokenizer.load(directory)
@@ -173,38 +149,37 @@ def download(model: str, revision: str | None = None, output: Path | None = None
     return directory
 
 
-def load_model(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Model:
+def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) -> Model:
     """The checkpoint's weights, ready to compute: with the native kernels if they can, else with PyTorch."""
-    dtype = chosen_dtype(settings, device)
+    dtype = chosen_dtype(settings, CPU)
     num_threads = settings.threads or default_threads(config)
-    if device.type == "cpu" and num_threads > (cores := num_cores()):
+    if num_threads > (cores := num_cores()):
         log.warning("%d threads on %d cores are in each other's way; --threads 0 takes what fits", num_threads, cores)
-    kernels = choose_kernels(config, device, dtype, settings.quantize)
+    kernels = choose_kernels(config, dtype, settings.quantize)
     with torch.inference_mode(), large_blocks_apart():
         if kernels is not None:
             torch.set_num_threads(1)  # what PyTorch still does is small, and its threads would be in the way
             return load_native(directory, config, kernels, num_threads, as_int8=settings.quantize == "int8")
         torch.set_num_threads(num_threads)
-        most_rows = max_sequences(settings, device) + CHUNK_TOKENS[device.type]
-        return load_llama(directory, config, device, dtype, most_rows)
+        return load_llama(directory, config, dtype, most_rows=max_sequences(settings, CPU) + CHUNK_TOKENS["cpu"])
 
 
-def load_llama(directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int) -> Llama:
+def load_llama(directory: Path, config: ModelConfig, dtype: torch.dtype, most_rows: int) -> Llama:
     """The model with PyTorch, for batches of up to `most_rows` tokens."""
-    kind, rows_independent = choose_kind(config, device, dtype, most_rows)
-    _warn_if_slow(device, dtype, kind, rows_independent)
+    kind, rows_independent = choose_kind(config, CPU, dtype, most_rows)
+    _warn_if_slow(dtype, kind, rows_independent)
     weights = LlamaWeights(config)
-    load_weights(directory, config, weights, device, dtype)
+    load_weights(directory, config, weights, CPU, dtype)
     return Llama(config, weights, kind, rows_independent)
 
 
-def choose_kernels(config: ModelConfig, device: torch.device, dtype: torch.dtype, quantize: str) -> Kernels | None:
+def choose_kernels(config: ModelConfig, dtype: torch.dtype, quantize: str) -> Kernels | None:
     """The native kernels, if they can compute this; else None. Raises StartupError where only they could."""
-    kernels = find_kernels() if device.type == "cpu" and dtype == torch.float32 else None
+    kernels = find_kernels() if dtype == torch.float32 else None
     if kernels is not None and kernels.fit(config):
         return kernels
-    if device.type != "cpu" or dtype != torch.float32:
-        why_not = "the native kernels compute in float32 on cpu"
+    if dtype != torch.float32:
+        why_not = "the native kernels compute in float32 only"
     elif kernels is None:
         why_not = "the native kernels, which need x86 with AVX2 and a C++ compiler, were not built at installation"
         log.warning("%s; computing with PyTorch, which is slower; install again once there is a compiler", why_not)
@@ -228,11 +203,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def max_sequences(settings: ServeSettings, device: torch.device) -> int:
-    """Sequences computed at once."""
-    return settings.max_sequences or MAX_SEQUENCES[device.type]
-
-
 def on_cuda(settings: ServeSettings) -> bool:
     """Whether a GPU is to compute."""
     return choose_device(settings.device).type == "cuda"
@@ -249,45 +219,10 @@ def chosen_dtype(settings: ServeSettings, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.dtype, default)
 
 
-def num_cache_blocks(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -> int:
-    """Blocks of keys and values that the memory set aside for them holds.
-
-    At most what whole contexts of twice as many need as run at once, for those that are kept, unless the settings say
-    how many bytes. Raises StartupError if not even one context fits.
-    """
-    block_bytes = model.block_tokens * position_bytes(model.config, model.dtype.itemsize)
-    longest = -(-model.config.context_length // model.block_tokens)
-    if settings.kv_memory_bytes is not None:
-        free, share = settings.kv_memory_bytes, 1.0
-    else:
-        free = max(0, free_bytes(model.device) - taken_bytes)
-        share = settings.kv_memory_fraction or CACHE_SHARE[model.device.type]
-    fitting = int(free * share) // block_bytes
-    if fitting < longest:
-        raise StartupError(_too_little(model, settings, free, share, needed=longest * block_bytes))
-    most = 2 * max_sequences(settings, model.device) * longest
-    return fitting if settings.kv_memory_bytes is not None else min(fitting, most)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory of a device that can still be taken."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-
-
-def _too_little(model: Computes, settings: ServeSettings, free: int, share: float, needed: int) -> str:
-    needs = f"one conversation of {model.config.context_length} tokens needs"
-    if settings.kv_memory_bytes is not None:
-        return f"--kv-memory-bytes {free} is too little: {needs} {needed} bytes for its keys and values; allow as many"
-    there = f"{free / 2**30:.1f} GiB are free on {model.device}"
-    for_cache = f"--kv-memory-fraction {share:g} of them may hold keys and values"
-    remedy = "free some memory, raise the fraction or use another device"
-    return f"{there}, {for_cache}; {needs} {needed / share / 2**30:.1f} GiB beside the weights; {remedy}"
-
-
-def _warn_if_slow(device: torch.device, dtype: torch.dtype, kind: LinearKind, rows_independent: bool) -> None:
+def _warn_if_slow(dtype: torch.dtype, kind: LinearKind, rows_independent: bool) -> None:
     if not rows_independent:
         log.warning("no matrix product here keeps sequences independent; computing one at a time, which is slow")
-    elif kind is not linear_kinds(device, dtype)[0]:
+    elif kind is not linear_kinds(CPU, dtype)[0]:
         log.warning("the fastest matrix product is missing here or makes sequences depend on each other; using another")
 
 

@@ -35,10 +35,19 @@ FLOORS = {
     },
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
-TOP = {"cli", "commands", "engine_process", "launch", "loading"}
+TOP = {"cli", "commands", "engine_process", "launch", "loading", "sizing"}
 
 THIRD_PARTY = {
-    "torch": ("cuda", "model", "export", "engine/device", "engine/runner.py", "engine/sampler.py", "loading.py"),
+    "torch": (
+        "cuda",
+        "model",
+        "export",
+        "engine/device",
+        "engine/runner.py",
+        "engine/sampler.py",
+        "loading.py",
+        "sizing.py",
+    ),
     "triton": ("cuda",),
     "accelerate": ("model",),
     "safetensors": ("model", "export/llama.py"),

@@ -200,7 +200,7 @@ def test_without_native_kernels_pytorch_computes(
     assert "C++ compiler" in caplog.text
     with pytest.raises(StartupError, match="--quantize int8 is not possible here"):
         load_runner(settings(checkpoint, quantize="int8"))
-    with pytest.raises(StartupError, match="float32 on cpu"):
+    with pytest.raises(StartupError, match="in float32 only"):
         load_runner(settings(checkpoint, quantize="int8", dtype="bfloat16"))
 
 
@@ -250,9 +250,9 @@ def test_room_for_a_context_but_not_for_its_last_block_is_too_little(
     block_bytes = 64 * position_bytes(config, 4)
     for share, flags in ((0.8, {}), (0.5, {"kv_memory_fraction": 0.5})):
         enough = int(2 * block_bytes / share) + 1
-        monkeypatch.setattr("index_grpc.loading.available_bytes", lambda: enough)  # noqa: B023 - called before it changes
+        monkeypatch.setattr("index_grpc.sizing.available_bytes", lambda: enough)  # noqa: B023 - called before it changes
         assert load_runner(settings(directory, **flags)).limits.num_blocks == 2
-        monkeypatch.setattr("index_grpc.loading.available_bytes", lambda: enough - 2)  # noqa: B023
+        monkeypatch.setattr("index_grpc.sizing.available_bytes", lambda: enough - 2)  # noqa: B023
         with pytest.raises(StartupError, match=f"--kv-memory-fraction {share} .*one conversation of 100 tokens needs"):
             load_runner(settings(directory, **flags))
     assert load_runner(settings(directory, kv_memory_bytes=5 * block_bytes)).limits.max_cache_tokens == 5 * 64

@@ -1,0 +1,80 @@
+"""How much the engine may hold: from the settings and the memory that there is."""
+
+import torch
+
+from index_grpc.engine.runner import Computes
+from index_grpc.engine.scheduler import Limits
+from index_grpc.errors import StartupError
+from index_grpc.machine import available_bytes
+from index_grpc.model.config import position_bytes
+from index_grpc.settings import ServeSettings
+
+CHUNK_TOKENS = {"cpu": 64, "cuda": 1024}
+"""Prompt tokens of one step: enough to keep the device busy, few enough that running streams hardly wait."""
+
+MAX_SEQUENCES = {"cpu": 32, "cuda": 128}
+"""Computed at once where the settings do not say: more would bring each caller's tokens too slowly."""
+
+LEAST_SHARED_TOKENS = 16
+"""All prompts begin with the mark of a turn; copying a block for so little takes longer than computing it."""
+
+CACHE_SHARE = {"cpu": 0.8, "cuda": 0.9}
+"""Of the memory that is free once the weights are loaded, how much keys and values may take, if nothing is said."""
+
+
+def limits_for(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -> Limits:
+    """What the engine may hold, by the settings and the memory that the weights have left, less what steps take."""
+    chunk_tokens = CHUNK_TOKENS[model.device.type]
+    return Limits(
+        context_length=model.config.context_length,
+        max_sequences=max_sequences(settings, model.device),
+        max_waiting=settings.max_waiting,
+        max_waiting_tokens=settings.max_waiting_tokens,
+        num_blocks=num_cache_blocks(model, settings, taken_bytes),
+        block_tokens=model.block_tokens,
+        chunk_tokens=chunk_tokens,
+        grain_tokens=1 if model.cuts_independent else chunk_tokens,
+        answers_like_prompts=model.answers_like_prompts,
+        least_shared_tokens=LEAST_SHARED_TOKENS,
+        prefix_reuse=settings.prefix_reuse,
+    )
+
+
+def max_sequences(settings: ServeSettings, device: torch.device) -> int:
+    """Sequences computed at once."""
+    return settings.max_sequences or MAX_SEQUENCES[device.type]
+
+
+def num_cache_blocks(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -> int:
+    """Blocks of keys and values that the memory set aside for them holds.
+
+    At most what whole contexts of twice as many need as run at once, for those that are kept, unless the settings say
+    how many bytes. Raises StartupError if not even one context fits.
+    """
+    block_bytes = model.block_tokens * position_bytes(model.config, model.dtype.itemsize)
+    longest = -(-model.config.context_length // model.block_tokens)
+    if settings.kv_memory_bytes is not None:
+        free, share = settings.kv_memory_bytes, 1.0
+    else:
+        free = max(0, free_bytes(model.device) - taken_bytes)
+        share = settings.kv_memory_fraction or CACHE_SHARE[model.device.type]
+    fitting = int(free * share) // block_bytes
+    if fitting < longest:
+        raise StartupError(_too_little(model, settings, free, share, needed=longest * block_bytes))
+    most = 2 * max_sequences(settings, model.device) * longest
+    return fitting if settings.kv_memory_bytes is not None else min(fitting, most)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that can still be taken."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+
+
+def _too_little(model: Computes, settings: ServeSettings, free: int, share: float, needed: int) -> str:
+    needs = f"one conversation of {model.config.context_length} tokens needs"
+    if settings.kv_memory_bytes is not None:
+        return f"--kv-memory-bytes {free} is too little: {needs} {needed} bytes for its keys and values; allow as many"
+    there = f"{free / 2**30:.1f} GiB are free on {model.device}"
+    for_cache = f"--kv-memory-fraction {share:g} of them may hold keys and values"
+    remedy = "free some memory, raise the fraction or use another device"
+    return f"{there}, {for_cache}; {needs} {needed / share / 2**30:.1f} GiB beside the weights; {remedy}"
