@@ -24,7 +24,7 @@ class Tokens:
     """[T]: whose blocks."""
     positions: Tensor
     """[T]."""
-    tiles: Tensor
+    programs: Tensor
     """[programs, 2]: each one's first token, and how many, all of one prompt and side by side."""
 
 
@@ -57,11 +57,11 @@ def _keep(
 
 @triton.jit
 def _prefill_attention(
-    qkv, pool, tables, slots, positions, tiles, outputs, scale, block_stride, layer_start, table_stride,
+    qkv, pool, tables, slots, positions, programs, outputs, scale, block_stride, layer_start, table_stride,
     H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
-    tile, head = tl.program_id(0), tl.program_id(1)
-    token, count = tl.load(tiles + 2 * tile), tl.load(tiles + 2 * tile + 1)
+    program, head = tl.program_id(0), tl.program_id(1)
+    token, count = tl.load(programs + 2 * program), tl.load(programs + 2 * program + 1)
     slot = tl.load(slots + token)
     begin = tl.where(count > 0, tl.load(positions + token), 0)
     lane, inside, columns = tl.arange(0, QUERIES), tl.arange(0, BLOCK), tl.arange(0, D)
@@ -105,8 +105,8 @@ def prefill_attention(
     _keep[(num_tokens,)](
         qkv, pool, cache.tables, tokens.slots, tokens.positions, *rotary, *strides, **shape, HEADS=heads
     )
-    _prefill_attention[(tokens.tiles.shape[0], num_heads)](
-        qkv, pool, cache.tables, tokens.slots, tokens.positions, tokens.tiles, outputs,
+    _prefill_attention[(tokens.programs.shape[0], num_heads)](
+        qkv, pool, cache.tables, tokens.slots, tokens.positions, tokens.programs, outputs,
         LOG2_E / head_dim**0.5, *strides, **shape, QUERIES=QUERIES, num_warps=4, num_stages=num_stages,
     )  # fmt: skip
     return outputs

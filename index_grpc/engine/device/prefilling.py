@@ -30,31 +30,33 @@ class Prefilling:
         self._graphs, self._shapes, self._sizes = graphs, shapes, prefill_sizes(chunk_tokens)
         tokens = dict.fromkeys(("ids", "slots", "positions"), chunk_tokens)
         sampled = dict.fromkeys(("ends", "sampled_slots", "samples", "numbers"), chunk_tokens)
-        self._inputs = Inputs(model.device, **tokens, **sampled, tiles=4 * chunk_tokens)
+        self._inputs = Inputs(model.device, **tokens, **sampled, programs=4 * chunk_tokens)
         self._drawn = torch.zeros(chunk_tokens, dtype=torch.int32, device=model.device)
         self._logits = torch.empty(MOST_PROMPTS, model.config.vocab_size, device=model.device)
         for size in reversed(self._sizes):
-            self._send([], size, min(size, MOST_PROMPTS), _num_tiles(size))
-            graphs.add(("prefill", size), self._work(size, min(size, MOST_PROMPTS), _num_tiles(size)))
+            self._send([], size, min(size, MOST_PROMPTS), _num_programs(size))
+            graphs.add(("prefill", size), self._work(size, min(size, MOST_PROMPTS), _num_programs(size)))
 
     def launch(self, spans: list[Span]) -> Part:
         """Begins to compute the spans. Logits come for the last token of each; only where it samples is one drawn."""
         size = at_least(sum(span.count for span in spans), self._sizes)
-        most, tiles = min(size, MOST_PROMPTS), _tiles(spans)
+        most, programs = min(size, MOST_PROMPTS), _programs(spans)
         if len(spans) <= most:
-            self._send(spans, size, most, _num_tiles(size))
+            self._send(spans, size, most, _num_programs(size))
             logits = self._graphs.run(("prefill", size))
         else:
-            self._send(spans, size, len(spans), len(tiles))
-            logits = self._work(size, len(spans), len(tiles))()
+            self._send(spans, size, len(spans), len(programs))
+            logits = self._work(size, len(spans), len(programs))()
         draw_from_all(logits, spans, self._slots, self._drawn)
         return Part(spans, self._drawn, logits)
 
-    def _work(self, size: int, num_spans: int, num_tiles: int) -> Work:
+    def _work(self, size: int, num_spans: int, num_programs: int) -> Work:
         of, slots = self._inputs.of, self._slots
 
         def work() -> Tensor:
-            tokens = Tokens(of("slots", size), of("positions", size), of("tiles", 2 * num_tiles).view(num_tiles, 2))
+            tokens = Tokens(
+                of("slots", size), of("positions", size), of("programs", 2 * num_programs).view(num_programs, 2)
+            )
             numbers = of("numbers", num_spans).view(torch.float32)
             draws = Draws(of("sampled_slots", num_spans), numbers, of("samples", num_spans))
             logits = self._logits[:num_spans] if num_spans <= MOST_PROMPTS else self._more_logits(num_spans)
@@ -68,9 +70,9 @@ class Prefilling:
     def _more_logits(self, num_spans: int) -> Tensor:
         return self._logits.new_empty(num_spans, self._logits.shape[1])
 
-    def _send(self, spans: list[Span], size: int, num_spans: int, num_tiles: int) -> None:
+    def _send(self, spans: list[Span], size: int, num_spans: int, num_programs: int) -> None:
         counts = [span.count for span in spans]
-        unused, unsampled, tiles = size - sum(counts), num_spans - len(spans), _tiles(spans)
+        unused, unsampled, programs = size - sum(counts), num_spans - len(spans), _programs(spans)
         nobody = self._slots.nobody
         slots = [span.sequence.slot for span in spans]
         self._inputs.send(
@@ -81,19 +83,19 @@ class Prefilling:
             sampled_slots=slots + [nobody] * unsampled,
             samples=[drawn_by_kernels(span) for span in spans] + [0] * unsampled,
             numbers=as_ints([uniform(span.sequence.request.sampling.seed, span.step) for span in spans]),
-            tiles=[number for tile in tiles for number in tile] + [0, 0] * (num_tiles - len(tiles)),
+            programs=[number for program in programs for number in program] + [0, 0] * (num_programs - len(programs)),
         )
 
 
-def _tiles(spans: list[Span]) -> list[tuple[int, int]]:
+def _programs(spans: list[Span]) -> list[tuple[int, int]]:
     """First token and count of each program of the attention of prompts."""
-    tiles, first = [], 0
+    programs, first = [], 0
     for span in spans:
-        tiles += [(first + start, min(QUERIES, span.count - start)) for start in range(0, span.count, QUERIES)]
+        programs += [(first + start, min(QUERIES, span.count - start)) for start in range(0, span.count, QUERIES)]
         first += span.count
-    return tiles
+    return programs
 
 
-def _num_tiles(size: int) -> int:
+def _num_programs(size: int) -> int:
     """Programs of a recorded step of so many tokens."""
     return size // QUERIES + MOST_PROMPTS
