@@ -104,9 +104,10 @@ async def soak(served: Served, options: argparse.Namespace) -> Section:
 
 
 async def stock_round(served: Served, total: Retried, number: int, options: argparse.Namespace) -> None:
-    """Stock clients for a while, at a rate that the server could take just before and could take just after.
+    """Stock clients for a while, at the asked share of what the server could take just before.
 
-    What else the machine does may slow the server down meanwhile: a round that thereby became too much says nothing.
+    What else the machine does may slow the server down: where calls fail and the rate is more than that share of what it
+    can take just after, the round says nothing.
     """
     seconds = min(ROUND_SECONDS, options.seconds / 4)
     measure = functools.partial(throughput, served.address, total.known, MAX_SEQUENCES, min(MEASURE_SECONDS, seconds))
@@ -114,8 +115,11 @@ async def stock_round(served: Served, total: Retried, number: int, options: argp
     found = Retried(served.address, total.known)
     await found.arrive(f"round {number}", rate, seconds)
     found.num_refused = served.num_overloaded - num_refused
-    counts = not found.broken or rate < await measure()
-    verdict = "" if counts else "; the machine became too slow for that, so it does not count"
+    counts, verdict = True, ""
+    if found.broken:
+        most = options.load * await measure()
+        counts = rate <= most
+        verdict = f", {most:.0f} would have been right after" + ("" if counts else ", so it does not count")
     print(
         f"round {number + 1} of stock clients, {rate:.0f} a second: {found.num_broken} failed{verdict}", file=sys.stderr
     )
