@@ -106,8 +106,8 @@ async def soak(served: Served, options: argparse.Namespace) -> Section:
 async def stock_round(served: Served, total: Retried, number: int, options: argparse.Namespace) -> None:
     """Stock clients for a while, at the asked share of what the server could take just before.
 
-    What else the machine does may slow the server down: where calls fail and the rate is more than that share of what it
-    can take just after, the round says nothing.
+    What else the machine does may slow the server down: where calls fail and the rate is more than that share of what
+    it can take just after, the round says nothing.
     """
     seconds = min(ROUND_SECONDS, options.seconds / 4)
     measure = functools.partial(throughput, served.address, total.known, MAX_SEQUENCES, min(MEASURE_SECONDS, seconds))
