@@ -100,7 +100,7 @@ class Run:
         from card import wire  # needs gRPC and the client, which the other parts do not
 
         on_card = self.plan.sizes.device != "cpu"
-        settings = self.settings(kv_memory_bytes=WIRE_ROOM_BYTES if on_card else None)
+        settings = self.settings(**({"kv_memory_bytes": WIRE_ROOM_BYTES} if on_card else {}))
         async with opened(settings) as door:
             async for row in wire.rows(door, flags(settings), self.plan.sizes, self.plan.rounds):
                 self.add(row)
