@@ -16,7 +16,8 @@ from report import Goal, Section, emit
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
 from index_grpc.engine.door import Engine
-from index_grpc.engine.loop import Computed, Loop
+from index_grpc.engine.flights import Computed
+from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import News, Order, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from index_grpc.engine.sequence import Batch

@@ -52,9 +52,6 @@ class LoadedRunner:
     """The checkpoint's."""
 
 
-Loaded = tuple[Computes, Limits, "ModelRunner | DeviceRunner"]
-
-
 def load_runner(settings: ServeSettings) -> LoadedRunner:
     """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
     try:
@@ -70,7 +67,7 @@ def _load(settings: ServeSettings) -> LoadedRunner:
     device = choose_device(settings.device)
     name, directory = resolve(settings.model, settings.revision)
     config, _ = describe(directory)
-    model, limits, runner = (
+    limits, runner = (
         load_on_cuda(directory, config, device, settings)
         if device.type == "cuda"
         else load_on_cpu(directory, config, settings)
@@ -81,22 +78,24 @@ def _load(settings: ServeSettings) -> LoadedRunner:
         vocab_size=config.vocab_size,
         num_parameters=num_parameters(config),
         device=str(device),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=str(runner.model.dtype).removeprefix("torch."),
         quantization="" if settings.quantize == "none" else settings.quantize,
     )
-    _log_summary(served, model, limits, time.monotonic() - started)
+    _log_summary(served, runner.model, limits, time.monotonic() - started)
     return LoadedRunner(served, runner, limits, directory)
 
 
-def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> Loaded:
-    """A model that the processor computes."""
+def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> tuple[Limits, ModelRunner]:
+    """A runner on the processor, and what it may hold."""
     model = load_model(directory, config, settings)
     limits = limits_for(model, settings)
-    return model, limits, ModelRunner(model, limits.max_sequences)
+    return limits, ModelRunner(model, limits.max_sequences)
 
 
-def load_on_cuda(directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings) -> Loaded:
-    """A model that a GPU computes."""
+def load_on_cuda(
+    directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings
+) -> "tuple[Limits, DeviceRunner]":
+    """A runner on a GPU, and what it may hold."""
     refuse_what_cuda_cannot(config, device, settings.quantize)
     from index_grpc.engine.device.footprint import footprint_bytes  # needs Triton, which CUDA builds bring along
     from index_grpc.engine.device.runner import DeviceRunner
@@ -109,7 +108,7 @@ def load_on_cuda(directory: Path, config: ModelConfig, device: torch.device, set
     torch.cuda.empty_cache()  # what fusing has left behind counts as free again
     taken = footprint_bytes(model, max_sequences(settings, device), CHUNK_TOKENS[device.type])
     limits = limits_for(model, settings, taken)
-    return model, limits, DeviceRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
+    return limits, DeviceRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
 
 
 def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, quantize: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence as Ids
 from pathlib import Path
 
 from index_grpc.contract import Message, Role, ServedModel, Token
-from index_grpc.engine.loop import Computed
+from index_grpc.engine.flights import Computed
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.engine.worker import ThreadWorker

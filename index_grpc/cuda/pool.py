@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from index_grpc.contract import Copy
+
 BLOCK_TOKENS = 64
 """Positions of a block."""
 
@@ -38,6 +40,7 @@ class BlockPool:
         most_blocks = -(-context_length // BLOCK_TOKENS)
         self.tables = torch.full((num_slots, most_blocks), self.nobody, dtype=torch.int32, device=device)
 
-    def copy(self, source: int, target: int, num_tokens: int) -> None:
-        """Has a block's first positions stand in another one too."""
-        self.pool[target, :, :, :, :num_tokens] = self.pool[source, :, :, :, :num_tokens]
+    def copy(self, copy: Copy) -> None:
+        """Has the first positions of a block stand in another one too."""
+        source, target = self.pool[copy.source], self.pool[copy.target]
+        target[:, :, :, : copy.num_tokens] = source[:, :, :, : copy.num_tokens]

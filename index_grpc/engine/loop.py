@@ -2,67 +2,22 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from queue import SimpleQueue
-from typing import Protocol
 
 from index_grpc.contract import FinishReason, Token, TokenOutput
 from index_grpc.engine.deadlines import Deadlines
+from index_grpc.engine.flights import Flights, Landing, Runner
 from index_grpc.engine.orders import Cancel, Held, News, Order, Report, StepReport, Stop, Submit
-from index_grpc.engine.outcomes import Outcome, paired, raise_if_lost
+from index_grpc.engine.outcomes import Outcome
 from index_grpc.engine.scheduler import Scheduler
-from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.engine.sequence import Sequence
 from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
 
 log = logging.getLogger(__name__)
 
 
 Deliver = Callable[[News], None]
-
-
-class Launched(Protocol):
-    """A step that the device computes."""
-
-    def wait(self) -> list[Token | Exception]:
-        """A token, or why there is none, for each span that samples, in the batch's order. May raise for all of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """A step that was computed when it was launched."""
-
-    tokens: list[Token]
-
-    def wait(self) -> list[Token | Exception]:
-        """See Launched."""
-        return list(self.tokens)
-
-
-class Runner(Protocol):
-    """What the loop needs of a device. Steps are computed in the order in which they are launched."""
-
-    rows_independent: bool
-    """Whether a sequence's tokens are the same in any batch. If not, the loop computes one sequence at a time."""
-    run_ahead: int
-    """How many steps may be under way when another is launched; none where a launch computes at once."""
-
-    def launch(self, batch: Batch) -> Launched:
-        """Begins to compute the batch: copies first, then the spans, and draws a token for each that samples.
-
-        All or nothing: after a failure it may be called again with the same spans. An error with a true `device_lost`
-        says that nothing can be computed any more.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """A step under way."""
-
-    batch: Batch
-    launched: Launched
-    launched_at: float
 
 
 class Loop:
@@ -74,16 +29,14 @@ class Loop:
         self.scheduler, self.runner, self.deliver = scheduler, runner, deliver
         self.inbox: SimpleQueue[Order] = inbox or SimpleQueue()
         self.sequences: dict[int, Sequence] = {}
-        self.deadlines = Deadlines()
+        self.flights, self.deadlines = Flights(scheduler, runner), Deadlines()
         self.step_seconds = 0.0
-        self._flights: deque[Flight] = deque()
-        """Steps under way, the oldest first."""
         self._collected_at, self._num_preemptions = 0.0, 0
 
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to compute or to wait for."""
-        return bool(self.sequences or self._flights)
+        return bool(self.sequences or self.flights)
 
     def run(self) -> None:
         """Works until stopped. What is still open then is the door's to end."""
@@ -104,11 +57,12 @@ class Loop:
         """One turn: launches a step and, if enough are under way or there is none to launch, collects the oldest."""
         batch = self.scheduler.schedule(time.monotonic())
         if batch.spans:
-            self._launch(batch)
-        elif not self._flights:
+            for landing in self.flights.launch(batch):
+                self._finish(landing)
+        elif not self.flights:
             raise RuntimeError(f"{len(self.sequences)} sequences are open, yet none of them can be computed")
-        if self._flights and (not batch.spans or len(self._flights) > self.runner.run_ahead):
-            self._collect()
+        if self.flights and (not batch.spans or len(self.flights) > self.runner.run_ahead):
+            self._finish(self.flights.collect())
 
     def check_books(self) -> None:
         """With nothing to compute, nothing may be held but kept prefixes; raises if something is."""
@@ -125,74 +79,12 @@ class Loop:
             self.follow(order)
         return True
 
-    def _launch(self, batch: Batch) -> None:
-        launched_at = time.monotonic()
-        if not self.runner.rows_independent:
-            self._finish(self._each_alone(batch), launched_at)
-            return
-        try:
-            launched = self.runner.launch(batch)
-        except Exception as error:
-            _warn(batch, error)
-            while self._flights:
-                self._collect()
-            self._finish(self._each_alone(batch), launched_at)
-            return
-        for span in batch.spans:
-            span.launch()
-        self._flights.append(Flight(batch, launched, launched_at))
-
-    def _collect(self) -> None:
-        """Waits for the oldest step under way and commits what it brought."""
-        flight = self._flights.popleft()
-        try:
-            outcomes = paired(flight.batch.spans, flight.launched.wait())
-        except Exception as error:
-            _warn(flight.batch, error)
-            self._take_back(flight.batch)
-            outcomes = self._each_alone(flight.batch)
-        self._finish(outcomes, flight.launched_at)
-
-    def _take_back(self, batch: Batch) -> None:
-        """As if neither this batch nor those after it had been launched: the later ones build upon it.
-
-        What they copied from may have changed since, so who began with a copy begins again.
-        """
-        later = [flight.batch for flight in self._flights]
-        while self._flights:
-            _wait_in_vain(self._flights.popleft().launched)
-        for one in reversed([batch, *later]):
-            for span in one.spans:
-                span.take_back()
-        torn = {copy.target for one in [batch, *later] for copy in one.copies} if later else set()
-        for sequence in [one for one in self.scheduler.running if torn & set(one.blocks)]:
-            self.scheduler.preempt(sequence)
-
-    def _each_alone(self, batch: Batch) -> list[Outcome]:
-        """Computes each span alone, so that only the guilty one fails; leaves out those whose time has gone by."""
-        outcomes: list[Outcome] = []
-        for span in batch.spans:
-            if span.is_next:
-                copies = [copy for copy in batch.copies if copy.target in span.sequence.blocks]
-                outcomes += self._alone(Batch([replace(span, known=True)], copies))
-        return outcomes
-
-    def _alone(self, batch: Batch) -> list[Outcome]:
-        (span,) = batch.spans
-        try:
-            outcomes = paired(batch.spans, self.runner.launch(batch).wait())
-        except Exception as error:
-            raise_if_lost(error)
-            outcomes = [(span, error)]
-        span.launch()
-        return outcomes
-
-    def _finish(self, outcomes: list[Outcome], launched_at: float) -> None:
+    def _finish(self, landing: Landing) -> None:
         """Commits what a step brought and tells of it."""
         now = time.monotonic()
-        self.step_seconds, self._collected_at = now - max(launched_at, self._collected_at), now
-        reports = [*self._commit(outcomes, now), *self._expire(now)]
-        self.deliver(News(reports, self._held(), self._step_report(outcomes)))
+        self.step_seconds, self._collected_at = now - max(landing.launched_at, self._collected_at), now
+        reports = [*self._commit(landing.outcomes, now), *self._expire(now)]
+        self.deliver(News(reports, self._held(), self._step_report(landing.outcomes)))
 
     def _commit(self, outcomes: list[Outcome], now: float) -> list[Report]:
         """Moves the sequences on and retires those that end. What comes for one that has ended is dropped."""
@@ -255,17 +147,3 @@ class Loop:
         del self.sequences[sequence.number]
         self.scheduler.remove(sequence, keep=error is None)
         return Report(sequence.number, error=error)
-
-
-def _wait_in_vain(launched: Launched) -> None:
-    """Waits for a step that builds upon one that failed."""
-    try:
-        launched.wait()
-    except Exception as error:
-        raise_if_lost(error)
-
-
-def _warn(batch: Batch, error: Exception) -> None:
-    raise_if_lost(error)
-    if len(batch.spans) > 1:
-        log.warning("a batch of %d sequences failed (%r); trying each alone", len(batch.spans), error)

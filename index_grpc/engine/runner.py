@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from index_grpc.contract import Copy
-from index_grpc.engine.loop import Computed
+from index_grpc.engine.flights import Computed
 from index_grpc.engine.sampler import Sampler
 from index_grpc.engine.sequence import Batch, Span
 from index_grpc.model.config import ModelConfig

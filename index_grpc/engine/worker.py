@@ -7,7 +7,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-from index_grpc.engine.loop import Loop, Runner
+from index_grpc.engine.flights import Runner
+from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import News, Order
 from index_grpc.engine.scheduler import Limits, Scheduler
 

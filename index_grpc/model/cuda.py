@@ -17,6 +17,7 @@ from index_grpc.cuda.norm import normed
 from index_grpc.cuda.pool import BLOCK_TOKENS, BlockPool
 from index_grpc.cuda.prefill_attention import Tokens, prefill_attention
 from index_grpc.model.config import ModelConfig
+from index_grpc.model.llama import rotary_angles
 from index_grpc.model.weights import LayerWeights, LlamaWeights
 
 
@@ -37,10 +38,10 @@ class Layer:
         attention, mlp = layer.self_attn, layer.mlp
         return cls(
             layer.input_layernorm.weight,
-            torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
+            attention.fused(),
             attention.o_proj.weight,
             layer.post_attention_layernorm.weight,
-            torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+            mlp.fused(),
             mlp.down_proj.weight,
         )
 
@@ -72,12 +73,7 @@ class CudaLlama:
         body, self.config = weights.model, config
         self.embedding: Tensor = body.embed_tokens.weight
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
-        self.layers = []
-        for position in range(config.num_layers):
-            layer = body.layers[position]
-            assert isinstance(layer, LayerWeights)
-            self.layers.append(Layer.from_weights(layer))
-            body.layers[position] = torch.nn.Identity()  # lets go of the unfused tensors
+        self.layers = [Layer.from_weights(layer) for layer in weights.take_layers()]
         self.final_norm: Tensor = body.norm.weight
         self.head: Tensor = weights.lm_head.weight
         self.engine = f"Triton {TRITON_VERSION}, PyTorch {torch.__version__}"
@@ -164,6 +160,5 @@ class CudaLlama:
 
 def rotary_halves(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position's angles, [context_length, D / 2] each, float32."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), 1.0 / config.rope_theta**exponents)
+    angles = rotary_angles(config)
     return angles.cos().to(device), angles.sin().to(device)

@@ -20,7 +20,7 @@ from index_grpc.model.weights import LayerWeights, LlamaWeights
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class Layer:
     """One layer: attention, then feed-forward, each on a normed copy and added back."""
 
     config: ModelConfig
@@ -32,16 +32,16 @@ class Block:
     down: Linear
 
     @classmethod
-    def from_weights(cls, layer: LayerWeights, config: ModelConfig, kind: LinearKind) -> "Block":
+    def from_weights(cls, layer: LayerWeights, config: ModelConfig, kind: LinearKind) -> "Layer":
         """Fuses the projections that read the same input."""
         attention, mlp = layer.self_attn, layer.mlp
         return cls(
             config=config,
             input_norm=layer.input_layernorm.weight,
-            qkv=kind(torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])),
+            qkv=kind(attention.fused()),
             output=kind(attention.o_proj.weight),
             post_attention_norm=layer.post_attention_layernorm.weight,
-            gate_up=kind(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])),
+            gate_up=kind(mlp.fused()),
             down=kind(mlp.down_proj.weight),
         )
 
@@ -80,12 +80,7 @@ class Llama:
         self.embedding: Tensor = body.embed_tokens.weight
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
         self.block_tokens = config.context_length
-        self.blocks = []
-        for position in range(config.num_layers):
-            layer = body.layers[position]
-            assert isinstance(layer, LayerWeights)
-            self.blocks.append(Block.from_weights(layer, config, kind))
-            body.layers[position] = torch.nn.Identity()  # lets go of the unfused tensors
+        self.layers = [Layer.from_weights(layer, config, kind) for layer in weights.take_layers()]
         self.final_norm: Tensor = body.norm.weight
         self.head = kind(weights.lm_head.weight)
         self.rotary = rotary_tables(config, self.device, self.dtype)
@@ -105,8 +100,8 @@ class Llama:
         rotary = (self.rotary[0][positions], self.rotary[1][positions])
         attend = attention(places, grouped=self.config.num_heads != self.config.num_kv_heads)
         hidden = functional.embedding(self._tensor(token_ids), self.embedding)
-        for index, block in enumerate(self.blocks):
-            hidden = block.forward(index, hidden, rotary, attend)
+        for index, layer in enumerate(self.layers):
+            hidden = layer.forward(index, hidden, rotary, attend)
         return self._logits(hidden[self._tensor(sampled)])
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -119,11 +114,16 @@ class Llama:
 
 def rotary_tables(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position's angles, [context_length, 1, D] each; computed in float32."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponents  # [D / 2]
-    angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), frequencies)
+    angles = rotary_angles(config)
     both_halves = torch.cat([angles, angles], dim=-1)[:, None, :]
     return both_halves.cos().to(device, dtype), both_halves.sin().to(device, dtype)
+
+
+def rotary_angles(config: ModelConfig) -> Tensor:
+    """By which each pair of a head turns at every position, [context_length, D / 2], float32."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents  # [D / 2]
+    return torch.outer(torch.arange(config.context_length, dtype=torch.float32), frequencies)
 
 
 def rotate(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
@@ -139,25 +139,25 @@ def choose_kind(
 ) -> tuple[LinearKind, bool]:
     """The fastest product that is right for these shapes, and whether rows are independent with it.
 
-    Tried on one block and the head with random weights, in batches of up to `most_rows` rows.
+    Tried on one layer and the head with random weights, in batches of up to `most_rows` rows.
     """
     layer = LayerWeights(config).to(device, dtype)
     head = torch.randn(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
     usable = [kind for kind in linear_kinds(device, dtype) if agrees(kind, layer.mlp.down_proj.weight)]
     for kind in usable:
-        tried = (_alone(Block.from_weights(layer, config, kind), head), kind(head))
+        tried = (_alone(Layer.from_weights(layer, config, kind), head), kind(head))
         if all(rows_are_independent(function, config.hidden_size, head, most_rows) for function in tried):
             return kind, True
     return usable[0], False
 
 
-def _alone(block: Block, like: Tensor) -> Linear:
-    """All of a block but attention, as a function of hidden states."""
+def _alone(layer: Layer, like: Tensor) -> Linear:
+    """All of a layer but attention, as a function of hidden states."""
     angle = torch.ones(1, device=like.device, dtype=like.dtype)
     rotary = (angle.cos(), angle.sin())
-    return lambda hidden: block.forward(0, hidden, rotary, _no_attention)
+    return lambda hidden: layer.forward(0, hidden, rotary, _no_attention)
 
 
 def _no_attention(_layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
-    """Stands in for attention where only the rest of a block is tried."""
+    """Stands in for attention where only the rest of a layer is tried."""
     return queries + keys_values[:, 0].mean(dim=1, keepdim=True)

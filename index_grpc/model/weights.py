@@ -1,7 +1,10 @@
 """The weights by the names they have in a checkpoint, waiting on the meta device to be filled."""
 
+from collections.abc import Iterator
+
+import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 
 from index_grpc.model.config import ModelConfig
 
@@ -17,6 +20,10 @@ class AttentionWeights(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
 
+    def fused(self) -> Tensor:
+        """The projections that read the same input as one: queries, keys, values, [(H + 2K) D, hidden_size]."""
+        return torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+
 
 class MlpWeights(nn.Module):
     """Projections of one feed-forward layer."""
@@ -27,9 +34,13 @@ class MlpWeights(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
+    def fused(self) -> Tensor:
+        """The projections that read the same input as one: gates before ups, [2 intermediate_size, hidden_size]."""
+        return torch.cat([self.gate_proj.weight, self.up_proj.weight])
+
 
 class LayerWeights(nn.Module):
-    """One block."""
+    """One layer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -40,7 +51,7 @@ class LayerWeights(nn.Module):
 
 
 class BodyWeights(nn.Module):
-    """Embedding, blocks and last norm."""
+    """Embedding, layers and last norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -58,3 +69,12 @@ class LlamaWeights(nn.Module):
             self.model = BodyWeights(config)
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.requires_grad_(False)
+
+    def take_layers(self) -> Iterator[LayerWeights]:
+        """Each layer once: its weights are let go when the next one is taken, so few tensors exist twice."""
+        layers = self.model.layers
+        for position in range(len(layers)):
+            layer = layers[position]
+            assert isinstance(layer, LayerWeights)
+            layers[position] = nn.Identity()
+            yield layer

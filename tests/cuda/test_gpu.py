@@ -12,7 +12,7 @@ from index_grpc.contract import SamplingParams
 from index_grpc.cuda.linear import linear
 from index_grpc.engine.device.shapes import Shapes, shared_bytes
 from index_grpc.engine.door import Engine
-from index_grpc.engine.loop import Launched
+from index_grpc.engine.flights import Launched
 from index_grpc.engine.sequence import Batch
 from index_grpc.loading import load_runner
 from index_grpc.model.config import position_bytes, read_config

@@ -10,7 +10,7 @@ import grpc
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.contract import ServedModel, Token, TokenRequest
-from index_grpc.engine.loop import Computed
+from index_grpc.engine.flights import Computed
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker

@@ -8,7 +8,7 @@ from index_grpc.cuda.embedding import DRAWN_LAST
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.sampling import Draws, draw
 from index_grpc.engine.device.drawing import draw_from_all, drawn_by_kernels
-from index_grpc.engine.device.graphs import Graphs
+from index_grpc.engine.device.graphs import Graphs, Work
 from index_grpc.engine.device.inputs import Inputs, as_ints
 from index_grpc.engine.device.shapes import Shapes, at_least, decode_sizes
 from index_grpc.engine.device.slots import Slots
@@ -23,7 +23,8 @@ class Decoding:
 
     def __init__(self, model: CudaLlama, cache: BlockPool, slots: Slots, graphs: Graphs, shapes: Shapes) -> None:
         config, num_slots, device = model.config, slots.nobody, model.device
-        self._slots, self._graphs, self._sizes = slots, graphs, decode_sizes(num_slots)
+        self._model, self._cache, self._slots = model, cache, slots
+        self._graphs, self._shapes, self._sizes = graphs, shapes, decode_sizes(num_slots)
         self._scratch = Scratch(num_slots, config.num_heads, config.head_dim, config.context_length, device)
         self._splits = self._scratch.splits
         rows = dict.fromkeys(("ids", "slots", "positions", "samples", "numbers"), num_slots)
@@ -31,23 +32,9 @@ class Decoding:
         self._drawn = torch.zeros(num_slots, dtype=torch.int32, device=device)
         self._logits = torch.empty(num_slots, config.vocab_size, device=device)
 
-        def record(size: int) -> None:
-            def work() -> Tensor:
-                of = self._inputs.of
-                items = (of("items", size * self._splits), of("num_items", 1))
-                rows = Rows(of("slots", size), of("positions", size), *items)
-                draws = Draws(rows.slots, of("numbers", size).view(torch.float32), of("samples", size))
-                products = shapes.decode(size)
-                step = (of("ids", size), rows, slots.state.last_ids, cache, self._scratch, products)
-                logits = model.decode(*step, self._logits[:size])
-                draw(logits, draws, slots.state, self._drawn[:size], model.overlaps)
-                return logits
-
-            graphs.add(("decode", size), work)
-
         self._send([], max(self._sizes))
         for size in reversed(self._sizes):
-            record(size)
+            graphs.add(("decode", size), self._work(size))
 
     def launch(self, spans: list[Span]) -> Part:
         """Begins to compute the next token of each span's sequence."""
@@ -56,6 +43,19 @@ class Decoding:
         logits = self._graphs.run(("decode", size))
         draw_from_all(logits, spans, self._slots, self._drawn)
         return Part(spans, self._drawn, logits)
+
+    def _work(self, size: int) -> Work:
+        of, state, overlaps = self._inputs.of, self._slots.state, self._model.overlaps
+        rows = Rows(of("slots", size), of("positions", size), of("items", size * self._splits), of("num_items", 1))
+        draws = Draws(rows.slots, of("numbers", size).view(torch.float32), of("samples", size))
+        step = (of("ids", size), rows, state.last_ids, self._cache, self._scratch, self._shapes.decode(size))
+
+        def work() -> Tensor:
+            logits = self._model.decode(*step, self._logits[:size])
+            draw(logits, draws, state, self._drawn[:size], overlaps)
+            return logits
+
+        return work
 
     def _send(self, spans: list[Span], size: int) -> None:
         unused = size - len(spans)

@@ -34,24 +34,25 @@ class Prefilling:
         self._drawn = torch.zeros(chunk_tokens, dtype=torch.int32, device=model.device)
         self._logits = torch.empty(MOST_PROMPTS, model.config.vocab_size, device=model.device)
         for size in reversed(self._sizes):
-            self._send([], size, min(size, MOST_PROMPTS), _num_programs(size))
-            graphs.add(("prefill", size), self._work(size, min(size, MOST_PROMPTS), _num_programs(size)))
+            num_spans = min(size, MOST_PROMPTS)
+            self._send([], size, num_spans)
+            graphs.add(("prefill", size), self._work(size, num_spans))
 
     def launch(self, spans: list[Span]) -> Part:
         """Begins to compute the spans. Logits come for the last token of each; only where it samples is one drawn."""
         size = at_least(sum(span.count for span in spans), self._sizes)
-        most, programs = min(size, MOST_PROMPTS), _programs(spans)
-        if len(spans) <= most:
-            self._send(spans, size, most, _num_programs(size))
+        recorded = min(size, MOST_PROMPTS)
+        if len(spans) <= recorded:
+            self._send(spans, size, recorded)
             logits = self._graphs.run(("prefill", size))
         else:
-            self._send(spans, size, len(spans), len(programs))
-            logits = self._work(size, len(spans), len(programs))()
+            self._send(spans, size, len(spans))
+            logits = self._work(size, len(spans))()
         draw_from_all(logits, spans, self._slots, self._drawn)
         return Part(spans, self._drawn, logits)
 
-    def _work(self, size: int, num_spans: int, num_programs: int) -> Work:
-        of, slots = self._inputs.of, self._slots
+    def _work(self, size: int, num_spans: int) -> Work:
+        of, slots, num_programs = self._inputs.of, self._slots, _num_programs(size, num_spans)
 
         def work() -> Tensor:
             tokens = Tokens(
@@ -70,10 +71,10 @@ class Prefilling:
     def _more_logits(self, num_spans: int) -> Tensor:
         return self._logits.new_empty(num_spans, self._logits.shape[1])
 
-    def _send(self, spans: list[Span], size: int, num_spans: int, num_programs: int) -> None:
+    def _send(self, spans: list[Span], size: int, num_spans: int) -> None:
         counts = [span.count for span in spans]
         unused, unsampled, programs = size - sum(counts), num_spans - len(spans), _programs(spans)
-        nobody = self._slots.nobody
+        nobody, idle = self._slots.nobody, _num_programs(size, num_spans) - len(programs)
         slots = [span.sequence.slot for span in spans]
         self._inputs.send(
             ids=[token_id for span in spans for token_id in span.sequence.ids[span.start : span.end]] + [0] * unused,
@@ -83,7 +84,7 @@ class Prefilling:
             sampled_slots=slots + [nobody] * unsampled,
             samples=[drawn_by_kernels(span) for span in spans] + [0] * unsampled,
             numbers=as_ints([uniform(span.sequence.request.sampling.seed, span.step) for span in spans]),
-            programs=[number for program in programs for number in program] + [0, 0] * (num_programs - len(programs)),
+            programs=[number for program in programs for number in program] + [0, 0] * idle,
         )
 
 
@@ -96,6 +97,6 @@ def _programs(spans: list[Span]) -> list[tuple[int, int]]:
     return programs
 
 
-def _num_programs(size: int) -> int:
-    """Programs of a recorded step of so many tokens."""
-    return size // QUERIES + MOST_PROMPTS
+def _num_programs(size: int, num_spans: int) -> int:
+    """The most that so many tokens of so many spans can need: each span's last program may be all but empty."""
+    return size // QUERIES + num_spans

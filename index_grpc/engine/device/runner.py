@@ -42,7 +42,7 @@ class DeviceRunner:
         """See Runner."""
         self._stand_here()
         for copy in batch.copies:
-            self.cache.copy(copy.source, copy.target, copy.num_tokens)
+            self.cache.copy(copy)
         self.slots.update(batch.spans)
         prompts = [span for span in batch.spans if span.start < span.sequence.num_prefill]
         answers = [span for span in batch.spans if span.start >= span.sequence.num_prefill]

@@ -1,0 +1,157 @@
+"""Steps under way: launched, collected, and where one fails, computed again, each sequence alone."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from index_grpc.contract import Token
+from index_grpc.engine.outcomes import Outcome, paired, raise_if_lost
+from index_grpc.engine.scheduler import Scheduler
+from index_grpc.engine.sequence import Batch
+
+log = logging.getLogger(__name__)
+
+
+class Launched(Protocol):
+    """A step that the device computes."""
+
+    def wait(self) -> list[Token | Exception]:
+        """A token, or why there is none, for each span that samples, in the batch's order. May raise for all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A step that was computed when it was launched."""
+
+    tokens: list[Token]
+
+    def wait(self) -> list[Token | Exception]:
+        """See Launched."""
+        return list(self.tokens)
+
+
+class Runner(Protocol):
+    """What the loop needs of a device. Steps are computed in the order in which they are launched."""
+
+    rows_independent: bool
+    """Whether a sequence's tokens are the same in any batch. If not, the loop computes one sequence at a time."""
+    run_ahead: int
+    """How many steps may be under way when another is launched; none where a launch computes at once."""
+
+    def launch(self, batch: Batch) -> Launched:
+        """Begins to compute the batch: copies first, then the spans, and draws a token for each that samples.
+
+        All or nothing: after a failure it may be called again with the same spans. An error with a true `device_lost`
+        says that nothing can be computed any more.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step under way."""
+
+    batch: Batch
+    launched: Launched
+    launched_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """What came of a step."""
+
+    outcomes: list[Outcome]
+    launched_at: float
+
+
+class Flights:
+    """The steps of a runner that are under way, in the order in which they were launched."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self._scheduler, self._runner = scheduler, runner
+        self._flights: deque[Flight] = deque()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def launch(self, batch: Batch) -> Iterator[Landing]:
+        """Launches a step. Where that fails it yields what lands instead, each to be committed before the next."""
+        launched_at = time.monotonic()
+        launched = self._launched(batch) if self._runner.rows_independent else None
+        if launched is None:
+            while self._flights:
+                yield self.collect()
+            yield Landing(self._each_alone(batch), launched_at)
+            return
+        for span in batch.spans:
+            span.launch()
+        self._flights.append(Flight(batch, launched, launched_at))
+
+    def collect(self) -> Landing:
+        """Waits for the oldest step."""
+        flight = self._flights.popleft()
+        try:
+            outcomes = paired(flight.batch.spans, flight.launched.wait())
+        except Exception as error:
+            _warn(flight.batch, error)
+            self._take_back(flight.batch)
+            outcomes = self._each_alone(flight.batch)
+        return Landing(outcomes, flight.launched_at)
+
+    def _launched(self, batch: Batch) -> Launched | None:
+        """None if that failed."""
+        try:
+            return self._runner.launch(batch)
+        except Exception as error:
+            _warn(batch, error)
+            return None
+
+    def _take_back(self, batch: Batch) -> None:
+        """As if neither this batch nor those after it had been launched: the later ones build upon it.
+
+        What they copied from may have changed since, so who began with a copy begins again.
+        """
+        later = [flight.batch for flight in self._flights]
+        while self._flights:
+            _wait_in_vain(self._flights.popleft().launched)
+        for one in reversed([batch, *later]):
+            for span in one.spans:
+                span.take_back()
+        torn = {copy.target for one in [batch, *later] for copy in one.copies} if later else set()
+        for sequence in [one for one in self._scheduler.running if torn & set(one.blocks)]:
+            self._scheduler.preempt(sequence)
+
+    def _each_alone(self, batch: Batch) -> list[Outcome]:
+        """Computes each span alone, so that only the guilty one fails; leaves out those whose time has gone by."""
+        outcomes: list[Outcome] = []
+        for span in batch.spans:
+            if span.is_next:
+                copies = [copy for copy in batch.copies if copy.target in span.sequence.blocks]
+                outcomes += self._alone(Batch([replace(span, known=True)], copies))
+        return outcomes
+
+    def _alone(self, batch: Batch) -> list[Outcome]:
+        (span,) = batch.spans
+        try:
+            outcomes = paired(batch.spans, self._runner.launch(batch).wait())
+        except Exception as error:
+            raise_if_lost(error)
+            outcomes = [(span, error)]
+        span.launch()
+        return outcomes
+
+
+def _wait_in_vain(launched: Launched) -> None:
+    """Waits for a step that builds upon one that failed."""
+    try:
+        launched.wait()
+    except Exception as error:
+        raise_if_lost(error)
+
+
+def _warn(batch: Batch, error: Exception) -> None:
+    raise_if_lost(error)
+    if len(batch.spans) > 1:
+        log.warning("a batch of %d sequences failed (%r); trying each alone", len(batch.spans), error)
