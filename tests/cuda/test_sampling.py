@@ -14,6 +14,7 @@ from index_grpc.engine.device.slots import knobs
 from index_grpc.engine.sampler import Knobs, choose, wish
 from index_grpc.engine.sequence import Sequence
 from index_grpc.model.ranking import History, rank
+from tests.engine.test_sampler import SMALLEST
 
 VOCAB = CHUNK + 300
 """Two chunks, the second one not full."""
@@ -146,16 +147,7 @@ def test_numbers_that_are_none_are_told(device: torch.device, params: SamplingPa
     assert torch.equal(rows.state.counts[rows.slots[1]], Rows(device, [params] * 3).state.counts[rows.slots[1]])
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        SamplingParams(repetition_penalty=5e-324),
-        SamplingParams(repetition_penalty=1e-38, temperature=0.0),
-        SamplingParams(temperature=5e-324, repetition_penalty=1e-300),
-        SamplingParams(top_p=5e-324, min_p=1.0, repetition_penalty=1.0),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("params", SMALLEST, ids=str)
 def test_the_smallest_values_allowed_are_harmless(device: torch.device, params: SamplingParams) -> None:
     """The likeliest token comes, if need be because it has occurred and tiny penalties raise it beyond all others."""
     rows = Rows(device, [params])

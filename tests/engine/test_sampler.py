@@ -27,6 +27,14 @@ from tests.engine.kernels import KERNELS, NATIVE, PYTORCH
 VOCAB = 300
 NUM_DRAWS = 4000
 
+SMALLEST = [
+    SamplingParams(repetition_penalty=5e-324),
+    SamplingParams(repetition_penalty=1e-38, temperature=0.0),
+    SamplingParams(temperature=5e-324, repetition_penalty=1e-300),
+    SamplingParams(top_p=5e-324, min_p=1.0, repetition_penalty=1.0),
+]
+"""The smallest values that are allowed."""
+
 
 def logits(seed: int, rows: int = 1) -> Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
@@ -187,16 +195,7 @@ def test_numbers_that_are_none_are_an_error(ranking: Rank, bad: float, top_k: in
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
-@pytest.mark.parametrize(
-    "params",
-    [
-        SamplingParams(repetition_penalty=5e-324),
-        SamplingParams(repetition_penalty=1e-38, temperature=0.0),
-        SamplingParams(temperature=5e-324, repetition_penalty=1e-300),
-        SamplingParams(top_p=5e-324, min_p=1.0, repetition_penalty=1.0),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("params", SMALLEST, ids=str)
 def test_the_smallest_values_allowed_are_harmless(ranking: Rank, params: SamplingParams, top_k: int) -> None:
     sampler = Sampler(1, VOCAB, torch.device("cpu"), ranking)
     row = logits(4)
