@@ -33,7 +33,6 @@ EXPERIMENTS = {
     "full": ["alternatives.py", "full"],
     "memory": ["memory_floor.py", "full"],
     "wire": ["wire.py"],
-    "long-wire": ["wire.py", "--max-tokens", "256", "--rounds", "3"],
     "conversations": ["conversations.py"],
     "fairness": ["fairness.py"],
     "steps": ["step_cost.py"],

@@ -2,7 +2,8 @@
 
 import os
 import resource
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -45,12 +46,35 @@ def allow_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+@contextmanager
+def patient_threads() -> Iterator[None]:
+    """Has the threads that are started inside, and those that they start, wait for a core when there is work for them.
+
+    gRPC's own threads wake several times for each message, and would each time take a core from a thread that computes.
+    So they come to it some milliseconds later, where all cores are busy, and find more to do at once.
+    """
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:  # somebody has thought of this already
+        yield
+        return
+    _schedule_as(os.SCHED_BATCH)
+    try:
+        yield
+    finally:
+        _schedule_as(os.SCHED_OTHER)
+
+
 def most_connections() -> int:
     """How many files may be open for callers, so that enough are left to start an engine or read a certificate with."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
     return min(MOST_CONNECTIONS, max(1, allowed - RESERVED_FILES))
+
+
+def _schedule_as(policy: int) -> None:
+    """For the calling thread; threads inherit it from the one that starts them."""
+    with suppress(OSError):  # a sandbox may not know of it; then nothing changes
+        os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 def _left(limit: Path, used: Path, stat: Path, files: str, shared: str) -> int | None:

@@ -50,6 +50,11 @@ class Process:
         return self.wait_for(r"ready in [0-9.]+ s; try:  \S*index-client --address (\S+) ask 你好")[1]
 
     @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        return self._popen.pid
+
+    @property
     def children(self) -> list[psutil.Process]:
         """Processes that it has started."""
         return psutil.Process(self._popen.pid).children()

@@ -12,13 +12,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from serving import as_process
-from wire import PROMPT_TOKENS, over_the_wire
+from wire import NUM_TURNS, PROMPT_TOKENS, Load, over_the_wire
 
 from card.door import Door
 from card.row import OURS_BESIDE, WIRE, Row
 from card.sizes import Sizes
 
-NUM_TURNS = 4
 WARMUP_SEED = 10**6
 
 
@@ -54,7 +53,7 @@ async def rows(door: Door, flags: Sequence[str], sizes: Sizes, num_rounds: int) 
 async def _pass(door: Door, address: str, level: int, max_tokens: int, seed: int, pairs: Pairs) -> None:
     """A round on both sides; the other side's engine idles."""
     pairs.directly.append(await directly(door, level, max_tokens, seed))
-    figures = await over_the_wire(address, seed, level, max_tokens, NUM_TURNS * level)
+    figures = await over_the_wire(address, seed, Load(level, max_tokens))
     pairs.over_wire.append(float(figures["output_tokens_per_s"]))
     pairs.first_token_s.append(float(figures["time_to_first_token_s"]["p50"]))
 

@@ -13,6 +13,7 @@ from index_grpc.bench.progress import Progress
 from index_grpc.bench.record import Measurement
 from index_grpc.bench.workload import Workload, fit_words, poisson_arrivals
 from index_grpc.errors import StartupError
+from index_grpc.machine import patient_threads
 
 NO_RETRIES = {"grpc.enable_retries": 0}
 """Channel arguments. The client would hide a refusal by asking again; here refusals are what is counted."""
@@ -59,7 +60,9 @@ class Run:
 
     async def measure(self) -> None:
         """Runs to the end. Raises IndexGrpcError of the client if the server does not answer at the start."""
-        async with self.target.client() as client:
+        with patient_threads():  # on the server's machine, as little of its time as can be
+            client = self.target.client()
+        async with client:
             self.server = await client.model()
             self._check_room(self.server.context_length)
             self.num_words = await fit_words(client, self.plan.seed, self.plan.prompt_tokens)

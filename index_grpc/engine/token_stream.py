@@ -21,7 +21,8 @@ class TokenStream:
         self.num_tokens = 0
         """Tokens generated so far."""
         self._leave = leave
-        self._news = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
+        """Who waits for news."""
         self._output: TokenOutput | None = None
         self._error: Exception | None = None
         self._ended = False
@@ -32,8 +33,8 @@ class TokenStream:
     async def __anext__(self) -> TokenOutput:
         """The tokens since the last call. Raises the IndexGrpcError that ended the request, if one did."""
         if not (self._ended or self._output):
-            await self._news.wait()
-        self._news.clear()
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
         output, self._output = self._output, None
         if output is not None:
             return output
@@ -55,4 +56,5 @@ class TokenStream:
             self.num_tokens += len(report.output.tokens)
             self._output = self._output.then(report.output) if self._output else report.output
         self._error, self._ended = report.error, report.ended
-        self._news.set()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

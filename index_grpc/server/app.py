@@ -14,6 +14,7 @@ from index_grpc.chat import Chat
 from index_grpc.contract import ServedModel, Timing
 from index_grpc.engine.door import Engine, EngineEvents
 from index_grpc.errors import StartupError
+from index_grpc.machine import patient_threads
 from index_grpc.server.calls import Calls
 from index_grpc.server.entrance import HEALTH_SERVICE, Entrance
 from index_grpc.server.health import Health
@@ -67,7 +68,8 @@ class App:
     def _grpc_server(self) -> grpc.aio.Server:
         calls = CallInterceptor(SERVICE, self.calls, self.load_reporter.trailer)
         interceptors = [ParseInterceptor(), calls, self.entrance.guard]
-        server = grpc.aio.server(interceptors=interceptors, options=options(self.settings))
+        with patient_threads():
+            server = grpc.aio.server(interceptors=interceptors, options=options(self.settings))
         add_ChatServiceServicer_to_server(self.servicer, server)
         add_HealthServicer_to_server(self.health, server)
         described = [SERVICE, HEALTH_SERVICE]
@@ -90,7 +92,8 @@ class App:
     async def listen(self) -> str:
         """Opens the ports, with `liveness` SERVING and nothing else, and returns gRPC's address, its port in effect."""
         self.observers.starting(self)
-        address = await self.entrance.open(self._server)
+        with patient_threads():
+            address = await self.entrance.open(self._server)
         for other in self.ports:
             await other.open()
         return address

@@ -65,8 +65,7 @@ class CallInterceptor(Interceptor):
                 aclosing(behaviour(_parsed(parse, data), context)) as responses,
             ):
                 async for response in responses:
-                    async with _sending():
-                        await context.write(response)
+                    await _sent(context.write(response))
 
         return handle
 
@@ -80,15 +79,13 @@ class CallInterceptor(Interceptor):
                 yield
             context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer()))
         except IndexGrpcError as error:
-            async with _sending():
-                await abort(context, error, call.id, self._load_trailer())
+            await _sent(abort(context, error, call.id, self._load_trailer()))
 
 
-@asynccontextmanager
-async def _sending() -> AsyncIterator[None]:
+async def _sent(sending: Awaitable[None]) -> None:
     """gRPC cannot send to a caller who leaves at this very moment, and says so just before it cancels the handler."""
     try:
-        yield
+        await sending
     except grpc.aio.InternalError:
         await asyncio.sleep(LATEST_CANCEL_SECONDS)
         raise
