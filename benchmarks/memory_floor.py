@@ -41,6 +41,7 @@ def measure(options: argparse.Namespace) -> Section:
     floats = in_large_pages(torch.empty(num_weights // 2)).fill_(1.0)  # as many bytes as in bfloat16
     cache = model.new_cache()
     blocks = range(-(-2 * CONTEXT // model.block_tokens))
+    model.forward([7] * CONTEXT, [cache.place(blocks, 0, CONTEXT)], [])
     reads, steps = [], []
     for number in range(options.rounds + 2):
         reads.append(seconds(partial(model.read, floats)))
