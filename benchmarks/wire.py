@@ -91,12 +91,12 @@ async def measure(options: argparse.Namespace) -> Section:
         async with AsyncClient(address) as client:
             num_words = await fit_words(client, 0, PROMPT_TOKENS)
         await directly(app, Workload(10**6, num_words), load)  # warms up
+        ways = {
+            "directly": lambda seed: directly(app, Workload(seed, num_words), load),
+            "over the wire": lambda seed: wire_speed(address, seed, load),
+        }
         for number in range(options.rounds):
-            ways = {
-                "directly": lambda seed: directly(app, Workload(seed, num_words), load),
-                "over the wire": lambda seed: wire_speed(address, seed, load),
-            }
-            order = sorted(ways, reverse=number % 2 == 1)  # each goes first in turn: the machine's pace drifts
+            order = reversed(ways) if number % 2 else ways  # each goes first in turn: the machine's pace drifts
             found = {way: await ways[way](number) for way in order}
             pairs.append((found["directly"], found["over the wire"]))
             told = ", ".join(f"{tokens_per_s:.0f} {way}" for way, tokens_per_s in found.items())

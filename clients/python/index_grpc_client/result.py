@@ -160,7 +160,7 @@ class Chunk:
             delta=message.delta,
             start=Start.from_wire(message.start) if message.HasField("start") else None,
             finish=Finish.from_wire(message.finish) if message.HasField("finish") else None,
-            logprobs=tuple(map(TokenLogprob.from_wire, message.logprobs)) if message.logprobs else (),
+            logprobs=tuple(map(TokenLogprob.from_wire, message.logprobs)),
         )
 
 
