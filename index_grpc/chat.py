@@ -1,7 +1,9 @@
 """Messages in, text out: layout → engine → detokenizer → stop strings."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
 
 from index_grpc.contract import (
     Candidate,
@@ -17,6 +19,7 @@ from index_grpc.contract import (
     TokenRequest,
 )
 from index_grpc.engine.door import Engine
+from index_grpc.engine.token_stream import TokenStream
 from index_grpc.errors import PromptTooLong
 from index_grpc.text.detokenizer import Detokenizer
 from index_grpc.text.layout import STOP_IDS, fewest_tokens, prompt_ids
@@ -34,22 +37,16 @@ class Chat:
         self.tokenizer, self.engine = tokenizer, engine
         self.context_length = engine.limits.context_length
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
-        """Parts of the answer, none of them empty: the first carries `start`, the last `finish`.
+    async def answer(self, request: ChatRequest, note: Callable[[Chunk], None] = lambda chunk: None) -> "Chunks":
+        """Begins to answer; `note` is told of each part before it is handed out.
 
-        Raises PromptTooLong or what the engine refuses with, before the first part. Close it to leave early.
+        Raises PromptTooLong or what the engine refuses with.
         """
         ids = await self.prompt_ids(request.messages)
         if len(ids) >= self.context_length:
             raise PromptTooLong(str(len(ids)), self.context_length)
         answer = Answer(request, len(ids), self.tokenizer)
-        with self.engine.submit(_token_request(request, ids)) as outputs:
-            async for output in outputs:
-                chunk = answer.add(output)
-                if chunk:
-                    yield chunk
-                if chunk.finish:
-                    return
+        return Chunks(answer, self.engine.submit(_token_request(request, ids)), note)
 
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The messages laid out. Raises PromptTooLong at once for what is far beyond the context."""
@@ -62,6 +59,35 @@ class Chat:
         if at_least >= self.context_length:
             raise PromptTooLong(f"at least {at_least}", self.context_length)
         return prompt_ids(self.tokenizer, messages)
+
+
+class Chunks:
+    """Parts of an answer as they come, none of them empty: the first carries `start`, the last `finish`.
+
+    To be used in a `with` block, at whose end the engine computes no more of it.
+    """
+
+    def __init__(self, answer: "Answer", outputs: TokenStream, note: Callable[[Chunk], None]) -> None:
+        self._answer, self._outputs, self._note = answer, outputs, note
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while not self._ended:
+            chunk = self._answer.add(await anext(self._outputs))
+            self._ended = chunk.finish is not None
+            if chunk:
+                self._note(chunk)
+                return chunk
+        raise StopAsyncIteration
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._outputs.__exit__(kind, error, at)
 
 
 class Answer:

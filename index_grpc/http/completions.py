@@ -1,7 +1,6 @@
 """`POST /v1/chat/completions`: an answer in OpenAI's form, whole or as a stream."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 
 from index_grpc.contract import Chunk
 from index_grpc.http.completion import Completion
@@ -22,12 +21,11 @@ class Completions:
         call, backend = exchange.call, self._servicer.ready()
         form = read(CompletionForm, exchange.body, backend.model)
         completion = Completion(call, backend.model, tells_usage=form.stream_options.include_usage)
-        with naming(form.name):
-            async with aclosing(self._servicer.stream(form.proto(), call, backend)) as chunks:
-                if form.stream:
-                    await _stream(exchange, completion, chunks)
-                else:
-                    await _whole(exchange, completion, chunks)
+        with naming(form.name), await self._servicer.answer(form.proto(), call, backend) as chunks:
+            if form.stream:
+                await _stream(exchange, completion, chunks)
+            else:
+                await _whole(exchange, completion, chunks)
 
 
 async def _whole(exchange: Exchange, completion: Completion, chunks: AsyncIterator[Chunk]) -> None:

@@ -1,6 +1,5 @@
 """`POST /` as the usual tutorials serve a chat model: a prompt and pairs of earlier turns in, the answer whole."""
 
-from contextlib import aclosing
 from typing import Annotated
 
 from index_grpc_client.v1 import chat_pb2 as pb
@@ -60,9 +59,8 @@ class Tutorial:
         """The whole answer, with the history ready to be sent back."""
         call, backend = exchange.call, self._servicer.ready()
         form = read(TutorialForm, exchange.body, backend.model)
-        with naming(_name):
-            async with aclosing(self._servicer.stream(form.proto(), call, backend)) as chunks:
-                text = "".join([chunk.delta async for chunk in chunks])
+        with naming(_name), await self._servicer.answer(form.proto(), call, backend) as chunks:
+            text = "".join([chunk.delta async for chunk in chunks])
         history = [*form.history, (form.prompt, text)]
         await exchange.outlet.send_json({"response": text, "history": history, "status": 200, "time": clock_time()})
 

@@ -1,9 +1,8 @@
 """What every call of the service over gRPC has in common: errors as statuses, trailers, bytes that do not parse."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -21,7 +20,10 @@ if TYPE_CHECKING:
 else:
     Handler, Interceptor = grpc.RpcMethodHandler, grpc.aio.ServerInterceptor
 
-Behaviour: TypeAlias = Callable[..., Any]
+T = TypeVar("T")
+
+Behaviour: TypeAlias = Callable[..., Coroutine[Any, Any, Message | None]]
+"""Answers with one message, or sends several itself."""
 Parse: TypeAlias = Callable[[bytes], Message]
 LoadTrailer: TypeAlias = Callable[[], Trailer]
 """Makes the trailer that tells how loaded the server is."""
@@ -41,51 +43,33 @@ class CallInterceptor(Interceptor):
         service, _, method = details.method.removeprefix("/").rpartition("/")
         if handler is None or service != self._service:
             return handler
-        parse = handler.request_deserializer
+        handle = self._handle(method, handler.unary_stream or handler.unary_unary, handler.request_deserializer)
         if handler.response_streaming:
-            streaming = self._streaming(method, handler.unary_stream, parse)
-            return grpc.unary_stream_rpc_method_handler(streaming, None, handler.response_serializer)
-        unary = self._unary(method, handler.unary_unary, parse)
-        return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
+            return grpc.unary_stream_rpc_method_handler(handle, None, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(handle, None, handler.response_serializer)
 
-    def _unary(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
-        async def handle(data: bytes, context: Context) -> Message:
-            async with self._served(method, context):
-                response: Message = await behaviour(_parsed(parse, data), context)
-                return response
-            raise AssertionError("an error was sent instead")
+    def _handle(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
+        """Opens the call, has it answered, and turns what goes wrong in it into a status."""
 
-        return handle
-
-    def _streaming(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
-        # A coroutine that writes, not a generator: a caller who leaves then ends it at once, `finally` clauses and all.
-        async def handle(data: bytes, context: Context) -> None:
-            async with (
-                self._served(method, context),
-                aclosing(behaviour(_parsed(parse, data), context)) as responses,
-            ):
-                async for response in responses:
-                    await _sent(context.write(response))
+        # Coroutines, also for streams: a caller who leaves ends them at once, `finally` clauses and all.
+        async def handle(data: bytes, context: Context) -> Message | None:
+            call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
+            call.service = self._service
+            try:
+                with self._calls.served(call):
+                    response = await _sent(behaviour(_parsed(parse, data), context))
+                context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer()))
+            except IndexGrpcError as error:
+                return await _sent(abort(context, error, call.id, self._load_trailer()))
+            return response
 
         return handle
 
-    @asynccontextmanager
-    async def _served(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Opens the call and turns what goes wrong in it into a status."""
-        call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
-        call.service = self._service
-        try:
-            with self._calls.served(call):
-                yield
-            context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer()))
-        except IndexGrpcError as error:
-            await _sent(abort(context, error, call.id, self._load_trailer()))
 
-
-async def _sent(sending: Awaitable[None]) -> None:
+async def _sent(sending: Awaitable[T]) -> T:
     """gRPC cannot send to a caller who leaves at this very moment, and says so just before it cancels the handler."""
     try:
-        await sending
+        return await sending
     except grpc.aio.InternalError:
         await asyncio.sleep(LATEST_CANCEL_SECONDS)
         raise

@@ -56,7 +56,8 @@ async def warm_up(chat: Chat) -> None:
     arrival = time.monotonic()
     request = ChatRequest("warm-up", "Hello", sampling=SamplingParams(seed=1), max_tokens=4, arrival=arrival)
     try:
-        async for _ in chat.stream(request):
-            pass
+        with await chat.answer(request) as chunks:
+            async for _ in chunks:
+                pass
     except IndexGrpcError as error:
         raise StartupError(f"the model cannot answer a trial prompt ({error}); is the checkpoint damaged?") from error

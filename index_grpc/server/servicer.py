@@ -1,14 +1,12 @@
 """The four calls: translate, have it answered, translate back."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceServicer
 
-from index_grpc.chat import Chat
-from index_grpc.contract import Chunk, ServedModel
+from index_grpc.chat import Chat, Chunks
+from index_grpc.contract import ServedModel
 from index_grpc.server import translate
 from index_grpc.server.calls import Call, current_call
 from index_grpc.server.readiness import Readiness
@@ -35,21 +33,21 @@ class ChatServicer(ChatServiceServicer):
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         """The whole answer in one message."""
         call, backend = current_call(), self.ready()
-        async with aclosing(self.stream(request, call, backend)) as chunks:
+        with await self.answer(request, call, backend) as chunks:
             all_chunks = [chunk async for chunk in chunks]
         assert call.asked is not None
         return translate.chat_response(all_chunks, call.asked, call, backend.model)
 
-    async def ChatStream(
+    async def ChatStream(  # type: ignore[override] # the stubs do not say that it may write
         self,
         request: pb.ChatRequest,
         context: Context,
-    ) -> AsyncGenerator[pb.ChatStreamResponse]:
-        """The answer as it is generated. gRPC sends the headers with the first message."""
+    ) -> None:
+        """Sends the answer as it is generated. gRPC sends the headers with the first message."""
         call, backend = current_call(), self.ready()
-        async with aclosing(self.stream(request, call, backend)) as chunks:
+        with await self.answer(request, call, backend) as chunks:
             async for chunk in chunks:
-                yield translate.chat_stream_response(chunk, call, backend.model)
+                await context.write(translate.chat_stream_response(chunk, call, backend.model))
 
     async def CountTokens(
         self,
@@ -67,14 +65,11 @@ class ChatServicer(ChatServiceServicer):
         backend = self.ready()
         return translate.model_response(backend.model, backend.chat.engine.limits)
 
-    async def stream(self, request: pb.ChatRequest, call: Call, backend: Backend) -> AsyncGenerator[Chunk]:
-        """Checks the request and answers it, noting both for whoever observes the call. For all ways in."""
+    async def answer(self, request: pb.ChatRequest, call: Call, backend: Backend) -> Chunks:
+        """Checks the request and begins to answer it, noting both for whoever observes the call. For all ways in."""
         call.model = backend.model.name
         call.asked = translate.chat_request(request, call, backend.model)
-        async with aclosing(backend.chat.stream(call.asked)) as chunks:
-            async for chunk in chunks:
-                call.note(chunk)
-                yield chunk
+        return await backend.chat.answer(call.asked, call.note)
 
     def ready(self) -> Backend:
         """What answers. Raises what a call is to be refused with, if it is."""
