@@ -1,21 +1,20 @@
 """What the door and the loop tell each other: orders go in, news come out."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from index_grpc.contract import TokenOutput, TokenRequest
 from index_grpc.errors import IndexGrpcError
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(NamedTuple):
     """A new request, under a number of the door's choosing: callers may give two requests the same id."""
 
     number: int
     request: TokenRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(NamedTuple):
     """The caller of the request left."""
 
     number: int
@@ -25,8 +24,7 @@ class Stop:
     """The thread is to end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """News of one request: tokens, or the error that ended it. `ended` is true in its last report.
 
     Every request that was taken gets exactly one report with `ended`, a cancelled one too, as long as the loop runs.
