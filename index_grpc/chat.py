@@ -6,14 +6,12 @@ from types import TracebackType
 from typing import Self
 
 from index_grpc.contract import (
-    Candidate,
     ChatRequest,
     Chunk,
     Finish,
     FinishReason,
     Message,
     Start,
-    Token,
     TokenLogprob,
     TokenOutput,
     TokenRequest,
@@ -101,23 +99,23 @@ class Answer:
     def add(self, output: TokenOutput) -> Chunk:
         """What the tokens bring for the caller; may be empty. Nothing may be added after a chunk with `finish`."""
         start = None if self._num_tokens else Start(self._request.sampling.seed, self._num_prompt)
-        pieces, logprobs, stop = [], [], None
+        delta, logprobs, stop = "", [], None
         for token in output.tokens:
             self._num_tokens += 1
-            logprobs += self._logprobs(token)
+            if token.logprob is not None:
+                top = tuple(self._logprob(other.token_id, other.logprob) for other in token.top)
+                logprobs.append(self._logprob(token.id, token.logprob, top))
             text, stop = self._stops.push(self._detokenizer.push(token.id))
-            pieces.append(text)
+            delta += text
             if stop is not None:
                 break
-        finish = self._finish(output, stop)
-        if finish is not None and stop is None:
-            pieces.append(self._stops.flush())
-        return Chunk("".join(pieces), start, finish, tuple(logprobs))
-
-    def _finish(self, output: TokenOutput, stop: str | None) -> Finish | None:
         reason = output.reason if stop is None else FinishReason.STOP_SEQUENCE
         if reason is None:
-            return None
+            return Chunk(delta, start, None, tuple(logprobs))
+        delta += self._stops.flush()
+        return Chunk(delta, start, self._finish(reason, stop, output), tuple(logprobs))
+
+    def _finish(self, reason: FinishReason, stop: str | None, output: TokenOutput) -> Finish:
         return Finish(
             reason=reason,
             stop_sequence=stop or "",
@@ -127,15 +125,8 @@ class Answer:
             timing=output.timing,
         )
 
-    def _logprobs(self, token: Token) -> list[TokenLogprob]:
-        if token.logprob is None:
-            return []
-        chosen = Candidate(token.id, token.logprob)
-        return [self._with_bytes(chosen, tuple(self._with_bytes(candidate) for candidate in token.top))]
-
-    def _with_bytes(self, candidate: Candidate, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        data = self._tokenizer.token_bytes(candidate.token_id)
-        return TokenLogprob(candidate.token_id, data, candidate.logprob, top)
+    def _logprob(self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        return TokenLogprob(token_id, self._tokenizer.token_bytes(token_id), logprob, top)
 
 
 def _token_request(request: ChatRequest, ids: list[int]) -> TokenRequest:

@@ -14,7 +14,8 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        self._begun = b""
+        """The beginning of a character."""
         self._at_start = tokenizer.spaces_dropped_at_start != 0
 
     def push(self, token_id: int) -> str:
@@ -22,7 +23,10 @@ class Detokenizer:
         data = self._tokenizer.token_bytes(token_id)
         if self._at_start and data:
             data = self._without_opening_space(token_id, data)
-        return self._decoder.decode(data)
+        data = self._begun + data
+        text, num_bytes = codecs.utf_8_decode(data, "ignore")
+        self._begun = data[num_bytes:]
+        return text
 
     def _without_opening_space(self, token_id: int, data: bytes) -> bytes:
         shown = data if self._tokenizer.is_byte(token_id) else data.removeprefix(b" ")
