@@ -57,26 +57,16 @@ class LoadReporter(Observer):
 
     def report(self, now: float, num_ending: int = 0) -> Any:  # noqa: ANN401 - an OrcaLoadReport
         """The load, with so many calls that are about to end."""
-        return OrcaLoadReport(
-            application_utilization=self._utilization(num_ending),
-            rps_fractional=self._calls.per_second(now),
-            eps=self._faults.per_second(now),
-            utilization=self._named(),
-        )
-
-    def _utilization(self, num_ending: int) -> float:
+        report = OrcaLoadReport(rps_fractional=self._calls.per_second(now), eps=self._faults.per_second(now))
         engine = self._engine()
         if engine is None or engine.lost:
-            return 1.0  # no places at all
-        return (engine.num_open + num_ending) / engine.limits.max_sequences
-
-    def _named(self) -> dict[str, float]:
-        engine = self._engine()
-        if engine is None or engine.lost:
-            return {}
-        limits, used = engine.limits, engine.held.num_used_tokens
-        queue = min(1.0, engine.num_waiting / max(1, limits.max_waiting))
-        return {"kv_cache": used / limits.max_cache_tokens, "queue": queue}
+            report.application_utilization = 1.0  # no places at all
+            return report
+        limits, utilization = engine.limits, report.utilization
+        report.application_utilization = (engine.num_open + num_ending) / limits.max_sequences
+        utilization["kv_cache"] = engine.held.num_used_tokens / limits.max_cache_tokens
+        utilization["queue"] = min(1.0, engine.num_waiting / max(1, limits.max_waiting))
+        return report
 
 
 class LoadReportService:

@@ -4,8 +4,6 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc import __version__
@@ -18,6 +16,7 @@ from index_grpc.contract import (
     Role,
     SamplingParams,
     ServedModel,
+    Start,
     TokenLogprob,
 )
 from index_grpc.engine.scheduler import Limits
@@ -69,27 +68,29 @@ def chat_response(chunks: Sequence[Chunk], asked: ChatRequest, call: Call, model
     text, last = "".join(chunk.delta for chunk in chunks), chunks[-1]
     assert last.finish is not None
     history = (*asked.messages, Message(Role.ASSISTANT, text))
-    return pb.ChatResponse(
+    proto = pb.ChatResponse(
         id=call.id,
         response=text,
         history=[pb.Message(role=ROLE_NUMBERS[message.role], content=message.content) for message in history],
-        finish=_finish(last.finish),
         model=model.name,
         seed=asked.sampling.seed,
-        create_time=_timestamp(call.created),
         logprobs=_logprobs(entry for chunk in chunks for entry in chunk.logprobs),
     )
+    proto.create_time.FromMicroseconds(_microseconds(call.created))
+    _fill_finish(proto.finish, last.finish)
+    return proto
 
 
 def chat_stream_response(chunk: Chunk, call: Call, model: ServedModel) -> pb.ChatStreamResponse:
     """One chunk as a message of the stream."""
-    proto = pb.ChatStreamResponse(delta=chunk.delta, logprobs=_logprobs(chunk.logprobs))
+    # Filled where it stands, since what is made before would be copied.
+    proto = pb.ChatStreamResponse(delta=chunk.delta)
+    if chunk.logprobs:
+        proto.logprobs.extend(_logprobs(chunk.logprobs))
     if chunk.start is not None:
-        start = pb.Start(id=call.id, model=model.name, seed=chunk.start.seed, prompt_tokens=chunk.start.prompt_tokens)
-        start.create_time.CopyFrom(_timestamp(call.created))
-        proto.start.CopyFrom(start)
+        _fill_start(proto.start, chunk.start, call, model)
     if chunk.finish is not None:
-        proto.finish.CopyFrom(_finish(chunk.finish))
+        _fill_finish(proto.finish, chunk.finish)
     return proto
 
 
@@ -130,7 +131,7 @@ def _history(history: Iterable[pb.Message]) -> tuple[Message, ...]:
 
 def _sampling(proto: pb.SamplingParams) -> SamplingParams:
     given = {descriptor.name: value for descriptor, value in proto.ListFields()}
-    return SamplingParams(**{"seed": secrets.randbits(32), **given})
+    return SamplingParams(**given) if "seed" in given else SamplingParams(**given, seed=secrets.randbits(32))
 
 
 def _deadline(proto: pb.ChatRequest, call: Call) -> float | None:
@@ -140,19 +141,21 @@ def _deadline(proto: pb.ChatRequest, call: Call) -> float | None:
     return min(limits, default=None)
 
 
-def _finish(finish: Finish) -> pb.Finish:
-    usage = pb.Usage(
-        prompt_tokens=finish.prompt_tokens,
-        completion_tokens=finish.completion_tokens,
-        total_tokens=finish.prompt_tokens + finish.completion_tokens,
-        cached_prompt_tokens=finish.cached_prompt_tokens,
-    )
-    timing = pb.Timing(
-        queue=_duration(finish.timing.queue),
-        time_to_first_token=_duration(finish.timing.time_to_first_token),
-        total=_duration(finish.timing.total),
-    )
-    return pb.Finish(reason=REASONS[finish.reason], stop_sequence=finish.stop_sequence, usage=usage, timing=timing)
+def _fill_start(proto: pb.Start, start: Start, call: Call, model: ServedModel) -> None:
+    proto.id, proto.model = call.id, model.name
+    proto.seed, proto.prompt_tokens = start.seed, start.prompt_tokens
+    proto.create_time.FromMicroseconds(_microseconds(call.created))
+
+
+def _fill_finish(proto: pb.Finish, finish: Finish) -> None:
+    proto.reason, proto.stop_sequence = REASONS[finish.reason], finish.stop_sequence
+    usage, timing = proto.usage, proto.timing
+    usage.prompt_tokens, usage.completion_tokens = finish.prompt_tokens, finish.completion_tokens
+    usage.total_tokens = finish.prompt_tokens + finish.completion_tokens
+    usage.cached_prompt_tokens = finish.cached_prompt_tokens
+    timing.queue.FromMicroseconds(_microseconds(finish.timing.queue))
+    timing.time_to_first_token.FromMicroseconds(_microseconds(finish.timing.time_to_first_token))
+    timing.total.FromMicroseconds(_microseconds(finish.timing.total))
 
 
 def _logprobs(entries: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
@@ -164,13 +167,5 @@ def _logprobs(entries: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
     ]
 
 
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromMicroseconds(round(seconds * 1e6))
-    return duration
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromMicroseconds(round(seconds * 1e6))
-    return timestamp
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1e6)
