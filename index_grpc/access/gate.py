@@ -2,8 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from index_grpc.access.files import Reloaded
@@ -39,14 +38,11 @@ class Gate:
         """Who brings this header. Raises Unauthenticated if that is not to be found out."""
         return SOMEONE if self._keys is None else _known(self._keys.value, authorization)
 
-    @contextmanager
-    def counted(self, caller: Caller) -> Iterator[None]:
+    def counted(self, caller: Caller) -> AbstractContextManager[None]:
         """Counts a call for as long as it is open. Raises RateLimited if it is one too many."""
         if caller.key is None:
-            yield
-            return
-        with self._usage[caller.name].of_one_call(caller.name, caller.key):
-            yield
+            return nullcontext()
+        return self._usage[caller.name].of_one_call(caller.name, caller.key)
 
 
 def _known(keys: Keys, authorization: str) -> Caller:

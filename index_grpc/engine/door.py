@@ -143,13 +143,18 @@ class Engine:
 
     def _refuse_if_full(self, num_prompt: int) -> None:
         limits, expected = self.limits, self.num_expected_tokens
-        delay = min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
         if self.num_open >= limits.max_sequences + limits.max_waiting:
             taken = f"all {limits.max_sequences} places to run and {limits.max_waiting} to wait are taken"
-            raise Overloaded(taken, delay)
+            raise Overloaded(taken, self._delay_seconds)
         if expected and expected + num_prompt > limits.max_waiting_tokens:
             ahead = f"prompts of {expected} tokens are still to be computed"
-            raise Overloaded(f"{ahead}; with this one of {num_prompt} more than {limits.max_waiting_tokens}", delay)
+            more = f"with this one of {num_prompt} more than {limits.max_waiting_tokens}"
+            raise Overloaded(f"{ahead}; {more}", self._delay_seconds)
+
+    @property
+    def _delay_seconds(self) -> float:
+        """When one who is refused may come again."""
+        return min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
 
     def _refuse_if_late(self, request: TokenRequest) -> None:
         if request.deadline is None:

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -149,7 +149,7 @@ def request_id(metadata: Mapping[str, Any]) -> str:
     """The caller's own, if it is a good one, else a new one."""
     given = metadata.get(REQUEST_ID, "")
     good = isinstance(given, str) and GOOD_REQUEST_ID.fullmatch(given)
-    return given if good else uuid.uuid4().hex
+    return given if good else secrets.token_hex(16)
 
 
 def _fail(call: Call, error: IndexGrpcError) -> None:

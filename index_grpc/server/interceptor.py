@@ -34,6 +34,8 @@ class CallInterceptor(Interceptor):
 
     def __init__(self, service: str, calls: Calls, load_trailer: LoadTrailer) -> None:
         self._service, self._calls, self._load_trailer = service, calls, load_trailer
+        self._wrapped: dict[str, Handler] = {}
+        """By their methods: a service's handlers stay what they are."""
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
@@ -43,6 +45,11 @@ class CallInterceptor(Interceptor):
         service, _, method = details.method.removeprefix("/").rpartition("/")
         if handler is None or service != self._service:
             return handler
+        if method not in self._wrapped:
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
         handle = self._handle(method, handler.unary_stream or handler.unary_unary, handler.request_deserializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(handle, None, handler.response_serializer)
