@@ -157,10 +157,10 @@ class Chunk:
     def from_wire(cls, message: chat_pb2.ChatStreamResponse) -> Self:
         """Copies the generated message."""
         return cls(
-            delta=message.delta,
-            start=Start.from_wire(message.start) if message.HasField("start") else None,
-            finish=Finish.from_wire(message.finish) if message.HasField("finish") else None,
-            logprobs=tuple(map(TokenLogprob.from_wire, message.logprobs)),
+            message.delta,
+            Start.from_wire(message.start) if message.HasField("start") else None,
+            Finish.from_wire(message.finish) if message.HasField("finish") else None,
+            tuple(map(TokenLogprob.from_wire, message.logprobs)) if message.logprobs else (),
         )
 
 
