@@ -1,118 +1,87 @@
-"""Tokens per second through gRPC against the engine's door in the same process: what the wire costs.
+"""Tokens per second through gRPC against the engine's door: what the wire costs.
 
-The server runs in this process, its engine beside the event loop as it does by default. In turn the same requests go
-through the door directly, and over the wire from the load generator, a process of its own on the same cores. Callers
-ask again as soon as they are answered, NUM_TURNS times each, so that most streams are open most of the time.
+On one side a server, and callers in a process of their own; on the other the same engine, beside the event loop as it
+is by default, asked through its door by the same callers in the same process. Callers ask again as soon as they are
+answered. The sides take turns of TURN_SECONDS on the same cores.
 
     python benchmarks/wire.py --streams 64 --rounds 9
 """
 
 import argparse
-import asyncio
-import json
 import statistics
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import uvloop
 from checkpoints import converted
-from index_grpc_client import AsyncClient
 from report import Goal, Section, emit
-from serving import in_process
+from serving import as_process
+from turns import Counter, Side, let_go
+from wire_side import PROMPT_TOKENS
 
-from index_grpc.bench.workload import Workload, fit_words
-from index_grpc.contract import Message, Role, SamplingParams, TokenRequest
-from index_grpc.server.app import App
-
-PROMPT_TOKENS = 64
-NUM_TURNS = 4
-SERIES = "0"
-"""The load generator's name for its first level."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """What is asked."""
-
-    num_streams: int
-    """Callers: requests that are open at once."""
-    max_tokens: int
-
-    @property
-    def num_requests(self) -> int:
-        """Of all callers together."""
-        return self.num_streams * NUM_TURNS
+SCRIPT = Path(__file__).with_name("wire_side.py")
+TURN_SECONDS = 0.6
+"""Some eight steps."""
+TURNS = 30
+"""Of each side in a round."""
+DIRECTLY, OVER_WIRE = "directly", "over the wire"
 
 
-async def directly(app: App, workload: Workload, load: Load) -> float:
-    """Tokens per second through the engine's door."""
-    assert app.servicer.backend is not None
-    chat, numbers = app.servicer.backend.chat, iter(range(load.num_requests))
-
-    async def work() -> int:
-        count = 0
-        for number in numbers:
-            prompt = workload.prompt(SERIES, number)
-            ids = await chat.prompt_ids([Message(Role.USER, prompt.text)])
-            sampling, now = SamplingParams(seed=prompt.seed), time.monotonic()
-            with chat.engine.submit(TokenRequest("bench", ids, sampling, load.max_tokens, arrival=now)) as outputs:
-                count += sum([len(output.tokens) async for output in outputs])
-        return count
-
-    started = time.perf_counter()
-    counts = await asyncio.gather(*(work() for _ in range(load.num_streams)))
-    return sum(counts) / (time.perf_counter() - started)
+@contextmanager
+def callers(counter: Path, options: argparse.Namespace, *flags: str) -> Iterator[int]:
+    """A process that asks; its number."""
+    sizes = ["--streams", str(options.streams), "--max-tokens", str(options.max_tokens)]
+    process = subprocess.Popen([sys.executable, str(SCRIPT), str(counter), *sizes, *flags])
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
 
 
-async def over_the_wire(address: str, seed: int, load: Load) -> dict[str, Any]:
-    """What the load generator found: its level's figures."""
-    flags = [f"--concurrency={load.num_streams}", f"--requests={load.num_requests}", "--warmup=0", f"--seed={seed}"]
-    sizes = [f"--prompt-tokens={PROMPT_TOKENS}", f"--max-tokens={load.max_tokens}"]
-    command = [sys.executable, "-m", "index_grpc.cli", "bench", "--address", address, *flags, *sizes]
-    done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
-    level: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["levels"][0]
-    if level["num_completed"] != load.num_requests:
-        raise RuntimeError(f"only {level['num_completed']} of {load.num_requests} answers came: {level['errors']}")
-    return level
+@contextmanager
+def opened(options: argparse.Namespace) -> Iterator[tuple[Side, Side]]:
+    """Both sides, warm and standing still."""
+    model = str(converted("mid", gguf=()) / "llama")
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(TemporaryDirectory()))
+        flags = ["--model", model, "--max-sequences", str(options.streams), "--no-prefix-reuse"]
+        served = stack.enter_context(as_process(*flags))
+        asking = stack.enter_context(callers(place / "wire", options, "--address", served.address))
+        wire = Side(OVER_WIRE, [asking, served.process.pid], Counter(place / "wire"))
+        stack.enter_context(let_go([wire]))
+        wire.warm_up(options.streams * options.max_tokens)
+        pid = stack.enter_context(callers(place / "directly", options, "--model", model))
+        direct = Side(DIRECTLY, [pid], Counter(place / "directly"))
+        direct.warm_up(options.streams * options.max_tokens)
+        yield direct, wire
 
 
-async def wire_speed(address: str, seed: int, load: Load) -> float:
-    """Tokens per second over the wire."""
-    return float((await over_the_wire(address, seed, load))["output_tokens_per_s"])
-
-
-async def measure(options: argparse.Namespace) -> Section:
-    load, pairs = Load(options.streams, options.max_tokens), []
-    directory = converted("mid", gguf=()) / "llama"
-    async with in_process(model=str(directory), max_sequences=load.num_streams, prefix_reuse=False) as (app, address):
-        async with AsyncClient(address) as client:
-            num_words = await fit_words(client, 0, PROMPT_TOKENS)
-        await directly(app, Workload(10**6, num_words), load)  # warms up
-        ways = {
-            "directly": lambda seed: directly(app, Workload(seed, num_words), load),
-            "over the wire": lambda seed: wire_speed(address, seed, load),
-        }
+def measure(options: argparse.Namespace) -> Section:
+    rounds: list[tuple[float, float]] = []
+    with opened(options) as sides:
         for number in range(options.rounds):
-            order = reversed(ways) if number % 2 else ways  # each goes first in turn: the machine's pace drifts
-            found = {way: await ways[way](number) for way in order}
-            pairs.append((found["directly"], found["over the wire"]))
-            told = ", ".join(f"{tokens_per_s:.0f} {way}" for way, tokens_per_s in found.items())
+            turns = [[side.turn(TURN_SECONDS) for side in sides] for _ in range(TURNS)]
+            direct, wire = (statistics.mean(speeds) for speeds in zip(*turns, strict=True))
+            rounds.append((direct, wire))
+            told = f"{direct:.0f} {DIRECTLY}, {wire:.0f} {OVER_WIRE}, {wire / direct:.1%}"
             print(f"round {number + 1} of {options.rounds}: tokens/s {told}", file=sys.stderr)
-    share = statistics.median(wire / direct for direct, wire in pairs)
-    medians = [statistics.median(way) for way in zip(*pairs, strict=True)]
+    share = statistics.median(wire / direct for direct, wire in rounds)
+    medians = [statistics.median(way) for way in zip(*rounds, strict=True)]
     return Section(
         title="The wire",
-        about=f"{load.num_streams} callers on the mid checkpoint ask {NUM_TURNS} times each, {PROMPT_TOKENS} tokens in "
-        f"and {load.max_tokens} out: through the engine's door, and over gRPC from another process on the same cores.",
-        command=f"python benchmarks/wire.py --streams {load.num_streams} --max-tokens {load.max_tokens} "
+        about=f"{options.streams} callers on the mid checkpoint, who ask again once they are answered, {PROMPT_TOKENS} "
+        f"tokens in and {options.max_tokens} out: through the engine's door, and over gRPC from another process on the "
+        f"same cores. The two take turns of {TURN_SECONDS:g} s, {TURNS} each in a round; one stands still meanwhile.",
+        command=f"python benchmarks/wire.py --streams {options.streams} --max-tokens {options.max_tokens} "
         f"--rounds {options.rounds}",
-        columns=["", "directly", "over the wire", "share"],
+        columns=["", DIRECTLY, OVER_WIRE, "share"],
         rows=[["tokens/s", f"{medians[0]:.0f}", f"{medians[1]:.0f}", f"{share:.1%}"]],
-        goals=[Goal.at_least(f"over the wire at {load.num_streams} streams", 95, share * 100, " %")],
-        data={"rounds": pairs, "share": share},
+        goals=[Goal.at_least(f"over the wire at {options.streams} streams", 95, share * 100, " %")],
+        data={"rounds": rounds, "share": share},
     )
 
 
@@ -121,7 +90,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=64, help="of each answer (default 64)")
     parser.add_argument("--rounds", type=int, default=9, help="the median counts (default 9)")
-    emit(uvloop.run(measure(parser.parse_args())))
+    emit(measure(parser.parse_args()))
 
 
 if __name__ == "__main__":

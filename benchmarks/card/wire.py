@@ -5,19 +5,23 @@ little on either side.
 """
 
 import asyncio
+import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from serving import as_process
-from wire import NUM_TURNS, PROMPT_TOKENS, Load, over_the_wire
+from serving import COMMAND, as_process
 
 from card.door import Door
 from card.row import OURS_BESIDE, WIRE, Row
 from card.sizes import Sizes
 
+PROMPT_TOKENS = 64
+NUM_TURNS = 4
 WARMUP_SEED = 10**6
 
 
@@ -53,7 +57,7 @@ async def rows(door: Door, flags: Sequence[str], sizes: Sizes, num_rounds: int) 
 async def _pass(door: Door, address: str, level: int, max_tokens: int, seed: int, pairs: Pairs) -> None:
     """A round on both sides; the other side's engine idles."""
     pairs.directly.append(await directly(door, level, max_tokens, seed))
-    figures = await over_the_wire(address, seed, Load(level, max_tokens))
+    figures = await over_the_wire(address, level, max_tokens, seed)
     pairs.over_wire.append(float(figures["output_tokens_per_s"]))
     pairs.first_token_s.append(float(figures["time_to_first_token_s"]["p50"]))
 
@@ -69,3 +73,16 @@ async def directly(door: Door, level: int, max_tokens: int, seed: int) -> float:
 
     await asyncio.gather(*(caller() for _ in range(level)))
     return level * NUM_TURNS * max_tokens / (time.perf_counter() - started)
+
+
+async def over_the_wire(address: str, level: int, max_tokens: int, seed: int) -> dict[str, Any]:
+    """What the load generator found: its level's figures."""
+    num_requests = level * NUM_TURNS
+    flags = [f"--concurrency={level}", f"--requests={num_requests}", "--warmup=0", f"--seed={seed}"]
+    sizes = [f"--prompt-tokens={PROMPT_TOKENS}", f"--max-tokens={max_tokens}"]
+    command = [*COMMAND, "bench", "--address", address, *flags, *sizes]
+    done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])["levels"][0]
+    if found["num_completed"] != num_requests:
+        raise RuntimeError(f"only {found['num_completed']} of {num_requests} answers came: {found['errors']}")
+    return found
