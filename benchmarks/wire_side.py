@@ -1,7 +1,9 @@
-"""One side of `wire.py`: callers who ask again as soon as they are answered, until the process is ended.
+"""One side of `wire.py`: callers who ask again as soon as they are answered, a server or an engine of this process.
 
-python benchmarks/wire_side.py COUNTER --streams 64 --max-tokens 64 --address 127.0.0.1:50051
-python benchmarks/wire_side.py COUNTER --streams 64 --max-tokens 64 --model DIRECTORY
+It goes on until the process is ended.
+
+    python benchmarks/wire_side.py COUNTER --streams 64 --max-tokens 64 --address 127.0.0.1:50051
+    python benchmarks/wire_side.py COUNTER --streams 64 --max-tokens 64 --model DIRECTORY
 """
 
 import argparse
@@ -65,12 +67,13 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[tuple[Ask, Worklo
             client = AsyncClient(options.address)
         async with client:
             yield over_the_wire(client, options.max_tokens, counter), await workload(client)
-        return
-    async with in_process(model=options.model, max_sequences=options.streams, prefix_reuse=False) as (app, address):
-        async with AsyncClient(address) as client:
-            chosen = await workload(client)
-        assert app.servicer.backend is not None
-        yield directly(app.servicer.backend.chat, options.max_tokens, counter), chosen
+    else:
+        settings = {"model": options.model, "max_sequences": options.streams, "prefix_reuse": False}
+        async with in_process(**settings) as (app, address):
+            async with AsyncClient(address) as client:
+                chosen = await workload(client)
+            assert app.servicer.backend is not None
+            yield directly(app.servicer.backend.chat, options.max_tokens, counter), chosen
 
 
 async def workload(client: AsyncClient) -> Workload:

@@ -64,19 +64,19 @@ class CallInterceptor(Interceptor):
             call.service = self._service
             try:
                 with self._calls.served(call):
-                    response = await _sent(behaviour(_parsed(parse, data), context))
+                    response = await _seen_through(behaviour(_parsed(parse, data), context))
                 context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer()))
             except IndexGrpcError as error:
-                return await _sent(abort(context, error, call.id, self._load_trailer()))
+                return await _seen_through(abort(context, error, call.id, self._load_trailer()))
             return response
 
         return handle
 
 
-async def _sent(sending: Awaitable[T]) -> T:
+async def _seen_through(work: Awaitable[T]) -> T:
     """gRPC cannot send to a caller who leaves at this very moment, and says so just before it cancels the handler."""
     try:
-        return await sending
+        return await work
     except grpc.aio.InternalError:
         await asyncio.sleep(LATEST_CANCEL_SECONDS)
         raise
