@@ -11,6 +11,7 @@ from queue import SimpleQueue
 
 import psutil
 
+from index_grpc.collector import spare_what_exists
 from index_grpc.launch import load
 from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
@@ -31,6 +32,7 @@ async def in_process(**settings: object) -> AsyncIterator[tuple[App, str]]:
     address = await app.listen()
     try:
         await app.load(lambda: load(chosen))
+        spare_what_exists()  # as the command does
         yield app, address
     finally:
         await app.stop()

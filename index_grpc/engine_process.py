@@ -11,6 +11,7 @@ import sys
 import threading
 from queue import SimpleQueue
 
+from index_grpc.collector import spare_what_exists
 from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import News, Order
 from index_grpc.engine.pipe import framed, receive
@@ -52,6 +53,7 @@ def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]"
     except StartupError as error:
         end.sendall(framed(error))
         return
+    spare_what_exists()
     loop = Loop(Scheduler(loaded.limits), loaded.runner, deliver, inbox)
     end.sendall(framed(Ready(loaded.model, loaded.limits, loaded.directory)))
     loop.run()

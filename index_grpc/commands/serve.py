@@ -51,12 +51,19 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of its own log comes up as an error of ours
     import uvloop
 
+    from index_grpc.collector import spare_what_exists
     from index_grpc.launch import load, ports
     from index_grpc.machine import allow_open_files
     from index_grpc.server.lifetime import serve
+    from index_grpc.server.loaded import Loaded
+
+    def load_for_good() -> Loaded:
+        loaded = load(settings)
+        spare_what_exists()
+        return loaded
 
     allow_open_files()
-    uvloop.run(serve(settings, lambda: load(settings), ports(settings)))
+    uvloop.run(serve(settings, load_for_good, ports(settings)))
 
 
 def _tell(error: StartupError, settings: ServeSettings) -> None:
