@@ -10,8 +10,8 @@ gone by the next."""
 def spare_what_exists() -> None:
     """Collects once, then has the collector pass over all that is left, for good.
 
-    A full collection walks every module and whatever was loaded: with PyTorch a quarter of a second, in which neither the
-    event loop nor the engine's loop goes on. What calls leave behind is collected as ever.
+    A full collection walks every module and whatever was loaded: with PyTorch a quarter of a second, in which neither
+    the event loop nor the engine's loop goes on. What calls leave behind is collected as ever.
 
     For the owner of a process; what it holds now is taken to live as long as the process.
     """
