@@ -11,7 +11,7 @@ from index_grpc.engine.flights import Computed
 from index_grpc.engine.sampler import Sampler
 from index_grpc.engine.sequence import Batch, Span
 from index_grpc.model.config import ModelConfig
-from index_grpc.model.ranking import History, Wish
+from index_grpc.model.drawing import SlotTable
 
 
 class Cache(Protocol):
@@ -51,8 +51,8 @@ class Model(Computes, Protocol):
     def forward(self, token_ids: Items[int], places: Items[Any], sampled: Items[int]) -> Tensor:
         """Logits [S, vocab_size] after the S tokens that `sampled` numbers, valid until the next call."""
 
-    def rank(self, logits: Tensor, history: History, wishes: Items[Wish]) -> tuple[Tensor, Tensor]:
-        """The likeliest tokens; see Rank."""
+    def draw(self, logits: Tensor, table: SlotTable, slots: Items[int], steps: Items[int]) -> list[int]:
+        """The next tokens where few candidates are left; see Draw."""
 
 
 class ModelRunner:
@@ -63,7 +63,7 @@ class ModelRunner:
     def __init__(self, model: Model, max_sequences: int) -> None:
         self.model, self.rows_independent = model, model.rows_independent
         self.cache = model.new_cache()
-        self.sampler = Sampler(max_sequences, model.config.vocab_size, model.device, model.rank)
+        self.sampler = Sampler(max_sequences, model.config.vocab_size, model.device, model.draw)
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Computed:

@@ -6,7 +6,8 @@ the arithmetic is float32 always. Every token has the same bits in any batch and
 
 import ctypes
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from ctypes import c_int32
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from index_grpc.model.blocks import BlockCache, BlockPlace
 from index_grpc.model.config import ModelConfig
+from index_grpc.model.drawing import SlotTable
 from index_grpc.model.llama import rotary_tables
-from index_grpc.model.ranking import History, Wish
 from index_grpc.native import library as native
 
 BUILDS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
@@ -127,19 +128,21 @@ class NativeLlama:
         spans = (native.Span * len(places))(*(native.Span(place.blocks, place.start, place.count) for place in places))
         if len(sampled) > len(self._logits):
             self._logits = torch.empty(len(sampled), self._logits_stride)
-        ids, rows = (ctypes.c_int32 * len(token_ids))(*token_ids), (ctypes.c_int32 * len(sampled))(*sampled)
+        ids, rows = (c_int32 * len(token_ids))(*token_ids), (c_int32 * len(sampled))(*sampled)
         out = (self._logits.data_ptr(), self._logits_stride)
         _check(self._library.index_forward(self._handle, ids, spans, len(spans), rows, len(rows), *out))
         return self._logits[: len(sampled), : self.config.vocab_size]
 
-    def rank(self, logits: Tensor, history: History, wishes: Sequence[Wish]) -> tuple[Tensor, Tensor]:
-        """See Rank."""
-        rankings = (native.Ranking * len(wishes))(*_rankings(logits, history, wishes))
-        scores = torch.empty(len(wishes), native.MOST_CANDIDATES)
-        ids = torch.empty(len(wishes), native.MOST_CANDIDATES, dtype=torch.long)
-        out = (scores.data_ptr(), ids.data_ptr())
-        self._library.index_rank(self._handle, rankings, len(wishes), self.config.vocab_size, *out)
-        return scores, ids
+    def draw(self, logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
+        """See Draw."""
+        tensors, numbers = (table.knobs, table.history.occurred, table.history.counts), c_int32 * len(slots)
+        state = native.SlotTable(*(tensor.data_ptr() for tensor in tensors))
+        rows = native.DrawnRows(logits.data_ptr(), logits.stride(0), numbers(*slots), numbers(*steps))
+        ids = numbers()
+        self._library.index_draw(self._handle, state, rows, len(slots), self.config.vocab_size, ids)
+        if native.NOT_A_NUMBER in ids:
+            raise FloatingPointError("the model's output is not a number")
+        return list(ids)
 
     def read(self, floats: Tensor) -> float:
         """Reads a float32 tensor with all threads and returns its sum, roughly: what memory allows at best."""
@@ -151,23 +154,6 @@ def shortened(weight: Tensor) -> Tensor:
     """The weight in bfloat16 if that says the same, else in float32."""
     short = weight.bfloat16()
     return short if weight.dtype == torch.bfloat16 or torch.equal(short.float(), weight.float()) else weight.float()
-
-
-def _rankings(logits: Tensor, history: History, wishes: Sequence[Wish]) -> Iterator[native.Ranking]:
-    """The rows of the three tables by their addresses."""
-    tables = [(table.data_ptr(), table.stride(0) * table.itemsize) for table in (history.occurred, history.counts)]
-    (occurred, occurred_bytes), (counts, counts_bytes) = tables
-    row, row_bytes = logits.data_ptr(), logits.stride(0) * logits.itemsize
-    for number, wish in enumerate(wishes):
-        yield native.Ranking(
-            row + number * row_bytes,
-            occurred + wish.slot * occurred_bytes,
-            counts + wish.slot * counts_bytes if wish.counts_answer else None,
-            wish.repetition_penalty,
-            wish.frequency_penalty,
-            wish.presence_penalty,
-            wish.num_wanted,
-        )
 
 
 def _check(result: object) -> None:

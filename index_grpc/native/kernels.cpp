@@ -3,9 +3,9 @@
 #include <exception>
 #include <vector>
 
+#include "draw.h"
 #include "llama.h"
 #include "packing.h"
-#include "rank.h"
 
 #define EXPORTED __attribute__((visibility("default")))
 
@@ -81,11 +81,10 @@ EXPORTED int index_forward(Llama* model, const int32_t* token_ids, const Span* s
   }
 }
 
-// See rank: for each of `num_rows` rankings kMostCandidates scores and ids.
-EXPORTED void index_rank(Llama* model, const Ranking* rankings, int num_rows, int vocab_size, float* scores, int64_t* ids) {
-  model->crew().run(num_rows, [&](int i) {
-    rank(rankings[i], vocab_size, scores + i * kMostCandidates, ids + i * kMostCandidates);
-  });
+// See draw: a token for each of `num_rows` rows.
+EXPORTED void index_draw(Llama* model, const SlotTable* table, const DrawnRows* rows, int num_rows, int vocab_size,
+                int32_t* ids) {
+  model->crew().run(num_rows, [&](int row) { ids[row] = draw(*rows, row, *table, vocab_size); });
 }
 
 // Reads `num_bytes` with all threads: what memory allows at best.

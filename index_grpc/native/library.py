@@ -9,7 +9,10 @@ BLOCK_TOKENS = 64
 """Positions of a block of keys and values: [layers, 2, kv heads, BLOCK_TOKENS, head size], float32."""
 
 MOST_CANDIDATES = 64
-"""Scores and ids that `index_rank` writes for each row."""
+"""The largest top_k of `index_draw`."""
+
+NOT_A_NUMBER = -1
+"""What it draws where the logits hold a number that is not one."""
 
 MOST_QUERIES = 64
 """Heads that may share keys and values."""
@@ -48,17 +51,20 @@ class Span(ctypes.Structure):
     _fields_ = [("blocks", POINTER(c_void_p)), ("start", c_int32), ("count", c_int32)]
 
 
-class Ranking(ctypes.Structure):
-    """A row of logits with what has occurred in its sequence, and how many of its likeliest tokens are wanted."""
+class SlotTable(ctypes.Structure):
+    """All slots: parameters by which tokens are drawn, and what has occurred; see `model.drawing.SlotTable`."""
+
+    _fields_ = [("knobs", c_void_p), ("occurred", c_void_p), ("counts", c_void_p)]
+
+
+class DrawnRows(ctypes.Structure):
+    """Rows of logits, each one's slot, and which token of its answer is drawn."""
 
     _fields_ = [
         ("logits", c_void_p),
-        ("occurred", c_void_p),
-        ("counts", c_void_p),
-        ("repetition_penalty", c_float),
-        ("frequency_penalty", c_float),
-        ("presence_penalty", c_float),
-        ("num_wanted", c_int32),
+        ("logits_stride", c_int64),
+        ("slots", POINTER(c_int32)),
+        ("steps", POINTER(c_int32)),
     ]
 
 
@@ -79,7 +85,7 @@ SIGNATURES = {
         c_int,
         [c_void_p, POINTER(c_int32), POINTER(Span), c_int, POINTER(c_int32), c_int, c_void_p, c_int64],
     ),
-    "index_rank": (None, [c_void_p, POINTER(Ranking), c_int, c_int, c_void_p, c_void_p]),
+    "index_draw": (None, [c_void_p, POINTER(SlotTable), POINTER(DrawnRows), c_int, c_int, POINTER(c_int32)]),
     "index_read": (c_float, [c_void_p, c_void_p, c_int64]),
 }
 

@@ -25,7 +25,7 @@ class Best {
   // What an offer must exceed.
   float bar() const { return scores_[most_ - 1]; }
 
-  void offer(float score, int64_t id) {
+  void offer(float score, int32_t id) {
     if (!(score > bar())) return;
     int place = most_ - 1;
     for (; place > 0 && score > scores_[place - 1]; --place) {
@@ -36,29 +36,26 @@ class Best {
     ids_[place] = id;
   }
 
-  // Fills up to `width` with minus infinity.
-  void write(float* scores, int64_t* ids, int width) const {
+  void write(float* scores, int32_t* ids) const {
     std::copy_n(scores_, most_, scores);
     std::copy_n(ids_, most_, ids);
-    std::fill(scores + most_, scores + width, -std::numeric_limits<float>::infinity());
-    std::fill(ids + most_, ids + width, 0);
   }
 
  private:
   int most_;
   float scores_[kMostCandidates];
-  int64_t ids_[kMostCandidates] = {};
+  int32_t ids_[kMostCandidates] = {};
 };
 
 // The scores of kLanes tokens. A penalty so small that it overflows gives the largest number instead.
 ALWAYS_INLINE Vec penalised(const Ranking& row, Vec logits, Vec occurred, Vec counts) {
   const float most = std::numeric_limits<float>::max();
-  const Vec factor = occurred > 0.0f ? all(row.repetition_penalty) : all(1.0f);
-  Vec scores = logits < 0.0f ? logits * factor : logits / factor;
+  Vec scores = logits < 0.0f ? logits * row.repetition_penalty : logits / row.repetition_penalty;
   if (row.repetition_penalty < 1.0f) {
     scores = scores > most ? all(most) : scores;
     scores = scores < -most ? all(-most) : scores;
   }
+  scores = occurred > 0.0f ? scores : logits;
   return scores - counts * row.frequency_penalty - (counts > 0.0f ? all(row.presence_penalty) : Vec{});
 }
 
@@ -71,16 +68,20 @@ ALWAYS_INLINE bool offer_all(Vec scores, int first, Best& best) {
   return bits(scores != scores) != 0;
 }
 
-// Writes the row's likeliest tokens, likeliest first, [kMostCandidates] scores and ids. Where a score is not a number,
+// Writes the scores and ids [num_wanted] of the row's likeliest tokens, likeliest first. Where a score is not a number,
 // the first one written is not a number either.
-inline void rank(const Ranking& row, int vocab_size, float* scores, int64_t* ids) {
+inline void rank(const Ranking& row, int vocab_size, float* scores, int32_t* ids) {
   Best best(row.num_wanted);
   bool unordered = false;
   const int whole = vocab_size / kLanes * kLanes;
   for (int first = 0; first < whole; first += kLanes) {
-    const Vec counts = row.counts == nullptr ? Vec{} : load(row.counts + first);
-    const Vec found = penalised(row, load(row.logits + first), from_bytes(row.occurred + first), counts);
-    unordered |= offer_all(found, first, best);
+    const Vec occurred = from_bytes(row.occurred + first);
+    Vec scores = load(row.logits + first);
+    if (bits(occurred > 0.0f) != 0) {  // seldom, and all that is slow is in there
+      const Vec counts = row.counts == nullptr ? Vec{} : load(row.counts + first);
+      scores = penalised(row, scores, occurred, counts);
+    }
+    unordered |= offer_all(scores, first, best);
   }
   if (whole < vocab_size) {
     Vec logits = all(-std::numeric_limits<float>::infinity()), occurred = {}, counts = {};
@@ -91,6 +92,6 @@ inline void rank(const Ranking& row, int vocab_size, float* scores, int64_t* ids
     }
     unordered |= offer_all(penalised(row, logits, occurred, counts), whole, best);
   }
-  best.write(scores, ids, kMostCandidates);
+  best.write(scores, ids);
   if (unordered) scores[0] = std::numeric_limits<float>::quiet_NaN();
 }

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from index_grpc.contract import SamplingParams, TokenRequest
+from index_grpc.contract import SamplingParams
 from index_grpc.cuda.sampling import CHUNK, NOT_A_NUMBER, Draws, SlotState, draw
 from index_grpc.engine.device.slots import knobs
-from index_grpc.engine.sampler import Knobs, choose, wish
-from index_grpc.engine.sequence import Sequence
-from index_grpc.model.ranking import History, rank
+from index_grpc.model import drawing
+from index_grpc.model.drawing import Knobs, choose, penalised
+from index_grpc.model.history import History
 from tests.engine.test_sampler import SMALLEST
 
 VOCAB = CHUNK + 300
@@ -54,16 +54,13 @@ class Rows:
 
     def by_sampler(self, number: float) -> list[tuple[int, bool]]:
         """The ids that the engine's sampler draws, and whether the number is clear of an edge between two tokens."""
-        sequences = [
-            Sequence(row, TokenRequest("x", [7], params, max_tokens=1), slot=slot)
-            for row, (params, slot) in enumerate(zip(self.params, self.slots, strict=True))
-        ]
-        best, ids = rank(self.logits, self.history, [wish(sequence) for sequence in sequences])
-        table = Knobs.of([(params, 0) for params in self.params], best.device)
+        table = torch.tensor([drawing.knobs(params) for params in self.params], dtype=torch.float64)
+        columns = Knobs.of(table.to(self.device))
+        slots = torch.tensor(self.slots, device=self.device)
+        best, ids = penalised(self.logits, self.history, slots, columns).topk(drawing.NUM_CANDIDATES)
 
         def at(shift: float) -> Tensor:
-            shifted = dataclasses.replace(table, draw=torch.full_like(table.draw, number + shift))
-            return choose(best.double(), shifted)
+            return choose(best.double(), columns, torch.full_like(columns.seed, number + shift))
 
         places = at(0.0)
         is_clear = (at(-1e-5) == places) & (at(1e-5) == places)

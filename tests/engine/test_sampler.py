@@ -17,11 +17,21 @@ from transformers import (
 )
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
-from index_grpc.engine.sampler import Knobs, Sampler, choose, uniform, wish
+from index_grpc.engine.sampler import Sampler
 from index_grpc.engine.sequence import Sequence
 from index_grpc.model.config import ModelConfig
+from index_grpc.model.drawing import (
+    NUM_CANDIDATES,
+    Draw,
+    Knobs,
+    SlotTable,
+    choose,
+    draw_from_candidates,
+    knobs,
+    penalised,
+    uniform,
+)
 from index_grpc.model.native import NativeLlama
-from index_grpc.model.ranking import NUM_CANDIDATES, History, Rank, Wish, penalised, rank
 from tests.engine.kernels import KERNELS, NATIVE, PYTORCH
 
 VOCAB = 300
@@ -46,9 +56,18 @@ def sequence_of(slot: int, params: SamplingParams, prompt: list[int], **fields: 
 
 
 @pytest.fixture(params=KERNELS)
-def ranking(request: pytest.FixtureRequest) -> Rank:
-    """Each way to rank that there is here."""
-    return rank if request.param == PYTORCH else native(request.param).rank
+def draw(request: pytest.FixtureRequest) -> Draw:
+    """Each way to draw from candidates that there is here."""
+    return draw_from_candidates if request.param == PYTORCH else native(request.param).draw
+
+
+def table_of(prompts: list[list[int]], choices: list[SamplingParams], vocab_size: int = VOCAB) -> SlotTable:
+    """Slots with a prompt each."""
+    table = SlotTable(len(prompts), vocab_size, torch.device("cpu"))
+    for slot, (prompt, params) in enumerate(zip(prompts, choices, strict=True)):
+        table.history.open(slot, prompt)
+        table.knobs[slot] = torch.tensor(knobs(params), dtype=torch.float64)
+    return table
 
 
 def native(kernels: str, vocab_size: int = VOCAB) -> NativeLlama:
@@ -87,16 +106,12 @@ CASES = [
 def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
     """Evenly spaced draws fall on each token in proportion to its probability."""
     row, prompt = logits(5), [3, 8, 8, 250]
-    sampler = Sampler(1, VOCAB, torch.device("cpu"))
-    sequence = sequence_of(0, params, prompt)
-    sampler.history.open(0, prompt)
-    if 0 < params.top_k <= NUM_CANDIDATES:
-        best, ids = rank(row, sampler.history, [wish(sequence)])
-    else:
-        best, ids = penalised(row, sampler.history, [wish(sequence)]).sort(dim=1, descending=True)
+    table = table_of([prompt], [params])
+    columns = Knobs.of(table.knobs)
+    scores = penalised(row, table.history, torch.tensor([0]), columns)
+    best, ids = scores.topk(NUM_CANDIDATES) if 0 < params.top_k <= NUM_CANDIDATES else scores.sort(descending=True)
     draws = (torch.arange(NUM_DRAWS, dtype=torch.float64) + 0.5) / NUM_DRAWS
-    knobs = dataclasses.replace(Knobs.of([(params, 0)], row.device), draw=draws[:, None])
-    places = choose(best.double().expand(NUM_DRAWS, -1), knobs)[:, 0]
+    places = choose(best.double().expand(NUM_DRAWS, -1), columns, draws[:, None])[:, 0]
     shares = torch.bincount(ids[0][places], minlength=VOCAB) / NUM_DRAWS
     wanted = by_transformers(row, params, prompt)
     assert (shares - wanted).abs().max() < 2 / NUM_DRAWS
@@ -105,29 +120,25 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
 
 @pytest.mark.parametrize("kernels", NATIVE)
 @pytest.mark.parametrize("vocab_size", [64, 300, 1000])
-def test_native_ranking_is_that_of_pytorch(kernels: str, vocab_size: int) -> None:
-    """Scores and ids of what is wanted, under every kind of penalty."""
+def test_native_draws_are_those_of_pytorch(kernels: str, vocab_size: int) -> None:
+    """Token after token, whatever the parameters, and both take them down alike."""
     generator, rng = torch.Generator().manual_seed(vocab_size), random.Random(vocab_size)
-    history, num_rows = History(40, vocab_size, torch.device("cpu")), 40
-    wishes = []
-    for slot in range(num_rows):
-        history.open(slot, [rng.randrange(vocab_size) for _ in range(rng.randint(1, 30))])
-        history.add(torch.tensor([slot] * 3), torch.tensor(rng.sample(range(vocab_size), 3)))
-        penalties = (rng.choice([1.0, 1.1, 0.5, 1e-38]), rng.choice([0.0, -2.0, 1.5]), rng.choice([0.0, 2.0]))
-        wishes.append(Wish(slot, *penalties, num_wanted=rng.randint(1, NUM_CANDIDATES)))
-    rows = torch.randn(num_rows, vocab_size, generator=generator) * 3
-    scores, ids = native(kernels, vocab_size).rank(rows, history, wishes)
-    wanted_scores, wanted_ids = rank(rows, history, wishes)
-    for row, one in enumerate(wishes):
-        torch.testing.assert_close(scores[row, : one.num_wanted], wanted_scores[row, : one.num_wanted])
-        # Scores may tie at the largest number there is; then any order will do.
-        if one.repetition_penalty > 0.1:
-            assert ids[row, : one.num_wanted].tolist() == wanted_ids[row, : one.num_wanted].tolist()
+    choices = [random_params(rng, top_k=rng.randint(1, NUM_CANDIDATES)) for _ in range(40)]
+    prompts = [[rng.randrange(vocab_size) for _ in range(rng.randint(1, 30))] for _ in choices]
+    native_table, table = table_of(prompts, choices, vocab_size), table_of(prompts, choices, vocab_size)
+    slots = list(reversed(range(len(choices))))
+    for step in range(50):
+        rows = torch.randn(len(slots), vocab_size, generator=generator) * 3
+        steps = [step + slot for slot in slots]
+        drawn = native(kernels, vocab_size).draw(rows, native_table, slots, steps)
+        assert drawn == draw_from_candidates(rows, table, slots, steps)
+    assert torch.equal(native_table.history.occurred, table.history.occurred)
+    assert torch.equal(native_table.history.counts, table.history.counts)
 
 
-def test_penalties_of_the_answer(ranking: Rank) -> None:
+def test_penalties_of_the_answer(draw: Draw) -> None:
     """Frequency and presence penalties count the answer, not the prompt; zero takes the likeliest token."""
-    sampler = Sampler(1, VOCAB, torch.device("cpu"), ranking)
+    sampler = Sampler(1, VOCAB, torch.device("cpu"), draw)
     params = SamplingParams(
         temperature=0.0, repetition_penalty=1.0, frequency_penalty=0.5, presence_penalty=0.25, top_k=0
     )
@@ -144,12 +155,12 @@ def test_penalties_of_the_answer(ranking: Rank) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_row_draws_the_same_alone_and_among_others(ranking: Rank, seed: int) -> None:
+def test_a_row_draws_the_same_alone_and_among_others(draw: Draw, seed: int) -> None:
     rng = random.Random(seed)
     num_rows = 12
     rows = logits(seed, num_rows)
     choices = [random_params(rng) for _ in range(num_rows)]
-    together, alone = [Sampler(num_rows, VOCAB, torch.device("cpu"), ranking) for _ in range(2)]
+    together, alone = [Sampler(num_rows, VOCAB, torch.device("cpu"), draw) for _ in range(2)]
     options: dict[str, object] = {"logprobs": True, "top_logprobs": 5}
     among = [sequence_of(slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
     lonely = [sequence_of(slot, params, [slot + 5], **options) for slot, params in enumerate(choices)]
@@ -161,13 +172,13 @@ def test_a_row_draws_the_same_alone_and_among_others(ranking: Rank, seed: int) -
             sequence.append(token.id, now=1.0)
 
 
-def random_params(rng: random.Random) -> SamplingParams:
+def random_params(rng: random.Random, top_k: int | None = None) -> SamplingParams:
     return SamplingParams(
         temperature=rng.choice([0.0, 0.7, 2.0]),
-        top_p=rng.choice([0.3, 1.0]),
-        top_k=rng.choice([0, 1, 5, 64, 65, 10**9]),
+        top_p=rng.choice([0.3, 0.9, 1.0]),
+        top_k=rng.choice([0, 1, 5, 64, 65, 10**9]) if top_k is None else top_k,
         min_p=rng.choice([0.0, 0.1]),
-        repetition_penalty=rng.choice([1.0, 1.1]),
+        repetition_penalty=rng.choice([1.0, 1.1, 0.5]),
         frequency_penalty=rng.choice([0.0, -2.0]),
         presence_penalty=rng.choice([0.0, 2.0]),
         seed=rng.getrandbits(32),
@@ -175,7 +186,7 @@ def random_params(rng: random.Random) -> SamplingParams:
 
 
 def test_logprobs_are_those_of_the_raw_logits() -> None:
-    sampler = Sampler(1, VOCAB, torch.device("cpu"))
+    sampler = Sampler(1, VOCAB, torch.device("cpu"), draw_from_candidates)
     sequence = sequence_of(0, SamplingParams(temperature=0.3), [7], logprobs=True, top_logprobs=3)
     row = logits(9)
     token: Token = sampler.sample(row, [sequence])[0]
@@ -186,18 +197,36 @@ def test_logprobs_are_those_of_the_raw_logits() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_numbers_that_are_none_are_an_error(ranking: Rank, bad: float, top_k: int) -> None:
-    sampler = Sampler(1, VOCAB, torch.device("cpu"), ranking)
+def test_numbers_that_are_none_are_an_error(draw: Draw, bad: float, top_k: int) -> None:
+    sampler = Sampler(1, VOCAB, torch.device("cpu"), draw)
     row = logits(1)
     row[0, 77] = bad
     with pytest.raises(FloatingPointError):
         sampler.sample(row, [sequence_of(0, SamplingParams(top_k=top_k), [1])])
 
 
+def test_a_failure_leaves_no_trace(draw: Draw) -> None:
+    """What was drawn for a row beside one without numbers is drawn again, from the history as it was."""
+    params = SamplingParams(temperature=0.0, frequency_penalty=2.0, presence_penalty=2.0)
+    sampler = Sampler(2, VOCAB, torch.device("cpu"), draw)
+    sequences = [sequence_of(slot, params, [1]) for slot in range(2)]
+    rows = logits(1, 2)
+    broken = rows.clone()
+    broken[1, 77] = torch.nan
+    first = [token.id for token in sampler.sample(rows, sequences)]
+    for sequence, token_id in zip(sequences, first, strict=True):
+        sequence.append(token_id, now=1.0)
+    with pytest.raises(FloatingPointError):
+        sampler.sample(broken, sequences)
+    likeliest = rows[0].topk(2)
+    assert likeliest.values[0] - likeliest.values[1] < 4.0  # the penalty decides
+    assert sampler.sample(rows[:1], sequences[:1])[0].id == likeliest.indices[1]
+
+
 @pytest.mark.parametrize("top_k", [0, 5])
 @pytest.mark.parametrize("params", SMALLEST, ids=str)
-def test_the_smallest_values_allowed_are_harmless(ranking: Rank, params: SamplingParams, top_k: int) -> None:
-    sampler = Sampler(1, VOCAB, torch.device("cpu"), ranking)
+def test_the_smallest_values_allowed_are_harmless(draw: Draw, params: SamplingParams, top_k: int) -> None:
+    sampler = Sampler(1, VOCAB, torch.device("cpu"), draw)
     row = logits(4)
     likeliest = int(row.argmax())
     params = dataclasses.replace(params, top_k=top_k)

@@ -8,9 +8,8 @@ from torch import Tensor
 from index_grpc.contract import Candidate, Token
 from index_grpc.cuda.sampling import NOT_A_NUMBER
 from index_grpc.engine.device.slots import Slots, is_narrow
-from index_grpc.engine.sampler import Knobs, choose, wish
 from index_grpc.engine.sequence import Span
-from index_grpc.model.ranking import penalised
+from index_grpc.model.drawing import Knobs, choose, knobs, penalised, uniform
 from index_grpc.model.sending import sent
 
 ROWS_SORTED = 32
@@ -31,13 +30,15 @@ def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor
 
 
 def _draw_from_rows(rows: Tensor, spans: list[Span], logits: Tensor, slots: Slots, drawn: Tensor) -> None:
-    device = logits.device
-    scores = penalised(logits[rows], slots.history, [wish(span.sequence) for span in spans])
+    device, params = logits.device, [span.sequence.request.sampling for span in spans]
+    numbers = sent([span.sequence.slot for span in spans], device)
+    table = Knobs.of(sent([knobs(one) for one in params], device, torch.float64))
+    draws = [[uniform(one.seed, span.step)] for one, span in zip(params, spans, strict=True)]
+    scores = penalised(logits[rows], slots.history, numbers, table)
     best, ids = scores.sort(dim=1, descending=True, stable=True)
-    places = choose(best.double(), Knobs.of([(span.sequence.request.sampling, span.step) for span in spans], device))
+    places = choose(best.double(), table, sent(draws, device, torch.float64))
     is_number = best[:, 0].isfinite()
     chosen = torch.where(is_number, ids.gather(1, places.clamp(min=0))[:, 0], 0)
-    numbers = sent([span.sequence.slot for span in spans], device)
     slots.history.add(numbers, chosen)
     slots.state.last_ids[numbers] = chosen.int()
     drawn[rows] = torch.where(is_number, chosen, NOT_A_NUMBER).int()

@@ -15,9 +15,9 @@ from index_grpc.engine.device.inputs import Inputs, as_ints
 from index_grpc.engine.device.shapes import MOST_PROMPTS, Shapes, at_least, prefill_sizes
 from index_grpc.engine.device.slots import Slots
 from index_grpc.engine.device.step import Part
-from index_grpc.engine.sampler import uniform
 from index_grpc.engine.sequence import Span
 from index_grpc.model.cuda import CudaLlama
+from index_grpc.model.drawing import uniform
 
 
 class Prefilling:

@@ -8,9 +8,9 @@ import torch
 from index_grpc.contract import SamplingParams
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.sampling import CANDIDATES, NUM_KNOBS, SlotState
-from index_grpc.engine.sampler import SMALLEST_PENALTY
 from index_grpc.engine.sequence import Sequence, Span
-from index_grpc.model.ranking import History
+from index_grpc.model.drawing import SMALLEST_PENALTY
+from index_grpc.model.history import History
 from index_grpc.model.sending import sent
 
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny

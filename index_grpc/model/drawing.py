@@ -1,0 +1,141 @@
+"""Logits to token ids: one vectorised pass in which every row has its own parameters.
+
+B is the number of rows, V the size of the vocabulary. The order is that of transformers: penalties, temperature, top_k,
+top_p, min_p. Nothing here depends on which rows share a pass, and the random number of a draw is a function of
+(seed, step) alone, so a seeded request draws the same tokens in any company.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from index_grpc.contract import SamplingParams
+from index_grpc.model.history import History
+from index_grpc.model.sending import sent
+
+NUM_CANDIDATES = 64
+"""The largest top_k that leaves few candidates: they are found without sorting the whole vocabulary."""
+
+SMALLEST_PENALTY = torch.finfo(torch.float32).tiny
+"""A repetition penalty below it would become 0 in float32, and a logit of 0 divided by it no number."""
+
+_MASK_64 = (1 << 64) - 1
+
+
+def uniform(seed: int, step: int) -> float:
+    """A number in [0, 1) that depends on its arguments alone (SplitMix64 of both)."""
+    z = (((seed << 32) | step) + 0x9E3779B97F4A7C15) & _MASK_64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK_64
+    return ((z ^ (z >> 31)) >> 11) / (1 << 53)
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """The columns of a table of parameters, [B, 1] each, float64; `native/draw.h` reads its rows too."""
+
+    temperature: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    repetition_penalty: Tensor
+    frequency_penalty: Tensor
+    presence_penalty: Tensor
+    top_k: Tensor
+    """0 is off."""
+    seed: Tensor
+
+    @classmethod
+    def of(cls, table: Tensor) -> "Knobs":
+        """Those of a table [B, 8]."""
+        return cls(*table.split(1, dim=1))
+
+
+NUM_KNOBS = len(Knobs.__slots__)
+
+
+def knobs(params: SamplingParams) -> list[float]:
+    """A row of the table."""
+    is_greedy = params.temperature == 0.0
+    return [
+        1.0 if is_greedy else params.temperature,
+        params.top_p,
+        params.min_p,
+        max(params.repetition_penalty, SMALLEST_PENALTY),
+        params.frequency_penalty,
+        params.presence_penalty,
+        1 if is_greedy else params.top_k,
+        params.seed,
+    ]
+
+
+class SlotTable:
+    """What the tokens of each slot's sequence are drawn with, and what has occurred in it."""
+
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
+        self.device = device
+        self.knobs = torch.zeros(num_slots, NUM_KNOBS, dtype=torch.float64, device=device)
+        self.history = History(num_slots, vocab_size, device)
+
+
+class Draw(Protocol):
+    """Draws tokens where few candidates are left."""
+
+    def __call__(self, logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
+        """The next token of each row of logits [B, V], float32, which the history of the row's slot takes.
+
+        `steps` tells which tokens of their answers they are, from 0 on. Each slot's top_k is 1 to NUM_CANDIDATES and at
+        most V. Raises FloatingPointError if a row holds a number that is not one; then the histories may be wrong.
+        """
+
+
+def draw_from_candidates(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
+    """Draw with PyTorch."""
+    rows = sent(slots, table.device)
+    scores = penalised(logits, table.history, rows, Knobs.of(table.knobs[rows]))
+    return _drawn(*scores.topk(min(NUM_CANDIDATES, logits.shape[1]), dim=1), table, rows, steps)
+
+
+def draw_from_all(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
+    """Like Draw, for any top_k."""
+    rows = sent(slots, table.device)
+    scores = penalised(logits, table.history, rows, Knobs.of(table.knobs[rows]))
+    return _drawn(*scores.sort(dim=1, descending=True, stable=True), table, rows, steps)
+
+
+def _drawn(best: Tensor, ids: Tensor, table: SlotTable, rows: Tensor, steps: Sequence[int]) -> list[int]:
+    """The chosen ids from ranked scores and ids [B, n]."""
+    if not bool(best[:, 0].isfinite().all()):  # what is not a number sorts before all numbers, so one look finds it
+        raise FloatingPointError("the model's output is not a number")
+    knobs = Knobs.of(table.knobs[rows])
+    numbers = [uniform(int(seed), step) for (seed,), step in zip(knobs.seed.tolist(), steps, strict=True)]
+    draws = sent(numbers, table.device, torch.float64)[:, None]
+    chosen = ids.gather(1, choose(best.double(), knobs, draws))[:, 0]
+    table.history.add(rows, chosen)
+    found: list[int] = chosen.tolist()
+    return found
+
+
+def penalised(logits: Tensor, history: History, slots: Tensor, knobs: Knobs) -> Tensor:
+    """Logits [B, V] less what has occurred in the slots [B]."""
+    counts, limits = history.counts[slots], torch.finfo(logits.dtype)
+    factor = torch.where(history.occurred[slots], knobs.repetition_penalty.float(), 1.0)
+    scores = torch.where(logits < 0, logits * factor, logits / factor)
+    scores = torch.where(factor == 1, scores, scores.clamp(limits.min, limits.max))  # a tiny penalty overflows
+    less: Tensor = scores - counts * knobs.frequency_penalty.float() - (counts > 0) * knobs.presence_penalty.float()
+    return less
+
+
+def choose(best: Tensor, knobs: Knobs, draws: Tensor) -> Tensor:
+    """Which place [B, 1] of each row of ranked scores [B, n] the draw [B, 1], from 0 to 1, falls on."""
+    places = torch.arange(best.shape[1], device=best.device)
+    limit = torch.where(knobs.top_k > 0, knobs.top_k, float(best.shape[1]))
+    scaled = ((best - best[:, :1]) / knobs.temperature).masked_fill(places >= limit, -torch.inf)  # the first is 0
+    shares = scaled.softmax(dim=1)
+    before = shares.cumsum(dim=1) - shares
+    kept = ((before < knobs.top_p) & (shares >= knobs.min_p * shares[:, :1])) | (places == 0)
+    reached = shares.masked_fill(~kept, 0.0).cumsum(dim=1)
+    place = (reached <= draws * reached[:, -1:]).sum(dim=1, keepdim=True)
+    return place.clamp(max=best.shape[1] - 1)

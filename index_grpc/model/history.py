@@ -1,0 +1,32 @@
+"""What has occurred in the sequences that run."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from index_grpc.model.sending import sent
+
+
+class History:
+    """For each slot, which tokens have occurred in its sequence."""
+
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
+        self.occurred = torch.zeros(num_slots, vocab_size, dtype=torch.bool, device=device)
+        """Tokens of prompt and answer."""
+        self.counts = torch.zeros(num_slots, vocab_size, dtype=torch.float32, device=device)
+        """How often each token occurs in the answer."""
+
+    def open(self, slot: int, prompt_ids: Sequence[int], answer_ids: Sequence[int] = ()) -> None:
+        """Begins a slot's history with a prompt and what there is of its answer."""
+        counts, occurred = self.counts[slot].zero_(), self.occurred[slot]
+        if answer_ids:
+            answer = sent(answer_ids, counts.device)
+            counts.index_add_(0, answer, torch.ones_like(answer, dtype=counts.dtype))
+        torch.gt(counts, 0, out=occurred)
+        occurred.index_fill_(0, sent(prompt_ids, occurred.device), True)
+
+    def add(self, slots: Tensor, ids: Tensor) -> None:
+        """Takes one generated token [B] for each of the slots [B]."""
+        self.occurred[slots, ids] = True
+        self.counts[slots, ids] += 1
