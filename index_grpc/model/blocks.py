@@ -3,11 +3,8 @@
 Which sequence stands in which blocks is the scheduler's to decide; here a block is a number with memory.
 """
 
-import ctypes
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +19,8 @@ from index_grpc.native.library import BLOCK_TOKENS
 class BlockPlace:
     """`count` tokens of one sequence, side by side in the batch, from position `start` on in the sequence's blocks."""
 
-    blocks: Any
-    """A C array of the blocks' addresses."""
+    addresses: list[int]
+    """Of all the sequence's blocks."""
     start: int
     count: int
 
@@ -40,8 +37,7 @@ class BlockCache:
         """Where a sequence's next tokens are to stand."""
         for block in blocks[start // BLOCK_TOKENS :]:
             self._block(block)
-        addresses = array("Q", map(self._addresses.__getitem__, blocks))
-        return BlockPlace((ctypes.c_void_p * len(blocks)).from_buffer(addresses), start, count)
+        return BlockPlace([self._addresses[block] for block in blocks], start, count)
 
     def copy(self, copy: Copy) -> None:
         """Has the first positions of a block stand in another one too."""

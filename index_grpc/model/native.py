@@ -7,7 +7,7 @@ the arithmetic is float32 always. Every token has the same bits in any batch and
 import ctypes
 import platform
 from collections.abc import Sequence
-from ctypes import c_int32
+from ctypes import Array, c_int32, c_void_p
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,20 +125,21 @@ class NativeLlama:
 
     def forward(self, token_ids: Sequence[int], places: Sequence[BlockPlace], sampled: Sequence[int]) -> Tensor:
         """See Llama.forward; the logits stand where the next call writes its own."""
-        spans = (native.Span * len(places))(*(native.Span(place.blocks, place.start, place.count) for place in places))
         if len(sampled) > len(self._logits):
             self._logits = torch.empty(len(sampled), self._logits_stride)
-        ids, rows = (c_int32 * len(token_ids))(*token_ids), (c_int32 * len(sampled))(*sampled)
-        out = (self._logits.data_ptr(), self._logits_stride)
-        _check(self._library.index_forward(self._handle, ids, spans, len(spans), rows, len(rows), *out))
+        addresses = [address for place in places for address in place.addresses]
+        spans = [number for place in places for number in (len(place.addresses), place.start, place.count)]
+        work = (_numbers(token_ids), (c_void_p * len(addresses))(*addresses), _numbers(spans), len(places))
+        out = (_numbers(sampled), len(sampled), self._logits.data_ptr(), self._logits_stride)
+        _check(self._library.index_forward(self._handle, *work, *out))
         return self._logits[: len(sampled), : self.config.vocab_size]
 
     def draw(self, logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
         """See Draw."""
-        tensors, numbers = (table.knobs, table.history.occurred, table.history.counts), c_int32 * len(slots)
+        tensors = (table.knobs, table.history.occurred, table.history.counts)
         state = native.SlotTable(*(tensor.data_ptr() for tensor in tensors))
-        rows = native.DrawnRows(logits.data_ptr(), logits.stride(0), numbers(*slots), numbers(*steps))
-        ids = numbers()
+        rows = native.DrawnRows(logits.data_ptr(), logits.stride(0), _numbers(slots), _numbers(steps))
+        ids = (c_int32 * len(slots))()
         self._library.index_draw(self._handle, state, rows, len(slots), self.config.vocab_size, ids)
         if native.NOT_A_NUMBER in ids:
             raise FloatingPointError("the model's output is not a number")
@@ -154,6 +155,10 @@ def shortened(weight: Tensor) -> Tensor:
     """The weight in bfloat16 if that says the same, else in float32."""
     short = weight.bfloat16()
     return short if weight.dtype == torch.bfloat16 or torch.equal(short.float(), weight.float()) else weight.float()
+
+
+def _numbers(numbers: Sequence[int]) -> "Array[c_int32]":
+    return (c_int32 * len(numbers))(*numbers)
 
 
 def _check(result: object) -> None:

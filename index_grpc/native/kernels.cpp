@@ -70,11 +70,17 @@ EXPORTED int index_set_matrix(Llama* model, int layer, int number, const void* d
   }
 }
 
-// See Llama::forward. 0 where there is not enough memory.
-EXPORTED int index_forward(Llama* model, const int32_t* token_ids, const Span* spans, int num_spans, const int32_t* sampled,
-                  int num_sampled, float* logits, int64_t logits_stride) {
+// See Llama::forward. A span is three numbers: of blocks, which follow those of the spans before it in `blocks`, its first
+// position, and tokens. 0 where there is not enough memory.
+EXPORTED int index_forward(Llama* model, const int32_t* token_ids, float* const* blocks, const int32_t* spans, int num_spans,
+                  const int32_t* sampled, int num_sampled, float* logits, int64_t logits_stride) {
   try {
-    model->forward(token_ids, spans, num_spans, sampled, num_sampled, logits, logits_stride);
+    std::vector<Span> placed;
+    for (const int32_t* span = spans; span < spans + 3 * num_spans; span += 3) {
+      placed.push_back({blocks, span[1], span[2]});
+      blocks += span[0];
+    }
+    model->forward(token_ids, placed.data(), num_spans, sampled, num_sampled, logits, logits_stride);
     return 1;
   } catch (const std::exception&) {
     return 0;

@@ -29,6 +29,8 @@ INPUT_NORM, POST_ATTENTION_NORM = 0, 1
 MODEL = -1
 """In the place of a layer's index: the head, and the norm before it."""
 
+NUMBERS = POINTER(c_int32)
+
 
 class Shape(ctypes.Structure):
     """The model's sizes."""
@@ -45,12 +47,6 @@ class Shape(ctypes.Structure):
     ]
 
 
-class Span(ctypes.Structure):
-    """`count` tokens of one sequence from position `start` on, and the blocks of its keys and values."""
-
-    _fields_ = [("blocks", POINTER(c_void_p)), ("start", c_int32), ("count", c_int32)]
-
-
 class SlotTable(ctypes.Structure):
     """All slots: parameters by which tokens are drawn, and what has occurred; see `model.drawing.SlotTable`."""
 
@@ -63,8 +59,8 @@ class DrawnRows(ctypes.Structure):
     _fields_ = [
         ("logits", c_void_p),
         ("logits_stride", c_int64),
-        ("slots", POINTER(c_int32)),
-        ("steps", POINTER(c_int32)),
+        ("slots", NUMBERS),
+        ("steps", NUMBERS),
     ]
 
 
@@ -83,9 +79,9 @@ SIGNATURES = {
     "index_set_matrix": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_int, c_int]),
     "index_forward": (
         c_int,
-        [c_void_p, POINTER(c_int32), POINTER(Span), c_int, POINTER(c_int32), c_int, c_void_p, c_int64],
+        [c_void_p, NUMBERS, POINTER(c_void_p), NUMBERS, c_int, NUMBERS, c_int, c_void_p, c_int64],
     ),
-    "index_draw": (None, [c_void_p, POINTER(SlotTable), POINTER(DrawnRows), c_int, c_int, POINTER(c_int32)]),
+    "index_draw": (None, [c_void_p, POINTER(SlotTable), POINTER(DrawnRows), c_int, c_int, NUMBERS]),
     "index_read": (c_float, [c_void_p, c_void_p, c_int64]),
 }
 

@@ -60,7 +60,7 @@ class Llama {
     make_room(num_tokens);
     each_token(num_tokens, [&](int token) { embed(token_ids[token], hidden_.row(token)); });
     for (int index = 0; index < shape_.num_layers; ++index) run_layer(index, num_tokens);
-    for (int i = 0; i < num_sampled; ++i) norm(hidden_.row(sampled[i]), final_norm_, normed_.row(i));
+    each_token(num_sampled, [&](int i) { norm(hidden_.row(sampled[i]), final_norm_, normed_.row(i)); });
     products_.multiply(head_, {num_sampled, normed_.row(0), normed_.stride, Finish::kStore, logits, logits_stride});
   }
 

@@ -80,7 +80,7 @@ def test_memory_is_taken_when_a_block_is_first_used() -> None:
 def test_the_addresses_of_a_place_are_those_of_its_blocks() -> None:
     cache = BlockCache(CONFIG)
     place = cache.place([4, 2], BLOCK_TOKENS - 1, 2)
-    assert list(place.blocks) == [cache._block(block).data_ptr() for block in (4, 2)]
+    assert place.addresses == [cache._block(block).data_ptr() for block in (4, 2)]
 
 
 def test_a_row_is_a_block_for_a_whole_context() -> None:
