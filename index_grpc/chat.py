@@ -27,16 +27,22 @@ from index_grpc.text.tokenizer import Tokenizer
 INLINE_CHARACTERS = 2_000
 """Up to this size, laying out a prompt on the event loop costs less than a hop to a thread and back."""
 
+WHOLE_INTERVAL = 64
+"""Tokens of an answer that is wanted whole are taken together, but not so many that others wait for their text."""
+
 
 class Chat:
     """Answers ChatRequests with text. One for each engine, used from the engine's event loop."""
 
-    def __init__(self, tokenizer: Tokenizer, engine: Engine) -> None:
-        self.tokenizer, self.engine = tokenizer, engine
+    def __init__(self, tokenizer: Tokenizer, engine: Engine, stream_interval: int = 1) -> None:
+        """`stream_interval` is how many tokens a chunk waits for, after the first."""
+        self.tokenizer, self.engine, self._stream_interval = tokenizer, engine, stream_interval
         self.context_length = engine.limits.context_length
 
-    async def answer(self, request: ChatRequest, note: Callable[[Chunk], None] = lambda chunk: None) -> "Chunks":
-        """Begins to answer; `note` is told of each part before it is handed out.
+    async def answer(
+        self, request: ChatRequest, note: Callable[[Chunk], None] = lambda chunk: None, *, whole: bool = False
+    ) -> "Chunks":
+        """Begins to answer; `note` is told of each part before it is handed out. `whole` is for who wants no parts.
 
         Raises PromptTooLong or what the engine refuses with.
         """
@@ -44,13 +50,19 @@ class Chat:
         if len(ids) >= self.context_length:
             raise PromptTooLong(str(len(ids)), self.context_length)
         answer = Answer(request, len(ids), self.tokenizer)
-        return Chunks(answer, self.engine.submit(_token_request(request, ids)), note)
+        return Chunks(answer, self.engine.submit(_token_request(request, ids), self._interval(request, whole)), note)
 
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The messages laid out. Raises PromptTooLong at once for what is far beyond the context."""
         if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
             return self._lay_out(messages)
         return await asyncio.to_thread(self._lay_out, messages)
+
+    def _interval(self, request: ChatRequest, whole: bool) -> int:
+        """How many tokens are looked at together: with stop strings one, since what comes after them is in vain."""
+        if request.stop:
+            return 1
+        return WHOLE_INTERVAL if whole else self._stream_interval
 
     def _lay_out(self, messages: Sequence[Message]) -> list[int]:
         at_least = fewest_tokens(self.tokenizer, messages)

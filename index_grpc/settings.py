@@ -102,6 +102,13 @@ class ServeSettings(BaseModel):
         True,
         description="Keep what was computed for a prompt, until its space is needed, for prompts that begin the same.",
     )
+    stream_interval: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Tokens that a message of a stream waits for, after the first; more than 1 costs less, and is "
+        "less smooth. Calls with stop strings get each token at once.",
+    )
     max_message_mib: int = Field(16, ge=1, le=1024, description="Largest message taken, in MiB.")
     max_connection_age_seconds: float | None = Field(
         None,
@@ -187,6 +194,7 @@ TOPICS = {
         "unix_socket_mode",
         "http_port",
         "http_host",
+        "stream_interval",
         "max_message_mib",
         "max_connection_age_seconds",
         "max_connection_age_grace_seconds",

@@ -123,14 +123,17 @@ class Engine:
         """Requests that wait for their turn, also those that the engine has not seen yet."""
         return self.num_open - self.num_running
 
-    def submit(self, request: TokenRequest) -> TokenStream:
-        """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort or EngineLost."""
+    def submit(self, request: TokenRequest, interval: int = 1) -> TokenStream:
+        """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort or EngineLost.
+
+        `interval` is how many tokens the stream's reader waits for, after the first.
+        """
         if self._end_error is not None:
             raise self._end_error
         self._refuse_if_full(len(request.prompt_ids))
         self._refuse_if_late(request)
         number = next(self._numbers)
-        stream = TokenStream(request, leave=lambda: self._leave(number))
+        stream = TokenStream(request, interval, leave=lambda: self._leave(number))
         self._streams[number] = stream
         self.num_expected_tokens += len(request.prompt_ids)
         self._worker.post(Submit(number, request))

@@ -13,11 +13,12 @@ class TokenStream:
     """What the engine generates for one request; an asynchronous iterator that ends after the finish.
 
     Outputs that nobody has taken yet are joined, so a slow reader gets fewer and larger ones; there are never more
-    tokens in it than the request asked for.
+    tokens in it than the request asked for. After the first token a reader waits until there are `interval` of them, or
+    the finish: waking one for each token costs more than it may be worth.
     """
 
-    def __init__(self, request: TokenRequest, leave: Callable[[], None]) -> None:
-        self.request = request
+    def __init__(self, request: TokenRequest, interval: int, leave: Callable[[], None]) -> None:
+        self.request, self._interval = request, interval
         self.num_tokens = 0
         """Tokens generated so far."""
         self._leave = leave
@@ -32,7 +33,7 @@ class TokenStream:
 
     async def __anext__(self) -> TokenOutput:
         """The tokens since the last call. Raises the IndexGrpcError that ended the request, if one did."""
-        if not (self._ended or self._output):
+        if not self._is_due:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
         output, self._output = self._output, None
@@ -50,11 +51,17 @@ class TokenStream:
         if not self._ended:
             self._leave()
 
+    @property
+    def _is_due(self) -> bool:
+        """Whether there is something that its reader is to have now."""
+        num_new = len(self._output.tokens) if self._output else 0
+        return self._ended or num_new >= self._interval or 0 < num_new == self.num_tokens
+
     def receive(self, report: Report) -> None:
         """Takes news from the engine."""
         if report.output is not None:
             self.num_tokens += len(report.output.tokens)
             self._output = self._output.then(report.output) if self._output else report.output
         self._error, self._ended = report.error, report.ended
-        if self._reader is not None and not self._reader.done():
+        if self._is_due and self._reader is not None and not self._reader.done():
             self._reader.set_result(None)

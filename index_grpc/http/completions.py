@@ -21,11 +21,12 @@ class Completions:
         call, backend = exchange.call, self._servicer.ready()
         form = read(CompletionForm, exchange.body, backend.model)
         completion = Completion(call, backend.model, tells_usage=form.stream_options.include_usage)
-        with naming(form.name), await self._servicer.answer(form.proto(), call, backend) as chunks:
-            if form.stream:
-                await _stream(exchange, completion, chunks)
-            else:
+        whole = not form.stream
+        with naming(form.name), await self._servicer.answer(form.proto(), call, backend, whole=whole) as chunks:
+            if whole:
                 await _whole(exchange, completion, chunks)
+            else:
+                await _stream(exchange, completion, chunks)
 
 
 async def _whole(exchange: Exchange, completion: Completion, chunks: AsyncIterator[Chunk]) -> None:

@@ -59,7 +59,7 @@ class Tutorial:
         """The whole answer, with the history ready to be sent back."""
         call, backend = exchange.call, self._servicer.ready()
         form = read(TutorialForm, exchange.body, backend.model)
-        with naming(_name), await self._servicer.answer(form.proto(), call, backend) as chunks:
+        with naming(_name), await self._servicer.answer(form.proto(), call, backend, whole=True) as chunks:
             text = "".join([chunk.delta async for chunk in chunks])
         history = [*form.history, (form.prompt, text)]
         await exchange.outlet.send_json({"response": text, "history": history, "status": 200, "time": clock_time()})

@@ -104,7 +104,7 @@ class App:
         loaded = await in_daemon_thread(load)
         self.broke.clear()
         self.engine = await self._start_engine(loaded)
-        chat = Chat(loaded.tokenizer, self.engine)
+        chat = Chat(loaded.tokenizer, self.engine, self.settings.stream_interval)
         try:
             await warm_up(chat)
             if self.engine.lost:

@@ -33,7 +33,7 @@ class ChatServicer(ChatServiceServicer):
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         """The whole answer in one message."""
         call, backend = current_call(), self.ready()
-        with await self.answer(request, call, backend) as chunks:
+        with await self.answer(request, call, backend, whole=True) as chunks:
             all_chunks = [chunk async for chunk in chunks]
         assert call.asked is not None
         return translate.chat_response(all_chunks, call.asked, call, backend.model)
@@ -65,11 +65,14 @@ class ChatServicer(ChatServiceServicer):
         backend = self.ready()
         return translate.model_response(backend.model, backend.chat.engine.limits)
 
-    async def answer(self, request: pb.ChatRequest, call: Call, backend: Backend) -> Chunks:
-        """Checks the request and begins to answer it, noting both for whoever observes the call. For all ways in."""
+    async def answer(self, request: pb.ChatRequest, call: Call, backend: Backend, *, whole: bool = False) -> Chunks:
+        """Checks the request and begins to answer it, noting both for whoever observes the call. For all ways in.
+
+        `whole` is for those who want the answer in one.
+        """
         call.model = backend.model.name
         call.asked = translate.chat_request(request, call, backend.model)
-        return await backend.chat.answer(call.asked, call.note)
+        return await backend.chat.answer(call.asked, call.note, whole=whole)
 
     def ready(self) -> Backend:
         """What answers. Raises what a call is to be refused with, if it is."""

@@ -9,10 +9,12 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc import __version__
-from index_grpc.contract import DEFAULT_MAX_TOKENS, SamplingParams
+from index_grpc.chat import WHOLE_INTERVAL
+from index_grpc.contract import DEFAULT_MAX_TOKENS, SamplingParams, TokenRequest
+from index_grpc.engine.token_stream import TokenStream
 from tests.conftest import MAX_SEQUENCES, MAX_WAITING
 from tests.server.asking import Stub, refusal, seeded, until
-from tests.server.fake_runner import fake_server
+from tests.server.fake_runner import fake_server, letters
 
 SECRET = "my password is swordfish"
 
@@ -234,3 +236,31 @@ async def test_a_caller_who_leaves_frees_the_place_and_is_logged(caplog: pytest.
         await until(lambda: len(lines(caplog)) == 1)
         (line,) = lines(caplog)
         assert (line["method"], line["code"]) == (method, "CANCELLED")
+
+
+async def test_a_stream_waits_for_so_many_tokens_as_the_server_is_told() -> None:
+    request = pb.ChatRequest(prompt="Hi", max_tokens=10)
+    async with fake_server(stream_interval=4) as server:
+        deltas = [message.delta for message in await messages(server.stub, request)]
+    assert "".join(deltas) == letters(10)  # a token is a letter
+    assert all(len(delta) >= 4 for delta in deltas[1:-1])
+
+
+async def test_who_wants_the_answer_whole_is_woken_seldom_and_stop_strings_are_looked_for_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with fake_server(stream_interval=4) as server:
+        intervals, engine = [], server.app.engine
+        assert engine is not None
+        submit = engine.submit
+
+        def noted(request: TokenRequest, interval: int) -> TokenStream:
+            intervals.append(interval)
+            return submit(request, interval)
+
+        monkeypatch.setattr(engine, "submit", noted)
+        for stop in ([], ["there is no such text"]):
+            request = pb.ChatRequest(prompt="Hi", max_tokens=2, stop=stop)
+            await server.stub.Chat(request)
+            await messages(server.stub, request)
+    assert intervals == [WHOLE_INTERVAL, 4, 1, 1]

@@ -1,0 +1,40 @@
+"""What a stream's reader gets at once."""
+
+import asyncio
+
+from index_grpc.contract import FinishReason, SamplingParams, Timing, Token, TokenOutput, TokenRequest
+from index_grpc.engine.orders import Report
+from index_grpc.engine.token_stream import TokenStream
+
+
+async def portions(interval: int, num_tokens: int) -> list[list[int]]:
+    """What a reader who is always ready takes together of tokens that come one at a time."""
+    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), num_tokens), interval, leave=lambda: None)
+    taken = []
+
+    async def read() -> None:
+        async for output in stream:
+            taken.append([token.id for token in output.tokens])
+
+    reader = asyncio.create_task(read())
+    for number in range(num_tokens):
+        await asyncio.sleep(0)  # the reader's turn
+        await asyncio.sleep(0)
+        reason = FinishReason.MAX_TOKENS if number == num_tokens - 1 else None
+        output = TokenOutput((Token(number),), Timing(0, 0, 0), reason)
+        stream.receive(Report(0, output, ended=reason is not None))
+    await reader
+    return taken
+
+
+async def test_each_token_at_once() -> None:
+    assert await portions(interval=1, num_tokens=4) == [[0], [1], [2], [3]]
+
+
+async def test_the_first_token_at_once_then_so_many_and_what_is_left_with_the_finish() -> None:
+    assert await portions(interval=3, num_tokens=9) == [[0], [1, 2, 3], [4, 5, 6], [7, 8]]
+
+
+async def test_an_answer_shorter_than_the_interval() -> None:
+    assert await portions(interval=64, num_tokens=1) == [[0]]
+    assert await portions(interval=64, num_tokens=3) == [[0], [1, 2]]
