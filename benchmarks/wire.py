@@ -2,7 +2,8 @@
 
 On one side a server, and callers in a process of their own; on the other the same engine, beside the event loop as it
 is by default, asked through its door by the same callers in the same process. Callers ask again as soon as they are
-answered. The sides take turns of TURN_SECONDS on the same cores.
+answered. The sides take turns of TURN_SECONDS on the same cores. Each round starts all processes anew: where a process
+finds its memory decides a hundredth or two of its speed, for as long as it lives.
 
     python benchmarks/wire.py --streams 64 --rounds 9
 """
@@ -25,9 +26,11 @@ from wire_side import PROMPT_TOKENS
 SCRIPT = Path(__file__).with_name("wire_side.py")
 TURN_SECONDS = 0.6
 """Some eight steps."""
-TURNS = 30
+TURNS = 20
 """Of each side in a round."""
-DIRECTLY, OVER_WIRE = "directly", "over the wire"
+INTERVALS = (1, 2)
+"""Tokens of a message."""
+DIRECTLY = "directly"
 
 
 @contextmanager
@@ -43,45 +46,55 @@ def callers(counter: Path, options: argparse.Namespace, *flags: str) -> Iterator
 
 
 @contextmanager
-def opened(options: argparse.Namespace) -> Iterator[tuple[Side, Side]]:
-    """Both sides, warm and standing still."""
+def opened(options: argparse.Namespace) -> Iterator[list[Side]]:
+    """The engine asked directly, then servers by the tokens of their messages; warm and standing still."""
     model = str(converted("mid", gguf=()) / "llama")
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory()))
-        flags = ["--model", model, "--max-sequences", str(options.streams), "--no-prefix-reuse"]
-        served = stack.enter_context(as_process(*flags))
-        asking = stack.enter_context(callers(place / "wire", options, "--address", served.address))
-        wire = Side(OVER_WIRE, [asking, served.process.pid], Counter(place / "wire"))
-        stack.enter_context(let_go([wire]))
-        wire.warm_up(options.streams * options.max_tokens)
-        pid = stack.enter_context(callers(place / "directly", options, "--model", model))
-        direct = Side(DIRECTLY, [pid], Counter(place / "directly"))
-        direct.warm_up(options.streams * options.max_tokens)
-        yield direct, wire
+        sides: list[Side] = []
+
+        def add(name: str, pids: list[int], *flags: str) -> None:
+            pid = stack.enter_context(callers(place / name, options, *flags))
+            side = Side(name, [pid, *pids], Counter(place / name))
+            stack.enter_context(let_go([side]))
+            side.warm_up(options.streams * options.max_tokens)
+            sides.append(side)
+
+        add(DIRECTLY, [], "--model", model)
+        for interval in INTERVALS:
+            size = ["--max-sequences", str(options.streams), "--stream-interval", str(interval)]
+            served = stack.enter_context(as_process("--model", model, "--no-prefix-reuse", *size))
+            add(told(interval), [served.process.pid], "--address", served.address)
+        yield sides
+
+
+def told(interval: int) -> str:
+    """A server's name."""
+    return "over the wire" + (f", {interval} tokens a message" if interval > 1 else "")
 
 
 def measure(options: argparse.Namespace) -> Section:
-    rounds: list[tuple[float, float]] = []
-    with opened(options) as sides:
-        for number in range(options.rounds):
-            turns = [[side.turn(TURN_SECONDS) for side in sides] for _ in range(TURNS)]
-            direct, wire = (statistics.mean(speeds) for speeds in zip(*turns, strict=True))
-            rounds.append((direct, wire))
-            told = f"{direct:.0f} {DIRECTLY}, {wire:.0f} {OVER_WIRE}, {wire / direct:.1%}"
-            print(f"round {number + 1} of {options.rounds}: tokens/s {told}", file=sys.stderr)
-    share = statistics.median(wire / direct for direct, wire in rounds)
-    medians = [statistics.median(way) for way in zip(*rounds, strict=True)]
+    rounds: list[dict[str, float]] = []
+    for number in range(options.rounds):
+        with opened(options) as sides:
+            turns = [{side.name: side.turn(TURN_SECONDS) for side in sides} for _ in range(TURNS)]
+        rounds.append({name: statistics.mean(turn[name] for turn in turns) for name in turns[0]})
+        speeds = ", ".join(f"{speed:.0f} {name}" for name, speed in rounds[-1].items())
+        print(f"round {number + 1} of {options.rounds}: tokens/s {speeds}", file=sys.stderr)
+    shares = {name: statistics.median(one[name] / one[DIRECTLY] for one in rounds) for name in rounds[0]}
+    medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     return Section(
         title="The wire",
         about=f"{options.streams} callers on the mid checkpoint, who ask again once they are answered, {PROMPT_TOKENS} "
         f"tokens in and {options.max_tokens} out: through the engine's door, and over gRPC from another process on the "
-        f"same cores. The two take turns of {TURN_SECONDS:g} s, {TURNS} each in a round; one stands still meanwhile.",
+        "same cores, as by default and with `--stream-interval 2`. They take turns of "
+        f"{TURN_SECONDS:g} s, {TURNS} each in a round; the others stand still meanwhile. All start anew in each round.",
         command=f"python benchmarks/wire.py --streams {options.streams} --max-tokens {options.max_tokens} "
         f"--rounds {options.rounds}",
-        columns=["", DIRECTLY, OVER_WIRE, "share"],
-        rows=[["tokens/s", f"{medians[0]:.0f}", f"{medians[1]:.0f}", f"{share:.1%}"]],
-        goals=[Goal.at_least(f"over the wire at {options.streams} streams", 95, share * 100, " %")],
-        data={"rounds": rounds, "share": share},
+        columns=["", "tokens/s", "share"],
+        rows=[[name, f"{speed:.0f}", f"{shares[name]:.1%}"] for name, speed in medians.items()],
+        goals=[Goal.at_least(f"over the wire at {options.streams} streams", 95, shares[told(1)] * 100, " %")],
+        data={"rounds": rounds, "shares": shares},
     )
 
 
