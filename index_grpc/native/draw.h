@@ -20,7 +20,7 @@ struct SlotTable {
   float* counts;
 };
 
-// Rows of logits, each with its slot and with the number of the token that is drawn from it, from the answer's first on.
+// Rows of logits, each with its slot, and which token of its answer is drawn, from 0 on.
 struct DrawnRows {
   const float* logits;
   int64_t logits_stride;
@@ -74,8 +74,8 @@ inline int32_t draw(const DrawnRows& rows, int row, const SlotTable& table, int 
   int32_t ids[kMostCandidates];
   rank(ranking, vocab_size, scores, ids);
   if (!std::isfinite(scores[0])) return kNotANumber;
-  const int place = choose(scores, ranking.num_wanted, knobs, uniform(static_cast<uint64_t>(knobs.seed), rows.steps[row]));
-  const int32_t id = ids[place];
+  const double number = uniform(static_cast<uint64_t>(knobs.seed), rows.steps[row]);
+  const int32_t id = ids[choose(scores, ranking.num_wanted, knobs, number)];
   occurred[id] = 1;
   counts[id] += 1.0f;
   return id;

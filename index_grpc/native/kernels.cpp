@@ -70,10 +70,11 @@ EXPORTED int index_set_matrix(Llama* model, int layer, int number, const void* d
   }
 }
 
-// See Llama::forward. A span is three numbers: of blocks, which follow those of the spans before it in `blocks`, its first
-// position, and tokens. 0 where there is not enough memory.
-EXPORTED int index_forward(Llama* model, const int32_t* token_ids, float* const* blocks, const int32_t* spans, int num_spans,
-                  const int32_t* sampled, int num_sampled, float* logits, int64_t logits_stride) {
+// See Llama::forward. A span is three numbers: how many blocks it has, which follow those of the spans before it in
+// `blocks`, its first position, and how many tokens. 0 where there is not enough memory.
+EXPORTED int index_forward(Llama* model, const int32_t* token_ids, float* const* blocks, const int32_t* spans,
+                           int num_spans, const int32_t* sampled, int num_sampled, float* logits,
+                           int64_t logits_stride) {
   try {
     std::vector<Span> placed;
     for (const int32_t* span = spans; span < spans + 3 * num_spans; span += 3) {
