@@ -5,7 +5,7 @@ top_p, min_p. Nothing here depends on which rows share a pass, and the random nu
 (seed, step) alone, so a seeded request draws the same tokens in any company.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,23 +93,27 @@ class Draw(Protocol):
 
 def draw_from_candidates(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
     """Draw with PyTorch."""
-    rows = sent(slots, table.device)
-    scores = penalised(logits, table.history, rows, Knobs.of(table.knobs[rows]))
-    return _drawn(*scores.topk(min(NUM_CANDIDATES, logits.shape[1]), dim=1), table, rows, steps)
+    return _draw(lambda scores: scores.topk(min(NUM_CANDIDATES, scores.shape[1]), dim=1), logits, table, slots, steps)
 
 
 def draw_from_all(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
     """Like Draw, for any top_k."""
+    return _draw(lambda scores: scores.sort(dim=1, descending=True, stable=True), logits, table, slots, steps)
+
+
+def _draw(
+    rank: Callable[[Tensor], tuple[Tensor, Tensor]],
+    logits: Tensor,
+    table: SlotTable,
+    slots: Sequence[int],
+    steps: Sequence[int],
+) -> list[int]:
+    """Draws among what `rank` makes of scores [B, V]: scores, highest first, and ids, [B, n] each."""
     rows = sent(slots, table.device)
-    scores = penalised(logits, table.history, rows, Knobs.of(table.knobs[rows]))
-    return _drawn(*scores.sort(dim=1, descending=True, stable=True), table, rows, steps)
-
-
-def _drawn(best: Tensor, ids: Tensor, table: SlotTable, rows: Tensor, steps: Sequence[int]) -> list[int]:
-    """The chosen ids from ranked scores and ids [B, n]."""
+    knobs = Knobs.of(table.knobs[rows])
+    best, ids = rank(penalised(logits, table.history, rows, knobs))
     if not bool(best[:, 0].isfinite().all()):  # what is not a number sorts before all numbers, so one look finds it
         raise FloatingPointError("the model's output is not a number")
-    knobs = Knobs.of(table.knobs[rows])
     numbers = [uniform(int(seed), step) for (seed,), step in zip(knobs.seed.tolist(), steps, strict=True)]
     draws = sent(numbers, table.device, torch.float64)[:, None]
     chosen = ids.gather(1, choose(best.double(), knobs, draws))[:, 0]

@@ -77,6 +77,7 @@ EXPORTED int index_forward(Llama* model, const int32_t* token_ids, float* const*
                            int64_t logits_stride) {
   try {
     std::vector<Span> placed;
+    placed.reserve(num_spans);
     for (const int32_t* span = spans; span < spans + 3 * num_spans; span += 3) {
       placed.push_back({blocks, span[1], span[2]});
       blocks += span[0];

@@ -30,6 +30,7 @@ MODEL = -1
 """In the place of a layer's index: the head, and the norm before it."""
 
 NUMBERS = POINTER(c_int32)
+"""An array of whole numbers."""
 
 
 class Shape(ctypes.Structure):

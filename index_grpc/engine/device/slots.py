@@ -9,7 +9,7 @@ from index_grpc.contract import SamplingParams
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.sampling import CANDIDATES, NUM_KNOBS, SlotState
 from index_grpc.engine.sequence import Sequence, Span
-from index_grpc.model.drawing import SMALLEST_PENALTY
+from index_grpc.model import drawing
 from index_grpc.model.history import History
 from index_grpc.model.sending import sent
 
@@ -95,15 +95,6 @@ def is_narrow(sampling: SamplingParams) -> bool:
 
 
 def knobs(sampling: SamplingParams) -> list[float]:
-    """A row of the table that the kernels read."""
-    is_greedy = sampling.temperature == 0.0
-    return [
-        1.0 if is_greedy else max(sampling.temperature, SMALLEST_TEMPERATURE),
-        sampling.top_p,
-        sampling.min_p,
-        max(sampling.repetition_penalty, SMALLEST_PENALTY),
-        sampling.frequency_penalty,
-        sampling.presence_penalty,
-        1 if is_greedy or not sampling.top_k else min(sampling.top_k, CANDIDATES),
-        0.0,
-    ]
+    """A row of the table that the kernels read; where any token may come, they look for one candidate in vain."""
+    temperature, *others, top_k, _ = drawing.knobs(sampling)
+    return [max(temperature, SMALLEST_TEMPERATURE), *others, min(top_k, CANDIDATES) or 1, 0.0]
