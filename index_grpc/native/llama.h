@@ -73,6 +73,8 @@ class Llama {
   struct Stretch {
     const Span* span;
     int first_token, start, count;
+
+    int64_t num_looks() const { return static_cast<int64_t>(start + count) * count; }
   };
 
   Heads heads() const { return {shape_.num_heads, shape_.num_kv_heads, shape_.head_dim}; }
@@ -88,6 +90,9 @@ class Llama {
       }
       for (int i = 0; i < span->count; ++i) places_.push_back({span, span->start + i});
     }
+    // The longest first: a prompt begun last would keep one thread busy after the others.
+    std::sort(stretches_.begin(), stretches_.end(),
+              [](const Stretch& one, const Stretch& other) { return one.num_looks() > other.num_looks(); });
   }
 
   void make_room(int num_tokens) {

@@ -46,13 +46,17 @@ class Products {
   }
 
  private:
-  // Calls do_panels(first, end) for shares of the panels, on all threads.
+  // Calls do_panels(first, end) for shares of the panels, on all threads. Each share is smaller than the one before it,
+  // so that threads that began with large ones end almost together.
   template <class DoPanels>
   void share_out(const Matrix& matrix, const DoPanels& do_panels) {
-    const int num_tasks = std::min(matrix.num_panels, 8 * crew_.size());
-    crew_.run(num_tasks, [&](int task) {
-      const int64_t num_panels = matrix.num_panels;
-      do_panels(static_cast<int>(num_panels * task / num_tasks), static_cast<int>(num_panels * (task + 1) / num_tasks));
+    const int64_t num_panels = matrix.num_panels, num_tasks = std::min(matrix.num_panels, 8 * crew_.size());
+    const auto start = [&](int64_t task) {
+      const int64_t left = num_tasks - task;
+      return static_cast<int>(num_panels - num_panels * left * left / (num_tasks * num_tasks));
+    };
+    crew_.run(static_cast<int>(num_tasks), [&](int task) {
+      if (start(task) < start(task + 1)) do_panels(start(task), start(task + 1));
     });
   }
 
