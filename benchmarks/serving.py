@@ -13,6 +13,7 @@ import psutil
 
 from index_grpc.collector import spare_what_exists
 from index_grpc.launch import load
+from index_grpc.machine import patient_threads
 from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
 
@@ -26,16 +27,17 @@ START_SECONDS = 120.0
 
 @asynccontextmanager
 async def in_process(**settings: object) -> AsyncIterator[tuple[App, str]]:
-    """A loaded server of this process and its address."""
+    """A loaded server of this process and its address, its threads as the command has them."""
     chosen = ServeSettings.model_validate({"port": 0, **settings})
-    app = App(chosen)
-    address = await app.listen()
-    try:
-        await app.load(lambda: load(chosen))
-        spare_what_exists()  # as the command does
-        yield app, address
-    finally:
-        await app.stop()
+    with patient_threads():
+        app = App(chosen)
+        address = await app.listen()
+        try:
+            await app.load(lambda: load(chosen))
+            spare_what_exists()
+            yield app, address
+        finally:
+            await app.stop()
 
 
 @contextmanager
