@@ -66,7 +66,7 @@ def start_process(settings: ServeSettings) -> "tuple[ProcessWorker, Ready]":
 def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, its = socket.socketpair()
     with its:
-        command = [sys.executable, "-m", MODULE, str(its.fileno())]
+        command = [sys.executable, *_options(), "-m", MODULE, str(its.fileno())]
         # In a session of its own Ctrl-C does not reach it: the server completes its calls first.
         process = subprocess.Popen(
             command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, env=_environment()
@@ -119,6 +119,11 @@ class ProcessWorker:
         cause = await asyncio.to_thread(self.reap)
         if self.broke:
             log.error("the engine's process ended: %s", cause)
+
+
+def _options() -> list[str]:
+    """Has the interpreter pass over modules in the working directory, unless this one finds its own there."""
+    return [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
 
 
 def _environment() -> dict[str, str]:

@@ -25,6 +25,7 @@ from index_grpc.server.app import App
 from index_grpc.server.loaded import Loaded
 from index_grpc.server.upkeep import Patience, keep_loaded
 from tests.conftest import settings
+from tests.process import serving
 from tests.server.asking import Stub, health_stub, refusal, seeded, streamed, unary
 
 QUICKLY = Patience(first_pause_seconds=0.0, longest_pause_seconds=0.0, most_failures=3)
@@ -264,3 +265,13 @@ async def test_an_engine_lost_at_once_does_not_serve(checkpoint: Path, monkeypat
         await app.load(lambda: load(settings(checkpoint, engine_process=True)))
     assert not app.is_loaded
     await app.stop()
+
+
+def test_what_lies_in_the_working_directory_is_not_run(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index_grpc").mkdir()
+    (tmp_path / "index_grpc" / "__init__.py").write_text("raise SystemExit('not the one that was installed')")
+    monkeypatch.chdir(tmp_path)
+    with serving("--model", str(checkpoint), "--device", "cpu", "--port", "0", "--engine-process") as process:
+        assert process.wait_for("ready in|error:")[0] == "ready in"
