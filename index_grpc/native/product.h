@@ -46,12 +46,13 @@ class Products {
   }
 
  private:
-  // Calls do_panels(first, end) for shares of the panels, on all threads. Each share is smaller than the one before it,
-  // so that threads that began with large ones end almost together.
+  // Calls do_panels(first, end) for shares of the panels, on all threads. Where a thread has several, they shrink towards
+  // the end, some to nothing, so that threads that began with large ones end almost together.
   template <class DoPanels>
   void share_out(const Matrix& matrix, const DoPanels& do_panels) {
     const int64_t num_panels = matrix.num_panels, num_tasks = std::min(matrix.num_panels, 8 * crew_.size());
     const auto start = [&](int64_t task) {
+      if (num_panels <= crew_.size()) return static_cast<int>(task);
       const int64_t left = num_tasks - task;
       return static_cast<int>(num_panels - num_panels * left * left / (num_tasks * num_tasks));
     };
