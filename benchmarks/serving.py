@@ -13,7 +13,6 @@ import psutil
 
 from index_grpc.collector import spare_what_exists
 from index_grpc.launch import load
-from index_grpc.machine import patient_threads
 from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
 
@@ -27,17 +26,16 @@ START_SECONDS = 120.0
 
 @asynccontextmanager
 async def in_process(**settings: object) -> AsyncIterator[tuple[App, str]]:
-    """A loaded server of this process and its address, its threads as the command has them."""
+    """A loaded server of this process and its address."""
     chosen = ServeSettings.model_validate({"port": 0, **settings})
-    with patient_threads():
-        app = App(chosen)
-        address = await app.listen()
-        try:
-            await app.load(lambda: load(chosen))
-            spare_what_exists()
-            yield app, address
-        finally:
-            await app.stop()
+    app = App(chosen)
+    address = await app.listen()
+    try:
+        await app.load(lambda: load(chosen))
+        spare_what_exists()  # as the command does
+        yield app, address
+    finally:
+        await app.stop()
 
 
 @contextmanager

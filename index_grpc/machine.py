@@ -3,7 +3,7 @@
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -12,9 +12,6 @@ CGROUPS = Path("/sys/fs/cgroup")
 RESERVED_FILES = 256
 MOST_CONNECTIONS = 2**20
 """However many the system would allow."""
-
-STARTED_AS = os.sched_getscheduler(0)
-"""How whoever started this process has it scheduled."""
 
 
 def available_bytes(cgroups: Path = CGROUPS) -> int:
@@ -49,21 +46,21 @@ def allow_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def patient_threads() -> AbstractContextManager[None]:
-    """Has this thread and those that it starts inside wait for a core when there is work for them.
+@contextmanager
+def patient_threads() -> Iterator[None]:
+    """Has the threads that are started inside, and those that they start, wait for a core when there is work for them.
 
-    An event loop and gRPC's own threads wake several times for each message, and would each time take a core from a
-    thread that computes, amid something that the others then wait for. So they come to it some milliseconds later,
-    where all cores are busy, and find more to do at once.
+    gRPC's own threads wake several times for each message, and would each time take a core from a thread that computes.
+    So they come to it some milliseconds later, where all cores are busy, and find more to do at once.
     """
-    return _scheduled_as(os.SCHED_BATCH, instead_of=os.SCHED_OTHER)
-
-
-def eager_threads() -> AbstractContextManager[None]:
-    """Within patient threads: has those that are started inside take a core as any program does. For what computes."""
-    if STARTED_AS != os.SCHED_OTHER:
-        return nullcontext()
-    return _scheduled_as(os.SCHED_OTHER, instead_of=os.SCHED_BATCH)
+    if _policy() != os.SCHED_OTHER:  # somebody has thought of this already
+        yield
+        return
+    _schedule_as(os.SCHED_BATCH)
+    try:
+        yield
+    finally:
+        _schedule_as(os.SCHED_OTHER)
 
 
 def most_connections() -> int:
@@ -74,20 +71,16 @@ def most_connections() -> int:
     return min(MOST_CONNECTIONS, max(1, allowed - RESERVED_FILES))
 
 
-@contextmanager
-def _scheduled_as(policy: int, instead_of: int) -> Iterator[None]:
-    """The calling thread; others inherit it from the one that starts them. A policy of somebody else's choice stays."""
-    if os.sched_getscheduler(0) != instead_of:
-        yield
-        return
-    _schedule_as(policy)
+def _policy() -> int | None:
+    """The calling thread's; none where a sandbox does not tell."""
     try:
-        yield
-    finally:
-        _schedule_as(instead_of)
+        return os.sched_getscheduler(0)
+    except OSError:
+        return None
 
 
 def _schedule_as(policy: int) -> None:
+    """For the calling thread; threads inherit it from the one that starts them."""
     with suppress(OSError):  # a sandbox may not know of it; then nothing changes
         os.sched_setscheduler(0, policy, os.sched_param(0))
 

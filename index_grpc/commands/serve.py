@@ -53,7 +53,7 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
 
     from index_grpc.collector import spare_what_exists
     from index_grpc.launch import load, ports
-    from index_grpc.machine import allow_open_files, patient_threads
+    from index_grpc.machine import allow_open_files
     from index_grpc.server.lifetime import serve
     from index_grpc.server.loaded import Loaded
 
@@ -63,8 +63,7 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
         return loaded
 
     allow_open_files()
-    with patient_threads():
-        uvloop.run(serve(settings, load_for_good, ports(settings)))
+    uvloop.run(serve(settings, load_for_good, ports(settings)))
 
 
 def _tell(error: StartupError, settings: ServeSettings) -> None:

@@ -14,7 +14,7 @@ from index_grpc.chat import Chat
 from index_grpc.contract import ServedModel, Timing
 from index_grpc.engine.door import Engine, EngineEvents
 from index_grpc.errors import StartupError
-from index_grpc.machine import eager_threads, patient_threads
+from index_grpc.machine import patient_threads
 from index_grpc.server.calls import Calls
 from index_grpc.server.entrance import HEALTH_SERVICE, Entrance
 from index_grpc.server.health import Health
@@ -101,10 +101,9 @@ class App:
     async def load(self, load: Load) -> ServedModel:
         """Loads the model in a thread, has it answer once through the engine's door, then turns health to SERVING."""
         started = time.monotonic()
-        with eager_threads():
-            loaded = await in_daemon_thread(load)
-            self.broke.clear()
-            self.engine = await self._start_engine(loaded)
+        loaded = await in_daemon_thread(load)
+        self.broke.clear()
+        self.engine = await self._start_engine(loaded)
         chat = Chat(loaded.tokenizer, self.engine, self.settings.stream_interval)
         try:
             await warm_up(chat)
