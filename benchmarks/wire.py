@@ -64,12 +64,12 @@ def opened(options: argparse.Namespace) -> Iterator[list[Side]]:
         for interval in INTERVALS:
             size = ["--max-sequences", str(options.streams), "--stream-interval", str(interval)]
             served = stack.enter_context(as_process("--model", model, "--no-prefix-reuse", *size))
-            add(told(interval), [served.process.pid], "--address", served.address)
+            add(label(interval), [served.process.pid], "--address", served.address)
         yield sides
 
 
-def told(interval: int) -> str:
-    """A server's name."""
+def label(interval: int) -> str:
+    """What a server is called."""
     return "over the wire" + (f", {interval} tokens a message" if interval > 1 else "")
 
 
@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace) -> Section:
         f"--rounds {options.rounds}",
         columns=["", "tokens/s", "share"],
         rows=[[name, f"{speed:.0f}", f"{shares[name]:.1%}"] for name, speed in medians.items()],
-        goals=[Goal.at_least(f"over the wire at {options.streams} streams", 95, shares[told(1)] * 100, " %")],
+        goals=[Goal.at_least(f"over the wire at {options.streams} streams", 95, shares[label(1)] * 100, " %")],
         data={"rounds": rounds, "shares": shares},
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from os import sched_getscheduler
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ OF_GRPC = ("event_engine", "grpc_global_tim", "lifeguard")
 
 def policy_of_new_thread() -> int:
     found: list[int] = []
-    thread = threading.Thread(target=lambda: found.append(os.sched_getscheduler(0)))
+    thread = threading.Thread(target=lambda: found.append(sched_getscheduler(0)))
     thread.start()
     thread.join()
     return found[0]
@@ -52,11 +53,9 @@ def test_a_sandbox_may_refuse(monkeypatch: pytest.MonkeyPatch, call: str) -> Non
     def refuse(*arguments: object) -> None:
         raise PermissionError
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, call, refuse)
-        with patient_threads():
-            pass
-    assert policy_of_new_thread() == os.SCHED_OTHER
+    monkeypatch.setattr(os, call, refuse)
+    with patient_threads():
+        assert policy_of_new_thread() == os.SCHED_OTHER
 
 
 @pytest.mark.parametrize("where", ["--no-engine-process", "--engine-process"])
