@@ -143,8 +143,15 @@ def test_a_full_server_says_when_to_come_back(run: Run, script: Script) -> None:
 def test_where_no_server_is(run: Run, server: FakeServer) -> None:
     server.stop()
     result = run("model")
-    assert result.exit_code == 3
-    assert f"hint: is a server running at {server.address}?" in result.stderr
+    lines = result.stderr.splitlines()
+    assert (result.exit_code, len(lines)) == (3, 2)
+    assert lines[0].startswith(f"error: {server.address} cannot be reached: ")
+    assert lines[1].startswith(f"hint: is a server running at {server.address}?")
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_the_help_tells_where_the_defaults_are(run: Run, command: str) -> None:
+    assert "the server's defaults, which `index-client model` shows" in " ".join(run(command, "--help").stdout.split())
 
 
 def test_what_had_come_is_shown_before_the_error(run: Run, script: Script) -> None:

@@ -25,6 +25,9 @@ RANGES: dict[str, tuple["click.ParamType[Any]", str]] = {
     "--model": (click.STRING, "Refuse to be answered by another model."),
 }
 
+DEFAULTS = "Options that are left out take the server's defaults, which `index-client model` shows."
+"""How the help of a command with answer_options ends."""
+
 
 def answer_options(command: Command) -> Command:
     """Gives a command the options of AnswerOptions that a person may want; what is not given stays unset."""

@@ -10,7 +10,7 @@ from typing import Unpack
 
 import click
 
-from index_grpc_client.cli.answering import answer_options
+from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import complain
 from index_grpc_client.options import AnswerOptions
@@ -64,7 +64,7 @@ def to_json(result: object) -> str:
     return json.dumps(dataclasses.asdict(result), default=plain, ensure_ascii=False)
 
 
-@click.command()
+@click.command(epilog=DEFAULTS)
 @click.argument("prompt", nargs=-1)
 @click.option("--system", help="Instructions for the model.")
 @answer_options

@@ -8,7 +8,7 @@ from typing import Unpack
 import click
 
 from index_grpc_client.aio_client import AsyncClient
-from index_grpc_client.cli.answering import answer_options
+from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.ask import write
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import complain, report
@@ -102,7 +102,7 @@ def reader() -> Callable[[], str]:
     return session.prompt
 
 
-@click.command()
+@click.command(epilog=DEFAULTS)
 @click.option("--system", help="Instructions for the model.")
 @answer_options
 @click.pass_obj

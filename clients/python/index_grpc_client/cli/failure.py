@@ -80,6 +80,11 @@ def was_cut_off(error: IndexGrpcError) -> bool:
     return isinstance(error, IncompleteAnswerError) or (isinstance(error, CallCancelledError) and bool(error.text))
 
 
+def was_unreachable(error: IndexGrpcError) -> bool:
+    """Tells whether gRPC says that the server is unavailable: a server that says so itself gives a reason."""
+    return isinstance(error, UnavailableError) and not error.reason
+
+
 HINTS_ON_CONNECTING = {
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted; --ca names a file of certificates to trust",
     "Hostname Verification": "the server's certificate is for another host name; --address has to be that one",
@@ -124,7 +129,7 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
     return None
 
 
-def summary(error: IndexGrpcError, violations: list[str]) -> str:
+def summary(error: IndexGrpcError, violations: list[str], address: str) -> str:
     """Returns the `error:` line. The server names the first violation, and counts those that did not fit."""
     message, num_sent = error.details() or error.code().name, len(violations)
     if num_sent == 1:
@@ -134,13 +139,15 @@ def summary(error: IndexGrpcError, violations: list[str]) -> str:
         num_found = int(more[1]) + 1 if more else num_sent
         wrong = f"{num_found} things are wrong with the request"
         return f"{wrong}:" if num_found == num_sent else f"{wrong}, the first {num_sent} are:"
-    return f"the answer was cut off: {message}" if was_cut_off(error) else message
+    if was_cut_off(error):
+        return f"the answer was cut off: {message}"
+    return f"{address} cannot be reached: {message}" if was_unreachable(error) else message
 
 
 def report(error: IndexGrpcError, address: str) -> None:
     """Tells a person of the error."""
     violations = [f"{violation.field}: {violation.description}" for violation in error.violations]
-    complain("error", summary(error, violations))
+    complain("error", summary(error, violations, address))
     for violation in violations if len(violations) > 1 else ():
         click.echo(f"  {violation}", err=True)
     if advice := hint(error, address):
