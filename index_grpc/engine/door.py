@@ -4,12 +4,12 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from index_grpc.contract import Timing, TokenRequest
 from index_grpc.engine.orders import Cancel, Held, News, Report, StepReport, Stop, Submit
+from index_grpc.engine.pace import Pace
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.token_stream import TokenStream
 from index_grpc.engine.worker import Worker
@@ -21,23 +21,6 @@ IDLE = StepReport(0.0, 0, 0, 0)
 """What there is to tell before the first step."""
 
 log = logging.getLogger(__name__)
-
-
-class Pace:
-    """How soon places become free, judged by how long the last few requests held theirs."""
-
-    def __init__(self, num_places: int, num_remembered: int = 32) -> None:
-        self._num_places = num_places
-        self._held: deque[float] = deque(maxlen=num_remembered)
-
-    def record(self, timing: Timing) -> None:
-        """Notes a request that finished."""
-        self._held.append(timing.total - timing.queue)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds from one place becoming free to the next when all are taken; 0 before anything is known."""
-        return sum(self._held) / len(self._held) / self._num_places if self._held else 0.0
 
 
 @dataclass(frozen=True, slots=True)
