@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import psutil
 
@@ -62,9 +62,7 @@ class Served:
         self.process = psutil.Process(process.pid)
         self._popen, self._addresses = process, SimpleQueue[str]()
         threading.Thread(target=self._read, daemon=True).start()
-        self.address = self._addresses.get(timeout=START_SECONDS)
-        if not self.address:
-            raise RuntimeError(f"the server ended with {process.wait()}: {self.severe[-5:]}")
+        self.address = self._found_address()
 
     @property
     def is_running(self) -> bool:
@@ -74,6 +72,15 @@ class Served:
     def memory_bytes(self) -> int:
         """What it and its engine's process hold resident."""
         return sum(one.memory_info().rss for one in (self.process, *self.process.children(recursive=True)))
+
+    def _found_address(self) -> str:
+        try:
+            address = self._addresses.get(timeout=START_SECONDS)
+        except Empty:
+            raise RuntimeError(f"the server is not ready after {START_SECONDS:g} s: {self.severe[-5:]}") from None
+        if not address:
+            raise RuntimeError(f"the server ended with {self._popen.wait()}: {self.severe[-5:]}")
+        return address
 
     def _read(self) -> None:
         assert self._popen.stderr is not None

@@ -4,12 +4,13 @@ A shared machine's pace drifts by a tenth within seconds. What alternates faster
 """
 
 import mmap
-import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 READY_SECONDS = 120.0
 LOOK_SECONDS = 0.05
@@ -36,8 +37,9 @@ class Counter:
 class Side:
     """Processes that do one thing together and count it."""
 
-    def __init__(self, name: str, pids: Sequence[int], counter: Counter) -> None:
-        self.name, self._pids, self._counter = name, pids, counter
+    def __init__(self, name: str, pids: Iterable[int], counter: Counter) -> None:
+        """`pids` are processes; those that they have started by the time they are warm belong to them."""
+        self.name, self._processes, self._counter = name, [psutil.Process(pid) for pid in pids], counter
 
     def warm_up(self, count: int) -> None:
         """Lets it count so far, then has it stand still. Raises RuntimeError if it does not get there."""
@@ -46,6 +48,7 @@ class Side:
             if time.monotonic() > until:
                 raise RuntimeError(f"{self.name}: {self._counter.value} of {count} after {READY_SECONDS:g} s")
             time.sleep(LOOK_SECONDS)
+        self._processes += [child for one in self._processes for child in one.children(recursive=True)]
         self.signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> float:
@@ -58,8 +61,8 @@ class Side:
 
     def signal(self, number: signal.Signals) -> None:
         """To all its processes."""
-        for pid in self._pids:
-            os.kill(pid, number)
+        for process in self._processes:
+            process.send_signal(number)
 
 
 @contextmanager
