@@ -15,6 +15,7 @@ def test_the_defaults() -> None:
     ours = options()
     assert ours["grpc.keepalive_time_ms"] == 30_000
     assert ours["grpc.keepalive_timeout_ms"] == 10_000
+    assert ours["grpc.max_reconnect_backoff_ms"] == 5_000
     assert ours["grpc.max_receive_message_length"] == ours["grpc.max_send_message_length"] == MAX_MESSAGE_BYTES == 2**24
 
 

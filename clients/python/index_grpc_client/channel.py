@@ -99,6 +99,7 @@ class Dial:
         defaults = {
             "grpc.keepalive_time_ms": 30_000,
             "grpc.keepalive_timeout_ms": 10_000,
+            "grpc.max_reconnect_backoff_ms": 5_000,  # gRPC's own two minutes leave a server that is back alone for long
             "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
             "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
             "grpc.primary_user_agent": f"index-grpc-client/{__version__}",
