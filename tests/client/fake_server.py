@@ -87,6 +87,8 @@ class Script:
     """A token is a character of a message."""
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
+    times_left: list[float] = field(default_factory=list)
+    """Seconds that callers would wait, as they came."""
     holding: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)
     """A call that was to be held is over."""
@@ -164,6 +166,7 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
     def _arrive(self, request: Message, context: Context) -> None:
         self.script.requests.append(request)
         self.script.metadata.append(dict(context.invocation_metadata()))
+        self.script.times_left.append(context.time_remaining())
         if self.script.hold_after is not None and not context.add_callback(self.script.left.set):
             self.script.left.set()
         if self.script.failures:

@@ -1,5 +1,8 @@
 """Conversations over both clients."""
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 from index_grpc_client import (
     AsyncClient,
@@ -13,6 +16,8 @@ from index_grpc_client import (
     system,
     user,
 )
+from index_grpc_client import conversation as conversations
+from index_grpc_client.request import QUICK_TIMEOUT
 from index_grpc_client.v1 import chat_pb2
 
 from .either import EitherClient, drained, settled
@@ -148,3 +153,26 @@ async def test_the_model_is_asked_about_once(async_client: AsyncClient, script: 
     await chat.ask("one")
     await chat.ask("two")
     assert sum(isinstance(request, chat_pb2.GetModelRequest) for request in script.requests) == 1
+
+
+async def test_calls_that_trim_share_the_options_of_the_turn(
+    either: EitherClient, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count(step=20)  # each call finds another 20 seconds gone
+    monkeypatch.setattr(conversations, "time", SimpleNamespace(monotonic=lambda: next(looks)))
+    chat = conversation(either, trim=True, history=[("user", "a" * 50), ("assistant", "b" * 40)])
+    await settled(chat.ask("hi", timeout=100, request_id="turn-1"))
+    assert [type(request).__name__ for request in script.requests] == [
+        "GetModelRequest",
+        "CountTokensRequest",
+        "ChatRequest",
+    ]
+    assert {found["x-request-id"] for found in script.metadata} == {"turn-1"}
+    for left, given in zip(script.times_left, [QUICK_TIMEOUT, QUICK_TIMEOUT, 40], strict=True):
+        assert given - 5 < left < given + 1  # gRPC rounds up
+
+
+async def test_a_turn_whose_time_is_no_time_is_refused(either: EitherClient, script: Script) -> None:
+    with pytest.raises(ValueError, match="timeout is 0 s; allowed is more than 0 s"):
+        await settled(conversation(either, trim=True).ask("hi", timeout=0))
+    assert script.requests == []

@@ -1,16 +1,21 @@
 """Conversations: clients that remember what was said."""
 
+import time
 from collections.abc import AsyncGenerator, Generator, Iterable
 from typing import TypeAlias, Unpack
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.client import Client
 from index_grpc_client.errors import InvalidRequestError
+from index_grpc_client.limits import allowed_timeout
 from index_grpc_client.message import AnyMessage, Message, Role, messages
 from index_grpc_client.message import system as system_message
 from index_grpc_client.model import ModelInfo
-from index_grpc_client.options import AskOptions, Metadata
+from index_grpc_client.options import AskOptions, CallOptions
+from index_grpc_client.request import QUICK_TIMEOUT
 from index_grpc_client.result import ChatResult, Chunk
+
+SHORTEST_TIMEOUT_S = 0.001
 
 Trimming: TypeAlias = Generator[tuple[Message, ...], int, tuple[Message, ...]]
 """Yields histories, is sent how many tokens remain after each with the prompt, and returns the one to use."""
@@ -21,6 +26,30 @@ def remaining_if_too_long(error: InvalidRequestError) -> int:
     if error.reason != "PROMPT_TOO_LONG":
         raise error
     return 0
+
+
+class _Turn:
+    """The options of a turn, whose timeout all of its calls share."""
+
+    def __init__(self, options: AskOptions) -> None:
+        """Raises ValueError for a timeout that is none."""
+        timeout = options.get("timeout")
+        self._options = options
+        self._ends_at = None if timeout is None else time.monotonic() + allowed_timeout(timeout)
+
+    def to_look(self) -> CallOptions:
+        """Returns those of a call that asks after the model or counts."""
+        left, options = self._seconds_left(), self._options
+        timeout = None if left is None else min(left, QUICK_TIMEOUT)
+        return CallOptions(timeout=timeout, request_id=options.get("request_id"), metadata=options.get("metadata"))
+
+    def to_answer(self) -> AskOptions:
+        """Returns those of the call that answers."""
+        return {**self._options, "timeout": self._seconds_left()}
+
+    def _seconds_left(self) -> float | None:
+        """Returns more than 0 always: a call with next to no time fails as any that takes too long."""
+        return None if self._ends_at is None else max(self._ends_at - time.monotonic(), SHORTEST_TIMEOUT_S)
 
 
 class _Memory:
@@ -100,34 +129,37 @@ class Conversation(_Memory):
 
     def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of AskOptions."""
-        result = self._client.chat(prompt, history=self._history_for(prompt, options), **options)
+        turn = _Turn(options)
+        history = self._history_for(prompt, turn, options.get("max_tokens"))
+        result = self._client.chat(prompt, history=history, **turn.to_answer())
         self._keep(result)
         return result
 
     def stream(self, prompt: str, **options: Unpack[AskOptions]) -> Generator[Chunk, None, None]:
         """Answers a prompt as the model generates the answer; leaving the loop early cancels and forgets the turn."""
-        with self._client.chat_stream(prompt, history=self._history_for(prompt, options), **options) as stream:
+        turn = _Turn(options)
+        history = self._history_for(prompt, turn, options.get("max_tokens"))
+        with self._client.chat_stream(prompt, history=history, **turn.to_answer()) as stream:
             for chunk in stream:
                 if chunk.finish:
                     self._keep(stream.result())
                 yield chunk
 
-    def _history_for(self, prompt: str, options: AskOptions) -> tuple[Message, ...]:
+    def _history_for(self, prompt: str, turn: _Turn, max_tokens: int | None) -> tuple[Message, ...]:
         if not self.trim:
             return self.history
-        metadata = options.get("metadata")
-        self._model = self._model or self._client.model(metadata=metadata)
-        trimming = self._trimmed(self._model, options.get("max_tokens"))
+        self._model = self._model or self._client.model(**turn.to_look())
+        trimming = self._trimmed(self._model, max_tokens)
         try:
             history = next(trimming)
             while True:
-                history = trimming.send(self._remaining(prompt, history, metadata))
+                history = trimming.send(self._remaining(prompt, history, turn))
         except StopIteration as found:
             return tuple(found.value)
 
-    def _remaining(self, prompt: str, history: tuple[Message, ...], metadata: Metadata | None) -> int:
+    def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _Turn) -> int:
         try:
-            return self._client.count_tokens(prompt, history=history, metadata=metadata).remaining_tokens
+            return self._client.count_tokens(prompt, history=history, **turn.to_look()).remaining_tokens
         except InvalidRequestError as error:
             return remaining_if_too_long(error)
 
@@ -143,34 +175,36 @@ class AsyncConversation(_Memory):
 
     async def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of AskOptions."""
-        result = await self._client.chat(prompt, history=await self._history_for(prompt, options), **options)
+        turn = _Turn(options)
+        history = await self._history_for(prompt, turn, options.get("max_tokens"))
+        result = await self._client.chat(prompt, history=history, **turn.to_answer())
         self._keep(result)
         return result
 
     async def stream(self, prompt: str, **options: Unpack[AskOptions]) -> AsyncGenerator[Chunk, None]:
         """Answers a prompt as the model generates the answer; leaving the loop early cancels and forgets the turn."""
-        history = await self._history_for(prompt, options)
-        async with self._client.chat_stream(prompt, history=history, **options) as stream:
+        turn = _Turn(options)
+        history = await self._history_for(prompt, turn, options.get("max_tokens"))
+        async with self._client.chat_stream(prompt, history=history, **turn.to_answer()) as stream:
             async for chunk in stream:
                 if chunk.finish:
                     self._keep(stream.result())
                 yield chunk
 
-    async def _history_for(self, prompt: str, options: AskOptions) -> tuple[Message, ...]:
+    async def _history_for(self, prompt: str, turn: _Turn, max_tokens: int | None) -> tuple[Message, ...]:
         if not self.trim:
             return self.history
-        metadata = options.get("metadata")
-        self._model = self._model or await self._client.model(metadata=metadata)
-        trimming = self._trimmed(self._model, options.get("max_tokens"))
+        self._model = self._model or await self._client.model(**turn.to_look())
+        trimming = self._trimmed(self._model, max_tokens)
         try:
             history = next(trimming)
             while True:
-                history = trimming.send(await self._remaining(prompt, history, metadata))
+                history = trimming.send(await self._remaining(prompt, history, turn))
         except StopIteration as found:
             return tuple(found.value)
 
-    async def _remaining(self, prompt: str, history: tuple[Message, ...], metadata: Metadata | None) -> int:
+    async def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _Turn) -> int:
         try:
-            return (await self._client.count_tokens(prompt, history=history, metadata=metadata)).remaining_tokens
+            return (await self._client.count_tokens(prompt, history=history, **turn.to_look())).remaining_tokens
         except InvalidRequestError as error:
             return remaining_if_too_long(error)
