@@ -138,8 +138,45 @@ def test_headers_that_http_cannot_hold_are_named(value: str, shown: str) -> None
     text = f"holds {shown} at character 1; allowed are printable ASCII characters; leave it out"
     with pytest.raises(ValueError, match=f"^{re.escape(f'api_key {text}')}$"):
         CallBuilder(600, value)
-    with pytest.raises(ValueError, match=f"^{re.escape(f'request_id {text}')}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'metadata x-team {text}')}$"):
+        CallBuilder(600, None).model(metadata={"x-team": value})
+
+
+@pytest.mark.parametrize("value", ["", "my call", "z" * 129, "é", "a\n"])
+def test_request_ids_that_the_server_would_not_take(value: str) -> None:
+    text = f"request_id is {value[:40]!a}; allowed are 1 to 128 ASCII characters, none of them a space"
+    with pytest.raises(ValueError, match=re.escape(text)):
         CallBuilder(600, None).model(request_id=value)
+    assert CallBuilder(600, None).model(request_id="z" * 128).request_id == "z" * 128
+
+
+@pytest.mark.parametrize("key", ["X-Team", "", "a b", "é", ":path"])
+def test_keys_of_metadata_that_http_cannot_hold(key: str) -> None:
+    text = f"metadata has the key {key!a}; allowed are lower-case letters, digits and any of _-."
+    with pytest.raises(ValueError, match=re.escape(text)):
+        CallBuilder(600, None).model(metadata=[(key, "a")])
+
+
+def test_metadata_in_bytes() -> None:
+    call = CallBuilder(600, None).model(metadata={"x-a-bin": b"\x00\xff", "x-b": b"plain"})
+    assert call.metadata == (("x-a-bin", b"\x00\xff"), ("x-b", b"plain"))
+    with pytest.raises(ValueError, match="metadata x-a-bin is text; allowed are bytes"):
+        CallBuilder(600, None).model(metadata={"x-a-bin": "text"})
+    with pytest.raises(ValueError, match="metadata x-b holds"):
+        CallBuilder(600, None).model(metadata={"x-b": b"\xff"})
+
+
+@pytest.mark.parametrize("limit", [1e-7, 1e-12, math.ulp(0)])
+def test_the_shortest_time_limit_is_a_microsecond(limit: float) -> None:
+    assert chat_request("Hi", time_limit=limit).time_limit.nanos == 1_000
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "top_k", "seed", "top_logprobs"])
+@pytest.mark.parametrize("value", [-1, 2**32])
+def test_numbers_that_the_contract_cannot_hold_are_named(name: str, value: int) -> None:
+    text = f"{name} is {value}; allowed is 0 to 4294967295"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        chat_request("Hi", **{name: value})  # type: ignore[arg-type]
 
 
 def test_metadata() -> None:

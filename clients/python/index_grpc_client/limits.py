@@ -1,6 +1,7 @@
 """What callers may give: times, texts and headers. What is not allowed is a ValueError that names it and the remedy."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
@@ -8,6 +9,11 @@ LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
 
 LONGEST_TIME_LIMIT_S = 315_576_000_000
 """The longest time that a Duration of protobuf holds, 10,000 years."""
+
+MOST_UINT32 = 2**32 - 1
+REQUEST_ID = re.compile(r"[!-~]{1,128}")
+METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
+BINARY_SUFFIX = "-bin"
 
 
 def allowed_timeout(seconds: float, name: str = "timeout") -> float:
@@ -23,7 +29,14 @@ def allowed_time_limit(limit: float | timedelta, name: str = "time_limit") -> ti
     if not 0 < seconds <= LONGEST_TIME_LIMIT_S:
         allowed = f"more than 0 s, at most {LONGEST_TIME_LIMIT_S:,} s"
         raise ValueError(f"{name} is {seconds:g} s; allowed is {allowed}; unset means no limit of its own")
-    return limit if isinstance(limit, timedelta) else timedelta(seconds=limit)
+    return limit if isinstance(limit, timedelta) else max(timedelta(seconds=limit), timedelta.resolution)
+
+
+def require_uint32(numbers: Mapping[str, int | None]) -> None:
+    """Refuses numbers, each under its name, that the contract has no room for."""
+    for name, number in numbers.items():
+        if number is not None and not 0 <= number <= MOST_UINT32:
+            raise ValueError(f"{name} is {number}; allowed is 0 to {MOST_UINT32}")
 
 
 def require_utf8(texts: Mapping[str, str | None]) -> None:
@@ -44,3 +57,25 @@ def allowed_header(text: str, name: str) -> str:
             found = f"{character!a} at character {place}"
             raise ValueError(f"{name} holds {found}; allowed are printable ASCII characters; leave it out")
     return text
+
+
+def allowed_request_id(text: str) -> str:
+    """Returns the id. The server would put one of its own in the place of one that it does not take."""
+    if not REQUEST_ID.fullmatch(text):
+        shown = f"{text[:40]!a}"
+        raise ValueError(f"request_id is {shown}; allowed are 1 to 128 ASCII characters, none of them a space")
+    return text
+
+
+def allowed_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> list[tuple[str, str | bytes]]:
+    """Returns the pairs. gRPC would fail the call for one that is not allowed, and not say which it is."""
+    allowed = list(pairs)
+    for key, value in allowed:
+        if not METADATA_KEY.fullmatch(key):
+            rule = "allowed are lower-case letters, digits and any of _-."
+            raise ValueError(f"metadata has the key {key!a}; {rule}")
+        if not key.endswith(BINARY_SUFFIX):
+            allowed_header(value if isinstance(value, str) else value.decode("latin-1"), f"metadata {key}")
+        elif isinstance(value, str):
+            raise ValueError(f"metadata {key} is text; allowed are bytes, or a key that does not end with -bin")
+    return allowed

@@ -14,7 +14,8 @@ class CallOptions(TypedDict, total=False):
 
     timeout: Seconds to wait, more than 0, retries included; `math.inf` waits for ever. Default: the client's. A server
         that sees the end of this time near sends the answer so far, with FinishReason.TIME_LIMIT.
-    request_id: Names the call in the server's log, in the answer's `id` and in errors. Default: the server makes one.
+    request_id: Names the call in the server's log, in the answer's `id` and in errors; 1 to 128 ASCII characters, none
+        of them a space. Default: the server makes one.
     metadata: More gRPC metadata to send, keys in lower case.
     """
 
@@ -63,7 +64,7 @@ class AnswerOptions(SamplingOptions, total=False):
     max_tokens: The most tokens to generate, at least 1.
     stop: A string, or up to 16, that end the answer before they appear in it.
     time_limit: Seconds, or a timedelta, after which the answer so far is sent with FinishReason.TIME_LIMIT. More than
-        0, at most 315,576,000,000 seconds.
+        0, counted in microseconds, at most 315,576,000,000 seconds.
     logprobs: Whether to report the log-probability of each generated token.
     top_logprobs: How many alternatives to report for each token, 0 to 20. Needs `logprobs`.
     model: The model to insist on: another one served is a ModelNotFoundError.

@@ -9,7 +9,15 @@ from typing import Generic, TypeVar, Unpack
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2
 
-from index_grpc_client.limits import allowed_header, allowed_time_limit, allowed_timeout, require_utf8
+from index_grpc_client.limits import (
+    allowed_header,
+    allowed_metadata,
+    allowed_request_id,
+    allowed_time_limit,
+    allowed_timeout,
+    require_uint32,
+    require_utf8,
+)
 from index_grpc_client.message import AnyMessage, Message, Role, messages
 from index_grpc_client.message import system as system_message
 from index_grpc_client.options import CallOptions, Metadata, RequestOptions, SamplingOptions
@@ -73,6 +81,8 @@ def chat_request(
         raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
     stops = [stop] if isinstance(stop, str) else list(stop or ())
     require_utf8({"prompt": prompt, "model": model} | {f"stop[{place}]": text for place, text in enumerate(stops)})
+    require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs})
+    require_uint32({"top_k": sampling.get("top_k"), "seed": sampling.get("seed")})
     return chat_pb2.ChatRequest(
         prompt=prompt,
         history=[turn.to_wire() for turn in full_history(history, system)],
@@ -147,10 +157,10 @@ class CallBuilder:
         metadata: Metadata | None = None,
     ) -> Call[Request]:
         pairs = metadata.items() if isinstance(metadata, Mapping) else metadata or ()
-        headers: list[tuple[str, str | bytes]] = list(pairs)
+        headers = allowed_metadata(pairs)
         if self.api_key is not None:
             headers.append(("authorization", f"Bearer {self.api_key}"))
         if request_id is not None:
-            headers.append(("x-request-id", allowed_header(request_id, "request_id")))
+            headers.append(("x-request-id", allowed_request_id(request_id)))
         limit = allowed_timeout(default_timeout if timeout is None else timeout)
         return Call(request, None if math.isinf(limit) else limit, tuple(headers), request_id or "")
