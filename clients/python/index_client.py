@@ -4,6 +4,7 @@ import os
 import sys
 
 EXTRA = {"click", "prompt_toolkit"}
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -17,6 +18,8 @@ def main() -> None:
         if missing.name not in EXTRA:
             raise
         sys.exit(f"error: index-client needs {missing.name}: pip install 'index-grpc-client[cli]'")
+    except KeyboardInterrupt:  # while it imports; the commands see to it themselves
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
+import index_client
 import pytest
 
 from .fake_server import TEXT, FakeServer
@@ -116,3 +118,14 @@ def test_help_does_not_load_the_editor() -> None:
     code = "import sys\nfrom index_grpc_client.cli.commands import index_client\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "prompt_toolkit" not in loaded.stdout.split()
+
+
+def test_ctrl_c_while_it_still_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "index_grpc_client.cli.commands", Interrupted("commands"))
+    with pytest.raises(SystemExit) as ended:
+        index_client.main()
+    assert ended.value.code == 130
