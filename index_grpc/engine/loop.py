@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from index_grpc.contract import FinishReason, Token, TokenOutput
+from index_grpc.contract import FinishReason, Token, TokenOutput, TokenRequest
 from index_grpc.engine.deadlines import Deadlines
 from index_grpc.engine.flights import Flights, Landing, Runner
 from index_grpc.engine.orders import Cancel, Held, News, Order, Report, StepReport, Stop, Submit
@@ -137,7 +137,7 @@ class Loop:
 
     def _end_late(self, sequence: Sequence) -> Report:
         if not sequence.num_generated:
-            return self._retire(sequence, DeadlineTooShort("the time was over before the first token"))
+            return self._retire(sequence, _too_late(sequence.request))
         self._retire(sequence)
         output = TokenOutput((), sequence.timing, FinishReason.TIME_LIMIT, sequence.num_cached)
         return Report(sequence.number, output)
@@ -147,3 +147,9 @@ class Loop:
         del self.sequences[sequence.number]
         self.scheduler.remove(sequence, keep=error is None)
         return Report(sequence.number, error=error)
+
+
+def _too_late(request: TokenRequest) -> DeadlineTooShort:
+    assert request.deadline is not None
+    seconds = request.deadline - request.arrival
+    return DeadlineTooShort(f"its {seconds:.2f} s were over before its first token; allow more time")
