@@ -70,6 +70,9 @@ def test_targets(address: str, target: str) -> None:
         ("localhost:-1", "has the port -1"),
         ("localhost:５", "has the port ５"),
         ("a\udcff:1", "is not UTF-8"),
+        ("http://localhost:50051", "begins with http://"),
+        ("https://localhost", "begins with https://"),
+        ("grpc://localhost:1", "begins with grpc://"),
     ],
 )
 def test_addresses_that_are_none(address: str, why: str) -> None:

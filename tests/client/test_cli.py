@@ -9,7 +9,9 @@ import grpc
 import pytest
 from click.testing import CliRunner, Result
 from google.rpc import error_details_pb2
+from index_grpc_client import UnavailableError
 from index_grpc_client.cli.commands import index_client
+from index_grpc_client.cli.failure import hint
 from index_grpc_client.v1 import chat_pb2
 
 from .fake_server import TEXT, Failure, FakeServer, Script, bad_request, overloaded, rate_limited
@@ -147,6 +149,16 @@ def test_where_no_server_is(run: Run, server: FakeServer) -> None:
     assert (result.exit_code, len(lines)) == (3, 2)
     assert lines[0].startswith(f"error: {server.address} cannot be reached: ")
     assert lines[1].startswith(f"hint: is a server running at {server.address}?")
+
+
+@pytest.mark.parametrize(
+    ("address", "has_port"),
+    [("localhost", False), ("::1", False), ("[::1]", False), ("[::1]:1", True), ("a:1", True), ("unix:/run/a", True)],
+)
+def test_an_address_without_a_port(address: str, has_port: bool) -> None:
+    missing = "the address has no port, so 443 was tried; --address HOST:PORT gives one"
+    there = f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
+    assert hint(UnavailableError("connection refused"), address) == (there if has_port else missing)
 
 
 @pytest.mark.parametrize("command", ["ask", "chat"])

@@ -34,7 +34,7 @@ def chats(script: Script) -> list[tuple[str, list[str]]]:
 
 
 def test_a_conversation(server: FakeServer) -> None:
-    result = talk(server, "one", "", "two", "/quit", "three", arguments=["--seed", "1"])
+    result = talk(server, "one", "", "two", "/quit now", "three", arguments=["--seed", "1"])
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{TEXT}\n{TEXT}\n", "")
     assert chats(server.script) == [("one", []), ("two", ["one", TEXT])]
     assert server.script.requests[-1].sampling.seed == 1

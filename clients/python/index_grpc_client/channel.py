@@ -18,6 +18,7 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 
 SCHEMES_OF_PATHS = ("unix:", "unix-abstract:")
 SCHEMES_OF_HOSTS = ("dns:", "ipv4:", "ipv6:")
+SCHEMES_OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
 BEFORE_HOSTS = re.compile(r"^(dns:(//[^/]*/)?|ipv[46]:/*)")
 HOST_AND_PORT = re.compile(r"(\[[^]]*\]|[^:]*):([^:]*)")
 
@@ -29,13 +30,22 @@ def has_scheme(address: str) -> bool:
     return address.startswith(SCHEMES_OF_PATHS + SCHEMES_OF_HOSTS) or "://" in address
 
 
+def has_port(address: str) -> bool:
+    """Tells whether a `host:port` names its port. Where none is, gRPC dials 443."""
+    return HOST_AND_PORT.fullmatch(address) is not None
+
+
 def allowed_address(address: str, name: str = "address") -> str:
     """Returns the address. What schemes that are not known here may hold is left to gRPC.
 
     Raises:
-        ValueError: no host or path is named, or a port is out of range, in whose place gRPC would dial another one.
+        ValueError: no host or path is named, it is a URL, or a port is out of range, in whose place gRPC would dial
+            another one.
     """
     require_utf8({name: address})
+    for scheme in SCHEMES_OF_URLS:
+        if address.startswith(scheme):
+            raise ValueError(f"{name} is {address!r}, which begins with {scheme}; allowed is host:port or unix:PATH")
     if address in SCHEMES_OF_PATHS:
         raise ValueError(f"{name} is {address!r}, which names no path; allowed is unix:PATH or host:port")
     if address.startswith(SCHEMES_OF_HOSTS) or not has_scheme(address):

@@ -47,9 +47,9 @@ class Dialogue:
                 continue
             except EOFError:
                 return
-            if line == "/quit":
-                return
             if line.startswith("/"):
+                if line.split()[0] == "/quit":
+                    return
                 self._command(line)
             elif line:
                 self._answer(line, self._options)

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 import click
 import grpc
 
+from index_grpc_client.channel import has_port, has_scheme
 from index_grpc_client.errors import (
     CallCancelledError,
     DeadlineError,
@@ -102,6 +103,8 @@ def hint_if_unavailable(error: UnavailableError, address: str) -> str:
     for sign, advice in HINTS_ON_CONNECTING.items():
         if "last error" in error.details() and sign in error.details():
             return advice
+    if not (has_scheme(address) or has_port(address)):
+        return "the address has no port, so 443 was tried; --address HOST:PORT gives one"
     return f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
 
 
