@@ -1,5 +1,7 @@
 """The command line `index-grpc`. Imports a command's module only when it is asked for, since a probe must be quick."""
 
+import errno
+import os
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -44,6 +46,11 @@ class Commands(click.Group):
             _fail(error.format_message(), error.exit_code)
         except click.Abort:
             _fail("interrupted", 130)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            click.echo(f"error: {error.filename or 'the output'} cannot be written: {error.strerror}", err=True)
+            os._exit(1)  # else Python tries to write the rest once more, and complains of it
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

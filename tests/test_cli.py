@@ -25,6 +25,15 @@ def failing(*arguments: str) -> tuple[int, list[str]]:
     return code, process.lines
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["--version"], ["serve", "--print-config"], ["health", "--help"]])
+def test_output_that_cannot_be_written_is_one_error(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "index_grpc.cli", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "error: the output cannot be written: No space left on device\n")
+
+
 def test_a_port_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -60,9 +60,10 @@ def test_a_reader_that_leaves_is_no_error(start: Start, server: FakeServer) -> N
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_output_that_cannot_be_written_is_one_error(server: FakeServer) -> None:
+@pytest.mark.parametrize("arguments", [["ask", "Hi"], ["--version"], ["ask", "--help"]])
+def test_output_that_cannot_be_written_is_one_error(server: FakeServer, arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        command = [*PROGRAM, "--address", server.address, "ask", "Hi"]
+        command = [*PROGRAM, "--address", server.address, *arguments]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stderr == "error: the output cannot be written: No space left on device\n"

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +39,14 @@ def one_line_usage_errors() -> Iterator[None]:
 class Commands(click.Group):
     """Turns what commands raise into messages and exit codes."""
 
+    def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - click's own
+        """Runs a command and exits. A reader that has seen enough is click's to see to."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            complain("error", f"the output cannot be written: {error.strerror or error}")
+            os._exit(Exit.REFUSED)  # else Python tries to write the rest once more, and complains of it
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the options before the command."""
         with one_line_usage_errors():
@@ -55,11 +62,6 @@ class Commands(click.Group):
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             ctx.exit(Exit.INTERRUPTED)
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read has seen enough; click ends quietly
-                raise
-            complain("error", f"the output cannot be written: {error.strerror or error}")
-            os._exit(Exit.REFUSED)  # else Python tries to write the rest once more, and complains of it
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
