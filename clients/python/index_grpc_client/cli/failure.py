@@ -123,7 +123,7 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
             return f"the server asks to try again in {seconds:g} s"
         case ModelNotFoundError():
             return "`index-client model` tells which model is served"
-        case InvalidRequestError():
+        case InvalidRequestError() if any(violation.field != "prompt" for violation in error.violations):
             return "`index-client ask --help` lists the options' ranges"
         case InternalError(request_id=str(request_id)) if request_id:
             return f"the server's log tells more of request {request_id}"
