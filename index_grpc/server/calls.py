@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+
+from index_grpc_client.limits import GOOD_REQUEST_ID
 
 from index_grpc.access.gate import Gate
 from index_grpc.contract import ChatRequest, Chunk, Finish
@@ -19,7 +20,6 @@ from index_grpc.server.status import CODES
 log = logging.getLogger(__name__)
 
 REQUEST_ID, AUTHORIZATION = "x-request-id", "authorization"
-GOOD_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 MOST_DEADLINE_MARGIN_SECONDS = 0.2
 """How long before a call's deadline its answer should leave, at most; for short deadlines a tenth of them."""

@@ -174,7 +174,7 @@ def test_the_shortest_time_limit_is_a_microsecond(limit: float) -> None:
 @pytest.mark.parametrize("name", ["max_tokens", "top_k", "seed", "top_logprobs"])
 @pytest.mark.parametrize("value", [-1, 2**32])
 def test_numbers_that_the_contract_cannot_hold_are_named(name: str, value: int) -> None:
-    text = f"{name} is {value}; allowed is 0 to 4294967295"
+    text = f"{name} is {value}; it is sent in 32 bits, which hold 0 to 4294967295"
     with pytest.raises(ValueError, match=re.escape(text)):
         chat_request("Hi", **{name: value})  # type: ignore[arg-type]
 

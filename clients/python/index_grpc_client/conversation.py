@@ -28,13 +28,13 @@ def remaining_if_too_long(error: InvalidRequestError) -> int:
     return 0
 
 
-class _Turn:
+class _TurnOptions:
     """The options of a turn, whose timeout all of its calls share."""
 
     def __init__(self, options: AskOptions) -> None:
         """Raises ValueError for a timeout that is none."""
         timeout = options.get("timeout")
-        self._options = options
+        self._options, self.max_tokens = options, options.get("max_tokens")
         self._ends_at = None if timeout is None else time.monotonic() + allowed_timeout(timeout)
 
     def to_look(self) -> CallOptions:
@@ -129,27 +129,27 @@ class Conversation(_Memory):
 
     def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of AskOptions."""
-        turn = _Turn(options)
-        history = self._history_for(prompt, turn, options.get("max_tokens"))
+        turn = _TurnOptions(options)
+        history = self._history_for(prompt, turn)
         result = self._client.chat(prompt, history=history, **turn.to_answer())
         self._keep(result)
         return result
 
     def stream(self, prompt: str, **options: Unpack[AskOptions]) -> Generator[Chunk, None, None]:
         """Answers a prompt as the model generates the answer; leaving the loop early cancels and forgets the turn."""
-        turn = _Turn(options)
-        history = self._history_for(prompt, turn, options.get("max_tokens"))
+        turn = _TurnOptions(options)
+        history = self._history_for(prompt, turn)
         with self._client.chat_stream(prompt, history=history, **turn.to_answer()) as stream:
             for chunk in stream:
                 if chunk.finish:
                     self._keep(stream.result())
                 yield chunk
 
-    def _history_for(self, prompt: str, turn: _Turn, max_tokens: int | None) -> tuple[Message, ...]:
+    def _history_for(self, prompt: str, turn: _TurnOptions) -> tuple[Message, ...]:
         if not self.trim:
             return self.history
         self._model = self._model or self._client.model(**turn.to_look())
-        trimming = self._trimmed(self._model, max_tokens)
+        trimming = self._trimmed(self._model, turn.max_tokens)
         try:
             history = next(trimming)
             while True:
@@ -157,7 +157,7 @@ class Conversation(_Memory):
         except StopIteration as found:
             return tuple(found.value)
 
-    def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _Turn) -> int:
+    def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _TurnOptions) -> int:
         try:
             return self._client.count_tokens(prompt, history=history, **turn.to_look()).remaining_tokens
         except InvalidRequestError as error:
@@ -175,27 +175,27 @@ class AsyncConversation(_Memory):
 
     async def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of AskOptions."""
-        turn = _Turn(options)
-        history = await self._history_for(prompt, turn, options.get("max_tokens"))
+        turn = _TurnOptions(options)
+        history = await self._history_for(prompt, turn)
         result = await self._client.chat(prompt, history=history, **turn.to_answer())
         self._keep(result)
         return result
 
     async def stream(self, prompt: str, **options: Unpack[AskOptions]) -> AsyncGenerator[Chunk, None]:
         """Answers a prompt as the model generates the answer; leaving the loop early cancels and forgets the turn."""
-        turn = _Turn(options)
-        history = await self._history_for(prompt, turn, options.get("max_tokens"))
+        turn = _TurnOptions(options)
+        history = await self._history_for(prompt, turn)
         async with self._client.chat_stream(prompt, history=history, **turn.to_answer()) as stream:
             async for chunk in stream:
                 if chunk.finish:
                     self._keep(stream.result())
                 yield chunk
 
-    async def _history_for(self, prompt: str, turn: _Turn, max_tokens: int | None) -> tuple[Message, ...]:
+    async def _history_for(self, prompt: str, turn: _TurnOptions) -> tuple[Message, ...]:
         if not self.trim:
             return self.history
         self._model = self._model or await self._client.model(**turn.to_look())
-        trimming = self._trimmed(self._model, max_tokens)
+        trimming = self._trimmed(self._model, turn.max_tokens)
         try:
             history = next(trimming)
             while True:
@@ -203,7 +203,7 @@ class AsyncConversation(_Memory):
         except StopIteration as found:
             return tuple(found.value)
 
-    async def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _Turn) -> int:
+    async def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _TurnOptions) -> int:
         try:
             return (await self._client.count_tokens(prompt, history=history, **turn.to_look())).remaining_tokens
         except InvalidRequestError as error:

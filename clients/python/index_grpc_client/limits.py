@@ -11,7 +11,8 @@ LONGEST_TIME_LIMIT_S = 315_576_000_000
 """The longest time that a Duration of protobuf holds, 10,000 years."""
 
 MOST_UINT32 = 2**32 - 1
-REQUEST_ID = re.compile(r"[!-~]{1,128}")
+GOOD_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+"""What the server takes; it looks at this, too."""
 METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
 BINARY_SUFFIX = "-bin"
 
@@ -36,7 +37,7 @@ def require_uint32(numbers: Mapping[str, int | None]) -> None:
     """Refuses numbers, each under its name, that the contract has no room for."""
     for name, number in numbers.items():
         if number is not None and not 0 <= number <= MOST_UINT32:
-            raise ValueError(f"{name} is {number}; allowed is 0 to {MOST_UINT32}")
+            raise ValueError(f"{name} is {number}; it is sent in 32 bits, which hold 0 to {MOST_UINT32}")
 
 
 def require_utf8(texts: Mapping[str, str | None]) -> None:
@@ -61,9 +62,9 @@ def allowed_header(text: str, name: str) -> str:
 
 def allowed_request_id(text: str) -> str:
     """Returns the id. The server would put one of its own in the place of one that it does not take."""
-    if not REQUEST_ID.fullmatch(text):
-        shown = f"{text[:40]!a}"
-        raise ValueError(f"request_id is {shown}; allowed are 1 to 128 ASCII characters, none of them a space")
+    if not GOOD_REQUEST_ID.fullmatch(text):
+        allowed = "1 to 128 ASCII characters, none of them a space"
+        raise ValueError(f"request_id is {text[:40]!a}; allowed are {allowed}")
     return text
 
 
@@ -72,8 +73,8 @@ def allowed_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> list[tuple[str
     allowed = list(pairs)
     for key, value in allowed:
         if not METADATA_KEY.fullmatch(key):
-            rule = "allowed are lower-case letters, digits and any of _-."
-            raise ValueError(f"metadata has the key {key!a}; {rule}")
+            characters = "lower-case letters, digits and any of _-."
+            raise ValueError(f"metadata has the key {key!a}; allowed are {characters}")
         if not key.endswith(BINARY_SUFFIX):
             allowed_header(value if isinstance(value, str) else value.decode("latin-1"), f"metadata {key}")
         elif isinstance(value, str):

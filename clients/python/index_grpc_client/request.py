@@ -81,8 +81,8 @@ def chat_request(
         raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
     stops = [stop] if isinstance(stop, str) else list(stop or ())
     require_utf8({"prompt": prompt, "model": model} | {f"stop[{place}]": text for place, text in enumerate(stops)})
-    require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs})
-    require_uint32({"top_k": sampling.get("top_k"), "seed": sampling.get("seed")})
+    top_k, seed = sampling.get("top_k"), sampling.get("seed")
+    require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs, "top_k": top_k, "seed": seed})
     return chat_pb2.ChatRequest(
         prompt=prompt,
         history=[turn.to_wire() for turn in full_history(history, system)],

@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 import click
 
 from index_grpc_client.cli.failure import checked
-from index_grpc_client.limits import allowed_time_limit
+from index_grpc_client.limits import MOST_UINT32, allowed_time_limit
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-UINT32 = click.IntRange(0, 2**32 - 1)
+UINT32 = click.IntRange(0, MOST_UINT32)
 RANGES: dict[str, tuple["click.ParamType[Any]", str]] = {
     "--temperature": (click.FLOAT, "0 to 2; 0 takes the likeliest token always."),
     "--top-p": (click.FLOAT, "Above 0 to 1: the share of probability to draw from."),
