@@ -38,9 +38,49 @@ struct Look {
   }
 };
 
-constexpr int kMostQueries = 64;  // of a task: they share what is read of the row
-constexpr int kKeysAhead = 1024;  // how far ahead of their use keys are fetched, in floats
-constexpr int kValuesAhead = 512;
+constexpr int kMostQueries = 64;      // of a task: they share what is read of the row
+constexpr int kFloatsAhead = 4096;    // how far ahead of their use keys and values are fetched
+constexpr int kMixedTogether = 16;    // positions whose values are mixed, for all queries, before the next ones
+
+// Fetches keys and values in the order in which a task reads them: the keys of a head, its values, the keys of the next
+// head and so on. Only what will be read is fetched, and no head waits for its first keys.
+class Ahead {
+ public:
+  // From the keys of one head on, those of `num_heads` heads, `num_positions` each. A head's values stand `to_values`
+  // floats after its keys.
+  Ahead(const Look& keys, int64_t to_values, int num_heads, int num_positions)
+      : next_(keys), to_values_(to_values), num_looks_(2 * num_heads), num_positions_(num_positions) {
+    fetch(kFloatsAhead / keys.head_dim);
+  }
+
+  // As many positions further as are read next.
+  void fetch(int count) {
+    while (count > 0 && num_looks_ > 0) {
+      const int some = std::min({count, num_positions_ - position_, kBlockTokens - position_ % kBlockTokens});
+      const float* from = next_.at(position_);
+      for (int at = 0; at < some * next_.head_dim; at += kLine) __builtin_prefetch(from + at, 0, kLevel);
+      count -= some;
+      position_ += some;
+      if (position_ == num_positions_) turn();
+    }
+  }
+
+ private:
+  static constexpr int kLine = 16;  // floats
+  static constexpr int kLevel = 2;  // as __builtin_prefetch has it: past the first cache, which is soon full
+
+  void turn() {
+    position_ = 0;
+    const bool had_keys = num_looks_-- % 2 == 0;
+    next_.offset += had_keys ? to_values_ : kBlockTokens * next_.head_dim - to_values_;
+  }
+
+  Look next_;
+  const int64_t to_values_;
+  int num_looks_;
+  const int num_positions_;
+  int position_ = 0;
+};
 
 // Some queries, each [head_dim], that look at the same keys and values.
 struct Queries {
@@ -59,18 +99,17 @@ ALWAYS_INLINE Vec dots(const float* query, const float* keys, int head_dim) {
     const Vec piece = load(query + at);
 #pragma GCC unroll 16
     for (int key = 0; key < kLanes; ++key) {
-      const float* part = keys + key * head_dim + at;
-      __builtin_prefetch(part + kKeysAhead);
-      parts[key] += piece * load(part);
+      parts[key] += piece * load(keys + key * head_dim + at);
     }
   }
   return sums(parts);
 }
 
 // scores [count, stride]: dot products with every key, kLanes keys at a time; what lies past a query's keys is noise.
-inline void score(const Queries& queries, const Look& keys, float* scores, int64_t stride) {
+inline void score(const Queries& queries, const Look& keys, float* scores, int64_t stride, Ahead& ahead) {
   const int most = queries.most_keys();
   for (int first = 0; first < most; first += kLanes) {
+    ahead.fetch(std::min(kLanes, most - first));
     const float* some = keys.at(first);
     for (int i = 0; i < queries.count; ++i) {
       if (first < queries.num_keys[i]) store(scores + i * stride + first, dots(queries.query[i], some, keys.head_dim));
@@ -108,7 +147,6 @@ ALWAYS_INLINE void mix_some(const float* const (&shares)[kQueries], const float*
     const float* value = values + static_cast<int64_t>(key) * head_dim + at;
 #pragma GCC unroll 8
     for (int part = 0; part < kWidth; ++part) {
-      __builtin_prefetch(value + part * kLanes + kValuesAhead);
       const Vec piece = load(value + part * kLanes);
       for (int i = 0; i < kQueries; ++i) mixed[i][part] += shares[i][key] * piece;
     }
@@ -122,28 +160,29 @@ template <int kQueries>
 void mix(const float* const (&shares)[kQueries], const float* values, int head_dim, int count,
          float* const (&out)[kQueries]) {
   if (count <= 0) return;
+  constexpr int kWidth = 8 / kQueries;
   int at = 0;
-  for (; at + 4 * kLanes <= head_dim; at += 4 * kLanes) {
-    mix_some<kQueries, 4>(shares, values, head_dim, count, out, at);
+  for (; at + kWidth * kLanes <= head_dim; at += kWidth * kLanes) {
+    mix_some<kQueries, kWidth>(shares, values, head_dim, count, out, at);
   }
   for (; at < head_dim; at += kLanes) mix_some<kQueries, 1>(shares, values, head_dim, count, out, at);
 }
 
-// The values of one block, from position `first` on, for all queries: two at a time as far as both see.
-inline void mix_block(const Queries& queries, const float* scores, int64_t stride, int first, const Look& values) {
-  const float* block = values.at(first);
-  const auto seen = [&](int i) { return std::clamp(queries.num_keys[i] - first, 0, kBlockTokens); };
+// The values of some positions, from `first` on, for all queries: two at a time as far as both see.
+inline void mix_piece(const Queries& queries, const float* scores, int64_t stride, int first, const Look& values) {
+  const float* piece = values.at(first);
+  const auto seen = [&](int i) { return std::clamp(queries.num_keys[i] - first, 0, kMixedTogether); };
   const auto rest = [&](int i, int from) {
     const float* const shares[] = {scores + i * stride + first + from};
     float* const out[] = {queries.out[i]};
-    mix(shares, block + static_cast<int64_t>(from) * values.head_dim, values.head_dim, seen(i) - from, out);
+    mix(shares, piece + static_cast<int64_t>(from) * values.head_dim, values.head_dim, seen(i) - from, out);
   };
   int i = 0;
   for (; i + 1 < queries.count; i += 2) {
     const int both = std::min(seen(i), seen(i + 1));
     const float* const shares[] = {scores + i * stride + first, scores + (i + 1) * stride + first};
     float* const out[] = {queries.out[i], queries.out[i + 1]};
-    mix(shares, block, values.head_dim, both, out);
+    mix(shares, piece, values.head_dim, both, out);
     rest(i, both);
     rest(i + 1, both);
   }
@@ -151,16 +190,19 @@ inline void mix_block(const Queries& queries, const float* scores, int64_t strid
 }
 
 // Each query's mix of the values it sees. `scores` has room for count rows of `stride` floats, whole registers.
-inline void attend(const Queries& queries, const Look& keys, const Look& values, float* scores, int64_t stride) {
+inline void attend(const Queries& queries, const Look& keys, const Look& values, float* scores, int64_t stride,
+                   Ahead& ahead) {
   const int head_dim = keys.head_dim;
-  score(queries, keys, scores, stride);
+  score(queries, keys, scores, stride, ahead);
   float totals[kMostQueries];
   for (int i = 0; i < queries.count; ++i) {
     totals[i] = shares(scores + i * stride, queries.num_keys[i]);
     std::fill_n(queries.out[i], head_dim, 0.0f);
   }
-  for (int first = 0; first < queries.most_keys(); first += kBlockTokens) {
-    mix_block(queries, scores, stride, first, values);
+  const int most = queries.most_keys();
+  for (int first = 0; first < most; first += kMixedTogether) {
+    ahead.fetch(std::min(kMixedTogether, most - first));
+    mix_piece(queries, scores, stride, first, values);
   }
   for (int i = 0; i < queries.count; ++i) {
     for (int at = 0; at < head_dim; at += kLanes) {

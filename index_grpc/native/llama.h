@@ -51,7 +51,7 @@ class Llama {
   void set_rotary(const float* cosine, const float* sine) { cosine_ = cosine, sine_ = sine; }
 
   // Computes the tokens of all spans, in order, and stores their keys and values in the spans' blocks. Of the tokens that
-  // `sampled` numbers, logits [num_sampled, logits_stride] tell what may follow.
+  // `sampled` numbers, in ascending order, logits [num_sampled, logits_stride] tell what may follow.
   void forward(const int32_t* token_ids, const Span* spans, int num_spans, const int32_t* sampled, int num_sampled,
                float* logits, int64_t logits_stride) {
     place(spans, num_spans);
@@ -59,8 +59,15 @@ class Llama {
     if (num_tokens == 0) return;
     make_room(num_tokens);
     each_token(num_tokens, [&](int token) { embed(token_ids[token], hidden_.row(token)); });
-    for (int index = 0; index < shape_.num_layers; ++index) run_layer(index, num_tokens);
-    each_token(num_sampled, [&](int i) { norm(hidden_.row(sampled[i]), final_norm_, normed_.row(i)); });
+    const int last = shape_.num_layers - 1;
+    for (int index = 0; index < last; ++index) {
+      store_keys(index, num_tokens);
+      finish_layer(index, num_tokens);
+    }
+    store_keys(last, num_tokens);
+    drop_all_but(sampled, num_sampled);
+    finish_layer(last, num_sampled);
+    each_token(num_sampled, [&](int i) { norm(hidden_.row(i), final_norm_, normed_.row(i)); });
     products_.multiply(head_, {num_sampled, normed_.row(0), normed_.stride, Finish::kStore, logits, logits_stride});
   }
 
@@ -113,16 +120,35 @@ class Llama {
     });
   }
 
-  void run_layer(int index, int num_tokens) {
+  // A layer's queries, keys and values of all tokens; from here on the keys and values stand in the tokens' blocks.
+  void store_keys(int index, int num_tokens) {
     const Layer& layer = layers_[index];
     each_token(num_tokens, [&](int token) { norm(hidden_.row(token), layer.input_norm, normed_.row(token)); });
     product(layer.qkv, num_tokens, normed_, Finish::kStore, qkv_);
     each_token(num_tokens, [&](int token) { keep(index, token); });
+  }
+
+  // The rest of a layer: what the tokens find, and what becomes of it.
+  void finish_layer(int index, int num_tokens) {
+    const Layer& layer = layers_[index];
     look_back(index);
     product(layer.output, num_tokens, mixed_, Finish::kAdd, hidden_);
     each_token(num_tokens, [&](int token) { norm(hidden_.row(token), layer.post_attention_norm, normed_.row(token)); });
     product(layer.gate_up, num_tokens, normed_, Finish::kGate, gated_);
     product(layer.down, num_tokens, gated_, Finish::kAdd, hidden_);
+  }
+
+  // Of the last layer the other tokens leave keys and values only. Those that stay move to the front.
+  void drop_all_but(const int32_t* sampled, int num_sampled) {
+    if (num_sampled == static_cast<int>(places_.size())) return;
+    stretches_.clear();
+    for (int i = 0; i < num_sampled; ++i) {
+      const auto [span, position] = places_[sampled[i]];
+      stretches_.push_back({span, i, position, 1});
+      if (i == sampled[i]) continue;
+      std::copy_n(hidden_.row(sampled[i]), shape_.hidden_size, hidden_.row(i));
+      std::copy_n(qkv_.row(sampled[i]), shape_.num_heads * shape_.head_dim, qkv_.row(i));
+    }
   }
 
   void product(const Matrix& matrix, int num_tokens, const Table& in, Finish how, const Table& out) {
@@ -180,16 +206,19 @@ class Llama {
   // there are too few stretches.
   void look_back(int index) {
     const int num_stretches = static_cast<int>(stretches_.size()), num_kv_heads = shape_.num_kv_heads;
+    if (num_stretches == 0) return;
     const int num_shares = std::clamp(16 * crew_.size() / num_stretches, 1, num_kv_heads);
     crew_.run(num_stretches * num_shares, [&](int task) {
-      const int share = task % num_shares, end = num_kv_heads * (share + 1) / num_shares;
-      for (int kv_head = num_kv_heads * share / num_shares; kv_head < end; ++kv_head) {
-        look_back(index, stretches_[task / num_shares], kv_head);
-      }
+      const int share = task % num_shares;
+      const int start = num_kv_heads * share / num_shares, end = num_kv_heads * (share + 1) / num_shares;
+      const Stretch& stretch = stretches_[task / num_shares];
+      const int64_t to_values = static_cast<int64_t>(num_kv_heads) * kBlockTokens * shape_.head_dim;
+      Ahead ahead(cached(*stretch.span, index, 0, start), to_values, end - start, stretch.start + stretch.count);
+      for (int kv_head = start; kv_head < end; ++kv_head) look_back(index, stretch, kv_head, ahead);
     });
   }
 
-  void look_back(int index, const Stretch& stretch, int kv_head) const {
+  void look_back(int index, const Stretch& stretch, int kv_head, Ahead& ahead) const {
     const int group = heads().group(), size = shape_.head_dim;
     Queries queries;
     for (int i = 0; i < stretch.count; ++i) {
@@ -203,7 +232,7 @@ class Llama {
     const int64_t stride = (queries.most_keys() + kLanes - 1) / kLanes * kLanes + kLanes;
     if (scores.size() < static_cast<size_t>(queries.count * stride)) scores.resize(queries.count * stride);
     const Look keys = cached(*stretch.span, index, 0, kv_head), values = cached(*stretch.span, index, 1, kv_head);
-    attend(queries, keys, values, scores.data(), stride);
+    attend(queries, keys, values, scores.data(), stride, ahead);
   }
 
   const Shape shape_;

@@ -64,6 +64,11 @@ class Desk:
 
     def step(self, *spans: tuple[int, int]) -> list[Tensor]:
         """Computes the next tokens of texts by number, so many of each; the logits [count, vocab_size] of each."""
+        counts = [count for _, count in spans]
+        return list(self.ask(range(sum(counts)), *spans).split(counts))
+
+    def ask(self, sampled: Sequence[int], *spans: tuple[int, int]) -> Tensor:
+        """As `step`, but the logits [S, vocab_size] of the S tokens only that `sampled` numbers."""
         ids, places = [], []
         for number, count in spans:
             text = self.texts[number]
@@ -71,8 +76,7 @@ class Desk:
             ids += text.ids[text.num_computed : end]
             places.append(self.cache.place(text.blocks, text.num_computed, count))
             text.num_computed = end
-        logits = self.model.forward(ids, places, range(len(ids))).clone()
-        return list(logits.split([count for _, count in spans]))
+        return self.model.forward(ids, places, sampled).clone()
 
     def all_at_once(self) -> Tensor:
         """The logits of every token."""
@@ -129,6 +133,18 @@ def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, kernels: st
         pending = {i: counts for i, counts in pending.items() if mixed.texts[i].num_computed < lengths[i]}
     for number in range(len(lengths)):
         assert torch.equal(torch.cat(found[number]), wanted[number])
+
+
+@pytest.mark.parametrize("sampled", [[], [0], [69], [6, 70, 109], [109]])
+@pytest.mark.parametrize("kernels", NATIVE)
+def test_who_is_not_asked_changes_nothing(directory: Path, kernels: str, sampled: list[int]) -> None:
+    """The logits of some tokens are those that they have among all, and so are those of all tokens that follow."""
+    model = native(directory, kernels)
+    whole, part = Desk(model, 75, 45), Desk(model, 75, 45)
+    wanted = torch.cat(whole.step((0, 70), (1, 40)))
+    assert torch.equal(part.ask(sampled, (0, 70), (1, 40)), wanted[sampled])
+    for found, later in zip(part.step((0, 5), (1, 5)), whole.step((0, 5), (1, 5)), strict=True):
+        assert torch.equal(found, later)
 
 
 @pytest.mark.parametrize("kernels", NATIVE)
