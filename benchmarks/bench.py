@@ -1,10 +1,11 @@
 """Runs the experiments and writes what they find to `RESULTS.md`, each with its machine and versions.
 
-An experiment that is not run keeps its last findings; `results.json` holds all of them.
+An experiment that is not run keeps its last findings; `results.json` holds all of them. Where the instruction set
+decides, findings with AVX2 stand by themselves: those of a machine that has no more, or of one that is held to it.
 
     python benchmarks/bench.py                       # all; about an hour with every peer installed
     python benchmarks/bench.py wire conversations    # only these
-    python benchmarks/bench.py --avx2                # with every side held to AVX2; results stand by themselves
+    python benchmarks/bench.py --avx2                # with every side held to AVX2
     python benchmarks/bench.py --list
     python benchmarks/bench.py gpu --found FILE      # keeps what gpu.py printed on another machine
 """
@@ -20,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from isa import AVX2, held_to_avx2
+from isa import AVX2, has_more_than_avx2, held_to_avx2
 from picture import PICTURE, draw
 
 HERE = Path(__file__).resolve().parent
@@ -45,8 +46,11 @@ EXPERIMENTS = {
 }
 """In the order of the page."""
 
-COMPUTING = ("alternatives", "int8", "wire", "conversations", "fairness")
+COMPUTING = ("alternatives", "int8", "full", "memory", "wire", "conversations", "fairness")
 """Those whose outcome depends on the instruction set."""
+
+AVX2_ONLY = " with AVX2"
+"""Ends the keys of findings with nothing newer."""
 
 NEEDS_CUDA = "gpu"
 NOT_MEASURED = f"""\
@@ -68,10 +72,10 @@ SHOWN = f"""\
 ![throughput, time to first token and decode step of index-grpc and its alternatives]({PICTURE.name})
 """
 
-HELD_TO_AVX2 = """\
-# Held to AVX2
+WITH_AVX2 = """\
+# With AVX2
 
-The same machine, every side kept from using newer instructions (`make bench ARGS=--avx2`; how stands in `isa.py`).
+On a processor that has nothing newer, or with every side held to it (`make bench ARGS=--avx2`; how stands in `isa.py`).
 """
 
 
@@ -114,8 +118,8 @@ def page(sections: dict[str, dict[str, Any]]) -> str:
     parts = [INTRODUCTION, *shown, *(_section(sections[name]) for name in EXPERIMENTS if name in sections)]
     if NEEDS_CUDA not in sections:
         parts.append(NOT_MEASURED)
-    held = [_section(sections[_key(name, avx2=True)]) for name in EXPERIMENTS if _key(name, avx2=True) in sections]
-    return "\n".join([*parts, HELD_TO_AVX2, *held] if held else parts)
+    with_avx2 = [_section(sections[key]) for name in EXPERIMENTS if (key := f"{name}{AVX2_ONLY}") in sections]
+    return "\n".join([*parts, WITH_AVX2, *with_avx2] if with_avx2 else parts)
 
 
 def possible() -> list[str]:
@@ -128,8 +132,10 @@ def possible() -> list[str]:
     return [name for name in EXPERIMENTS if name != NEEDS_CUDA]
 
 
-def _key(name: str, *, avx2: bool) -> str:
-    return f"{name} with AVX2" if avx2 else name
+def _key(name: str) -> str:
+    """Under what an experiment's findings are kept when it is run here and now."""
+    avx2_only = held_to_avx2() or (name in COMPUTING and not has_more_than_avx2())
+    return f"{name}{AVX2_ONLY}" if avx2_only else name
 
 
 def _section(section: dict[str, Any]) -> str:
@@ -173,7 +179,7 @@ def main() -> None:
     for name in options.experiments or (COMPUTING if options.avx2 else possible()):
         print(f"=== {name}", file=sys.stderr, flush=True)
         try:
-            sections[_key(name, avx2=options.avx2)] = found(options.found) if options.found else run(name)
+            sections[_key(name)] = found(options.found) if options.found else run(name)
         except subprocess.CalledProcessError as error:
             print(f"{name} ended with {error.returncode}; its last findings stay", file=sys.stderr)
             failed.append(name)
