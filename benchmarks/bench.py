@@ -47,10 +47,10 @@ EXPERIMENTS = {
 """In the order of the page."""
 
 COMPUTING = ("alternatives", "int8", "full", "memory", "wire", "conversations", "fairness")
-"""Those whose outcome depends on the instruction set."""
+"""Those whose outcome depends most on the instruction set."""
 
 AVX2_ONLY = " with AVX2"
-"""Ends the keys of findings with nothing newer."""
+"""Ends the keys of findings that used nothing newer."""
 
 NEEDS_CUDA = "gpu"
 NOT_MEASURED = f"""\
@@ -72,7 +72,7 @@ SHOWN = f"""\
 ![throughput, time to first token and decode step of index-grpc and its alternatives]({PICTURE.name})
 """
 
-WITH_AVX2 = """\
+AVX2_INTRODUCTION = """\
 # With AVX2
 
 On a processor that has nothing newer, or with every side held to it (`make bench ARGS=--avx2`; how stands in `isa.py`).
@@ -108,7 +108,7 @@ def machine() -> str:
     units = [unit for unit in ("avx2", "avx512f", "avx512_vnni", "amx_bf16") if unit in flags]
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     processor = f"{len(names)} × {names[0] if names else platform.processor()} ({', '.join(units)})"
-    held = "; held to AVX2" if held_to_avx2() else ""
+    held = "; held to AVX2" if held_to_avx2() and has_more_than_avx2() else ""
     return f"{processor}{held}; Python {platform.python_version()}, {versions}"
 
 
@@ -119,7 +119,7 @@ def page(sections: dict[str, dict[str, Any]]) -> str:
     if NEEDS_CUDA not in sections:
         parts.append(NOT_MEASURED)
     with_avx2 = [_section(sections[key]) for name in EXPERIMENTS if (key := f"{name}{AVX2_ONLY}") in sections]
-    return "\n".join([*parts, WITH_AVX2, *with_avx2] if with_avx2 else parts)
+    return "\n".join([*parts, AVX2_INTRODUCTION, *with_avx2] if with_avx2 else parts)
 
 
 def possible() -> list[str]:
@@ -134,7 +134,7 @@ def possible() -> list[str]:
 
 def _key(name: str) -> str:
     """Under what an experiment's findings are kept when it is run here and now."""
-    avx2_only = held_to_avx2() or (name in COMPUTING and not has_more_than_avx2())
+    avx2_only = name in COMPUTING and (held_to_avx2() or not has_more_than_avx2())
     return f"{name}{AVX2_ONLY}" if avx2_only else name
 
 
@@ -162,6 +162,8 @@ def parse() -> argparse.Namespace:
     unknown = [name for name in options.experiments if name not in EXPERIMENTS]
     if unknown:
         parser.error(f"there is no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
+    if options.avx2 and (others := set(options.experiments) - set(COMPUTING)):
+        parser.error(f"--avx2 is for {', '.join(COMPUTING)}; not for {', '.join(sorted(others))}")
     if options.found and len(options.experiments) != 1:
         parser.error("--found goes with the name of one experiment")
     return options

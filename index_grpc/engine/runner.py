@@ -49,7 +49,10 @@ class Model(Computes, Protocol):
         """An empty cache of this model's kind."""
 
     def forward(self, token_ids: Items[int], places: Items[Any], sampled: Items[int]) -> Tensor:
-        """Logits [S, vocab_size] after the S tokens that `sampled` numbers, ascending, valid until the next call."""
+        """Logits [S, vocab_size] after the S different tokens that `sampled` numbers, in ascending order.
+
+        They are valid until the next call.
+        """
 
     def draw(self, logits: Tensor, table: SlotTable, slots: Items[int], steps: Items[int]) -> list[int]:
         """The next tokens where few candidates are left; see Draw."""

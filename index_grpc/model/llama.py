@@ -94,7 +94,8 @@ class Llama:
     def forward(self, token_ids: Sequence[int], places: Sequence[RowPlace], sampled: Sequence[int]) -> Tensor:
         """Computes T tokens, which stand at `places` in order, and keeps their keys and values there.
 
-        Returns the logits [S, vocab_size], float32, of what may follow the S tokens that `sampled` numbers.
+        Returns the logits [S, vocab_size], float32, of what may follow the S different tokens that `sampled`
+        numbers, in ascending order.
         """
         positions = self._tensor([position for place in places for position in range(place.start, place.end)])
         rotary = (self.rotary[0][positions], self.rotary[1][positions])

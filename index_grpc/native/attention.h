@@ -43,19 +43,19 @@ constexpr int kFloatsAhead = 4096;    // how far ahead of their use keys and val
 constexpr int kMixedTogether = 16;    // positions whose values are mixed, for all queries, before the next ones
 
 // Fetches keys and values in the order in which a task reads them: the keys of a head, its values, the keys of the next
-// head and so on. Only what will be read is fetched, and no head waits for its first keys.
+// head and so on. Only what will be read is fetched, and no head but the first waits for its first keys.
 class Ahead {
  public:
   // From the keys of one head on, those of `num_heads` heads, `num_positions` each. A head's values stand `to_values`
   // floats after its keys.
   Ahead(const Look& keys, int64_t to_values, int num_heads, int num_positions)
-      : next_(keys), to_values_(to_values), num_looks_(2 * num_heads), num_positions_(num_positions) {
+      : next_(keys), to_values_(to_values), num_runs_(2 * num_heads), num_positions_(num_positions) {
     fetch(kFloatsAhead / keys.head_dim);
   }
 
-  // As many positions further as are read next.
+  // Fetches `count` positions more; called before so many are read.
   void fetch(int count) {
-    while (count > 0 && num_looks_ > 0) {
+    while (count > 0 && num_runs_ > 0) {
       const int some = std::min({count, num_positions_ - position_, kBlockTokens - position_ % kBlockTokens});
       const float* from = next_.at(position_);
       for (int at = 0; at < some * next_.head_dim; at += kLine) __builtin_prefetch(from + at, 0, kLevel);
@@ -67,18 +67,20 @@ class Ahead {
 
  private:
   static constexpr int kLine = 16;  // floats
-  static constexpr int kLevel = 2;  // as __builtin_prefetch has it: past the first cache, which is soon full
+  static constexpr int kLevel = 2;  // for __builtin_prefetch: into the second cache, since the first is soon full
 
+  // From keys to values, or from values to the next head's keys.
   void turn() {
+    const bool had_keys = num_runs_ % 2 == 0;
+    --num_runs_;
     position_ = 0;
-    const bool had_keys = num_looks_-- % 2 == 0;
     next_.offset += had_keys ? to_values_ : kBlockTokens * next_.head_dim - to_values_;
   }
 
   Look next_;
   const int64_t to_values_;
-  int num_looks_;
-  const int num_positions_;
+  int num_runs_;  // of keys or of values, still to be fetched
+  const int num_positions_;  // of each
   int position_ = 0;
 };
 
@@ -189,7 +191,8 @@ inline void mix_piece(const Queries& queries, const float* scores, int64_t strid
   if (i < queries.count) rest(i, 0);
 }
 
-// Each query's mix of the values it sees. `scores` has room for count rows of `stride` floats, whole registers.
+// Each query's mix of the values it sees. `scores` has room for count rows of `stride` floats, whole registers. `ahead`
+// is told what is read.
 inline void attend(const Queries& queries, const Look& keys, const Look& values, float* scores, int64_t stride,
                    Ahead& ahead) {
   const int head_dim = keys.head_dim;

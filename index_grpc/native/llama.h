@@ -51,7 +51,7 @@ class Llama {
   void set_rotary(const float* cosine, const float* sine) { cosine_ = cosine, sine_ = sine; }
 
   // Computes the tokens of all spans, in order, and stores their keys and values in the spans' blocks. Of the tokens that
-  // `sampled` numbers, in ascending order, logits [num_sampled, logits_stride] tell what may follow.
+  // `sampled` numbers, each once and in ascending order, logits [num_sampled, logits_stride] tell what may follow.
   void forward(const int32_t* token_ids, const Span* spans, int num_spans, const int32_t* sampled, int num_sampled,
                float* logits, int64_t logits_stride) {
     place(spans, num_spans);
@@ -97,7 +97,11 @@ class Llama {
       }
       for (int i = 0; i < span->count; ++i) places_.push_back({span, span->start + i});
     }
-    // The longest first: a prompt begun last would keep one thread busy after the others.
+    order_stretches();
+  }
+
+  // The longest first: a prompt begun last would keep one thread busy after the others.
+  void order_stretches() {
     std::sort(stretches_.begin(), stretches_.end(),
               [](const Stretch& one, const Stretch& other) { return one.num_looks() > other.num_looks(); });
   }
@@ -128,7 +132,7 @@ class Llama {
     each_token(num_tokens, [&](int token) { keep(index, token); });
   }
 
-  // The rest of a layer: what the tokens find, and what becomes of it.
+  // The rest of a layer, attention and feed-forward.
   void finish_layer(int index, int num_tokens) {
     const Layer& layer = layers_[index];
     look_back(index);
@@ -138,7 +142,8 @@ class Llama {
     product(layer.down, num_tokens, gated_, Finish::kAdd, hidden_);
   }
 
-  // Of the last layer the other tokens leave keys and values only. Those that stay move to the front.
+  // Of the last layer the other tokens leave keys and values only. Those that stay move to the front: row i is of token
+  // sampled[i] from here on, which `places_` does not know.
   void drop_all_but(const int32_t* sampled, int num_sampled) {
     if (num_sampled == static_cast<int>(places_.size())) return;
     stretches_.clear();
@@ -149,6 +154,7 @@ class Llama {
       std::copy_n(hidden_.row(sampled[i]), shape_.hidden_size, hidden_.row(i));
       std::copy_n(qkv_.row(sampled[i]), shape_.num_heads * shape_.head_dim, qkv_.row(i));
     }
+    order_stretches();
   }
 
   void product(const Matrix& matrix, int num_tokens, const Table& in, Finish how, const Table& out) {
