@@ -63,7 +63,14 @@ class TimedOut(click.ClickException):
     "--api-key", envvar="INDEX_GRPC_API_KEY", show_envvar=True, help="For a server with --no-open-health: its key."
 )
 @click.pass_context
-def health(ctx: click.Context, /, service: str, timeout: float, api_key: str | None, **where: Any) -> None:  # noqa: ANN401
+def health(
+    ctx: click.Context,
+    /,
+    service: str,
+    timeout: float,
+    api_key: str | None,
+    **where: Any,  # noqa: ANN401 - the arguments of _channel
+) -> None:
     """Print whether a server is SERVING; exit 0 only then.
 
     \b

@@ -22,7 +22,7 @@ def receive(end: socket.socket) -> Any:  # noqa: ANN401 - whatever the other end
     return pickle.loads(_exactly(end, int.from_bytes(_exactly(end, LENGTH_BYTES))))
 
 
-async def receive_async(reader: asyncio.StreamReader) -> Any:  # noqa: ANN401
+async def receive_async(reader: asyncio.StreamReader) -> Any:  # noqa: ANN401 - as `receive` does
     """Like `receive`, from an event loop."""
     try:
         return pickle.loads(await reader.readexactly(int.from_bytes(await reader.readexactly(LENGTH_BYTES))))

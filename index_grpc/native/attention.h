@@ -79,7 +79,7 @@ class Ahead {
 
   Look next_;
   const int64_t to_values_;
-  int num_runs_;  // of keys or of values, still to be fetched
+  int num_runs_;             // of keys or of values, still to be fetched
   const int num_positions_;  // of each
   int position_ = 0;
 };

@@ -218,8 +218,8 @@ class Llama {
       const int share = task % num_shares;
       const int start = num_kv_heads * share / num_shares, end = num_kv_heads * (share + 1) / num_shares;
       const Stretch& stretch = stretches_[task / num_shares];
-      const int64_t to_values = static_cast<int64_t>(num_kv_heads) * kBlockTokens * shape_.head_dim;
-      Ahead ahead(cached(*stretch.span, index, 0, start), to_values, end - start, stretch.start + stretch.count);
+      const Look keys = cached(*stretch.span, index, 0, start), values = cached(*stretch.span, index, 1, start);
+      Ahead ahead(keys, values.offset - keys.offset, end - start, stretch.start + stretch.count);
       for (int kv_head = start; kv_head < end; ++kv_head) look_back(index, stretch, kv_head, ahead);
     });
   }
