@@ -10,7 +10,8 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 
 from report import Goal, Section, emit
 
@@ -27,7 +28,7 @@ from index_grpc.engine.worker import Ended, Receive
 RUNNING = (1, 8, 64, 256)
 WAITING = (1, 8, 64, 256)
 PROMPT_IDS = list(range(5, 69))
-NUM_STEPS = 400
+NUM_STEPS, NUM_ROUNDS = 20, 15
 
 
 class FreeRunner:
@@ -72,44 +73,57 @@ def limits(num_running: int) -> Limits:
     )
 
 
-def step_seconds(num_running: int, num_waiting: int) -> float:
-    """Median seconds of a step with so many sequences decoding and so many waiting, all of which have deadlines."""
-    loop = Loop(Scheduler(limits(num_running)), FreeRunner(), deliver=lambda news: None)
-    deadline = time.monotonic() + 3600
-    for number in range(num_running + num_waiting):
-        loop.follow(Submit(number, request(deadline)))
-    for _ in range(num_running + 1):  # a prompt a step
-        loop.step()
-    assert len(loop.scheduler.running) == num_running
-    assert len(loop.scheduler.waiting) == num_waiting
-    return statistics.median(_timed(loop.step) for _ in range(NUM_STEPS))
+class Stepping:
+    """A loop with so many sequences decoding and so many waiting, all of which have deadlines."""
+
+    def __init__(self, num_running: int, num_waiting: int = 0) -> None:
+        loop = Loop(Scheduler(limits(num_running)), FreeRunner(), deliver=lambda news: None)
+        deadline = time.monotonic() + 3600
+        for number in range(num_running + num_waiting):
+            loop.follow(Submit(number, request(deadline)))
+        for _ in range(num_running + 1):  # a prompt a step
+            loop.step()
+        assert len(loop.scheduler.running) == num_running
+        assert len(loop.scheduler.waiting) == num_waiting
+        self._loop = loop
+
+    async def seconds(self) -> float:
+        """Median of some steps."""
+        return statistics.median(_timed(self._loop.step) for _ in range(NUM_STEPS))
 
 
-async def delivery_seconds(num_streams: int) -> float:
-    """Median seconds that the event loop spends on a step's news and on waking who waits for them."""
-    delivered: list[News] = []
-    loop = Loop(Scheduler(limits(num_streams)), FreeRunner(), deliver=delivered.append)
-    worker = SilentWorker()
-    engine = Engine(worker, limits(num_streams))
-    await engine.start()
-    streams = [engine.submit(request()) for _ in range(num_streams)]
-    for number in range(num_streams):
-        loop.follow(Submit(number, request()))
-    for _ in range(num_streams):
-        loop.step()
-    taking = [asyncio.create_task(_take(stream)) for stream in streams]
-    seconds = []
-    for _ in range(NUM_STEPS):
-        delivered.clear()
-        loop.step()
+class Delivering:
+    """Streams of an engine whose worker's news are made here."""
+
+    def __init__(self, num_streams: int) -> None:
+        self._delivered: list[News] = []
+        self._loop = Loop(Scheduler(limits(num_streams)), FreeRunner(), deliver=self._delivered.append)
+        self._worker = SilentWorker()
+        self._engine = Engine(self._worker, limits(num_streams))
+        self._num_streams = num_streams
+
+    async def start(self) -> None:
+        """Begins the streams, and tasks that wait for their tokens until the event loop ends."""
+        await self._engine.start()
+        streams = [self._engine.submit(request()) for _ in range(self._num_streams)]
+        for number in range(self._num_streams):
+            self._loop.follow(Submit(number, request()))
+        for _ in range(self._num_streams):
+            self._loop.step()
+        self._waiting = [asyncio.create_task(_take(stream)) for stream in streams]
+
+    async def seconds(self) -> float:
+        """Median of what the event loop spends on a step's news and on waking who waits for them."""
+        return statistics.median([await self._deliver() for _ in range(NUM_STEPS)])
+
+    async def _deliver(self) -> float:
+        self._delivered.clear()
+        self._loop.step()
         started = time.perf_counter()
-        for news in delivered:
-            worker.receive(news)
+        for news in self._delivered:
+            self._worker.receive(news)
         await asyncio.sleep(0)
-        seconds.append(time.perf_counter() - started)
-    for task in taking:
-        task.cancel()
-    return statistics.median(seconds)
+        return time.perf_counter() - started
 
 
 async def _take(stream: TokenStream) -> None:
@@ -123,30 +137,64 @@ def _timed(step: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
+@dataclass(frozen=True)
+class Round:
+    """Seconds, in turn: a machine's pace changes within one."""
+
+    steps: list[float]
+    deliveries: list[float]
+    """By how many run, as RUNNING."""
+    waiting: list[float]
+    """By how many wait, as WAITING."""
+
+    @property
+    def each(self) -> list[float]:
+        """Both, for each sequence that runs."""
+        both = zip(self.steps, self.deliveries, RUNNING, strict=True)
+        return [(step + delivery) / running for step, delivery, running in both]
+
+
+async def rounds() -> list[Round]:
+    """Times all, as often as it takes to tell the machine's moods from what is found."""
+    deliveries = [Delivering(count) for count in RUNNING]
+    for delivering in deliveries:
+        await delivering.start()
+    ways = [Stepping(count) for count in RUNNING], deliveries, [Stepping(32, count) for count in WAITING]
+    return [Round(*[[await one.seconds() for one in way] for way in ways]) for _ in range(NUM_ROUNDS)]
+
+
 def measure() -> Section:
-    steps = {running: step_seconds(running, 0) for running in RUNNING}
-    deliveries = {running: asyncio.run(delivery_seconds(running)) for running in RUNNING}
-    waits = {waiting: step_seconds(32, waiting) for waiting in WAITING}
-    growth = waits[WAITING[-1]] / waits[WAITING[0]]
-    each = {running: (steps[running] + deliveries[running]) / running for running in RUNNING}
+    found = asyncio.run(rounds())
     return Section(
         title="What a step costs besides computing",
         about="Scheduling, committing and delivering on a device that costs nothing, in microseconds: by how many "
-        "sequences run, and with 32 running by how many wait.",
+        f"sequences run, and with 32 running by how many wait. Medians of {NUM_ROUNDS} rounds, in which they take turns.",
         command="python benchmarks/step_cost.py",
         columns=["", *map(str, RUNNING)],
         rows=[
-            ["running: the engine's thread", *(f"{steps[running] * 1e6:.0f}" for running in RUNNING)],
-            ["running: the event loop", *(f"{deliveries[running] * 1e6:.0f}" for running in RUNNING)],
-            ["running: both, each sequence", *(f"{each[running] * 1e6:.1f}" for running in RUNNING)],
-            ["waiting: the engine's thread", *(f"{waits[waiting] * 1e6:.0f}" for waiting in WAITING)],
+            ["running: the engine's thread", *_medians(one.steps for one in found)],
+            ["running: the event loop", *_medians(one.deliveries for one in found)],
+            ["running: both, each sequence", *_medians(one.each for one in found)],
+            ["waiting: the engine's thread", *_medians(one.waiting for one in found)],
         ],
         goals=[
-            Goal.at_most("a step with 256 waiting by one with 1 waiting", 1.2, growth),
-            Goal.at_most("cost for each of 256 running by each of 8", 1.2, each[256] / each[8]),
+            Goal.at_most(
+                "a step with 256 waiting by one with 1 waiting",
+                1.2,
+                statistics.median(one.waiting[-1] / one.waiting[0] for one in found),
+            ),
+            Goal.at_most(
+                "cost for each of 256 running by each of 8",
+                1.2,
+                statistics.median(one.each[-1] / one.each[1] for one in found),
+            ),
         ],
-        data={"steps": steps, "deliveries": deliveries, "waiting": waits},
+        data={"rounds": [asdict(one) for one in found]},
     )
+
+
+def _medians(found: Iterable[list[float]]) -> list[str]:
+    return [f"{statistics.median(column) * 1e6:.1f}" for column in zip(*found, strict=True)]
 
 
 def main() -> None:
