@@ -168,7 +168,8 @@ def measure() -> Section:
     return Section(
         title="What a step costs besides computing",
         about="Scheduling, committing and delivering on a device that costs nothing, in microseconds: by how many "
-        f"sequences run, and with 32 running by how many wait. Medians of {NUM_ROUNDS} rounds, in which they take turns.",
+        "sequences run, and with 32 running by how many wait. "
+        f"Medians of {NUM_ROUNDS} rounds, in which they take turns.",
         command="python benchmarks/step_cost.py",
         columns=["", *map(str, RUNNING)],
         rows=[
