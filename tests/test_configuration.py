@@ -14,6 +14,7 @@ from index_grpc.cli import main
 from index_grpc.configuration.environment import is_of_kubernetes
 from index_grpc.configuration.file import as_toml, read_settings
 from index_grpc.settings import TOPICS, ServeSettings
+from index_grpc.settings.topic import Topic
 
 CHANGED = """
 model = "IndexTeam/Index-1.9B-Chat"
@@ -167,17 +168,21 @@ def test_what_only_looks_like_kubernetes_is_ours() -> None:
     assert "INDEX_GRPC_OTHER_PORT, which is no setting" in refused(INDEX_GRPC_OTHER_PORT="50051")
 
 
-class WithSecret(ServeSettings):
-    """As settings will be that hold a key."""
+class Secrets(Topic):
+    """As one will be that holds a key."""
 
     key: SecretStr | None = None
+
+
+class WithSecret(Secrets, ServeSettings):
+    """Settings with that topic."""
 
 
 @pytest.fixture
 def with_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("file", "mistakes"):
         monkeypatch.setattr(f"index_grpc.configuration.{module}.ServeSettings", WithSecret)
-    monkeypatch.setitem(TOPICS, "Secrets", ("key",))
+    monkeypatch.setitem(TOPICS, "Secrets", Secrets)
 
 
 @pytest.mark.usefixtures("with_secret")
@@ -193,7 +198,7 @@ def test_secrets_are_not_printed(file: Path) -> None:
 
 
 def test_every_setting_has_one_topic() -> None:
-    names = [name for names in TOPICS.values() for name in names]
+    names = [name for topic in TOPICS.values() for name in topic.model_fields]
     assert sorted(names) == sorted(ServeSettings.model_fields)
     result = serve("--help")
     headings = [line[:-1] for line in result.stdout.splitlines() if line.endswith(":") and not line.startswith(" ")]

@@ -14,6 +14,7 @@ CLIENT = ROOT / "clients" / "python" / "index_grpc_client"
 
 GROUND = {"index_grpc"} | {f"index_grpc.{name}" for name in ("contract", "errors", "logs", "machine", "settings")}
 FLOORS = {
+    "settings": {"index_grpc.settings"},
     "native": {"index_grpc.native"},
     "cuda": {"index_grpc.cuda"},
     "model": {"index_grpc.model", "index_grpc.native", "index_grpc.cuda"},
@@ -59,7 +60,7 @@ THIRD_PARTY = {
     "grpc_health": ("server", "commands/health.py"),
     "prometheus_client": ("server/metrics",),
     "index_grpc_client": ("server", "http", "bench"),
-    "pydantic": ("settings.py", "configuration", "access/keys.py", "http"),
+    "pydantic": ("settings", "configuration", "access/keys.py", "http"),
     "click": ("cli.py", "commands", "configuration", "bench", "access/command.py", "export/command.py"),
     "opentelemetry": ("server/tracing.py",),
     "starlette": ("http",),

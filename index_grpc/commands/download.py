@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from index_grpc.errors import StartupError
-from index_grpc.settings import DEFAULT_REPOSITORY
+from index_grpc.settings.computing import DEFAULT_REPOSITORY
 
 
 @click.command()

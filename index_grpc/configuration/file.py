@@ -38,9 +38,9 @@ def _check(path: Path, name: str, value: object) -> None:
 def as_toml(settings: ServeSettings, origins: Mapping[str, str]) -> str:
     """The settings by topic, each with its origin as a comment; `read_settings` takes it. Secrets are left out."""
     lines = []
-    for topic, names in TOPICS.items():
-        lines += ["", f"# {topic}"]
-        lines += [f"{_line(name, getattr(settings, name))}  # {origins[name]}" for name in names]
+    for title, topic in TOPICS.items():
+        lines += ["", f"# {title}"]
+        lines += [f"{_line(name, getattr(settings, name))}  # {origins[name]}" for name in topic.model_fields]
     return "\n".join(lines[1:])
 
 

@@ -29,9 +29,9 @@ class CommandByTopic(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Called by click."""
         records = {parameter.name: parameter.get_help_record(ctx) for parameter in self.get_params(ctx)}
-        sections = {topic: [records.pop(name) for name in names] for topic, names in TOPICS.items()}
-        for topic, entries in (sections | {"Options": list(records.values())}).items():
-            with formatter.section(topic):
+        sections = {title: [records.pop(name) for name in topic.model_fields] for title, topic in TOPICS.items()}
+        for title, entries in (sections | {"Options": list(records.values())}).items():
+            with formatter.section(title):
                 formatter.write_dl([entry for entry in entries if entry])
 
 

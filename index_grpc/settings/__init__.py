@@ -1,0 +1,34 @@
+"""The server's settings: one frozen class that flags, environment and file fill, made of a class for each topic."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from index_grpc.settings.computing import Computing, ModelChoice, Queue
+from index_grpc.settings.entrance import Entrance
+from index_grpc.settings.listening import Listening
+from index_grpc.settings.operating import Seeing, Stopping
+from index_grpc.settings.topic import Topic, refuse
+
+TOPICS: dict[str, type[Topic]] = {
+    "Model": ModelChoice,
+    "Listening": Listening,
+    "Who may come in": Entrance,
+    "Engine": Computing,
+    "Queue": Queue,
+    "Stopping": Stopping,
+    "Seeing": Seeing,
+}
+"""How the settings are grouped where people read them."""
+
+
+class ServeSettings(Seeing, Stopping, Queue, Computing, Entrance, Listening, ModelChoice):
+    """What `index-grpc serve` can be told. Each field is a flag, a variable INDEX_GRPC_<NAME> and a key of the file.
+
+    The last of its bases comes first where fields are listed.
+    """
+
+    @model_validator(mode="after")
+    def _refuse_needless_encryption(self) -> Self:
+        refuse((self.tls_cert and self.unix_socket, "--unix-socket needs no encryption; leave --tls-cert out"))
+        return self
