@@ -36,7 +36,7 @@ FLOORS = {
     },
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
-TOP = {"cli", "commands", "engine_process", "launch", "loading", "sizing"}
+TOP = {"cli", "commands", "engine_process", "launch", "loading"}
 
 THIRD_PARTY = {
     "torch": (
@@ -46,8 +46,7 @@ THIRD_PARTY = {
         "engine/device",
         "engine/runner.py",
         "engine/sampler.py",
-        "loading.py",
-        "sizing.py",
+        "loading",
     ),
     "triton": ("cuda",),
     "accelerate": ("model",),

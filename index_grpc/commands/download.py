@@ -18,7 +18,7 @@ def download(model: str, revision: str | None, output: Path | None) -> None:
     MODEL is a hub id; the default is IndexTeam/Index-1.9B-Chat. An interrupted download goes on where it stopped. The
     environment variable HF_ENDPOINT names a mirror.
     """
-    from index_grpc.loading import download as fetch  # slow to import
+    from index_grpc.loading.checkpoint import download as fetch  # slow to import
 
     try:
         click.echo(fetch(model, revision, output))

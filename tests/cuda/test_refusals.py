@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from index_grpc.errors import StartupError
-from index_grpc.loading import refuse_what_cuda_cannot
+from index_grpc.loading.cuda import refuse_what_cuda_cannot
 from index_grpc.model.config import ModelConfig
 
 CONFIG = ModelConfig(1, 192, 64, 2, 2, 96, 100, 512)

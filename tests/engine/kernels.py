@@ -12,4 +12,4 @@ KERNELS = [*NATIVE, PYTORCH]
 
 def compute_with(patch: pytest.MonkeyPatch, name: str) -> None:
     """Has whatever is loaded from now on computed by these kernels."""
-    patch.setattr("index_grpc.loading.find_kernels", lambda: NATIVE.get(name))
+    patch.setattr("index_grpc.loading.cpu.find_kernels", lambda: NATIVE.get(name))

@@ -251,7 +251,7 @@ def test_too_little_memory_is_told_in_a_sentence(checkpoint: Path, monkeypatch: 
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("index_grpc.loading.load_model", fail)
+    monkeypatch.setattr("index_grpc.loading.cpu.load_model", fail)
     with pytest.raises(StartupError, match="not enough memory or threads"):
         load_runner(settings(checkpoint))
 
@@ -266,9 +266,10 @@ def test_room_for_a_context_but_not_for_its_last_block_is_too_little(
     block_bytes = 64 * position_bytes(config, 4)
     for share, flags in ((0.8, {}), (0.5, {"kv_memory_fraction": 0.5})):
         enough = int(2 * block_bytes / share) + 1
-        monkeypatch.setattr("index_grpc.sizing.available_bytes", lambda: enough)  # noqa: B023 - called before it changes
+        available = "index_grpc.loading.sizing.available_bytes"
+        monkeypatch.setattr(available, lambda: enough)  # noqa: B023 - called before it changes
         assert load_runner(settings(directory, **flags)).limits.num_blocks == 2
-        monkeypatch.setattr("index_grpc.sizing.available_bytes", lambda: enough - 2)  # noqa: B023
+        monkeypatch.setattr(available, lambda: enough - 2)  # noqa: B023
         with pytest.raises(StartupError, match=f"--kv-memory-fraction {share} .*one conversation of 100 tokens needs"):
             load_runner(settings(directory, **flags))
     assert load_runner(settings(directory, kv_memory_bytes=5 * block_bytes)).limits.max_cache_tokens == 5 * 64

@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 
 from index_grpc.errors import CheckpointError
-from index_grpc.loading import download
+from index_grpc.loading.checkpoint import download
 from index_grpc.model import hub
 from tests.checkpoints import make_checkpoint
 from tests.model.fake_hub import COMMIT, MODEL, FakeHub, serve_hub

@@ -74,7 +74,15 @@ def _too_little(model: Computes, settings: ServeSettings, free: int, share: floa
     needs = f"one conversation of {model.config.context_length} tokens needs"
     if settings.kv_memory_bytes is not None:
         return f"--kv-memory-bytes {free} is too little: {needs} {needed} bytes for its keys and values; allow as many"
-    there = f"{free / 2**30:.1f} GiB are free on {model.device}"
+    there = f"{in_units(free)} are free on {model.device}"
     for_cache = f"--kv-memory-fraction {share:g} of them may hold keys and values"
     remedy = "free some memory, raise the fraction or use another device"
-    return f"{there}, {for_cache}; {needs} {needed / share / 2**30:.1f} GiB beside the weights; {remedy}"
+    return f"{there}, {for_cache}; {needs} {in_units(needed / share)} beside the weights; {remedy}"
+
+
+def in_units(num_bytes: float) -> str:
+    """A size for people."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes:.0f} bytes"

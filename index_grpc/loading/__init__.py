@@ -1,0 +1,85 @@
+"""From settings to a runner: checkpoint → weights → model, sized to the memory there is."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from index_grpc.contract import ServedModel
+from index_grpc.engine.runner import Computes, ModelRunner
+from index_grpc.engine.scheduler import Limits
+from index_grpc.errors import StartupError
+from index_grpc.loading.checkpoint import describe
+from index_grpc.loading.cpu import load_on_cpu
+from index_grpc.loading.cuda import load_on_cuda
+from index_grpc.loading.device import choose_device, on_cuda
+from index_grpc.loading.sizing import in_units
+from index_grpc.model.checkpoint import num_parameters
+from index_grpc.model.config import position_bytes
+from index_grpc.model.hub import resolve
+from index_grpc.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from index_grpc.engine.device.runner import DeviceRunner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRunner:
+    """All that the engine's loop needs, and what callers may know of the model."""
+
+    model: ServedModel
+    runner: "ModelRunner | DeviceRunner"
+    limits: Limits
+    directory: Path
+    """The checkpoint's."""
+
+
+def load_runner(settings: ServeSettings) -> LoadedRunner:
+    """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
+    try:
+        return _load(settings)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        tried = "less of --kv-memory-fraction" if on_cuda(settings) else "fewer --threads, --quantize int8"
+        remedy = f"free some memory, or try {tried} or another --device"
+        raise StartupError(f"not enough memory or threads to load {settings.model}; {remedy}") from error
+
+
+def _load(settings: ServeSettings) -> LoadedRunner:
+    started = time.monotonic()
+    device = choose_device(settings.device)
+    name, directory = resolve(settings.model, settings.revision)
+    config, _ = describe(directory)
+    limits, runner = (
+        load_on_cuda(directory, config, device, settings)
+        if device.type == "cuda"
+        else load_on_cpu(directory, config, settings)
+    )
+    served = ServedModel(
+        name=name,
+        context_length=config.context_length,
+        vocab_size=config.vocab_size,
+        num_parameters=num_parameters(config),
+        device=str(device),
+        dtype=str(runner.model.dtype).removeprefix("torch."),
+        quantization="" if settings.quantize == "none" else settings.quantize,
+    )
+    _log_summary(served, runner.model, limits, time.monotonic() - started)
+    return LoadedRunner(served, runner, limits, directory)
+
+
+def _log_summary(served: ServedModel, model: Computes, limits: Limits, seconds: float) -> None:
+    quantized = f", weights in {served.quantization}" if served.quantization else ""
+    log.info(
+        "loaded %s: %.1f M parameters; %s%s on %s (%s), in %.1f s",
+        served.name, served.num_parameters / 1e6, served.dtype, quantized, served.device, model.engine, seconds,
+    )  # fmt: skip
+    size = limits.max_cache_tokens * position_bytes(model.config, model.dtype.itemsize)
+    log.info(
+        "context %d tokens; %d conversations at once, %d waiting; up to %s for their keys and values",
+        limits.context_length, limits.max_sequences, limits.max_waiting, in_units(size),
+    )  # fmt: skip
