@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 
+ELSEWHERE_OR_LATER = "call another server, or come back"
+"""What helps against a refusal that passes by itself."""
+
+
 class IndexGrpcError(Exception):
     """The family. `reason` is the stable word for programs, the message the sentence for people."""
 

@@ -13,7 +13,14 @@ from index_grpc.engine.pace import Pace
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.token_stream import TokenStream
 from index_grpc.engine.worker import Worker
-from index_grpc.errors import DeadlineTooShort, Draining, EngineLost, IndexGrpcError, Overloaded
+from index_grpc.errors import (
+    ELSEWHERE_OR_LATER,
+    DeadlineTooShort,
+    Draining,
+    EngineLost,
+    IndexGrpcError,
+    Overloaded,
+)
 
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
 
@@ -57,7 +64,7 @@ class Engine:
 
     async def stop(self, patience_seconds: float) -> None:
         """Ends what is open at once and the worker after its step; one that takes longer than this is left behind."""
-        self._end(Draining("the server stopped before the answer was complete; ask another one"))
+        self._end(Draining("the server stopped before the answer was complete; call another server"))
         self._worker.post(Stop())
         if self._stopped.is_set():
             return
@@ -131,11 +138,11 @@ class Engine:
         limits, expected = self.limits, self.num_expected_tokens
         if self.num_open >= limits.max_sequences + limits.max_waiting:
             taken = f"all {limits.max_sequences} places to run and {limits.max_waiting} to wait are taken"
-            raise Overloaded(taken, self._delay_seconds)
+            raise Overloaded(f"{taken}; {ELSEWHERE_OR_LATER}", self._delay_seconds)
         if expected and expected + num_prompt > limits.max_waiting_tokens:
             ahead = f"prompts of {expected} tokens are still to be computed"
             more = f"with this one of {num_prompt} more than {limits.max_waiting_tokens}"
-            raise Overloaded(f"{ahead}; {more}", self._delay_seconds)
+            raise Overloaded(f"{ahead}, {more}; {ELSEWHERE_OR_LATER}", self._delay_seconds)
 
     @property
     def _delay_seconds(self) -> float:
@@ -195,7 +202,7 @@ class Engine:
 
     def _lose(self) -> None:
         if not self.lost:
-            self._end(EngineLost("the engine broke; ask another server"))
+            self._end(EngineLost("the engine broke; call another server"))
             self._events.lost()
 
     def _end(self, error: IndexGrpcError) -> None:

@@ -4,7 +4,14 @@ import logging
 import time
 from collections.abc import Callable
 
-from index_grpc.errors import Draining, EngineLost, EngineStalled, IndexGrpcError, Loading
+from index_grpc.errors import (
+    ELSEWHERE_OR_LATER,
+    Draining,
+    EngineLost,
+    EngineStalled,
+    IndexGrpcError,
+    Loading,
+)
 from index_grpc.server.health import Health
 
 SHORTEST_RETURN_SECONDS = 0.5
@@ -26,7 +33,7 @@ class Readiness:
     def __init__(self, health: Health) -> None:
         self._health, self.state = health, "loading"
         self._is_leaving = self._is_closed = False
-        self._refusal: Callable[[], IndexGrpcError] | None = lambda: Loading("the model is being loaded", 2.0)
+        self._refusal: Callable[[], IndexGrpcError] | None = _loading
 
     def require(self) -> None:
         """Raises what a call is to be refused with, if it is."""
@@ -53,7 +60,7 @@ class Readiness:
             if not back_at:
                 return EngineLost("the engine broke; call another server")
             left = max(SHORTEST_RETURN_SECONDS, back_at - time.monotonic())
-            return EngineLost("the engine is being started again; call another server, or come back", left)
+            return EngineLost(f"the engine is being started again; {ELSEWHERE_OR_LATER}", left)
 
         self._say("lost", refusal)
 
@@ -69,7 +76,7 @@ class Readiness:
     def close(self) -> None:
         """No call is taken any more."""
         self._is_closed = True
-        self._refusal = lambda: Draining("the server is stopping; call another one")
+        self._refusal = lambda: Draining("the server is stopping; call another server")
 
     def _say(self, state: str, refusal: Callable[[], IndexGrpcError] | None) -> None:
         if not self._is_closed:
@@ -77,3 +84,7 @@ class Readiness:
         if not self._is_leaving:
             self._health.set_ready(refusal is None)
             self.state = state
+
+
+def _loading() -> Loading:
+    return Loading(f"the model is being loaded; {ELSEWHERE_OR_LATER}", 2.0)

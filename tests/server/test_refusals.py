@@ -45,6 +45,7 @@ def check_come_again(found: Refusal, reason: str) -> None:
     pushback = int(found.trailers["grpc-retry-pushback-ms"])
     assert pushback / 1000 == found.retry_seconds
     assert 1 <= pushback <= 30_000
+    assert "call another server" in found.message
 
 
 @pytest.mark.parametrize("max_waiting", [0, 1])

@@ -121,6 +121,8 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
             return "--api-key or INDEX_GRPC_API_KEY gives the key"
         case LimitExceededError(retry_after=float(seconds)):
             return f"the server asks to try again in {seconds:g} s"
+        case LimitExceededError() if "larger than max" in error.details():
+            return "the server takes no message of that size; shorten the prompt"
         case ModelNotFoundError():
             return "`index-client model` tells which model is served"
         case InvalidRequestError() if any(violation.field != "prompt" for violation in error.violations):
