@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-
 ELSEWHERE_OR_LATER = "call another server, or come back"
 """What helps against a refusal that passes by itself."""
 

@@ -108,6 +108,15 @@ def hint_if_unavailable(error: UnavailableError, address: str) -> str:
     return f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
 
 
+def hint_if_too_much(error: LimitExceededError) -> str | None:
+    """Returns what to try next where more was asked than is allowed."""
+    if error.retry_after is not None:
+        return f"the server asks to try again in {error.retry_after:g} s"
+    if "larger than max" in error.details():  # gRPC's words
+        return "a message of that size is not taken; shorten the prompt"
+    return None
+
+
 def hint(error: IndexGrpcError, address: str) -> str | None:
     """Returns what to try next."""
     if was_cut_off(error):
@@ -119,10 +128,8 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
             return "--timeout gives it longer, --max-tokens asks for less"
         case UnauthenticatedError():
             return "--api-key or INDEX_GRPC_API_KEY gives the key"
-        case LimitExceededError(retry_after=float(seconds)):
-            return f"the server asks to try again in {seconds:g} s"
-        case LimitExceededError() if "larger than max" in error.details():
-            return "the server takes no message of that size; shorten the prompt"
+        case LimitExceededError():
+            return hint_if_too_much(error)
         case ModelNotFoundError():
             return "`index-client model` tells which model is served"
         case InvalidRequestError() if any(violation.field != "prompt" for violation in error.violations):
