@@ -121,7 +121,7 @@ def test_one_violation_is_one_line(run: Run, script: Script, message: str) -> No
         (Failure(grpc.StatusCode.UNIMPLEMENTED, "no such method"), 1, "may not be an index-grpc server"),
         (Failure(grpc.StatusCode.INTERNAL, "broken", (error_details_pb2.RequestInfo(request_id="r1"),)), 1, "r1"),
         (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much"), 1, None),
-        (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Sent message larger than max (9 vs. 8)"), 1, "shorten the prompt"),
+        (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Message larger than max (9 vs. 8)"), 1, "shorten"),
         (rate_limited(3), 1, "the server asks to try again in 3 s"),
     ],
 )
