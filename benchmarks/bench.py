@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from isa import AVX2, has_more_than_avx2, held_to_avx2
-from picture import PICTURE, draw
+from picture import DRAWN, draw
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results.json", HERE / "RESULTS.md"
@@ -68,9 +68,8 @@ Written by `make bench`, which `python benchmarks/bench.py --help` explains. Rat
 machine; absolute times do not carry over to another. What did not come out as hoped stands here too.
 """
 
-SHOWN = f"""\
-![throughput, time to first token and decode step of index-grpc and its alternatives]({PICTURE.name})
-"""
+PICTURES = {"": HERE / "RESULTS.png", AVX2_ONLY: HERE / "RESULTS-avx2.png"}
+"""By how the keys end of what is drawn."""
 
 AVX2_INTRODUCTION = """\
 # With AVX2
@@ -114,12 +113,17 @@ def machine() -> str:
 
 def page(sections: dict[str, dict[str, Any]]) -> str:
     """All findings as Markdown."""
-    shown = [SHOWN] if PICTURE.exists() else []
-    parts = [INTRODUCTION, *shown, *(_section(sections[name]) for name in EXPERIMENTS if name in sections)]
+    parts = [
+        INTRODUCTION,
+        *_shown(PICTURES[""]),
+        *(_section(sections[name]) for name in EXPERIMENTS if name in sections),
+    ]
     if NEEDS_CUDA not in sections:
         parts.append(NOT_MEASURED)
     with_avx2 = [_section(sections[key]) for name in EXPERIMENTS if (key := f"{name}{AVX2_ONLY}") in sections]
-    return "\n".join([*parts, AVX2_INTRODUCTION, *with_avx2] if with_avx2 else parts)
+    if with_avx2:
+        parts += [AVX2_INTRODUCTION, *_shown(PICTURES[AVX2_ONLY]), *with_avx2]
+    return "\n".join(parts)
 
 
 def possible() -> list[str]:
@@ -136,6 +140,11 @@ def _key(name: str) -> str:
     """Under what an experiment's findings are kept when it is run here and now."""
     avx2_only = name in COMPUTING and (held_to_avx2() or not has_more_than_avx2())
     return f"{name}{AVX2_ONLY}" if avx2_only else name
+
+
+def _shown(picture: Path) -> list[str]:
+    what = "throughput, time to first token and decode step of index-grpc and its alternatives"
+    return [f"![{what}]({picture.name})\n"] if picture.exists() else []
 
 
 def _section(section: dict[str, Any]) -> str:
@@ -164,8 +173,8 @@ def parse() -> argparse.Namespace:
         parser.error(f"there is no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     if options.avx2 and (others := set(options.experiments) - set(COMPUTING)):
         parser.error(f"--avx2 is for {', '.join(COMPUTING)}; not for {', '.join(sorted(others))}")
-    if options.found and len(options.experiments) != 1:
-        parser.error("--found goes with the name of one experiment")
+    if options.found and options.experiments != [NEEDS_CUDA]:
+        parser.error(f"--found goes with {NEEDS_CUDA}, whose findings alone tell their machine")
     return options
 
 
@@ -187,7 +196,8 @@ def main() -> None:
             failed.append(name)
             continue
         RESULTS.write_text(json.dumps(sections, indent=1, ensure_ascii=False) + "\n")
-        draw(sections, PICTURE)
+        for ending, picture in PICTURES.items():
+            draw({experiment: sections.get(f"{experiment}{ending}") for experiment in DRAWN}, picture)
         PAGE.write_text(page(sections))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -1,9 +1,5 @@
-"""Draws what `results.json` knows of the alternatives: who answers how fast, by how many ask at once.
+"""Draws what the experiments found of the alternatives: who answers how fast, by how many ask at once."""
 
-python benchmarks/picture.py
-"""
-
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +12,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from index_grpc.bench.style import BLUE, DOTS_PER_INCH, GREY, ORANGE, PURPLE, RED, STYLE, TEAL, titled
 
-HERE = Path(__file__).resolve().parent
-RESULTS, PICTURE = HERE / "results.json", HERE / "RESULTS.png"
+DRAWN = ("alternatives", "int8")
+"""The experiments whose sections make a picture."""
 
 OURS = "index-grpc"
 LOOKS: dict[str, dict[str, Any]] = {
@@ -56,10 +52,13 @@ def lines(rows: list[dict[str, Any]], figure: str, ours: str = OURS) -> Lines:
 
 
 def draw(sections: dict[str, Any], path: Path) -> None:
-    """Writes the picture: throughput, time to first token, and decode steps beside those of 8-bit weights."""
-    if not {"alternatives", "int8"} <= sections.keys():
+    """Writes the picture: throughput, time to first token, and decode steps beside those of 8-bit weights.
+
+    `sections` are those of DRAWN, None where there is none yet; without one of them nothing is drawn.
+    """
+    if not all(sections.values()):
         return
-    floats, eight_bits = (sections[name]["data"]["rows"] for name in ("alternatives", "int8"))
+    floats, eight_bits = (sections[name]["data"]["rows"] for name in DRAWN)
     steps = lines(floats, "step_s")
     steps = {name: steps[name] for name in (OURS, "llama.cpp", "vLLM") if name in steps}
     steps |= lines(eight_bits, "step_s", f"{OURS} int8")
@@ -93,7 +92,3 @@ def _panel(axes: Axes, found: Lines, title: str, unit: str, scaled: Callable[[fl
 def _ones_twos_fives() -> Iterator[float]:
     for power in range(6):
         yield from (10**power, 2 * 10**power, 5 * 10**power)
-
-
-if __name__ == "__main__":
-    draw(json.loads(RESULTS.read_text()), PICTURE)

@@ -31,3 +31,10 @@ def test_what_it_does_not_decide_cannot_be_held_to_avx2() -> None:
     assert done.returncode == 2
     assert "--avx2 is for alternatives" in done.stderr
     assert done.stderr.strip().endswith("not for steps")
+
+
+def test_only_findings_that_tell_their_machine_may_come_from_elsewhere() -> None:
+    command = [sys.executable, "bench.py", "wire", "--found", "findings.txt"]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--found goes with gpu" in done.stderr
