@@ -5,23 +5,19 @@ from collections.abc import Sequence as Items
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Candidate, SamplingParams, Token
+from index_grpc.contract import Candidate, Token
 from index_grpc.engine.sequence import Sequence
-from index_grpc.model.drawing import NUM_CANDIDATES, Draw, SlotTable, draw_from_all, knobs
+from index_grpc.model.drawing import NUM_CANDIDATES, Draw, SlotTable, draw_from_all, is_narrow, knobs
 from index_grpc.model.sending import sent
-
-
-def is_narrow(params: SamplingParams, vocab_size: int) -> bool:
-    """Whether a small top_k leaves so few tokens that the others need no place in an order."""
-    return 0 < params.top_k <= min(NUM_CANDIDATES, vocab_size) or params.temperature == 0.0
 
 
 class Sampler:
     """Draws the next tokens, and keeps for each slot which tokens have occurred."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device, draw: Draw) -> None:
-        """`draw` is for sequences for which `is_narrow`."""
-        self._vocab_size, self._table = vocab_size, SlotTable(num_slots, vocab_size, device)
+        """`draw` is for sequences that have few candidates."""
+        self._most_candidates = min(NUM_CANDIDATES, vocab_size)
+        self._table = SlotTable(num_slots, vocab_size, device)
         self._draw_from_candidates = draw
         self._told: list[tuple[int, int] | None] = [None] * num_slots
         """Whose history a slot holds, and how many tokens of the answer it knows."""
@@ -49,7 +45,7 @@ class Sampler:
         slot, params = sequence.slot, sequence.request.sampling
         self._table.history.open(slot, sequence.request.prompt_ids, sequence.ids[sequence.num_prompt :])
         self._table.knobs[slot] = sent(knobs(params), self._table.device, torch.float64)
-        if is_narrow(params, self._vocab_size):
+        if is_narrow(params, self._most_candidates):
             self._wide.discard(slot)
         else:
             self._wide.add(slot)

@@ -56,6 +56,11 @@ class Knobs:
 NUM_KNOBS = len(Knobs.__slots__)
 
 
+def is_narrow(params: SamplingParams, most: int) -> bool:
+    """Whether no more than `most` candidates are left, so that the others need no place in an order."""
+    return params.temperature == 0.0 or 0 < params.top_k <= most
+
+
 def knobs(params: SamplingParams) -> list[float]:
     """A row of the table."""
     is_greedy = params.temperature == 0.0

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from index_grpc.contract import Candidate, Token
-from index_grpc.cuda.sampling import NOT_A_NUMBER
-from index_grpc.engine.device.slots import Slots, is_narrow
+from index_grpc.cuda.sampling import CANDIDATES, NOT_A_NUMBER
+from index_grpc.engine.device.slots import Slots
 from index_grpc.engine.sequence import Span
-from index_grpc.model.drawing import Knobs, choose, knobs, penalised, uniform
+from index_grpc.model.drawing import Knobs, choose, is_narrow, knobs, penalised, uniform
 from index_grpc.model.sending import sent
 
 ROWS_SORTED = 32
@@ -18,12 +18,12 @@ ROWS_SORTED = 32
 
 def drawn_by_kernels(span: Span) -> bool:
     """Whether the recorded step draws a token for it."""
-    return span.samples and is_narrow(span.sequence.request.sampling)
+    return span.samples and is_narrow(span.sequence.request.sampling, CANDIDATES)
 
 
 def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor) -> None:
     """Draws, into `drawn` [B], for those rows of logits [B, V] in which any token may come; tells their slots."""
-    rows = [row for row, span in enumerate(spans) if span.samples and not is_narrow(span.sequence.request.sampling)]
+    rows = [row for row, span in enumerate(spans) if span.samples and not drawn_by_kernels(span)]
     for start in range(0, len(rows), ROWS_SORTED):
         some = rows[start : start + ROWS_SORTED]
         _draw_from_rows(sent(some, logits.device), [spans[row] for row in some], logits, slots, drawn)

@@ -89,11 +89,6 @@ class Slots:
         self.state.knobs[slot] = sent(knobs(request.sampling), self.device, torch.float32)
 
 
-def is_narrow(sampling: SamplingParams) -> bool:
-    """Whether few candidates are left, so that the kernels of `cuda.sampling` draw."""
-    return sampling.temperature == 0.0 or 0 < sampling.top_k <= CANDIDATES
-
-
 def knobs(sampling: SamplingParams) -> list[float]:
     """A row of the table that the kernels read; where any token may come, they look for one candidate in vain."""
     temperature, *others, top_k, _ = drawing.knobs(sampling)
