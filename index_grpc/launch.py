@@ -7,8 +7,8 @@ from pathlib import Path
 from index_grpc.engine.process import start_process
 from index_grpc.engine.worker import ThreadWorker
 from index_grpc.errors import StartupError
+from index_grpc.server.app import MakePort
 from index_grpc.server.loaded import Loaded
-from index_grpc.server.ports import MakePort
 from index_grpc.settings import ServeSettings
 from index_grpc.text.tokenizer import Tokenizer
 

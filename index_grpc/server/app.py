@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import grpc
@@ -25,7 +25,7 @@ from index_grpc.server.loaded import Load, Loaded, in_daemon_thread, warm_up
 from index_grpc.server.observe import observers_of
 from index_grpc.server.observer import Observer, Observers
 from index_grpc.server.parsing import ParseInterceptor
-from index_grpc.server.ports import MakePort
+from index_grpc.server.ports import Port
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
 from index_grpc.server.servicer import SERVICE, Backend, ChatServicer
@@ -40,6 +40,9 @@ PROGRESS_SECONDS = 5.0
 """How often a drain tells how many calls are left."""
 
 log = logging.getLogger(__name__)
+
+MakePort = Callable[["App"], Port]
+"""Makes a server a way in beside gRPC's."""
 
 
 class App:
@@ -79,9 +82,9 @@ class App:
         return server
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether a model has been loaded, be its engine lost again or not."""
-        return self.servicer.backend is not None
+    def model(self) -> ServedModel | None:
+        """The served model once it has been loaded, be its engine lost again or not."""
+        return self.servicer.backend.model if self.servicer.backend is not None else None
 
     @property
     def _is_in_service(self) -> bool:
@@ -188,7 +191,7 @@ class App:
     def _on_lost(self) -> None:
         self._stop_watching()
         self.observers.engine_lost()
-        if self.is_loaded:
+        if self.model is not None:
             self.readiness.lose()
         self.broke.set()
 

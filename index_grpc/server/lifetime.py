@@ -9,9 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from index_grpc.server.app import App
+from index_grpc.server.app import App, MakePort
 from index_grpc.server.loaded import Load
-from index_grpc.server.ports import MakePort
 from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.settings import ServeSettings
 
@@ -31,7 +30,7 @@ async def serve(settings: ServeSettings, load: Load, ports: Sequence[MakePort] =
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
-        elif not app.is_loaded:
+        elif app.model is None:
             log.info("received %s while loading; stopping", stopping.result().name)
         else:
             running.cancel()

@@ -2,22 +2,32 @@
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from index_grpc.contract import Timing
+from index_grpc.contract import ServedModel, Timing
+from index_grpc.engine.door import Engine
 from index_grpc.engine.orders import StepReport
 from index_grpc.server.calls import Call
-
-if TYPE_CHECKING:
-    from index_grpc.server.app import App
+from index_grpc.server.readiness import Readiness
 
 log = logging.getLogger(__name__)
+
+
+class Watched(Protocol):
+    """A server, as far as those who observe it may look."""
+
+    readiness: Readiness
+    engine: Engine | None
+
+    @property
+    def model(self) -> ServedModel | None:
+        """The served model, once it has been loaded."""
 
 
 class Observer:
     """Does nothing; a subclass overrides what it wants to hear of. Called on the event loop, so it must be quick."""
 
-    def starting(self, app: "App") -> None:
+    def starting(self, server: Watched) -> None:
         """The server is about to listen. May raise StartupError; then it does not."""
 
     def call_ended(self, call: Call) -> None:
@@ -45,10 +55,10 @@ class Observers(Observer):
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members = members
 
-    def starting(self, app: "App") -> None:
+    def starting(self, server: Watched) -> None:
         """See Observer."""
         for member in self.members:
-            member.starting(app)
+            member.starting(server)
 
     def call_ended(self, call: Call) -> None:
         """See Observer. One that breaks breaks no call."""

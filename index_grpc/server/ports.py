@@ -1,10 +1,6 @@
 """Ways in beside gRPC's."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from index_grpc.server.app import App
+from typing import Protocol
 
 
 class Port(Protocol):
@@ -18,6 +14,3 @@ class Port(Protocol):
 
     async def close(self) -> None:
         """Takes nothing new; what is open soon ends, since the engine does. May be called twice, or without `open`."""
-
-
-MakePort = Callable[["App"], Port]

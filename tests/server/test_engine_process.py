@@ -263,7 +263,7 @@ async def test_an_engine_lost_at_once_does_not_serve(checkpoint: Path, monkeypat
     await app.listen()
     with pytest.raises(StartupError, match="right after"):
         await app.load(lambda: load(settings(checkpoint, engine_process=True)))
-    assert not app.is_loaded
+    assert app.model is None
     await app.stop()
 
 

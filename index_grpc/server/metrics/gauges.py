@@ -1,7 +1,6 @@
 """Metrics that are looked up when Prometheus asks: how things stand, not what happened."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -9,32 +8,30 @@ from prometheus_client.registry import Collector
 from index_grpc import __version__
 from index_grpc.contract import ServedModel
 from index_grpc.engine.door import Engine
+from index_grpc.server.observer import Watched
 from index_grpc.server.readiness import STATES
-
-if TYPE_CHECKING:
-    from index_grpc.server.app import App
 
 
 class Gauges(Collector):
     """Reads a server from another thread: single numbers only, each of which is right by itself."""
 
-    def __init__(self, app: "App") -> None:
-        self._app = app
+    def __init__(self, server: Watched) -> None:
+        self._server = server
 
     def collect(self) -> Iterator[Metric]:
         """Called for each scrape."""
-        app = self._app
+        server = self._server
         yield InfoMetricFamily("index_grpc_build", "The server's version.", {"version": __version__})
-        state = app.readiness.state
+        state = server.readiness.state
         yield _gauge("ready", "Whether health says SERVING.", state == "ready")
         states = GaugeMetricFamily("index_grpc_state", "1 for the server's state, 0 for the others.", labels=["state"])
         for name in STATES:
             states.add_metric([name], name == state)
         yield states
-        if app.servicer.backend is not None:
-            yield _model(app.servicer.backend.model)
-        if app.engine is not None:
-            yield from _engine(app.engine)
+        if server.model is not None:
+            yield _model(server.model)
+        if server.engine is not None:
+            yield from _engine(server.engine)
 
 
 def _model(model: ServedModel) -> Metric:

@@ -1,7 +1,5 @@
 """Keeps the metrics of one server, in a registry of its own."""
 
-from typing import TYPE_CHECKING
-
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
 from index_grpc.contract import Timing
@@ -11,10 +9,7 @@ from index_grpc.server.metrics.calls import CallMetrics
 from index_grpc.server.metrics.engine import EngineMetrics
 from index_grpc.server.metrics.gauges import Gauges
 from index_grpc.server.metrics.port import MetricsPort
-from index_grpc.server.observer import Observer
-
-if TYPE_CHECKING:
-    from index_grpc.server.app import App
+from index_grpc.server.observer import Observer, Watched
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # they would add a series to each
 
@@ -28,10 +23,10 @@ class Metrics(Observer):
         self.port = MetricsPort(self.registry, host, port)
         self._calls, self._engine = CallMetrics(self.registry), EngineMetrics(self.registry)
 
-    def starting(self, app: "App") -> None:
+    def starting(self, server: Watched) -> None:
         """See Observer."""
-        self.registry.register(Gauges(app))
-        self._app = app
+        self.registry.register(Gauges(server))
+        self._server = server
         self.port.open()
 
     def stopped(self) -> None:
@@ -63,5 +58,5 @@ class Metrics(Observer):
     @property
     def _model_name(self) -> str:
         """The served model's name, whatever callers call it; none before it is loaded."""
-        backend = self._app.servicer.backend
-        return backend.model.name if backend is not None else ""
+        model = self._server.model
+        return model.name if model is not None else ""
