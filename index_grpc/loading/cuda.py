@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import StartupError
 from index_grpc.loading.device import chosen_dtype
 from index_grpc.loading.sizing import CHUNK_TOKENS, limits_for, max_sequences
+from index_grpc.model.card import Card
 from index_grpc.model.checkpoint import load_weights
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.weights import LlamaWeights
@@ -19,15 +21,17 @@ from index_grpc.settings import ServeSettings
 if TYPE_CHECKING:
     from index_grpc.engine.device.runner import DeviceRunner
 
-OLDEST_CUDA, SMALLEST_CUDA_HEAD = (8, 0), 16
-"""What the kernels' matrix products need: Ampere, and heads of so many numbers."""
+OLDEST_CUDA = (8, 0)
+"""The capability that the kernels' matrix products need: Ampere's."""
+SMALLEST_HEAD, LARGEST_HEAD = 16, 256
+"""What attention can compute; half of that at most where programs of a processor share little memory."""
 
 
 def load_on_cuda(
     directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings
 ) -> "tuple[Limits, DeviceRunner]":
     """A runner on a GPU, and what it may hold."""
-    refuse_what_cuda_cannot(config, device, settings.quantize)
+    refuse_what_cuda_cannot(config, device, Card.of(device), settings.quantize)
     from index_grpc.engine.device.footprint import footprint_bytes  # needs Triton, which CUDA builds bring along
     from index_grpc.engine.device.runner import DeviceRunner
     from index_grpc.model.cuda import CudaLlama
@@ -42,16 +46,26 @@ def load_on_cuda(
     return limits, DeviceRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
 
 
-def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, quantize: str) -> None:
+def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, card: Card, quantize: str) -> None:
     """Raises StartupError where the kernels for CUDA could not be compiled, or do not do what is asked."""
     if quantize != "none":
         raise StartupError(f"--quantize {quantize} is not possible on {device}; leave it out")
-    if config.head_dim & (config.head_dim - 1) or config.head_dim < SMALLEST_CUDA_HEAD:
-        heads = f"the model's heads are of size {config.head_dim}"
-        only = f"only powers of two from {SMALLEST_CUDA_HEAD} on"
-        raise StartupError(f"{heads}; on {device} {only} can be computed; use --device cpu")
-    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < OLDEST_CUDA:
-        name, oldest = torch.cuda.get_device_name(device), "Ampere (compute capability 8.0)"
-        raise StartupError(f"{device}, {name}, is older than {oldest}, the first that is supported; use --device cpu")
+    if card.capability < OLDEST_CUDA:
+        oldest = "Ampere (compute capability 8.0)"
+        raise StartupError(f"{device} is older than {oldest}, the first that is supported; use --device cpu")
+    largest, size = LARGEST_HEAD if card.is_large else LARGEST_HEAD // 2, config.head_dim
+    if size & (size - 1) or not SMALLEST_HEAD <= size <= largest:
+        only = f"only powers of two from {SMALLEST_HEAD} to {largest} can be computed"
+        raise StartupError(f"the model's heads are of size {size}; on {device} {only}; use --device cpu")
+    refuse_without_compiler(device)
+
+
+def refuse_without_compiler(device: torch.device) -> None:
+    """Raises StartupError where Triton could not compile what loads its kernels: it needs a compiler and headers."""
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         raise StartupError(f"kernels for {device} are compiled with a C compiler; install gcc or clang, or set CC")
+    directory = sysconfig.get_paths("posix_prefix")["include"]
+    is_elsewhere = os.environ.get("CPATH") or os.environ.get("C_INCLUDE_PATH")
+    if not (Path(directory, "Python.h").exists() or is_elsewhere):
+        headers = f"Python's headers, and {directory} has no Python.h"
+        raise StartupError(f"kernels for {device} are compiled with {headers}; install them (Debian: python3-dev)")

@@ -16,6 +16,7 @@ from index_grpc.cuda.linear import Tiles, linear
 from index_grpc.cuda.norm import normed
 from index_grpc.cuda.pool import BLOCK_TOKENS, BlockPool
 from index_grpc.cuda.prefill_attention import Tokens, prefill_attention
+from index_grpc.model.card import Card
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.llama import rotary_angles
 from index_grpc.model.weights import LayerWeights, LlamaWeights
@@ -78,8 +79,12 @@ class CudaLlama:
         self.head: Tensor = weights.lm_head.weight
         self.engine = f"Triton {TRITON_VERSION}, PyTorch {torch.__version__}"
         self.rotary = rotary_halves(config, self.device)
-        # Overlapping kernels came with Hopper.
-        self.overlaps = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device)[0] >= 9
+        self.card = Card.of(self.device)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether its kernels may start before those ahead of them have ended."""
+        return self.card.overlaps
 
     def new_cache(self, num_blocks: int, num_slots: int) -> BlockPool:
         """Room for keys and values of so many blocks, read by so many slots."""

@@ -18,6 +18,7 @@ from index_grpc.cuda.decode_attention import Rows, Scratch
 from index_grpc.cuda.prefill_attention import Tokens
 from index_grpc.cuda.sampling import NUM_KNOBS, Draws, SlotState, draw
 from index_grpc.engine.device.shapes import MOST_PROMPTS, Shapes
+from index_grpc.model.card import Card
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.cuda import CudaLlama
 from index_grpc.model.weights import LlamaWeights
@@ -110,10 +111,10 @@ def _new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 def main(capability: int, dtype: torch.dtype, most_bytes: int, num_rows: list[int], num_tokens: list[int]) -> None:
     """Prints a kernel's name and bytes for each that a step launches."""
     model = CudaLlama(CONFIG, LlamaWeights(CONFIG).to_empty(device=NOWHERE).to(dtype))
-    model.overlaps = capability >= 90
+    model.card = Card(divmod(capability, 10), most_bytes)
     launches = Launches()
     launches.collect()
-    _launch_all(model, Shapes(dtype, most_bytes), num_rows, num_tokens)
+    _launch_all(model, Shapes(dtype, model.card), num_rows, num_tokens)
     found = [(one[0].__name__, _compile(*one, capability)) for one in launches.found.values()]
     json.dump(found, sys.stdout)
 

@@ -17,6 +17,7 @@ ANSWERS = {"_embed", "_normed", "_linear_few", "_decode_attention", "_candidates
 TARGETS = [
     ("80", "bfloat16", SMALL_CARD, "1,64", "1024", ANSWERS | PROMPTS),
     ("90", "bfloat16", HOPPER, "1,64,256", "1024", ANSWERS | PROMPTS),
+    ("100", "bfloat16", HOPPER, "1,64", "64", ANSWERS | PROMPTS),
     ("80", "float32", SMALL_CARD, "", "1024", PROMPTS),
 ]
 """Sizes of steps are chosen so that the largest tiles are among theirs."""
@@ -37,7 +38,7 @@ def compilers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[subproc
         process.kill()
 
 
-@pytest.mark.parametrize("number", range(len(TARGETS)), ids=["80", "90", "float32"])
+@pytest.mark.parametrize("number", range(len(TARGETS)), ids=["80", "90", "100", "float32"])
 def test_kernels_compile_and_fit(compilers: list[subprocess.Popen[str]], number: int) -> None:
     told, complaints = compilers[number].communicate(timeout=110)
     assert compilers[number].returncode == 0, complaints

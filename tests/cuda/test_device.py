@@ -14,6 +14,7 @@ from index_grpc.engine.device.inputs import NUM_STAGES, Inputs, as_ints
 from index_grpc.engine.device.shapes import Shapes, at_least, decode_sizes, prefill_sizes
 from index_grpc.engine.device.slots import Slots
 from index_grpc.engine.sequence import Sequence
+from index_grpc.model.card import Card
 
 VOCAB, CONTEXT = 40, 320
 SIZES = {"ids": 5, "positions": 1, "items": 7}
@@ -47,10 +48,14 @@ def test_a_step_is_as_large_as_it_must_be(most: int, data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shared_bytes", [0, 99 * 1024, 163 * 1024, 227 * 1024])
-def test_tiles_are_powers_of_two(shared_bytes: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "card",
+    [Card((0, 0), 0), *(Card((major, 0), kib * 1024) for major, kib in [(8, 99), (8, 163), (9, 227), (10, 227)])],
+    ids=str,
+)
+def test_tiles_are_powers_of_two(card: Card, dtype: torch.dtype) -> None:
     """As kernels want them; and those that only few rows can take hold all rows."""
-    shapes = Shapes(dtype, shared_bytes)
+    shapes = Shapes(dtype, card)
     for size in range(1, 257):
         products = shapes.decode(size)
         tiles = [products.qkv, products.output, products.gate_up, products.down, products.head]

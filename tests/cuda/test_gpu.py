@@ -10,11 +10,12 @@ import torch
 
 from index_grpc.contract import SamplingParams
 from index_grpc.cuda.linear import linear
-from index_grpc.engine.device.shapes import Shapes, shared_bytes
+from index_grpc.engine.device.shapes import Shapes
 from index_grpc.engine.door import Engine
 from index_grpc.engine.flights import Launched
 from index_grpc.engine.sequence import Batch
 from index_grpc.loading import load_runner
+from index_grpc.model.card import Card
 from index_grpc.model.config import position_bytes, read_config
 from tests.checkpoints import make_checkpoint, reference_model
 from tests.conftest import settings
@@ -95,7 +96,7 @@ async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(
 @pytest.mark.parametrize("inputs", [2048, 5888])
 def test_a_row_has_the_same_bits_by_every_tile(inputs: int) -> None:
     """In bfloat16, where few rows and many are multiplied by different units; sums are compared before rounding."""
-    device, shapes = torch.device("cuda:0"), Shapes(torch.bfloat16, shared_bytes(torch.device("cuda:0")))
+    device, shapes = torch.device("cuda:0"), Shapes(torch.bfloat16, Card.of(torch.device("cuda:0")))
     generator = torch.Generator(device).manual_seed(1)
     rows = torch.randn(256, inputs, generator=generator, device=device).bfloat16()
     weight = torch.randn(2048, inputs, generator=generator, device=device).bfloat16()

@@ -11,7 +11,7 @@ import torch
 from index_grpc.engine.device.decoding import Decoding
 from index_grpc.engine.device.graphs import Graphs
 from index_grpc.engine.device.prefilling import Prefilling
-from index_grpc.engine.device.shapes import Shapes, shared_bytes
+from index_grpc.engine.device.shapes import Shapes
 from index_grpc.engine.device.slots import Slots
 from index_grpc.engine.device.step import Step
 from index_grpc.engine.sequence import Batch
@@ -31,7 +31,7 @@ class DeviceRunner:
         self._stand_here()
         self.cache = model.new_cache(num_blocks, max_sequences + 1)
         self.slots = Slots(max_sequences, model.config.vocab_size, self.cache, self.device)
-        common = (model, self.cache, self.slots, Graphs(self.device), Shapes(model.dtype, shared_bytes(self.device)))
+        common = (model, self.cache, self.slots, Graphs(self.device), Shapes(model.dtype, model.card))
         log.info("compiling kernels and recording steps; the first time takes about a minute")
         with torch.inference_mode():
             self._decoding = Decoding(*common)

@@ -1,17 +1,15 @@
 """The shapes of steps that are recorded, and how their products are cut."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from index_grpc.cuda.linear import FEW_ROWS, Tiles
+from index_grpc.model.card import Card
 from index_grpc.model.cuda import Products
 
 MOST_PROMPTS = 64
 """Whose last tokens a recorded step of prompts can sample."""
-LARGE_MEMORY = 200_000
-"""Bytes that programs of one processor share, as on Hopper; the tiles for fewer fit in 99 KB."""
 
 
 def decode_sizes(max_sequences: int) -> list[int]:
@@ -32,11 +30,11 @@ def at_least(size: int, sizes: Sequence[int]) -> int:
 
 
 class Shapes:
-    """Tiles by the number of rows, for one number format and as many bytes as programs of one processor share."""
+    """Tiles by the number of rows, for one number format on one card."""
 
-    def __init__(self, dtype: torch.dtype, shared_bytes: int) -> None:
+    def __init__(self, dtype: torch.dtype, card: Card) -> None:
         self._is_narrow = dtype != torch.float32
-        self._is_large = shared_bytes >= LARGE_MEMORY
+        self._card = card
 
     def decode(self, num_rows: int) -> Products:
         """For a decode step of so many rows."""
@@ -47,7 +45,9 @@ class Shapes:
             short = Tiles(rows, 8, 256) if rows <= 4 else Tiles(rows, 16, 128)
             long = Tiles(rows, 8, min(256, 1024 // rows))  # as many inputs as registers hold three times
             return Products(short, short, short, long, short)
-        if not self._is_large:
+        if self._card.has_tensor_memory:  # whose sums in parts Triton cannot compile
+            return Products(*[Tiles(32, 64, 128, 4, 3)] * 5)
+        if not self._card.is_large:
             return Products(*[Tiles(64, 32, 64, 4, 3)] * 5)
         thin, wide = Tiles(64, 16, 128, 4, 6), Tiles(64, 64, 128, 4, 4)
         if num_rows <= 64:
@@ -59,7 +59,7 @@ class Shapes:
         """For a step of so many tokens of prompts."""
         if not self._is_narrow:
             return _plain(num_tokens)
-        if not self._is_large:
+        if not self._card.is_large:
             return Tiles(64, 64, 32, 4, 3)
         if num_tokens <= 64:
             return Tiles(64, 32, 128, 4, 4)
@@ -69,11 +69,3 @@ class Shapes:
 def _plain(num_rows: int) -> Tiles:
     """Without matrix units, whose float32 is not exact."""
     return Tiles(min(16, 1 << (num_rows - 1).bit_length()), 16, 32, 4, 2)
-
-
-def shared_bytes(device: torch.device) -> int:
-    """Memory that programs of one of a device's processors share."""
-    if device.type != "cuda":
-        return 0
-    properties: Any = torch.cuda.get_device_properties(device)  # its type does not list all
-    return int(properties.shared_memory_per_block_optin)
