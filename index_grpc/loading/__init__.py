@@ -43,10 +43,24 @@ def load_runner(settings: ServeSettings) -> LoadedRunner:
     """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
     try:
         return _load(settings)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        tried = "less of --kv-memory-fraction" if on_cuda(settings) else "fewer --threads, --quantize int8"
-        remedy = f"free some memory, or try {tried} or another --device"
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        remedy = f"free some memory, or try {_less_memory(settings)} or another --device"
         raise StartupError(f"not enough memory or threads to load {settings.model}; {remedy}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Triton, and CUDA where it makes a recorded step ready, have no class of their own for that."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in str(error)
+
+
+def _less_memory(settings: ServeSettings) -> str:
+    """The flags that make the service smaller."""
+    if not on_cuda(settings):
+        return "fewer --threads, --quantize int8"
+    cache = "--kv-memory-fraction" if settings.kv_memory_bytes is None else "--kv-memory-bytes"
+    return f"less of {cache}, fewer --max-sequences"
 
 
 def _load(settings: ServeSettings) -> LoadedRunner:

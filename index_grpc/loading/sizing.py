@@ -53,16 +53,20 @@ def num_cache_blocks(model: Computes, settings: ServeSettings, taken_bytes: int 
     """
     block_bytes = model.block_tokens * position_bytes(model.config, model.dtype.itemsize)
     longest = -(-model.config.context_length // model.block_tokens)
-    if settings.kv_memory_bytes is not None:
-        free, share = settings.kv_memory_bytes, 1.0
-    else:
-        free = max(0, free_bytes(model.device) - taken_bytes)
-        share = settings.kv_memory_fraction or CACHE_SHARE[model.device.type]
-    fitting = int(free * share) // block_bytes
+    needs = f"one conversation of {model.config.context_length} tokens needs"
+    if (allowed := settings.kv_memory_bytes) is not None:
+        if allowed < longest * block_bytes:
+            needed = f"{needs} {longest * block_bytes} bytes for its keys and values"
+            raise StartupError(f"--kv-memory-bytes {allowed} is too little: {needed}; allow as many")
+        return allowed // block_bytes
+    free = free_bytes(model.device)
+    share = settings.kv_memory_fraction or CACHE_SHARE[model.device.type]
+    fitting = int(max(0, free - taken_bytes) * share) // block_bytes
     if fitting < longest:
-        raise StartupError(_too_little(model, settings, free, share, needed=longest * block_bytes))
-    most = 2 * max_sequences(settings, model.device) * longest
-    return fitting if settings.kv_memory_bytes is not None else min(fitting, most)
+        there = _told(model.device, free, taken_bytes, share)
+        remedy = _remedy(taken_bytes, may_raise=longest * block_bytes <= free - taken_bytes)
+        raise StartupError(f"{there}; {needs} {in_units(longest * block_bytes)} for them; {remedy}")
+    return min(fitting, 2 * max_sequences(settings, model.device) * longest)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -70,14 +74,17 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
 
 
-def _too_little(model: Computes, settings: ServeSettings, free: int, share: float, needed: int) -> str:
-    needs = f"one conversation of {model.config.context_length} tokens needs"
-    if settings.kv_memory_bytes is not None:
-        return f"--kv-memory-bytes {free} is too little: {needs} {needed} bytes for its keys and values; allow as many"
-    there = f"{in_units(free)} are free on {model.device}"
-    for_cache = f"--kv-memory-fraction {share:g} of them may hold keys and values"
-    remedy = "free some memory, raise the fraction or use another device"
-    return f"{there}, {for_cache}; {needs} {in_units(needed / share)} beside the weights; {remedy}"
+def _told(device: torch.device, free: int, taken: int, share: float) -> str:
+    """How much there is for keys and values."""
+    steps, of = (f", of which steps take {in_units(taken)}", "the rest") if taken else ("", "them")
+    may_hold = f"--kv-memory-fraction {share:g} of {of} may hold keys and values"
+    return f"{in_units(free)} are free on {device} beside the weights{steps}; {may_hold}"
+
+
+def _remedy(taken: int, *, may_raise: bool) -> str:
+    """What gives them more."""
+    ways = {"free some memory": True, "raise the fraction": may_raise, "allow fewer --max-sequences": bool(taken)}
+    return f"{', '.join(way for way, helps in ways.items() if helps)} or use another device"
 
 
 def in_units(num_bytes: float) -> str:

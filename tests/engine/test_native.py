@@ -247,15 +247,6 @@ def test_threads_that_the_system_refuses_are_an_error() -> None:
     assert found.stdout == "refused\n"
 
 
-def test_too_little_memory_is_told_in_a_sentence(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("index_grpc.loading.cpu.load_model", fail)
-    with pytest.raises(StartupError, match="not enough memory or threads"):
-        load_runner(settings(checkpoint))
-
-
 @pytest.mark.skipif(not NATIVE, reason="no native kernels were built here")
 def test_room_for_a_context_but_not_for_its_last_block_is_too_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
