@@ -23,8 +23,6 @@ class StartupError(IndexGrpcError):
 class DeviceLost(Exception):
     """The device computes nothing any more; only another process can use it again. Ends the engine."""
 
-    device_lost = True
-
 
 class CheckpointError(StartupError):
     """A checkpoint that is missing, incomplete or of a kind that is not served."""

@@ -1,8 +1,9 @@
 """A kernel may start while the one before it still runs, as far as it does not need its results.
 
 Hopper and later can do so (programmatic dependent launch). What a kernel reads of weights it reads at once, then it
-waits for whatever the kernels before it write. In every kernel of a step some program waits, and a kernel has not
-ended before all its programs have, so waiting for the one before is waiting for all.
+waits for whatever the kernels before it write. In every kernel of a step with a row some program waits, and a kernel
+has not ended before all its programs have, so waiting for the one before is waiting for all. Hence no kernel may return
+early in all its programs.
 """
 
 import triton

@@ -1,7 +1,8 @@
 """Attention of prompts' tokens over keys and values in blocks: flash attention, one program for each few queries.
 
 A query's result is the same however its prompt is cut: it reads the blocks before it in order, whoever else is in its
-program. T is the number of tokens, of several prompts side by side.
+program; only what is no number in a later position of its block spoils it too. T is the number of tokens, of several
+prompts side by side.
 """
 
 from dataclasses import dataclass

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from index_grpc.contract import Token
-from index_grpc.engine.outcomes import Outcome, paired, raise_if_lost
+from index_grpc.engine.outcomes import Outcome, paired
 from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch
+from index_grpc.errors import DeviceLost
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ class Runner(Protocol):
     def launch(self, batch: Batch) -> Launched:
         """Begins to compute the batch: copies first, then the spans, and draws a token for each that samples.
 
-        All or nothing: after a failure it may be called again with the same spans. An error with a true `device_lost`
-        says that nothing can be computed any more.
+        All or nothing: after a failure it may be called again with the same spans. DeviceLost says that nothing can be
+        computed any more.
         """
 
 
@@ -94,6 +95,8 @@ class Flights:
         flight = self._flights.popleft()
         try:
             outcomes = paired(flight.batch.spans, flight.launched.wait())
+        except DeviceLost:
+            raise
         except Exception as error:
             _warn(flight.batch, error)
             self._take_back(flight.batch)
@@ -104,6 +107,8 @@ class Flights:
         """None if that failed."""
         try:
             return self._runner.launch(batch)
+        except DeviceLost:
+            raise
         except Exception as error:
             _warn(batch, error)
             return None
@@ -136,8 +141,9 @@ class Flights:
         (span,) = batch.spans
         try:
             outcomes = paired(batch.spans, self._runner.launch(batch).wait())
+        except DeviceLost:
+            raise
         except Exception as error:
-            raise_if_lost(error)
             outcomes = [(span, error)]
         span.launch()
         return outcomes
@@ -147,11 +153,12 @@ def _wait_in_vain(launched: Launched) -> None:
     """Waits for a step that builds upon one that failed."""
     try:
         launched.wait()
-    except Exception as error:
-        raise_if_lost(error)
+    except DeviceLost:
+        raise
+    except Exception:
+        log.debug("a step after the one that failed has failed too", exc_info=True)
 
 
 def _warn(batch: Batch, error: Exception) -> None:
-    raise_if_lost(error)
     if len(batch.spans) > 1:
         log.warning("a batch of %d sequences failed (%r); trying each alone", len(batch.spans), error)

@@ -1,4 +1,4 @@
-"""What came of a step's spans, and which failures are worth another try."""
+"""What came of a step's spans."""
 
 from index_grpc.contract import Token
 from index_grpc.engine.sequence import Span
@@ -6,17 +6,8 @@ from index_grpc.engine.sequence import Span
 Outcome = tuple[Span, Token | Exception | None]
 """What came of a span: a token, nothing if it does not sample, or why it failed."""
 
-LOST_DEVICE_ERROR = "AcceleratorError"
-"""PyTorch's own name for a device that computes nothing any more."""
-
 
 def paired(spans: list[Span], results: list[Token | Exception]) -> list[Outcome]:
     """Each span with its own of the results, which are those of the spans that sample."""
     by_sequence = dict(zip([span.sequence for span in spans if span.samples], results, strict=True))
     return [(span, by_sequence.get(span.sequence)) for span in spans]
-
-
-def raise_if_lost(error: Exception) -> None:
-    """Raises an error again that says that the device computes nothing any more."""
-    if getattr(error, "device_lost", False) or type(error).__name__ == LOST_DEVICE_ERROR:
-        raise error

@@ -10,6 +10,7 @@ import torch
 
 from index_grpc.contract import SamplingParams
 from index_grpc.cuda.linear import linear
+from index_grpc.engine.device.drawing import row_logprobs
 from index_grpc.engine.device.shapes import Shapes
 from index_grpc.engine.door import Engine
 from index_grpc.engine.flights import Launched
@@ -109,6 +110,15 @@ def test_a_row_has_the_same_bits_by_every_tile(inputs: int) -> None:
     assert all(torch.equal(one, found[0]) for one in found)
 
 
+def test_a_row_has_the_same_log_probabilities_wherever_it_stands() -> None:
+    """The vocabulary's size is odd, so that rows begin at addresses of each kind."""
+    generator = torch.Generator("cuda").manual_seed(1)
+    row = torch.randn(1, 65029, generator=generator, device="cuda") * 4
+    chosen, values, _ = row_logprobs(row.expand(9, -1).contiguous(), torch.arange(9, device="cuda") * 0, 3)
+    assert torch.equal(chosen, chosen[:1].expand(9))
+    assert torch.equal(values, values[:1].expand(9, -1))
+
+
 async def test_no_launch_waits_for_the_device(wide: Path) -> None:
     """Whatever callers ask for, beginning, growing and ending as they like."""
     loaded = load_runner(settings(wide, device="cuda", max_sequences=NUM_SEQUENCES))
@@ -123,5 +133,7 @@ async def test_no_launch_waits_for_the_device(wide: Path) -> None:
 
     loaded.runner.launch = strictly  # type: ignore[assignment, method-assign]
     async with running(loaded.runner, loaded.limits) as engine:
-        answers = [generate(engine, ids, sampling, NUM_TOKENS, logprobs=True) for ids, sampling in asked()]
+        answers = [
+            generate(engine, ids, sampling, NUM_TOKENS, logprobs=True, top_logprobs=3) for ids, sampling in asked()
+        ]
         assert all(len(answer) == NUM_TOKENS for answer in await asyncio.gather(*answers))

@@ -13,9 +13,10 @@ from transformers import LlamaForCausalLM
 
 from index_grpc.contract import SamplingParams, TokenRequest
 from index_grpc.engine.device import decoding, prefilling, shapes
-from index_grpc.engine.device.step import Step
+from index_grpc.engine.device.step import Part, Step
 from index_grpc.engine.door import Engine
-from index_grpc.errors import RequestFailed
+from index_grpc.engine.sequence import Batch, Sequence
+from index_grpc.errors import DeviceLost, RequestFailed
 from index_grpc.model.cuda import CudaLlama
 from tests.checkpoints import reference_model
 from tests.cuda.small import POISON, small_checkpoint, small_model, small_runner
@@ -123,6 +124,32 @@ async def test_log_probabilities(model: CudaLlama, reference: LlamaForCausalLM, 
         wanted = reference(torch.tensor([so_far])).logits[0, -1].log_softmax(dim=0)
         assert token.logprob == pytest.approx(float(wanted[token.id]), abs=1e-4)
         assert [candidate.token_id for candidate in token.top] == wanted.topk(3).indices.tolist()
+
+
+@pytest.mark.parametrize("place", ["launch", "wait"])
+async def test_a_lost_device_is_called_so(model: CudaLlama, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    runner, _ = small_runner(model)
+    owner, name = (runner.slots, "update") if place == "launch" else (Part, "tokens")
+    monkeypatch.setattr(owner, name, fail)
+    sequence = Sequence(0, TokenRequest("x", prompt(5), GREEDY, 2), longest=9, slot=0, num_prefill=5, blocks=[0])
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        runner.launch(Batch([sequence.next_span(5)], [])).wait()
+
+
+async def test_more_rows_than_are_looked_at_together_have_log_probabilities(
+    model: CudaLlama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [TokenRequest("x", prompt(5), WIDE, 2, logprobs=True, top_logprobs=count) for count in range(4)]
+    found = []
+    for rows_at_once in (32, 3):
+        monkeypatch.setattr("index_grpc.engine.device.drawing.ROWS_AT_ONCE", rows_at_once)
+        async with running(*small_runner(model)) as engine:
+            found.append(await asyncio.gather(*(collect(engine, request) for request in requests)))
+    assert found[0] == found[1]
+    assert [len(token.top) for tokens, _ in found[0] for token in tokens] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def num_preemptions(engine: Engine) -> int:

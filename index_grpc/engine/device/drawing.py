@@ -12,8 +12,8 @@ from index_grpc.engine.sequence import Span
 from index_grpc.model.drawing import Knobs, choose, is_narrow, knobs, penalised, uniform
 from index_grpc.model.sending import sent
 
-ROWS_SORTED = 32
-"""At once: a sorted row takes some megabytes for a while."""
+ROWS_AT_ONCE = 32
+"""Rows that PyTorch looks at together: each takes some megabytes for a while."""
 
 
 def drawn_by_kernels(span: Span) -> bool:
@@ -24,8 +24,7 @@ def drawn_by_kernels(span: Span) -> bool:
 def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor) -> None:
     """Draws, into `drawn` [B], for those rows of logits [B, V] in which any token may come; tells their slots."""
     rows = [row for row, span in enumerate(spans) if span.samples and not drawn_by_kernels(span)]
-    for start in range(0, len(rows), ROWS_SORTED):
-        some = rows[start : start + ROWS_SORTED]
+    for some in _portions(rows):
         _draw_from_rows(sent(some, logits.device), [spans[row] for row in some], logits, slots, drawn)
 
 
@@ -63,11 +62,10 @@ class Logprobs:
         if not rows:
             nothing = torch.empty(0)
             return cls(rows, nothing, nothing, nothing)
-        places = sent(rows, logits.device)
-        logprobs = logits[places].log_softmax(dim=1)
-        values, ids = logprobs.topk(min(max(wanted[row].top_logprobs for row in rows), logits.shape[1]), dim=1)
-        chosen = logprobs.gather(1, drawn[places].clamp(min=0).long()[:, None])[:, 0]
-        return cls(rows, *(_on_its_way(tensor) for tensor in (chosen, values, ids)))
+        most = min(max(wanted[row].top_logprobs for row in rows), logits.shape[1])
+        portions = [sent(some, logits.device) for some in _portions(rows)]
+        found = zip(*(row_logprobs(logits[some], drawn[some], most) for some in portions), strict=True)
+        return cls(rows, *(_on_its_way(torch.cat(tensors)) for tensors in found))
 
     def tokens(self, drawn: list[int], spans: list[Span]) -> dict[int, Token]:
         """By row, the tokens with them, once the device is done."""
@@ -78,6 +76,19 @@ class Logprobs:
             count = spans[row].sequence.request.top_logprobs
             found[row] = Token(drawn[row], chosen, tuple(map(Candidate, ids[:count], values[:count])))
         return found
+
+
+def _portions(rows: list[int]) -> list[list[int]]:
+    return [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+
+
+def row_logprobs(logits: Tensor, drawn: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the tokens drawn [B] from logits [B, V], and of the likeliest: [B], [B, most], and their ids."""
+    # PyTorch sums a row in an order that depends on where it stands; float64 keeps that out of the rounded result.
+    logprobs = logits.double().log_softmax(dim=1).float()
+    values, ids = logprobs.topk(most, dim=1)
+    chosen = logprobs.gather(1, drawn.clamp(min=0).long()[:, None])[:, 0]
+    return chosen, values, ids
 
 
 def _on_its_way(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from index_grpc.engine.device.decoding import Decoding
 from index_grpc.engine.device.graphs import Graphs
+from index_grpc.engine.device.lost import lost_device_told
 from index_grpc.engine.device.prefilling import Prefilling
 from index_grpc.engine.device.shapes import Shapes
 from index_grpc.engine.device.slots import Slots
@@ -23,11 +24,10 @@ log = logging.getLogger(__name__)
 class DeviceRunner:
     """The loop's Runner on CUDA."""
 
-    rows_independent = True
     run_ahead = 1
 
     def __init__(self, model: CudaLlama, max_sequences: int, num_blocks: int, chunk_tokens: int) -> None:
-        self.model, self.device = model, model.device
+        self.model, self.device, self.rows_independent = model, model.device, model.rows_independent
         self._stand_here()
         self.cache = model.new_cache(num_blocks, max_sequences + 1)
         self.slots = Slots(max_sequences, model.config.vocab_size, self.cache, self.device)
@@ -37,6 +37,7 @@ class DeviceRunner:
             self._decoding = Decoding(*common)
             self._prefilling = Prefilling(*common, chunk_tokens)
 
+    @lost_device_told()
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Step:
         """See Runner."""

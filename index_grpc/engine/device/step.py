@@ -6,6 +6,7 @@ from torch import Tensor
 from index_grpc.contract import Token
 from index_grpc.cuda.sampling import NOT_A_NUMBER
 from index_grpc.engine.device.drawing import Logprobs
+from index_grpc.engine.device.lost import lost_device_told
 from index_grpc.engine.sequence import Span
 
 
@@ -39,6 +40,7 @@ class Step:
         if self._done:
             self._done.record()
 
+    @lost_device_told()
     def wait(self) -> list[Token | Exception]:
         """See Launched."""
         if self._done:
