@@ -7,8 +7,10 @@ pool    [blocks, layers, 2, K, BLOCK, D]     keys and values of all rows
 tables  [slots, most blocks of a row]        which blocks a slot's row stands in
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -172,6 +174,15 @@ def _decode_attention(
 def num_splits(length: int) -> int:
     """Splits of a row in which the new token is the one of this number, counted from one."""
     return (length - 1) // (SPLIT_BLOCKS * BLOCK_TOKENS) + 1
+
+
+def work_items(lengths: Sequence[int], splits: int) -> "np.ndarray":
+    """`Rows.items` for rows of so many positions, the new token's included, of `splits` splits each at most."""
+    counts = np.array([num_splits(length) for length in lengths], dtype=np.int32)
+    ends = counts.cumsum()
+    within = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+    items: np.ndarray = np.repeat(np.arange(len(counts)) * splits, counts) + within
+    return items
 
 
 class Scratch:

@@ -5,6 +5,7 @@ program; only what is no number in a later position of its block spoils it too. 
 prompts side by side.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import triton
@@ -91,6 +92,15 @@ def _prefill_attention(
     result = total / weight[:, None]
     to = outputs + (rows[:, None] * H + head) * D + columns[None, :]
     tl.store(to, result.to(outputs.dtype.element_ty), mask=there[:, None])
+
+
+def programs_of(counts: Iterable[int]) -> list[tuple[int, int]]:
+    """`Tokens.programs` for pieces of prompts side by side, of so many tokens each."""
+    programs, first = [], 0
+    for count in counts:
+        programs += [(first + start, min(QUERIES, count - start)) for start in range(0, count, QUERIES)]
+        first += count
+    return programs
 
 
 def prefill_attention(

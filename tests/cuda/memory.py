@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from index_grpc.cuda.decode_attention import Rows, Scratch, decode_attention, num_splits
+from index_grpc.cuda.decode_attention import Rows, Scratch, decode_attention, work_items
 from index_grpc.cuda.pool import BLOCK_TOKENS, BlockPool
-from index_grpc.cuda.prefill_attention import QUERIES, Tokens, prefill_attention
+from index_grpc.cuda.prefill_attention import Tokens, prefill_attention, programs_of
 
 HEADS, HEAD_DIM = 2, 32
 CONTEXT = 18 * BLOCK_TOKENS
@@ -76,12 +76,7 @@ class Memory:
     def decode(self, pieces: list[Piece | None]) -> Tensor:
         """Attention of one token in each row, [M, H, D]; rows of None are not used."""
         positions = [piece.start if piece else -1 for piece in pieces]
-        items = [
-            row * self.scratch.splits + split
-            for row, position in enumerate(positions)
-            for split in range(num_splits(position + 1))
-            if position >= 0
-        ]
+        items = work_items([position + 1 for position in positions], self.scratch.splits).tolist()
         slots = [piece.slot if piece else self.nobody for piece in pieces]
         rows = Rows(*map(self._ints, (slots, positions, items, [len(items)])))
         unused = torch.full_like(self.random(1, 0), torch.nan)
@@ -93,23 +88,20 @@ class Memory:
         """Attention of pieces of prompts side by side, [T, H, D] each, and of some tokens that fill a step up."""
         slots: list[int] = []
         positions: list[int] = []
-        tiles: list[tuple[int, int]] = []
-        first = 0
         for piece in pieces:
             count = len(piece.qkv)
             slots += [piece.slot] * count
             positions += range(piece.start, piece.start + count)
-            tiles += [(first + start, min(QUERIES, count - start)) for start in range(0, count, QUERIES)]
-            first += count
+        counts = [len(piece.qkv) for piece in pieces]
         tokens = Tokens(
             self._ints(slots + [self.nobody] * unused),
             self._ints(positions + [0] * unused),
-            self._ints(tiles + [(0, 0)] * (unused > 0)),
+            self._ints(programs_of(counts) + [(0, 0)] * (unused > 0)),
         )
         qkv = torch.cat([*(piece.qkv for piece in pieces), self.random(unused, 1)])
         outputs = torch.zeros(len(qkv), HEADS, HEAD_DIM, device=self.device, dtype=self.dtype)
         prefill_attention(LAYER, qkv, self.cache, tokens, self.rotary, outputs)
-        return list(outputs[:first].split([len(piece.qkv) for piece in pieces]))
+        return list(outputs[: sum(counts)].split(counts))
 
     def _turned(self, heads: Tensor) -> Tensor:
         cosines, sines = (table[: len(heads), None] for table in self.rotary)

@@ -1,6 +1,7 @@
 """What the runner for CUDA keeps beside the model: numbers on their way, sizes of steps, what is known of slots."""
 
 import random
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index_grpc.contract import SamplingParams, TokenRequest
+from index_grpc.cuda.decode_attention import work_items
 from index_grpc.cuda.pool import BlockPool
+from index_grpc.cuda.prefill_attention import programs_of
 from index_grpc.engine.device.inputs import NUM_STAGES, Inputs, as_ints
 from index_grpc.engine.device.shapes import Shapes, at_least, decode_sizes, prefill_sizes
 from index_grpc.engine.device.slots import Slots
@@ -62,6 +65,23 @@ def test_tiles_are_powers_of_two(card: Card, dtype: torch.dtype) -> None:
         for one in [*tiles, shapes.prefill(size)]:
             assert all(number & (number - 1) == 0 for number in (one.rows, one.columns, one.depth))
         assert all(one.rows >= size for one in tiles if one.rows < 16)
+
+
+@given(st.lists(st.integers(0, 1000), max_size=20))
+def test_attention_has_an_item_for_each_split_of_each_row(lengths: list[int]) -> None:
+    """In order; 0 is a row that is not used."""
+    splits = -(-1000 // 64)
+    wanted = [(row, split) for row, length in enumerate(lengths) for split in range(-(-length // 64))]
+    assert [divmod(item, splits) for item in work_items(lengths, splits).tolist()] == wanted
+
+
+@given(st.lists(st.integers(0, 300), max_size=20))
+def test_attention_has_a_program_for_each_few_tokens_of_each_prompt(counts: list[int]) -> None:
+    programs = programs_of(counts)
+    covered = [range(first, first + count) for first, count in programs]
+    assert [token for one in covered for token in one] == list(range(sum(counts)))
+    ends = list(accumulate(counts, initial=0))
+    assert all(0 < len(one) <= 64 and not any(one.start < end < one.stop for end in ends) for one in covered)
 
 
 class Books:

@@ -110,6 +110,20 @@ def test_a_row_has_the_same_bits_by_every_tile(inputs: int) -> None:
     assert all(torch.equal(one, found[0]) for one in found)
 
 
+@pytest.mark.parametrize("inputs", [2048, 5888])
+def test_a_prompts_token_has_the_same_bits_by_every_tile(inputs: int) -> None:
+    """However its prompt is cut: that decides which tiles there are."""
+    device, shapes = torch.device("cuda:0"), Shapes(torch.bfloat16, Card.of(torch.device("cuda:0")))
+    generator = torch.Generator(device).manual_seed(1)
+    rows = torch.randn(1024, inputs, generator=generator, device=device).bfloat16()
+    weight = torch.randn(2048, inputs, generator=generator, device=device).bfloat16()
+    found = []
+    for count in (16, 65, 512, 1024):
+        outputs = torch.empty(count, 2048, device=device)
+        found.append(linear(rows[:count], weight, outputs, shapes.prefill(count))[0])
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
 def test_a_row_has_the_same_log_probabilities_wherever_it_stands() -> None:
     """The vocabulary's size is odd, so that rows begin at addresses of each kind."""
     generator = torch.Generator("cuda").manual_seed(1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from index_grpc.cuda.decode_attention import Rows, Scratch, num_splits
+from index_grpc.cuda.decode_attention import Rows, Scratch, work_items
 from index_grpc.cuda.embedding import DRAWN_LAST
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.sampling import Draws, draw
@@ -60,7 +60,7 @@ class Decoding:
     def _send(self, spans: list[Span], size: int) -> None:
         unused = size - len(spans)
         ids = [span.sequence.ids[span.start] if span.known else DRAWN_LAST for span in spans]
-        items = [row * self._splits + split for row, span in enumerate(spans) for split in range(num_splits(span.end))]
+        items = work_items([span.end for span in spans], self._splits)
         self._inputs.send(
             ids=ids + [0] * unused,
             slots=[span.sequence.slot for span in spans] + [self._slots.nobody] * unused,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from index_grpc.cuda.pool import BlockPool
-from index_grpc.cuda.prefill_attention import QUERIES, Tokens
+from index_grpc.cuda.prefill_attention import QUERIES, Tokens, programs_of
 from index_grpc.cuda.sampling import Draws, draw
 from index_grpc.engine.device.drawing import draw_from_all, drawn_by_kernels
 from index_grpc.engine.device.graphs import Graphs, Work
@@ -73,7 +73,7 @@ class Prefilling:
 
     def _send(self, spans: list[Span], size: int, num_spans: int) -> None:
         counts = [span.count for span in spans]
-        unused, unsampled, programs = size - sum(counts), num_spans - len(spans), _programs(spans)
+        unused, unsampled, programs = size - sum(counts), num_spans - len(spans), programs_of(counts)
         nobody, idle = self._slots.nobody, _num_programs(size, num_spans) - len(programs)
         slots = [span.sequence.slot for span in spans]
         self._inputs.send(
@@ -86,15 +86,6 @@ class Prefilling:
             numbers=as_ints([uniform(span.sequence.request.sampling.seed, span.step) for span in spans]),
             programs=[number for program in programs for number in program] + [0, 0] * idle,
         )
-
-
-def _programs(spans: list[Span]) -> list[tuple[int, int]]:
-    """First token and count of each program of the attention of prompts."""
-    programs, first = [], 0
-    for span in spans:
-        programs += [(first + start, min(QUERIES, span.count - start)) for start in range(0, span.count, QUERIES)]
-        first += span.count
-    return programs
 
 
 def _num_programs(size: int, num_spans: int) -> int:

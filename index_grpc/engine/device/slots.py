@@ -1,7 +1,7 @@
 """What the device knows of each running sequence by its slot: its blocks, its history, how it is drawn for."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -16,8 +16,7 @@ from index_grpc.model.sending import sent
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """What the device knows of a slot's sequence, once all steps under way are done."""
 
     number: int
@@ -70,7 +69,8 @@ class Slots:
             blocks += sequence.blocks[known:]
             told.append((slot, Told.after(span)))
         if places:
-            self._cache.tables.view(-1)[sent(places, self.device)] = sent(blocks, self.device, torch.int32)
+            at, numbers = sent([places, blocks], self.device, torch.int32)
+            self._cache.tables.view(-1)[at] = numbers
         for slot, one in told:  # not before: what fails here is tried again, and must be told then
             self._told[slot] = one
 
