@@ -11,8 +11,12 @@ from index_grpc.errors import IndexGrpcError, InvalidRequest, Violation
 from index_grpc.server.calls import REQUEST_ID, Calls, open_call
 from index_grpc.server.status import Context, Trailer, abort
 
+CANCEL_SECONDS = 0.1
+"""How long after a call's end without a message the cancel may come that explains it."""
 LATEST_CANCEL_SECONDS = 5.0
 """How long after a failure to send the handler waits for the cancel that explains it."""
+
+INCOMPLETE = "the call ended before its message was complete; send one whole message"
 
 if TYPE_CHECKING:
     Handler = Any  # the stubs do not say that it may be None, nor that its behaviour may be a coroutine
@@ -52,14 +56,15 @@ class CallInterceptor(Interceptor):
     def _wrap(self, method: str, handler: Handler) -> Handler:
         handle = self._handle(method, handler.unary_stream or handler.unary_unary, handler.request_deserializer)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(handle, None, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(handle, None, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(handle, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(handle, None, handler.response_serializer)
 
     def _handle(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
         """Opens the call, has it answered, and turns what goes wrong in it into a status."""
 
         # Coroutines, also for streams: a caller who leaves ends them at once, `finally` clauses and all.
-        async def handle(data: bytes, context: Context) -> Message | None:
+        async def handle(_: object, context: Context) -> Message | None:
+            data = await message_of(context)
             call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
             call.service = self._service
             try:
@@ -82,7 +87,21 @@ async def _seen_through(work: Awaitable[T]) -> T:
         raise
 
 
-def _parsed(parse: Parse, data: bytes) -> Message:
+async def message_of(context: Context) -> bytes | None:
+    """A call's only message; None if it ends before that is complete, where gRPC itself would leave it open for ever.
+
+    For handlers that, to gRPC, take a stream: only they see such an end.
+    """
+    data: Any = await context.read()
+    if isinstance(data, bytes):
+        return data
+    await asyncio.sleep(CANCEL_SECONDS)  # whoever left is cancelled now, and was no mistake
+    return None
+
+
+def _parsed(parse: Parse, data: bytes | None) -> Message:
+    if data is None:
+        raise InvalidRequest(Violation("request", INCOMPLETE))
     try:
         return parse(data)
     except DecodeError:

@@ -1,4 +1,4 @@
-"""Bytes that are no message are the caller's mistake, though gRPC would call them ours and show the parser's words."""
+"""What is no message is the caller's mistake, though gRPC would call it ours, or leave the call open for ever."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from index_grpc.server.interceptor import Handler, Interceptor
+from index_grpc.server.interceptor import INCOMPLETE, Handler, Interceptor, message_of
 from index_grpc.server.status import Context
 
 
@@ -21,23 +21,25 @@ class ParseInterceptor(Interceptor):
         if handler is None or handler.request_deserializer is None:
             return handler
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(_unary(handler), None, handler.response_serializer)
+            return grpc.stream_unary_rpc_method_handler(_unary(handler), None, handler.response_serializer)
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(_streaming(handler), None, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(_streaming(handler), None, handler.response_serializer)
         return grpc.stream_stream_rpc_method_handler(_both_ways(handler), None, handler.response_serializer)
 
 
 def _unary(handler: Handler) -> Callable[..., Any]:
-    async def handle(data: bytes, context: Context) -> Message:
-        response: Message = await handler.unary_unary(await _parsed(handler, data, context), context)
+    async def handle(_: object, context: Context) -> Message:
+        request = await _parsed(handler, await message_of(context), context)
+        response: Message = await handler.unary_unary(request, context)
         return response
 
     return handle
 
 
 def _streaming(handler: Handler) -> Callable[..., Any]:
-    async def handle(data: bytes, context: Context) -> AsyncIterator[Message]:
-        async for response in handler.unary_stream(await _parsed(handler, data, context), context):
+    async def handle(_: object, context: Context) -> AsyncIterator[Message]:
+        request = await _parsed(handler, await message_of(context), context)
+        async for response in handler.unary_stream(request, context):
             yield response
 
     return handle
@@ -55,7 +57,9 @@ def _both_ways(handler: Handler) -> Callable[..., Any]:
     return handle
 
 
-async def _parsed(handler: Handler, data: bytes, context: Context) -> Message:
+async def _parsed(handler: Handler, data: bytes | None, context: Context) -> Message:
+    if data is None:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, INCOMPLETE)
     try:
         request: Message = handler.request_deserializer(data)
     except DecodeError:

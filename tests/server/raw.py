@@ -11,12 +11,17 @@ Headers = dict[str, str]
 
 def headers_and_trailers(address: str, path: str, message: bytes) -> Headers:
     """All that a call with one request message brings besides its responses. Blocks until the call has ended."""
+    return answer_to(address, path, b"\0" + len(message).to_bytes(4) + message)
+
+
+def answer_to(address: str, path: str, data: bytes) -> Headers:
+    """The same of a call that ends after these bytes, be they a message or not."""
     host, _, port = address.rpartition(":")
     connection = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
     connection.initiate_connection()
     asked = {":method": "POST", ":scheme": "http", ":path": path, ":authority": address, "te": "trailers"}
     connection.send_headers(1, [*asked.items(), ("content-type", "application/grpc")])
-    connection.send_data(1, b"\0" + len(message).to_bytes(4) + message, end_stream=True)
+    connection.send_data(1, data, end_stream=True)
     with socket.create_connection((host, int(port)), timeout=30) as wire:
         return _read(connection, wire)
 
