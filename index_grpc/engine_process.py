@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Called with the number of the file that is this process's end of the socket."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever stops a group of processes means the server, which drains
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # whoever stops a group of processes means the server, which drains
     end = socket.socket(fileno=int(sys.argv[1]))
     settings: ServeSettings = receive(end)
     configure_logging(settings.log_level, settings.log_format)

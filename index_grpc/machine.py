@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
+LAST_STANDARD_STREAM = 2
 RESERVED_FILES = 256
 MOST_CONNECTIONS = 2**20
 """However many the system would allow."""
@@ -36,6 +37,16 @@ def num_cores(cgroups: Path = CGROUPS) -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or no limit: "max 100000"
         return cores
+
+
+def open_standard_streams() -> None:
+    """Has the files 0 to 2 be open, on nothing if they were closed: else sockets would get their numbers.
+
+    What takes such a number for a standard stream would write into a socket, or, as libuv does, refuse to close it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= LAST_STANDARD_STREAM:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def allow_open_files() -> None:

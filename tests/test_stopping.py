@@ -13,7 +13,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.server.app import LONGEST_STEP_SECONDS
 from index_grpc.server.lifetime import ECHO_SECONDS
-from tests.process import no_traceback, running, serving
+from tests.process import INDEX_GRPC, no_traceback, running, serving
 from tests.server.asking import seeded
 
 NEVER = "3600"
@@ -43,6 +43,37 @@ def test_sigterm_drains_completes_the_open_stream_and_exits_with_0(checkpoint: P
     places = [next(place for place, line in enumerate(process.lines) if step in line) for step in steps]
     assert places == sorted(places)
     assert no_traceback(process.lines)
+
+
+def test_a_terminal_that_closes_has_it_drain(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", "0") as process:
+        process.address()
+        process.send(signal.SIGHUP)
+        assert process.exit_code() == 0
+    assert any("received SIGHUP" in line for line in process.lines)
+    assert no_traceback(process.lines)
+
+
+def test_under_nohup_it_goes_on(checkpoint: Path) -> None:
+    command = (INDEX_GRPC, "serve", "--model", str(checkpoint), "--port", "0")
+    with running("nohup", *command) as process:
+        with grpc.insecure_channel(process.address()) as channel:
+            process.send(signal.SIGHUP)
+            assert ChatServiceStub(channel).Chat(seeded("Hi", seed=1, max_tokens=5)).response
+        process.send(signal.SIGINT)
+        assert process.exit_code() == 0
+    assert not any("SIGHUP" in line for line in process.lines)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_closed_standard_streams_are_nobody_elses(checkpoint: Path, closed: str) -> None:
+    """A socket in their place would be taken for one of them at the end."""
+    command = f"exec {INDEX_GRPC} serve --model {checkpoint} --port 0 {closed}"
+    with running("sh", "-c", command) as process:
+        with grpc.insecure_channel(process.address()) as channel:
+            assert ChatServiceStub(channel).Chat(seeded("Hi", seed=1, max_tokens=5)).response
+        process.send(signal.SIGINT)
+        assert process.exit_code() == 0
 
 
 def test_a_second_signal_ends_at_once(checkpoint: Path) -> None:

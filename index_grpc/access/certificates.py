@@ -71,7 +71,7 @@ def _trusting(flag: str, path: Path, pem: bytes) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cadata=pem.decode("ascii"))
     except (ssl.SSLError, ValueError):
-        raise StartupError(f"{flag} {path} holds no certificates in PEM; they begin with -----BEGIN") from None
+        raise StartupError(f"{flag} {path} holds no whole certificate in PEM, -----BEGIN to -----END") from None
     return context
 
 

@@ -53,7 +53,7 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
 
     from index_grpc.collector import spare_what_exists
     from index_grpc.launch import load, ports
-    from index_grpc.machine import allow_open_files
+    from index_grpc.machine import allow_open_files, open_standard_streams
     from index_grpc.server.lifetime import serve
     from index_grpc.server.loaded import Loaded
 
@@ -62,6 +62,7 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
         spare_what_exists()
         return loaded
 
+    open_standard_streams()
     allow_open_files()
     uvloop.run(serve(settings, load_for_good, ports(settings)))
 

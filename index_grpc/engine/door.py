@@ -158,7 +158,7 @@ class Engine:
             raise DeadlineTooShort(
                 f"its turn comes in about {wait:.2f} s, and {left:.2f} s are left; {remedy}"
                 if left > 0
-                else f"its time was over {-left:.3f} s before it could begin; {remedy}"
+                else f"its time was over {-left:.2g} s before it could begin; {remedy}"
             )
 
     def _leave(self, number: int) -> None:

@@ -49,7 +49,7 @@ async def _stray(request: Request, error: Exception) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
         problem = Problem(405, f"{request.method} is not for {path}; allowed is {allowed}", "METHOD_NOT_ALLOWED")
     else:
-        remedy = f"there are /, {OPENAI}/chat/completions, {OPENAI}/models, /health"
+        remedy = f"there are /, {OPENAI}/chat/completions, {OPENAI}/models, /health, /livez"
         problem = Problem(404, f"no path {path[:64]}; {remedy}", "PATH_NOT_FOUND")
     return json_response(_words(path)(problem), problem.status, request_id(request.headers), error.headers)
 

@@ -76,8 +76,9 @@ async def _second(received: signal.Signals, signals: Signals) -> signal.Signals:
 
 def _signals() -> Signals:
     received: Signals = asyncio.Queue()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, received.put_nowait, number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            asyncio.get_running_loop().add_signal_handler(number, received.put_nowait, number)
     return received
 
 

@@ -149,12 +149,12 @@ async def test_those_who_sign_callers_may_be_replaced(
     ("broken", "error"),
     [
         ({"tls_cert": None}, "cannot be read (No such file or directory)"),
-        ({"tls_cert": "nonsense"}, "holds no certificates in PEM"),
-        ({"tls_cert": ""}, "holds no certificates in PEM"),
+        ({"tls_cert": "nonsense"}, "holds no whole certificate in PEM"),
+        ({"tls_cert": ""}, "holds no whole certificate in PEM"),
         ({"tls_key": None}, "cannot be read"),
         ({"tls_key": "nonsense"}, "is no private key in PEM that goes with --tls-cert"),
         ({"tls_client_ca": None}, "--tls-client-ca"),
-        ({"tls_client_ca": "nonsense"}, "holds no certificates in PEM"),
+        ({"tls_client_ca": "nonsense"}, "holds no whole certificate in PEM"),
     ],
     ids=str,
 )

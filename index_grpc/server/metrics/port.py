@@ -52,6 +52,7 @@ class MetricsPort:
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 128  # of readers who wait to be taken
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A caller who leaves is no news."""

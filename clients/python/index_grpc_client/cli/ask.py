@@ -85,6 +85,8 @@ def ask(
     """
     if options.get("logprobs") and not as_json:
         raise click.UsageError("--logprobs needs --json")
+    if options.get("top_logprobs") is not None and not options.get("logprobs"):
+        raise click.UsageError("--top-logprobs needs --logprobs")
     text = read_prompt(prompt)
 
     async def answer() -> None:

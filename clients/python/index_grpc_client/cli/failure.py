@@ -87,6 +87,7 @@ def was_unreachable(error: IndexGrpcError) -> bool:
 
 
 HINTS_ON_CONNECTING = {
+    "certificate has expired": "who runs the server must renew its certificate",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted; --ca names a file of certificates to trust",
     "Hostname Verification": "the server's certificate is for another host name; --address has to be that one",
     "WRONG_VERSION_NUMBER": "the server does not encrypt; leave --tls, --ca, --cert and --key out",
@@ -125,7 +126,7 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
         case UnavailableError():
             return hint_if_unavailable(error, address)
         case DeadlineError():
-            return "--timeout gives it longer, --max-tokens asks for less"
+            return "--timeout or --time-limit gives it longer, --max-tokens asks for less"
         case UnauthenticatedError():
             return "--api-key or INDEX_GRPC_API_KEY gives the key"
         case LimitExceededError():
