@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -31,6 +32,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Called by click."""
         if cmd_name not in MODULES:
+            _refuse_unknown(ctx, cmd_name)
             return None
         command: click.Command = getattr(import_module(MODULES[cmd_name]), cmd_name)
         return command
@@ -57,6 +59,14 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="index-grpc")
 def main() -> None:
     """Serve the Index chat model over gRPC."""
+
+
+def _refuse_unknown(ctx: click.Context, name: str) -> None:
+    """Says which command may have been meant; click knows of none, since each is imported when it is asked for."""
+    if not ctx.resilient_parsing:
+        near = get_close_matches(name, MODULES, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "index-grpc --help lists them all"
+        raise click.UsageError(f"there is no command {name}; {remedy}", ctx)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -81,7 +81,8 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
         names: list[str] = file.keys()
         headers = {name: file.get_slice(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise _broken(path, error) from error
+        reason = str(error).split("\n", 1)[0]
+        raise _broken(path, f" ({reason})") from error
     return {
         name: StoredTensor(
             path,
@@ -102,8 +103,8 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
         what = f"asks for {asked[1]}" if asked else "cannot be read as tensors"
         remedy = "nothing of it was run; use a file with tensors only, such as model.safetensors"
         raise CheckpointError(f"{path}: {what}; {remedy}") from error
-    except Exception as error:  # a broken archive fails in whatever part of it is read first
-        raise _broken(path, error) from error
+    except Exception as error:  # a broken archive fails in whatever part of it is read first, and says no more
+        raise _broken(path) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__} and should hold tensors by name")
     for name, value in content.items():
@@ -118,7 +119,6 @@ def _pickled(path: Path, tensor: Tensor) -> StoredTensor:
     return StoredTensor(path, tuple(tensor.shape), dtype, lambda: tensor)
 
 
-def _broken(path: Path, error: Exception) -> CheckpointError:
+def _broken(path: Path, reason: str = "") -> CheckpointError:
     size = path.stat().st_size if path.exists() else 0
-    reason = str(error).split("\n", 1)[0]
-    return CheckpointError(f"{path}: is broken or cut short at {size} bytes ({reason}); download it again")
+    return CheckpointError(f"{path}: is broken or cut short at {size} bytes{reason}; download it again")

@@ -4,7 +4,9 @@ import math
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
+import numpy as np
 import pytest
 from index_grpc_client import Message, Role, assistant, system, user
 from index_grpc_client.limits import LONGEST_TIMEOUT_S
@@ -185,3 +187,27 @@ def test_metadata() -> None:
     call = build.model(request_id="r", metadata=[("x-a", "1"), ("x-a", "2")])
     assert call.metadata == (("x-a", "1"), ("x-a", "2"), ("authorization", "Bearer key"), ("x-request-id", "r"))
     assert call.request_id == "r"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"prompt": 5}, "prompt is 5; allowed is a str"),
+        ({"prompt": b"Hi"}, "prompt is b'Hi'; allowed is a str"),
+        ({"system": 5}, "system is 5; allowed is a str"),
+        ({"stop": [5]}, "stop[0] is 5; allowed is a str"),
+        ({"model": 5}, "model is 5; allowed is a str"),
+        ({"seed": 1.5}, "seed is 1.5; allowed are whole numbers"),
+        ({"max_tokens": "9"}, "max_tokens is '9'; allowed are whole numbers"),
+        ({"temperature": "hot"}, "temperature is 'hot'; allowed are numbers"),
+        ({"top_p": [1]}, "top_p is [1]; allowed are numbers"),
+    ],
+)
+def test_values_of_another_type_are_named(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(problem)}$"):
+        chat_request(**{"prompt": "Hi"} | options)
+
+
+def test_numbers_may_be_of_any_library() -> None:
+    request = chat_request("Hi", temperature=np.float32(0.5), seed=np.int64(3), max_tokens=np.uint8(9))  # type: ignore[arg-type]
+    assert (request.sampling.temperature, request.sampling.seed, request.max_tokens) == (0.5, 3, 9)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from numbers import Integral, Real
 
 LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
 """gRPC counts nanoseconds in 64 bits; a deadline beyond them would have passed at once."""
@@ -33,16 +34,32 @@ def allowed_time_limit(limit: float | timedelta, name: str = "time_limit") -> ti
     return limit if isinstance(limit, timedelta) else max(timedelta(seconds=limit), timedelta.resolution)
 
 
-def require_uint32(numbers: Mapping[str, int | None]) -> None:
-    """Refuses numbers, each under its name, that the contract has no room for."""
+def require_uint32(numbers: Mapping[str, object]) -> None:
+    """Refuses numbers, each under its name, that the contract has no room for, and with a TypeError what is none."""
     for name, number in numbers.items():
-        if number is not None and not 0 <= number <= MOST_UINT32:
+        if number is None:
+            continue
+        if not isinstance(number, Integral):
+            raise TypeError(f"{name} is {number!r}; allowed are whole numbers")
+        if not 0 <= int(number) <= MOST_UINT32:
             raise ValueError(f"{name} is {number}; it is sent in 32 bits, which hold 0 to {MOST_UINT32}")
 
 
-def require_utf8(texts: Mapping[str, str | None]) -> None:
-    """Refuses texts, each under its name, that UTF-8 cannot hold: what was read from bytes of another encoding."""
+def require_numbers(values: Mapping[str, object]) -> None:
+    """Refuses with a TypeError values, each under its name, that are no numbers; None is not given."""
+    for name, value in values.items():
+        if not isinstance(value, Real | None):
+            raise TypeError(f"{name} is {value!r}; allowed are numbers")
+
+
+def require_utf8(texts: Mapping[str, object]) -> None:
+    """Refuses texts, each under its name, that UTF-8 cannot hold: what was read from bytes of another encoding.
+
+    What is no text is refused with a TypeError.
+    """
     for name, text in texts.items():
+        if not isinstance(text, str | None):
+            raise TypeError(f"{name} is {text!r}; allowed is a str")
         try:
             (text or "").encode()
         except UnicodeEncodeError as error:

@@ -15,6 +15,7 @@ from index_grpc_client.limits import (
     allowed_request_id,
     allowed_time_limit,
     allowed_timeout,
+    require_numbers,
     require_uint32,
     require_utf8,
 )
@@ -82,6 +83,7 @@ def chat_request(
     stops = [stop] if isinstance(stop, str) else list(stop or ())
     require_utf8({"prompt": prompt, "model": model} | {f"stop[{place}]": text for place, text in enumerate(stops)})
     top_k, seed = sampling.get("top_k"), sampling.get("seed")
+    require_numbers(sampling)
     require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs, "top_k": top_k, "seed": seed})
     return chat_pb2.ChatRequest(
         prompt=prompt,
