@@ -19,6 +19,7 @@ from serving import in_process
 from index_grpc.bench.workload import Workload, fit_words
 from index_grpc.engine.runner import ModelRunner
 from index_grpc.loading import load_runner
+from index_grpc.loading.sizing import CHUNK_TOKENS
 from index_grpc.settings import ServeSettings
 
 STREAM_TOKENS = 800
@@ -92,7 +93,7 @@ async def one_round(
         await asyncio.gather(*streams, return_exceptions=True)
     gaps = [(before, after - before) for noted in instants for before, after in pairwise(noted)]
     alone = statistics.median(gap for at, gap in gaps if sent - BEFORE_SECONDS / 2 < at < sent)
-    return alone, max(gap for at, gap in gaps if sent <= at < began)
+    return alone, max(gap for at, gap in gaps if at + gap > sent and at < began)
 
 
 async def measure(options: argparse.Namespace) -> Section:
@@ -131,7 +132,10 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--prompt-tokens", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=9, help="the median counts (default 9)")
-    emit(asyncio.run(measure(parser.parse_args())))
+    options = parser.parse_args()
+    if options.prompt_tokens < CHUNK_TOKENS["cpu"]:
+        parser.error(f"--prompt-tokens is {options.prompt_tokens}; a chunk takes {CHUNK_TOKENS['cpu']}, so take more")
+    emit(asyncio.run(measure(options)))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,16 @@ def test_a_terminal_that_closes_has_it_drain(checkpoint: Path) -> None:
     assert no_traceback(process.lines)
 
 
+def test_a_script_that_started_it_can_interrupt_it(checkpoint: Path) -> None:
+    """A shell has what runs in its background ignore SIGINT."""
+    with running("sh", "-c", f"{INDEX_GRPC} serve --model {checkpoint} --port 0 & wait") as process:
+        process.address()
+        (server,) = process.children
+        server.send_signal(signal.SIGINT)
+        assert process.exit_code() == 0
+    assert no_traceback(process.lines)
+
+
 def test_under_nohup_it_goes_on(checkpoint: Path) -> None:
     command = (INDEX_GRPC, "serve", "--model", str(checkpoint), "--port", "0")
     with running("nohup", *command) as process:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 @click.option("--print-config", is_flag=True, help="Print the settings in effect as a file for --config, and exit.")
 @click.pass_context
 def serve(ctx: click.Context, /, print_config: bool, **_: object) -> None:
-    """Serve a model until SIGINT or SIGTERM.
+    """Serve a model until SIGINT, SIGTERM or SIGHUP.
 
     A flag counts before its environment variable, that before the file, and that before the default.
 

@@ -39,4 +39,4 @@ class Card:
     @property
     def has_tensor_memory(self) -> bool:
         """Whether products of 64 rows and more go through a memory of their own."""
-        return self.capability[0] == 10
+        return self.capability[0] in (10, 11)

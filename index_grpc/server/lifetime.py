@@ -76,9 +76,11 @@ async def _second(received: signal.Signals, signals: Signals) -> signal.Signals:
 
 def _signals() -> Signals:
     received: Signals = asyncio.Queue()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            asyncio.get_running_loop().add_signal_handler(number, received.put_nowait, number)
+    numbers = [signal.SIGINT, signal.SIGTERM]  # also where they are ignored, as a script has SIGINT for what it starts
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        asyncio.get_running_loop().add_signal_handler(number, received.put_nowait, number)
     return received
 
 

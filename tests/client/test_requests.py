@@ -4,6 +4,8 @@ import math
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -196,9 +198,11 @@ def test_metadata() -> None:
         ({"prompt": b"Hi"}, "prompt is b'Hi'; allowed is a str"),
         ({"system": 5}, "system is 5; allowed is a str"),
         ({"stop": [5]}, "stop[0] is 5; allowed is a str"),
+        ({"stop": b"Hi"}, "stop[0] is b'Hi'; allowed is a str"),
         ({"model": 5}, "model is 5; allowed is a str"),
         ({"seed": 1.5}, "seed is 1.5; allowed are whole numbers"),
         ({"max_tokens": "9"}, "max_tokens is '9'; allowed are whole numbers"),
+        ({"top_k": "3"}, "top_k is '3'; allowed are whole numbers"),
         ({"temperature": "hot"}, "temperature is 'hot'; allowed are numbers"),
         ({"top_p": [1]}, "top_p is [1]; allowed are numbers"),
     ],
@@ -209,5 +213,7 @@ def test_values_of_another_type_are_named(options: dict[str, Any], problem: str)
 
 
 def test_numbers_may_be_of_any_library() -> None:
-    request = chat_request("Hi", temperature=np.float32(0.5), seed=np.int64(3), max_tokens=np.uint8(9))  # type: ignore[arg-type]
-    assert (request.sampling.temperature, request.sampling.seed, request.max_tokens) == (0.5, 3, 9)
+    floats: list[Any] = [np.float32(0.5), Decimal("0.5"), Fraction(1, 2)]
+    integers: list[Any] = [np.int64(3), np.uint8(3), np.array(3)]
+    assert {chat_request("Hi", temperature=one).sampling.temperature for one in floats} == {0.5}
+    assert {chat_request("Hi", max_tokens=one, seed=one).max_tokens for one in integers} == {3}

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from numbers import Integral, Real
+from operator import index
+from typing import SupportsFloat, SupportsIndex
 
 LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
 """gRPC counts nanoseconds in 64 bits; a deadline beyond them would have passed at once."""
@@ -39,16 +40,16 @@ def require_uint32(numbers: Mapping[str, object]) -> None:
     for name, number in numbers.items():
         if number is None:
             continue
-        if not isinstance(number, Integral):
+        if not isinstance(number, SupportsIndex):
             raise TypeError(f"{name} is {number!r}; allowed are whole numbers")
-        if not 0 <= int(number) <= MOST_UINT32:
+        if not 0 <= index(number) <= MOST_UINT32:
             raise ValueError(f"{name} is {number}; it is sent in 32 bits, which hold 0 to {MOST_UINT32}")
 
 
 def require_numbers(values: Mapping[str, object]) -> None:
     """Refuses with a TypeError values, each under its name, that are no numbers; None is not given."""
     for name, value in values.items():
-        if not isinstance(value, Real | None):
+        if not isinstance(value, SupportsFloat | SupportsIndex | None):
             raise TypeError(f"{name} is {value!r}; allowed are numbers")
 
 

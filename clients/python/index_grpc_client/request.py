@@ -80,11 +80,11 @@ def chat_request(
     """Builds the request of Chat and ChatStream. None is left unset, since the contract tells unset from zero."""
     if unknown := sampling.keys() - SAMPLING:
         raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
-    stops = [stop] if isinstance(stop, str) else list(stop or ())
+    stops = [stop] if isinstance(stop, str | bytes) else list(stop or ())
     require_utf8({"prompt": prompt, "model": model} | {f"stop[{place}]": text for place, text in enumerate(stops)})
     top_k, seed = sampling.get("top_k"), sampling.get("seed")
-    require_numbers(sampling)
     require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs, "top_k": top_k, "seed": seed})
+    require_numbers(sampling)
     return chat_pb2.ChatRequest(
         prompt=prompt,
         history=[turn.to_wire() for turn in full_history(history, system)],
