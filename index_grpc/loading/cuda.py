@@ -51,8 +51,8 @@ def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, card: Car
     if quantize != "none":
         raise StartupError(f"--quantize {quantize} is not possible on {device}; leave it out")
     if card.capability < OLDEST_CUDA:
-        oldest = "Ampere (compute capability 8.0)"
-        raise StartupError(f"{device} is older than {oldest}, the first that is supported; use --device cpu")
+        older = "is older than Ampere (compute capability 8.0), the first that is supported"
+        raise StartupError(f"{device}, {card.name}, {older}; use --device cpu")
     largest, size = LARGEST_HEAD if card.is_large else LARGEST_HEAD // 2, config.head_dim
     if size & (size - 1) or not SMALLEST_HEAD <= size <= largest:
         only = f"only powers of two from {SMALLEST_HEAD} to {largest} can be computed"

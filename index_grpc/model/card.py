@@ -17,6 +17,8 @@ class Card:
     """What CUDA can do there: (8, 0) is Ampere, (9, 0) Hopper, (10, 0) Blackwell in data centres."""
     shared_bytes: int
     """Memory that programs of one of its processors share."""
+    name: str = ""
+    """What its maker calls it."""
 
     @classmethod
     def of(cls, device: torch.device) -> "Card":
@@ -24,7 +26,8 @@ class Card:
         if device.type != "cuda":
             return cls((0, 0), 0)
         properties: Any = torch.cuda.get_device_properties(device)  # its type does not list all
-        return cls(torch.cuda.get_device_capability(device), int(properties.shared_memory_per_block_optin))
+        capability = torch.cuda.get_device_capability(device)
+        return cls(capability, int(properties.shared_memory_per_block_optin), str(properties.name))
 
     @property
     def overlaps(self) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from index_grpc.contract import SamplingParams
-from index_grpc.cuda.linear import linear
+from index_grpc.cuda.linear import Tiles, linear
 from index_grpc.engine.device.drawing import row_logprobs
 from index_grpc.engine.device.shapes import Shapes
 from index_grpc.engine.door import Engine
@@ -94,33 +95,34 @@ async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(
         assert worker._loop.scheduler.num_preemptions > 0
 
 
-@pytest.mark.parametrize("inputs", [2048, 5888])
-def test_a_row_has_the_same_bits_by_every_tile(inputs: int) -> None:
-    """In bfloat16, where few rows and many are multiplied by different units; sums are compared before rounding."""
-    device, shapes = torch.device("cuda:0"), Shapes(torch.bfloat16, Card.of(torch.device("cuda:0")))
+def first_rows(num_inputs: int, tiles: dict[int, Tiles], *, sliced: bool) -> list[Tensor]:
+    """The first row of a product in bfloat16, before rounding, among so many rows cut into these tiles."""
+    device, most = torch.device("cuda:0"), max(tiles)
     generator = torch.Generator(device).manual_seed(1)
-    rows = torch.randn(256, inputs, generator=generator, device=device).bfloat16()
-    weight = torch.randn(2048, inputs, generator=generator, device=device).bfloat16()
-    found = []
-    for count in (1, 2, 4, 8, 16, 17, 64, 256):
-        products = shapes.decode(count)
-        tiles = products.qkv if inputs == 2048 else products.down
-        outputs = torch.empty(count, 2048, device=device)
-        found.append(linear(rows[:count], weight, outputs, tiles, sliced=True)[0])
+    rows = torch.randn(most, num_inputs, generator=generator, device=device).bfloat16()
+    weight = torch.randn(2048, num_inputs, generator=generator, device=device).bfloat16()
+    outputs = {count: torch.empty(count, 2048, device=device) for count in tiles}
+    return [linear(rows[:count], weight, outputs[count], tiles[count], sliced=sliced)[0] for count in tiles]
+
+
+@pytest.fixture
+def shapes() -> Shapes:
+    return Shapes(torch.bfloat16, Card.of(torch.device("cuda:0")))
+
+
+@pytest.mark.parametrize("inputs", [2048, 5888])
+def test_a_row_has_the_same_bits_by_every_tile(shapes: Shapes, inputs: int) -> None:
+    """Few rows and many are multiplied by different units."""
+    products = {count: shapes.decode(count) for count in (1, 2, 4, 8, 16, 17, 64, 256)}
+    tiles = {count: one.qkv if inputs == 2048 else one.down for count, one in products.items()}
+    found = first_rows(inputs, tiles, sliced=True)
     assert all(torch.equal(one, found[0]) for one in found)
 
 
 @pytest.mark.parametrize("inputs", [2048, 5888])
-def test_a_prompts_token_has_the_same_bits_by_every_tile(inputs: int) -> None:
+def test_a_prompts_token_has_the_same_bits_by_every_tile(shapes: Shapes, inputs: int) -> None:
     """However its prompt is cut: that decides which tiles there are."""
-    device, shapes = torch.device("cuda:0"), Shapes(torch.bfloat16, Card.of(torch.device("cuda:0")))
-    generator = torch.Generator(device).manual_seed(1)
-    rows = torch.randn(1024, inputs, generator=generator, device=device).bfloat16()
-    weight = torch.randn(2048, inputs, generator=generator, device=device).bfloat16()
-    found = []
-    for count in (16, 65, 512, 1024):
-        outputs = torch.empty(count, 2048, device=device)
-        found.append(linear(rows[:count], weight, outputs, shapes.prefill(count))[0])
+    found = first_rows(inputs, {count: shapes.prefill(count) for count in (16, 65, 512, 1024)}, sliced=False)
     assert all(torch.equal(one, found[0]) for one in found)
 
 

@@ -26,8 +26,8 @@ def test_heads_of_a_size_that_kernels_cannot_take(size: int, card: Card, most: i
 
 
 def test_a_card_that_is_too_old() -> None:
-    with pytest.raises(StartupError, match=r"cuda:0 is older than Ampere .*; use --device cpu"):
-        refuse_what_cuda_cannot(CONFIG, CUDA, Card((7, 5), 64 * 1024), "none")
+    with pytest.raises(StartupError, match=r"cuda:0, a T4, is older than Ampere .*; use --device cpu"):
+        refuse_what_cuda_cannot(CONFIG, CUDA, Card((7, 5), 64 * 1024, "a T4"), "none")
 
 
 def test_eight_bits() -> None:
