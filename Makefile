@@ -34,8 +34,8 @@ lint: setup ## style, and the rules of the contract
 types: setup ## strict types
 	@$(BIN)/mypy
 
-test: setup lint types ## lint, types and the whole suite
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: setup lint types ## lint, types and the whole suite; two files at a time, ARGS=-n0 one
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 test-contract: setup ## the contract from Node, C++ and Ruby; needs npm and Debian's packages, installs them for root
 	@$(BIN)/python -m tests.contract.prepare

@@ -1,6 +1,7 @@
 """One real server on a small random checkpoint, shared by all tests that talk over a socket."""
 
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,6 +23,19 @@ MAX_WAITING = 32
 def one_thread() -> None:
     """Two threads on two busy cores wait for each other more than they compute."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def heeding_signals() -> Iterator[None]:
+    """Heeds Ctrl-C and the end of a terminal, here and in processes started here, also where the launcher does not.
+
+    It ignores them under nohup or behind `&`, and what it starts would do the same.
+    """
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hang_up)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def test_sigterm_drains_completes_the_open_stream_and_exits_with_0(checkpoint: P
     assert no_traceback(process.lines)
 
 
+@pytest.mark.usefixtures("heeding_signals")
 def test_a_terminal_that_closes_has_it_drain(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", "0") as process:
         process.address()

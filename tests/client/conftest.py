@@ -1,4 +1,3 @@
-import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -13,14 +12,6 @@ def server() -> Iterator[FakeServer]:
     server = FakeServer()
     yield server
     server.stop()
-
-
-@pytest.fixture
-def heeding_ctrl_c() -> Iterator[None]:
-    """Heeds Ctrl-C, here and in processes started here, also where the launcher ignores it (nohup, `&`)."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_it_runs(start: Start) -> None:
     assert (process.returncode, out, err) == (0, TEXT + "\n", "")
 
 
-@pytest.mark.usefixtures("heeding_ctrl_c")
+@pytest.mark.usefixtures("heeding_signals")
 def test_ctrl_c_cancels_the_call(start: Start, server: FakeServer) -> None:
     server.script.hold_after = 1
     with start("ask", "Hi") as process:

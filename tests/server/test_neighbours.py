@@ -21,7 +21,7 @@ from tests.server.asking import Stub, refusal, seeded, streamed
 from tests.server.fake_runner import FAILS, SECRET, FakeServer, fake_server, letters
 from tests.server.test_errors import CASES, SAMPLING_CASES, asking
 
-MOST_HEALTH_SECONDS, NUM_ROUNDS = 0.1, 5
+MOST_HEALTH_SECONDS, NUM_ROUNDS = 0.1, 20
 
 
 class HealthProbe:
@@ -58,7 +58,7 @@ async def health_probed(address: str) -> AsyncIterator[HealthProbe]:
 
 
 async def health_stays_quick(address: str, disturb: Callable[[], Awaitable[None]]) -> None:
-    """The slowest health answer is quick in one of a few rounds; in the others the machine may have been busy."""
+    """The slowest health answer is quick in one of some rounds; in the others the machine may have been busy."""
     slowest_seconds = []
     for _ in range(NUM_ROUNDS):
         async with health_probed(address) as probe:
