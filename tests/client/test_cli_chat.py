@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from index_grpc_client import AsyncClient, AsyncConversation
 from index_grpc_client.cli.chat import Dialogue, reader
 from index_grpc_client.cli.commands import index_client
+from index_grpc_client.cli.failure import Exit
 from index_grpc_client.options import AnswerOptions
 from index_grpc_client.v1 import chat_pb2
 from prompt_toolkit.application import create_app_session
@@ -49,13 +50,14 @@ def test_retry_answers_the_last_prompt_anew(server: FakeServer) -> None:
     talk(server, "one", "two", "/retry", arguments=["--seed", "1"])
     assert chats(server.script)[1] == chats(server.script)[2] == ("two", ["one", TEXT])
     assert not server.script.requests[-1].sampling.HasField("seed"), "the same seed gives the same answer"
-    assert "no prompt" in talk(server, "/retry").stderr
+    result = talk(server, "/retry")
+    assert (result.exit_code, "no prompt" in result.stderr) == (2, True)
 
 
 def test_errors_end_a_turn_only(server: FakeServer) -> None:
     server.script.cut_after = 1
-    result = talk(server, "one", "/retry", "/nothing", "/help")
-    assert (result.exit_code, result.stdout) == (0, "Hello\nHello\n")
+    result = talk(server, "one", "/nothing", "/retry", "/help")
+    assert (result.exit_code, result.stdout) == (Exit.UNAVAILABLE, "Hello\nHello\n")
     assert result.stderr.count("error: the answer was cut off: the stream ended without a finish") == 2
     assert "error: there is no command /nothing" in result.stderr
     assert "/system TEXT" in result.stderr
@@ -65,7 +67,7 @@ def test_errors_end_a_turn_only(server: FakeServer) -> None:
 def test_a_refused_prompt_is_reported(server: FakeServer) -> None:
     result = talk(server, "x" * 101, "one")
     assert "error: prompt: 101 tokens, but the context holds 100\n" in result.stderr
-    assert result.stdout == f"{TEXT}\n"
+    assert (result.exit_code, result.stdout) == (Exit.REFUSED, f"{TEXT}\n")
 
 
 def test_a_line_that_is_not_utf8_ends_a_turn_only(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,7 +84,7 @@ def test_a_line_that_is_not_utf8_ends_a_turn_only(server: FakeServer, capsys: py
     assert capsys.readouterr().err.startswith("error: prompt holds '\\udcff' at character 0")
 
 
-@pytest.mark.usefixtures("heeding_ctrl_c")
+@pytest.mark.usefixtures("heeding_signals")
 def test_ctrl_c_stops_an_answer_not_the_program(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     script = server.script
     script.hold_after = 2

@@ -11,7 +11,7 @@ from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.ask import write
 from index_grpc_client.cli.connection import Connection
-from index_grpc_client.cli.failure import complain, report
+from index_grpc_client.cli.failure import complain, exit_code, report
 from index_grpc_client.conversation import AsyncConversation
 from index_grpc_client.errors import IndexGrpcError
 from index_grpc_client.options import AnswerOptions
@@ -37,19 +37,23 @@ class Dialogue:
         self._options = options
         self._prompt: str | None = None
         self._answered = False
+        self._exit_code = 0
 
-    def run(self, read: Callable[[], str]) -> None:
-        """Talks until `read` raises EOFError or returns `/quit`; KeyboardInterrupt from it drops the line."""
+    def run(self, read: Callable[[], str]) -> int:
+        """Talks until `read` raises EOFError or returns `/quit`; KeyboardInterrupt from it drops the line.
+
+        Returns the exit code of the last line that failed; 0 if none did.
+        """
         while True:
             try:
                 line = read().strip()
             except KeyboardInterrupt:
                 continue
             except EOFError:
-                return
+                return self._exit_code
             if line.startswith("/"):
                 if line.split()[0] == "/quit":
-                    return
+                    return self._exit_code
                 self._command(line)
             elif line:
                 self._answer(line, self._options)
@@ -67,12 +71,12 @@ class Dialogue:
             case "/help":
                 click.echo(HELP, err=True)
             case _:
-                complain("error", f"there is no command {name}")
+                self._refuse(f"there is no command {name}")
                 complain("hint", "/help lists them")
 
     def _retry(self) -> None:
         if self._prompt is None:
-            complain("error", "there is no prompt to answer anew")
+            self._refuse("there is no prompt to answer anew")
             return
         if self._answered:
             self._conversation.undo()
@@ -87,8 +91,13 @@ class Dialogue:
             return
         except IndexGrpcError as error:
             report(error, self._address)
+            self._exit_code = exit_code(error)
         except ValueError as error:  # what cannot be put on the wire
-            complain("error", str(error))
+            self._refuse(str(error))
+
+    def _refuse(self, why: str) -> None:
+        complain("error", why)
+        self._exit_code = click.UsageError.exit_code
 
 
 def reader() -> Callable[[], str]:
@@ -107,7 +116,10 @@ def reader() -> Callable[[], str]:
 @answer_options
 @click.pass_obj
 def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOptions]) -> None:
-    """Hold a conversation. /help lists what can be done beside prompting."""
+    """Hold a conversation. /help lists what can be done beside prompting.
+
+    Lines from a pipe are answered in turn; should some fail, it goes on, and exits with the last one's code.
+    """
     if sys.stdin.isatty():
         click.echo("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.", err=True)
 
@@ -118,5 +130,7 @@ def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOpt
         client = runner.run(connect())
         # A conversation at a terminal outlives any context, so what no longer fits is forgotten.
         conversation = AsyncConversation(client, system, trim=True)
-        Dialogue(runner, conversation, connection.address, options).run(reader())
+        code = Dialogue(runner, conversation, connection.address, options).run(reader())
         runner.run(client.close())
+    if not sys.stdin.isatty():  # at a terminal a person has seen what failed
+        raise click.exceptions.Exit(code)
