@@ -61,9 +61,14 @@ def test_a_size_keeps_its_digits(num_bytes: float, words: str) -> None:
             "--kv-memory-bytes 1000 is too little: one conversation of 4096 tokens needs 1073741824 bytes for its keys "
             "and values; allow as many",
         ),
+        (
+            CPU, 20, 0, {"kv_memory_bytes": 24 * GIB},
+            "--kv-memory-bytes 25769803776 is too much: 21474836480 are free on cpu beside the weights; allow fewer or "
+            "free some memory",
+        ),
     ],
 )  # fmt: skip
-def test_a_cache_too_small_for_a_conversation(
+def test_a_cache_that_cannot_be(
     monkeypatch: pytest.MonkeyPatch, model: Model, free: float, taken: float, changes: dict[str, float], told: str
 ) -> None:
     monkeypatch.setattr("index_grpc.loading.sizing.free_bytes", lambda device: int(free * GIB))

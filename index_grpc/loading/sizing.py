@@ -49,17 +49,20 @@ def num_cache_blocks(model: Computes, settings: ServeSettings, taken_bytes: int 
     """Blocks of keys and values that the memory set aside for them holds.
 
     At most what whole contexts of twice as many need as run at once, for those that are kept, unless the settings say
-    how many bytes. Raises StartupError if not even one context fits.
+    how many bytes. Raises StartupError if not even one context fits, or if there are not so many bytes.
     """
     block_bytes = model.block_tokens * position_bytes(model.config, model.dtype.itemsize)
     longest = -(-model.config.context_length // model.block_tokens)
     needs = f"one conversation of {model.config.context_length} tokens needs"
-    if (allowed := settings.kv_memory_bytes) is not None:
-        if allowed < longest * block_bytes:
-            needed = f"{needs} {longest * block_bytes} bytes for its keys and values"
-            raise StartupError(f"--kv-memory-bytes {allowed} is too little: {needed}; allow as many")
-        return allowed // block_bytes
     free = free_bytes(model.device)
+    if (asked := settings.kv_memory_bytes) is not None:
+        if asked < longest * block_bytes:
+            needed = f"{needs} {longest * block_bytes} bytes for its keys and values"
+            raise StartupError(f"--kv-memory-bytes {asked} is too little: {needed}; allow as many")
+        if asked > free:
+            there = f"{free} are free on {model.device} beside the weights"
+            raise StartupError(f"--kv-memory-bytes {asked} is too much: {there}; allow fewer or free some memory")
+        return asked // block_bytes
     share = settings.kv_memory_fraction or CACHE_SHARE[model.device.type]
     fitting = int(max(0, free - taken_bytes) * share) // block_bytes
     if fitting < longest:

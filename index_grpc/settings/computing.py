@@ -59,7 +59,7 @@ class Computing(Topic):
         description="Share of the memory that is free once the weights are loaded for the keys and values of "
         "conversations. Default: 0.8 on cpu, 0.9 on cuda.",
     )
-    kv_memory_bytes: int | None = Field(None, ge=1, description="Or so many bytes for them, whatever is free.")
+    kv_memory_bytes: int | None = Field(None, ge=1, description="Or so many bytes for them.")
     prefix_reuse: bool = Field(
         True,
         description="Keep what was computed for a prompt, until its space is needed, for prompts that begin the same.",

@@ -263,7 +263,7 @@ def test_room_for_a_context_but_not_for_its_last_block_is_too_little(
         monkeypatch.setattr(available, lambda: enough - 2)  # noqa: B023
         with pytest.raises(StartupError, match=f"--kv-memory-fraction {share} .*one conversation of 100 tokens needs"):
             load_runner(settings(directory, **flags))
-    assert load_runner(settings(directory, kv_memory_bytes=5 * block_bytes)).limits.max_cache_tokens == 5 * 64
+    assert load_runner(settings(directory, kv_memory_bytes=3 * block_bytes)).limits.max_cache_tokens == 3 * 64
     needed = f"--kv-memory-bytes {2 * block_bytes - 1} is too little: .* needs {2 * block_bytes} bytes"
     with pytest.raises(StartupError, match=needed):
         load_runner(settings(directory, kv_memory_bytes=2 * block_bytes - 1))
