@@ -63,8 +63,13 @@ def test_a_size_keeps_its_digits(num_bytes: float, words: str) -> None:
         ),
         (
             CPU, 20, 0, {"kv_memory_bytes": 24 * GIB},
-            "--kv-memory-bytes 25769803776 is too much: 21474836480 are free on cpu beside the weights; allow fewer or "
-            "free some memory",
+            "--kv-memory-bytes 25769803776 is too much: 21474836480 are left on cpu by weights and steps; allow fewer "
+            "or free some memory",
+        ),
+        (
+            CUDA, 24, 2, {"kv_memory_bytes": 23 * GIB},
+            "--kv-memory-bytes 24696061952 is too much: 23622320128 are left on cuda:0 by weights and steps; allow "
+            "fewer or free some memory",
         ),
     ],
 )  # fmt: skip

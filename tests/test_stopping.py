@@ -134,18 +134,30 @@ from tests.scripted import scripted
 runner, loaded = scripted(Path(sys.argv[1]))
 once = runner.launch
 def stick(batch):
-    if batch.spans[0].sequence.request.id == "stuck":
+    if batch.spans[0].sequence.request.id == sys.argv[2]:
         print("a step without end", file=sys.stderr, flush=True)
         threading.Event().wait()
     return once(batch)
 runner.launch = stick
 launch.load = lambda settings: loaded
-cli.main(["serve", "--port", "0", *sys.argv[2:]])
+cli.main(["serve", "--port", "0", *sys.argv[3:]])
 """
+"""With the first request of that id."""
+
+
+def test_a_second_signal_waits_for_no_trial_step(checkpoint: Path) -> None:
+    with running(sys.executable, "-c", STEPS_FOREVER, str(checkpoint), "warm-up") as process:
+        process.wait_for("a step without end")
+        process.send(signal.SIGINT)
+        process.wait_for("received SIGINT while loading; stopping")
+        time.sleep(2 * ECHO_SECONDS)  # sooner it would count as the same
+        process.send(signal.SIGINT)
+        assert process.exit_code(LONGEST_STEP_SECONDS / 2) == 0
+    assert no_traceback(process.lines)
 
 
 def test_a_second_signal_waits_for_no_step(checkpoint: Path) -> None:
-    with running(sys.executable, "-c", STEPS_FOREVER, str(checkpoint)) as process:
+    with running(sys.executable, "-c", STEPS_FOREVER, str(checkpoint), "stuck") as process:
         with grpc.insecure_channel(process.address()) as channel:
             call = ChatServiceStub(channel).Chat.future(pb.ChatRequest(prompt="Hi"), metadata=STUCK)
             process.wait_for("a step without end")
@@ -158,8 +170,31 @@ def test_a_second_signal_waits_for_no_step(checkpoint: Path) -> None:
     assert no_traceback(process.lines)
 
 
+DRAIN_BREAKS = """
+import sys
+from pathlib import Path
+from index_grpc import cli, launch
+from index_grpc.server.app import App
+from tests.scripted import scripted
+async def drain(app, delay_seconds):
+    raise RuntimeError("the drain broke")
+App.drain = drain
+launch.load = lambda settings: scripted(Path(sys.argv[1]))[1]
+cli.main(["serve", "--port", "0"])
+"""
+
+
+def test_a_drain_that_breaks_is_no_success(checkpoint: Path) -> None:
+    with running(sys.executable, "-c", DRAIN_BREAKS, str(checkpoint)) as process:
+        process.address()
+        process.send(signal.SIGTERM)
+        assert process.exit_code() == 1
+    assert any("the drain broke" in line for line in process.lines)
+
+
 def test_a_stuck_engine_ends_the_server_with_an_error(checkpoint: Path) -> None:
-    with running(sys.executable, "-c", STEPS_FOREVER, str(checkpoint), "--step-timeout-seconds", "1") as process:
+    command = (sys.executable, "-c", STEPS_FOREVER, str(checkpoint), "stuck", "--step-timeout-seconds", "1")
+    with running(*command) as process:
         with grpc.insecure_channel(process.address()) as channel:
             call = ChatServiceStub(channel).Chat.future(pb.ChatRequest(prompt="Hi"), metadata=STUCK)
             assert call.code() is grpc.StatusCode.UNAVAILABLE

@@ -40,7 +40,7 @@ class EngineEvents:
     began: Callable[[Timing], None] = lambda timing: None
     """An answer's first token is there."""
     left: Callable[[int], None] = lambda num_tokens_saved: None
-    """A caller left early: so many tokens at most will not have to be generated."""
+    """The rest of an answer is not wanted: so many tokens at most will not have to be generated."""
 
 
 class Engine:
@@ -48,7 +48,7 @@ class Engine:
 
     def __init__(self, worker: Worker, limits: Limits, events: EngineEvents | None = None) -> None:
         self.limits, self.pace = limits, Pace(limits.max_sequences)
-        self.num_news, self.last_step, self.held = 0, IDLE, Held()
+        self.num_news, self.last_step, self.longest_step_seconds, self.held = 0, IDLE, 0.0, Held()
         self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
         self.num_expected_tokens = 0
@@ -114,7 +114,7 @@ class Engine:
         return self.num_open - self.num_running
 
     def submit(self, request: TokenRequest, interval: int = 1) -> TokenStream:
-        """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort or EngineLost.
+        """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort, EngineLost or Draining.
 
         `interval` is how many tokens the stream's reader waits for, after the first.
         """
@@ -165,8 +165,8 @@ class Engine:
         stream = self._streams[number]
         request = stream.request
         most = min(request.max_tokens, self.limits.context_length - len(request.prompt_ids))
-        self._events.left(most - stream.num_tokens)
         self._worker.post(Cancel(number))
+        self._events.left(most - stream.num_tokens)
 
     def _dispatch(self, news: News) -> None:
         """A step's news, of however many requests, in one hop."""
@@ -178,6 +178,7 @@ class Engine:
         self.held = news.held
         if news.step is not None:
             self.last_step = news.step
+            self.longest_step_seconds = max(self.longest_step_seconds, news.step.seconds)
             self._events.stepped(news.step)
         if not self._streams:
             self._idle.set()
@@ -191,8 +192,8 @@ class Engine:
             self._events.began(report.output.timing)
         if report.ended:
             del self._streams[report.number]
-            if report.output is not None:
-                self.pace.record(report.output.timing)
+            if stream.timing is not None:
+                self.pace.record(stream.timing)
 
     def _close(self) -> None:
         """The worker has ended."""

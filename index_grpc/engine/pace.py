@@ -13,7 +13,7 @@ class Pace:
         self._held: deque[float] = deque(maxlen=num_remembered)
 
     def record(self, timing: Timing) -> None:
-        """Notes a request that finished."""
+        """Notes a request that has given its place back."""
         self._held.append(timing.total - timing.queue)
 
     @property

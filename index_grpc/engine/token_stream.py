@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from index_grpc.contract import TokenOutput, TokenRequest
+from index_grpc.contract import Timing, TokenOutput, TokenRequest
 from index_grpc.engine.orders import Report
 
 
@@ -21,6 +21,8 @@ class TokenStream:
         self.request, self._interval = request, interval
         self.num_tokens = 0
         """Tokens generated so far."""
+        self.timing: Timing | None = None
+        """As of the last of them."""
         self._leave = leave
         self._reader: asyncio.Future[None] | None = None
         """Who waits for news."""
@@ -61,6 +63,7 @@ class TokenStream:
         """Takes news from the engine."""
         if report.output is not None:
             self.num_tokens += len(report.output.tokens)
+            self.timing = report.output.timing
             self._output = self._output.then(report.output) if self._output else report.output
         self._error, self._ended = report.error, report.ended
         if self._is_due and self._reader is not None and not self._reader.done():

@@ -85,6 +85,7 @@ class CompletionForm(Form):
             "user",
         }
     )
+    conversation = "messages"
 
     messages: list[MessageForm] = Field([], fail_fast=True)
     model: str = ""
@@ -107,6 +108,11 @@ class CompletionForm(Form):
     n: Literal[1] = 1
     modalities: list[Literal["text"]] = Field(["text"])
     response_format: TextFormat = TextFormat(type="text")
+
+    @classmethod
+    def num_history(cls, num_turns: int) -> int:
+        """See Form. The last one is the prompt."""
+        return num_turns - 1
 
     def proto(self) -> pb.ChatRequest:
         """The same request as gRPC's. Raises InvalidRequest if the messages are in no order that it can have."""

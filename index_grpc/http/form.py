@@ -6,7 +6,6 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -34,6 +33,8 @@ class Form(BaseModel):
 
     ignored: ClassVar[frozenset[str]] = frozenset()
     """Fields that may be there and change nothing."""
+    conversation: ClassVar[str] = ""
+    """The field that lists turns, if there is one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -49,6 +50,11 @@ class Form(BaseModel):
         """Whether a field with this value might as well not be there."""
         return value is None or value in ([], {})
 
+    @classmethod
+    def num_history(cls, num_turns: int) -> int:
+        """Messages before the prompt that so many turns make."""
+        return num_turns
+
 
 AnyForm = TypeVar("AnyForm", bound=Form)
 
@@ -62,10 +68,9 @@ def read(form: type[AnyForm], body: bytes, model: ServedModel) -> AnyForm:
         raise InvalidRequest(Violation("body", f"is no JSON ({error}); send an object, in UTF-8")) from None
     if not isinstance(values, dict):
         raise InvalidRequest(Violation("body", "is no JSON object; send one, such as {...}"))
-    for name, value in values.items():
-        if isinstance(value, list):
-            with naming(partial(_always, name)):
-                refuse_too_many_messages(len(value), model)
+    if isinstance(turns := values.get(form.conversation), list):
+        with naming(lambda field: form.conversation):
+            refuse_too_many_messages(form.num_history(len(turns)), model)
     try:
         return form.model_validate(values)
     except ValidationError as error:
@@ -81,10 +86,6 @@ def naming(name: Callable[[str], str]) -> Iterator[None]:
     except InvalidRequest as error:
         error.violations = tuple(replace(violation, field=name(violation.field)) for violation in error.violations)
         raise
-
-
-def _always(name: str, field: str) -> str:
-    return name
 
 
 def _refuse_crowded(body: bytes) -> None:

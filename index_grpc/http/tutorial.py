@@ -18,6 +18,7 @@ class TutorialForm(Form):
     """The body. As in the tutorials, 0 and null mean the default, and what is not known is not looked at."""
 
     model_config = ConfigDict(extra="ignore")
+    conversation = "history"
 
     prompt: str = ""
     history: list[Pair] = Field([], fail_fast=True)
@@ -31,6 +32,11 @@ class TutorialForm(Form):
     def is_absent(cls, value: object) -> bool:
         """See Form."""
         return not value
+
+    @classmethod
+    def num_history(cls, num_turns: int) -> int:
+        """See Form."""
+        return 2 * num_turns
 
     def proto(self) -> pb.ChatRequest:
         """The same request as gRPC's."""

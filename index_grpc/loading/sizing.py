@@ -48,26 +48,27 @@ def max_sequences(settings: ServeSettings, device: torch.device) -> int:
 def num_cache_blocks(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -> int:
     """Blocks of keys and values that the memory set aside for them holds.
 
-    At most what whole contexts of twice as many need as run at once, for those that are kept, unless the settings say
-    how many bytes. Raises StartupError if not even one context fits, or if there are not so many bytes.
+    Unless the settings say how many bytes, at most two whole contexts for each sequence that runs, one of them for a
+    kept prefix. Raises StartupError if not even one context fits, or if there are not so many bytes.
     """
     block_bytes = model.block_tokens * position_bytes(model.config, model.dtype.itemsize)
     longest = -(-model.config.context_length // model.block_tokens)
     needs = f"one conversation of {model.config.context_length} tokens needs"
     free = free_bytes(model.device)
+    left = max(0, free - taken_bytes)
     if (asked := settings.kv_memory_bytes) is not None:
         if asked < longest * block_bytes:
             needed = f"{needs} {longest * block_bytes} bytes for its keys and values"
             raise StartupError(f"--kv-memory-bytes {asked} is too little: {needed}; allow as many")
-        if asked > free:
-            there = f"{free} are free on {model.device} beside the weights"
+        if asked > left:
+            there = f"{left} are left on {model.device} by weights and steps"
             raise StartupError(f"--kv-memory-bytes {asked} is too much: {there}; allow fewer or free some memory")
         return asked // block_bytes
     share = settings.kv_memory_fraction or CACHE_SHARE[model.device.type]
-    fitting = int(max(0, free - taken_bytes) * share) // block_bytes
+    fitting = int(left * share) // block_bytes
     if fitting < longest:
         there = _told(model.device, free, taken_bytes, share)
-        remedy = _remedy(taken_bytes, may_raise=longest * block_bytes <= free - taken_bytes)
+        remedy = _remedy(taken_bytes, may_raise=longest * block_bytes <= left)
         raise StartupError(f"{there}; {needs} {in_units(longest * block_bytes)} for them; {remedy}")
     return min(fitting, 2 * max_sequences(settings, model.device) * longest)
 

@@ -1,13 +1,12 @@
 """Keeps callers without a key from services other than the chat service, which asks for itself."""
 
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import grpc
 
 from index_grpc.access.gate import Gate
 from index_grpc.errors import IndexGrpcError
-from index_grpc.server.calls import authorization
+from index_grpc.server.calls import authorization, request_id
 from index_grpc.server.interceptor import Handler, Interceptor
 from index_grpc.server.orca import OPEN_RCA_SERVICE
 from index_grpc.server.status import Context, abort
@@ -27,19 +26,20 @@ class Guard(Interceptor):
     ) -> Handler:
         """Called by gRPC for each call."""
         if details.method.startswith(self._prefixes):
+            metadata = dict(details.invocation_metadata or ())
             try:
-                self._gate.caller(authorization(dict(details.invocation_metadata or ())))
+                self._gate.caller(authorization(metadata))
             except IndexGrpcError as error:
-                return _refusing(details.method, error)
+                return _refusing(details.method, error, request_id(metadata))
         return await continuation(details)
 
 
-def _refusing(method: str, error: IndexGrpcError) -> Handler:
+def _refusing(method: str, error: IndexGrpcError, request_id: str) -> Handler:
     """A handler that refuses. It reads nothing, so it fits calls of every kind."""
 
     async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
         if method in WATCHED_BY_CHANNELS:  # told so, a channel goes without; on any other word it would never call
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"not without a key: {error}")
-        await abort(context, error, uuid.uuid4().hex)
+        await abort(context, error, request_id)
 
     return grpc.stream_stream_rpc_method_handler(refuse)

@@ -30,11 +30,9 @@ async def serve(settings: ServeSettings, load: Load, ports: Sequence[MakePort] =
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
-        elif app.model is None:
-            log.info("received %s while loading; stopping", stopping.result().name)
         else:
             running.cancel()
-            at_once = await _is_cut_short(app, stopping.result(), signals)
+            at_once = await _end(app, stopping.result(), signals)
     finally:
         running.cancel()
         await app.stop(at_once)
@@ -51,19 +49,27 @@ async def _run(app: App, load: Load) -> None:
     await keep_loaded(app, load, Patience())
 
 
-async def _is_cut_short(app: App, received: signal.Signals, signals: Signals) -> bool:
-    """Drains; whether a second signal came meanwhile."""
+async def _end(app: App, received: signal.Signals, signals: Signals) -> bool:
+    """Drains a server that answers and stops it; True as soon as a second signal wants it to end at once."""
+    ended, again = asyncio.create_task(_leave(app, received)), asyncio.create_task(_second(received, signals))
+    await asyncio.wait({ended, again}, return_when=asyncio.FIRST_COMPLETED)
+    if ended.done():
+        again.cancel()
+        ended.result()
+        return False
+    log.info("received %s again; stopping at once", again.result().name)
+    ended.cancel()
+    return True
+
+
+async def _leave(app: App, received: signal.Signals) -> None:
+    if app.model is None:
+        log.info("received %s while loading; stopping", received.name)
+        await app.stop()
+        return
     log.info("received %s", received.name)
     # Someone at the keyboard waits for the prompt; only an orchestrator needs time to send callers elsewhere.
-    delay = 0.0 if received is signal.SIGINT else app.settings.drain_delay_seconds
-    drained, again = asyncio.create_task(app.drain(delay)), asyncio.create_task(_second(received, signals))
-    await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
-    if again.done():
-        log.info("received %s again; stopping at once", again.result().name)
-        drained.cancel()
-        return True
-    again.cancel()
-    return False
+    await app.drain(0.0 if received is signal.SIGINT else app.settings.drain_delay_seconds)
 
 
 async def _second(received: signal.Signals, signals: Signals) -> signal.Signals:
@@ -76,7 +82,7 @@ async def _second(received: signal.Signals, signals: Signals) -> signal.Signals:
 
 def _signals() -> Signals:
     received: Signals = asyncio.Queue()
-    numbers = [signal.SIGINT, signal.SIGTERM]  # also where they are ignored, as a script has SIGINT for what it starts
+    numbers = [signal.SIGINT, signal.SIGTERM]  # even if ignored: a shell's background jobs ignore SIGINT
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         numbers.append(signal.SIGHUP)
     for number in numbers:

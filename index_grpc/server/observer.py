@@ -40,7 +40,7 @@ class Observer:
         """A call's first token is there."""
 
     def caller_left(self, num_tokens_saved: int) -> None:
-        """A caller left before the end: so many tokens at most will not have to be generated."""
+        """The rest of an answer is not wanted: so many tokens at most will not have to be generated."""
 
     def engine_lost(self) -> None:
         """The engine broke or was given up."""
@@ -50,45 +50,46 @@ class Observer:
 
 
 class Observers(Observer):
-    """Passes on to each of several."""
+    """Passes on to each of several, in order: a later one finds on a call what an earlier one has put there.
+
+    One that breaks breaks nothing else.
+    """
 
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members = members
 
     def starting(self, server: Watched) -> None:
-        """See Observer."""
+        """See Observer. What this raises is passed on."""
         for member in self.members:
             member.starting(server)
 
     def call_ended(self, call: Call) -> None:
-        """See Observer. One that breaks breaks no call."""
-        for member in self.members:
-            try:
-                member.call_ended(call)
-            except Exception:
-                log.exception("%s broke over request %s", type(member).__name__, call.id)
+        """See Observer."""
+        self._tell("call_ended", call)
 
     def stepped(self, step: StepReport) -> None:
         """See Observer."""
-        for member in self.members:
-            member.stepped(step)
+        self._tell("stepped", step)
 
     def answer_began(self, timing: Timing) -> None:
         """See Observer."""
-        for member in self.members:
-            member.answer_began(timing)
+        self._tell("answer_began", timing)
 
     def caller_left(self, num_tokens_saved: int) -> None:
         """See Observer."""
-        for member in self.members:
-            member.caller_left(num_tokens_saved)
+        self._tell("caller_left", num_tokens_saved)
 
     def engine_lost(self) -> None:
         """See Observer."""
-        for member in self.members:
-            member.engine_lost()
+        self._tell("engine_lost")
 
     def stopped(self) -> None:
         """See Observer."""
+        self._tell("stopped")
+
+    def _tell(self, event: str, *about: object) -> None:
         for member in self.members:
-            member.stopped()
+            try:
+                getattr(member, event)(*about)
+            except Exception:
+                log.exception("%s broke over %s", type(member).__name__, event)

@@ -21,12 +21,12 @@ class Watchdog:
     def __init__(self, engine: Engine, step_timeout_seconds: float) -> None:
         self.silent_seconds = 0.0
         self._engine, self._timeout_seconds = engine, step_timeout_seconds
-        self._num_news, self._longest_step_seconds = 0, 0.0
+        self._num_news = 0
 
     @property
     def sees_stall(self) -> bool:
         """Whether the engine has been silent for conspicuously long; it may go on all the same."""
-        conspicuous = max(SHORTEST_STALL_SECONDS, STEPS_TO_STALL * self._longest_step_seconds)
+        conspicuous = max(SHORTEST_STALL_SECONDS, STEPS_TO_STALL * self._engine.longest_step_seconds)
         return self.silent_seconds >= min(conspicuous, self._timeout_seconds)
 
     @property
@@ -42,7 +42,6 @@ class Watchdog:
         else:
             self.silent_seconds = 0.0
         self._num_news = engine.num_news
-        self._longest_step_seconds = max(self._longest_step_seconds, engine.last_step.seconds)
 
 
 async def watch(watchdog: Watchdog, on_stall: Callable[[bool], None], on_loss: Callable[[], None]) -> None:

@@ -40,7 +40,7 @@ CASES: list[Case] = [
     ({"messages": []}, "messages: is missing or empty; say something"),
     (
         {"messages": [{"role": "user", "content": "Hi"}] * 600},
-        "messages: takes at least 602 tokens with its history; the context holds 512 tokens and an answer needs at "
+        "messages: takes at least 601 tokens with its history; the context holds 512 tokens and an answer needs at "
         "least one of them; shorten the prompt or drop the oldest messages of the history",
     ),
     ({"messages": "Hi"}, "messages: is 'Hi'; it should be a valid list"),
@@ -62,6 +62,7 @@ CASES: list[Case] = [
     ({"max_tokens": 2**32}, "max_tokens: is 4294967296; it should be less than or equal to 4294967295"),
     ({"max_tokens": "5"}, "max_tokens: is '5'; it should be a valid integer"),
     ({"top_p": True}, "top_p: is True; it should be a valid number"),
+    ({"files": ["x"] * 600}, f"files: {UNSUPPORTED}"),
     ({"stop": ["a", 5]}, "stop[1]: is 5; it should be a valid string"),
     ({"time_limit": float("inf")}, "time_limit: is inf; it should be less than or equal to 1000000000"),
     ({f"field{number}": 1 for number in range(101)}, "body: is an object; it should have at most 100 fields"),
@@ -74,6 +75,7 @@ SAME_AS_GRPC: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"max_completion_tokens": 0}, {"max_tokens": 0}, "max_completion_tokens"),
     ({"stop": [""]}, {"stop": [""]}, "stop[0]"),
     ({"stop": ["x"] * 17}, {"stop": ["x"] * 17}, "stop"),
+    ({"stop": ["x"] * 600}, {"stop": ["x"] * 600}, "stop"),
     ({"top_logprobs": 3}, {"top_logprobs": 3}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"messages": [{"role": "user", "content": ""}]}, {"prompt": ""}, "messages[0].content"),

@@ -185,11 +185,12 @@ async def test_keys_are_read_again(
         assert await asked(server, "bob") == TEXT
 
 
-def listing(server: FakeServer, key: str = "") -> Any:
+def listing(server: FakeServer, key: str = "", **headers: str) -> Any:
     """A call of reflection."""
     stub: Any = ServerReflectionStub(server.channel)
     requests = iter([ServerReflectionRequest(list_services="")])
-    return stub.ServerReflectionInfo(requests, metadata=bearing(key) if key else None)
+    metadata = [*(bearing(key) if key else ()), *headers.items()]
+    return stub.ServerReflectionInfo(requests, metadata=metadata)
 
 
 async def check(server: FakeServer, key: str = "") -> int:
@@ -201,9 +202,8 @@ async def check(server: FakeServer, key: str = "") -> int:
 async def test_health_is_open_and_reflection_is_not(keys: Path) -> None:
     async with fake_server(api_keys_file=keys) as server:
         assert await check(server) == HealthCheckResponse.SERVING
-        found = await refusal(listing(server))
-        assert (found.code, found.reason) == (UNKNOWN, "KEY_MISSING")
-        assert found.request_id
+        found = await refusal(listing(server, **{"x-request-id": "mine"}))
+        assert (found.code, found.reason, found.request_id) == (UNKNOWN, "KEY_MISSING", "mine")
         assert [len(response.list_services_response.service) async for response in listing(server, "alice")] == [4]
 
 

@@ -10,7 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.contract import Timing
-from tests.server.asking import refusal
+from index_grpc.engine.pace import Pace
+from tests.server.asking import refusal, unary
 from tests.server.fake_runner import FakeServer, fake_server, letters
 
 ENDLESS = 4000
@@ -82,6 +83,18 @@ async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeSe
     await slow.has_open(6)
     slow.runner.gate.set()
     assert await asyncio.gather(*held, patient) == ["OK"] * 6
+
+
+@pytest.mark.parametrize("stop", [[], ["c"]])
+async def test_answers_that_a_stop_string_ends_tell_how_fast_places_become_free(
+    slow: FakeServer, stop: list[str]
+) -> None:
+    engine = slow.app.engine
+    assert engine is not None
+    engine.pace = Pace(1)
+    await unary(slow.stub, pb.ChatRequest(prompt="Hi", max_tokens=5, stop=stop))
+    await slow.has_open(0)
+    assert engine.pace.seconds > 0
 
 
 async def test_time_that_is_over_before_the_first_token(slow: FakeServer) -> None:

@@ -8,8 +8,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.engine.door import IDLE, Engine
-from index_grpc.engine.orders import StepReport
+from index_grpc.engine.door import Engine
 from index_grpc.errors import StartupError
 from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.server.watchdog import CHECK_SECONDS, SHORTEST_STALL_SECONDS, Watchdog
@@ -23,11 +22,11 @@ class ScriptedEngine:
     """What the watchdog sees of an engine."""
 
     def __init__(self) -> None:
-        self.num_open, self.num_news, self.last_step = 0, 0, IDLE
+        self.num_open, self.num_news, self.longest_step_seconds = 0, 0, 0.0
 
     def steps(self, seconds: float) -> None:
         self.num_news += 1
-        self.last_step = StepReport(seconds, 1, 0, 1)
+        self.longest_step_seconds = max(self.longest_step_seconds, seconds)
 
 
 def watchdog(engine: ScriptedEngine, timeout_seconds: float = 30.0) -> Watchdog:
@@ -82,6 +81,17 @@ def test_where_steps_are_long_silences_may_be_longer() -> None:
     assert sees(watched) == "nothing"
     checks(watched, 2)
     assert sees(watched) == "stall"
+
+
+async def test_the_longest_step_counts_though_others_followed_it() -> None:
+    """Between two looks of the watchdog there are many steps."""
+    async with fake_server() as server:
+        assert server.app.engine is not None
+        server.runner.step_seconds = 0.2
+        assert await streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=1)) == letters(1)
+        server.runner.step_seconds = 0.0
+        assert await streamed(server.stub, REQUEST) == letters(5)
+        assert server.app.engine.longest_step_seconds >= 0.2
 
 
 def test_a_timeout_shorter_than_a_stall_counts() -> None:
