@@ -3,7 +3,6 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -77,18 +76,21 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def launch(self, batch: Batch) -> Iterator[Landing]:
-        """Launches a step. Where that fails it yields what lands instead, each to be committed before the next."""
+    def launch(self, batch: Batch) -> bool:
+        """Launches a step. False if that fails, or if the runner can compute one sequence at a time only."""
         launched_at = time.monotonic()
         launched = self._launched(batch) if self._runner.rows_independent else None
         if launched is None:
-            while self._flights:
-                yield self.collect()
-            yield Landing(self._each_alone(batch), launched_at)
-            return
+            return False
         for span in batch.spans:
             span.launch()
         self._flights.append(Flight(batch, launched, launched_at))
+        return True
+
+    def each_alone(self, batch: Batch) -> Landing:
+        """Computes each span by itself, so that only a guilty one fails. Nothing may be under way."""
+        started = time.monotonic()
+        return Landing(self._each_alone(batch), started)
 
     def collect(self) -> Landing:
         """Waits for the oldest step."""
@@ -129,7 +131,7 @@ class Flights:
             self._scheduler.preempt(sequence)
 
     def _each_alone(self, batch: Batch) -> list[Outcome]:
-        """Computes each span alone, so that only the guilty one fails; leaves out those whose time has gone by."""
+        """Leaves out spans that are not their sequence's next any more."""
         outcomes: list[Outcome] = []
         for span in batch.spans:
             if span.is_next:

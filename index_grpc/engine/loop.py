@@ -1,4 +1,4 @@
-"""The engine's thread: schedule → launch → collect → commit → deliver, until told to stop."""
+"""The engine's loop: schedule → launch → collect → commit → deliver, until told to stop."""
 
 import logging
 import time
@@ -11,7 +11,7 @@ from index_grpc.engine.flights import Flights, Landing, Runner
 from index_grpc.engine.orders import Cancel, Held, News, Order, Report, StepReport, Stop, Submit
 from index_grpc.engine.outcomes import Outcome
 from index_grpc.engine.scheduler import Scheduler
-from index_grpc.engine.sequence import Sequence
+from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class Loop:
         """One turn: launches a step and, if enough are under way or there is none to launch, collects the oldest."""
         batch = self.scheduler.schedule(time.monotonic())
         if batch.spans:
-            for landing in self.flights.launch(batch):
-                self._finish(landing)
+            if not self.flights.launch(batch):
+                self._compute_each_alone(batch)
         elif not self.flights:
             raise RuntimeError(f"{len(self.sequences)} sequences are open, yet none of them can be computed")
         if self.flights and (not batch.spans or len(self.flights) > self.runner.run_ahead):
@@ -78,6 +78,12 @@ class Loop:
                 return False
             self.follow(order)
         return True
+
+    def _compute_each_alone(self, batch: Batch) -> None:
+        """For a batch that could not be launched, once all that was launched before has been committed."""
+        while self.flights:
+            self._finish(self.flights.collect())
+        self._finish(self.flights.each_alone(batch))
 
     def _finish(self, landing: Landing) -> None:
         """Commits what a step brought and tells of it."""
