@@ -8,7 +8,7 @@ gone by the next."""
 
 
 def spare_what_exists() -> None:
-    """Collects once, then has the collector pass over all that is left, for good.
+    """Collects once, then has the collector skip all that is left, for good.
 
     A full collection walks every module and whatever was loaded: with PyTorch a quarter of a second, in which neither
     the event loop nor the engine's loop goes on. What calls leave behind is collected as ever.

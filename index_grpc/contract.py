@@ -141,7 +141,7 @@ class Timing(NamedTuple):
 class TokenOutput(NamedTuple):
     """What one or more steps brought for a request: tokens in order and, with the last of them, why it finished.
 
-    There are none only where an answer's time was over while it had to wait amid its tokens.
+    Without tokens only if an answer's time was over while it was preempted.
     """
 
     tokens: tuple[Token, ...]

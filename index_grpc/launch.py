@@ -25,8 +25,7 @@ def load(settings: ServeSettings) -> Loaded:
     from index_grpc.loading import load_runner  # slow to import, and here not needed otherwise
 
     loaded = load_runner(settings)
-    worker_here = ThreadWorker(loaded.runner, loaded.limits)
-    return Loaded(loaded.model, Tokenizer.load(loaded.directory), loaded.limits, worker_here)
+    return Loaded(loaded.model, loaded.tokenizer, loaded.limits, ThreadWorker(loaded.runner, loaded.limits))
 
 
 def ports(settings: ServeSettings) -> list[MakePort]:

@@ -40,7 +40,7 @@ def num_cores(cgroups: Path = CGROUPS) -> int:
 
 
 def open_standard_streams() -> None:
-    """Has the files 0 to 2 be open, on nothing if they were closed: else sockets would get their numbers.
+    """Opens those of the files 0 to 2 that are closed, on nothing: else sockets would get their numbers.
 
     What takes such a number for a standard stream would write into a socket, or, as libuv does, refuse to close it.
     """
@@ -59,9 +59,9 @@ def allow_open_files() -> None:
 
 @contextmanager
 def patient_threads() -> Iterator[None]:
-    """Has the threads that are started inside, and those that they start, wait for a core when there is work for them.
+    """Threads that are started inside, and those that they start, take no core from one that computes.
 
-    gRPC's own threads wake several times for each message, and would each time take a core from a thread that computes.
+    gRPC's own threads wake several times for each message, and would each time take one.
     So they come to it some milliseconds later, where all cores are busy, and find more to do at once.
     """
     if _policy() != os.SCHED_OTHER:  # somebody has thought of this already

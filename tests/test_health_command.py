@@ -146,8 +146,8 @@ async def test_as_a_container_runs_it() -> None:
     assert (done.returncode, done.stdout, done.stderr) == SERVING
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "127.0.0.1:", "a b", ""])
-def test_an_address_that_is_none(address: str) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "unixhost:99999", "127.0.0.1:", "a b", ""])
+def test_an_invalid_address(address: str) -> None:
     result = CliRunner().invoke(main, ["health", "--address", address])
     assert result.exit_code == 2
     assert "it should be host:port or unix:PATH" in result.stderr

@@ -109,9 +109,9 @@ def _channel(
 
 
 def _require_address(address: str) -> None:
-    """In the place of a port that is none gRPC would dial another one, and ask a stranger."""
-    port = address.rpartition(":")[2]
-    if not address.startswith("unix") and not (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT):
+    """Instead of an invalid port gRPC would dial another one, and ask a stranger."""
+    port, is_path = address.rpartition(":")[2], address.startswith(("unix:", "unix-abstract:"))
+    if not (is_path or (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT)):
         raise click.UsageError(f"--address is {address!r}; it should be host:port or unix:PATH")
 
 

@@ -30,7 +30,7 @@ def effective_settings(ctx: click.Context) -> ServeSettings:
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # settings that do not go together
-            raise click.UsageError(first["msg"].removeprefix("Value error, ")) from None
+            raise click.UsageError(first["msg"]) from None
         name = str(first["loc"][0])
         raise click.UsageError(problem_of(error, name, origin(ctx, name).written_as)) from None
 

@@ -1,6 +1,6 @@
 """Draws the next token of each row on the device, where a small top_k leaves few candidates.
 
-The same rules as in `engine.sampler`, in float32. A row's draw depends on its own row alone.
+The same rules as in `model.drawing`, in float32. A row's draw depends on its own row alone.
 """
 
 from dataclasses import dataclass

@@ -30,9 +30,9 @@ class Holdings:
         return -(-num_tokens // self._block_tokens)
 
     def fitting(self, match: Match | None, num_blocks: int, num_promised: int) -> tuple[bool, Match | None]:
-        """Whether a sequence can come to `num_blocks` blocks, others to those promised, and the match to begin from.
+        """Whether `num_blocks` blocks are there beside those promised to others, and the match to begin from.
 
-        That is cut to whole blocks if copying the last part would hold more than there is.
+        That is cut to whole blocks if there is no room to copy its last part.
         """
         short = match and match.cut(lcm(self._block_tokens, self._grain_tokens))
         for candidate in (match, short):
@@ -97,7 +97,7 @@ class Holdings:
         return num_blocks - num_shared + bool(copies) + sum(map(self.blocks.is_idle, blocks[:num_shared]))
 
     def _continues(self, match: Match) -> bool:
-        return match.is_whole and self.kept.holds(match.prefix)
+        return match.can_continue and self.kept.holds(match.prefix)
 
     def _copy_last(self, sequence: Sequence, num_tokens: int) -> list[Copy]:
         """Where others stand in a sequence's last block too, copies its first positions to one of its own."""

@@ -15,13 +15,13 @@ class Submit(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """The caller of the request left."""
+    """The rest of an answer is not wanted: its caller left, or found a stop string."""
 
     number: int
 
 
 class Stop:
-    """The thread is to end."""
+    """The loop is to end."""
 
 
 class Report(NamedTuple):

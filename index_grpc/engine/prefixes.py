@@ -35,10 +35,10 @@ class Match:
     num_tokens: int
 
     @property
-    def is_whole(self) -> bool:
+    def can_continue(self) -> bool:
         """Whether the prefix can be continued: all of it is shared, or all but the end of an answer.
 
-        The prompt brings its own version of that answer, as one that was cut at a stop string.
+        The new prompt may hold another version of that answer, such as one cut at a stop string.
         """
         return self.num_tokens >= min(self.prefix.num_tokens, self.prefix.num_prompt)
 

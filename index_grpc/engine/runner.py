@@ -1,4 +1,4 @@
-"""Everything that touches the device happens here: a batch in, the next tokens out."""
+"""The runner for models on processors: a batch in, the next tokens out."""
 
 from collections.abc import Sequence as Items
 from typing import Any, Protocol

@@ -27,7 +27,7 @@ class Sampler:
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[Token]:
         """The next token of each sequence from its row of logits [B, V], float32.
 
-        Raises FloatingPointError if a row holds a number that is not one.
+        Raises FloatingPointError if a row's highest score is not finite.
         """
         slots = [sequence.slot for sequence in sequences]
         steps = [sequence.num_generated for sequence in sequences]

@@ -118,7 +118,7 @@ class Scheduler:
         return spans
 
     def _continue_prompts(self, spans: dict[int, Span]) -> int:
-        """Adds chunks of prompts that have begun; tokens that the step may still compute, 0 to let none begin."""
+        """Adds chunks of prompts that have begun. Returns what is left of the budget; 0 if no other may begin."""
         budget = self.limits.chunk_tokens
         for sequence in [sequence for sequence in self.running if self._is_prefilling(sequence)]:
             if not sequence.is_running:  # gave way to one before it

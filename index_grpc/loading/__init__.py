@@ -21,6 +21,7 @@ from index_grpc.model.checkpoint import num_parameters
 from index_grpc.model.config import position_bytes
 from index_grpc.model.hub import resolve
 from index_grpc.settings import ServeSettings
+from index_grpc.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from index_grpc.engine.device.runner import DeviceRunner
@@ -35,6 +36,7 @@ class LoadedRunner:
     model: ServedModel
     runner: "ModelRunner | DeviceRunner"
     limits: Limits
+    tokenizer: Tokenizer
     directory: Path
     """The checkpoint's."""
 
@@ -67,7 +69,7 @@ def _load(settings: ServeSettings) -> LoadedRunner:
     started = time.monotonic()
     device = choose_device(settings.device)
     name, directory = resolve(settings.model, settings.revision)
-    config, _ = describe(directory)
+    config, tokenizer = describe(directory)
     limits, runner = (
         load_on_cuda(directory, config, device, settings)
         if device.type == "cuda"
@@ -83,7 +85,7 @@ def _load(settings: ServeSettings) -> LoadedRunner:
         quantization="" if settings.quantize == "none" else settings.quantize,
     )
     _log_summary(served, runner.model, limits, time.monotonic() - started)
-    return LoadedRunner(served, runner, limits, directory)
+    return LoadedRunner(served, runner, limits, tokenizer, directory)
 
 
 def _log_summary(served: ServedModel, model: Computes, limits: Limits, seconds: float) -> None:

@@ -1,1 +1,1 @@
-"""From a checkpoint to a torch module; knows nothing of requests."""
+"""From a checkpoint to logits and drawn tokens; knows slots, but no requests."""

@@ -92,7 +92,7 @@ class Draw(Protocol):
         """The next token of each row of logits [B, V], float32, which the history of the row's slot takes.
 
         `steps` tells which tokens of their answers they are, from 0 on. Each slot's top_k is 1 to NUM_CANDIDATES and at
-        most V. Raises FloatingPointError if a row holds a number that is not one; then the histories may be wrong.
+        most V. Raises FloatingPointError if a row's highest score is not finite; then the histories may be wrong.
         """
 
 

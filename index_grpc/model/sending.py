@@ -11,8 +11,8 @@ Numbers = Sequence[float] | Sequence[Sequence[float]]
 def sent(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
     """The numbers as a tensor there.
 
-    On CUDA the host does not wait for the copy, as it would from memory that may be paged out: nor for all that the
-    device was to do before.
+    On CUDA it is copied from pinned memory, so that the host waits neither for the copy nor for the device's work
+    before it.
     """
     tensor = torch.tensor(numbers, dtype=dtype)
     if device.type != "cuda":

@@ -12,7 +12,7 @@ MOST_CANDIDATES = 64
 """The largest top_k of `index_draw`."""
 
 NOT_A_NUMBER = -1
-"""What it draws where the logits hold a number that is not one."""
+"""What it draws where the highest logit is not finite."""
 
 MOST_QUERIES = 64
 """Heads that may share keys and values."""

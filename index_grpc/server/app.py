@@ -122,7 +122,7 @@ class App:
 
     async def _start_engine(self, loaded: Loaded) -> Engine:
         observers = self.observers
-        events = EngineEvents(self._on_lost, observers.stepped, self._on_first_token, observers.caller_left)
+        events = EngineEvents(self._on_lost, observers.stepped, self._on_first_token, observers.answer_left)
         engine = Engine(loaded.worker, loaded.limits, events)
         await engine.start()
         self._stop_watching()

@@ -53,7 +53,7 @@ class Call:
     service: str = ""
     """Name of the gRPC service; empty for a call over HTTP, whose method is its path."""
     code: str = "CANCELLED"
-    """Name of its status code, right once it has ended: a caller who leaves is seen only as the handler's end."""
+    """Name of its status code, once it has ended. CANCELLED stays where the handler just ends: its caller has left."""
 
     trace_id: str = ""
     """The trace it belongs to, where traces are written."""

@@ -32,7 +32,7 @@ class Health(HealthServicer):
 
     @property
     def is_ready(self) -> bool:
-        """What was last said of it."""
+        """Whether it says SERVING."""
         return bool(self._statuses[""] == SERVING)
 
     def set_ready(self, ready: bool) -> None:

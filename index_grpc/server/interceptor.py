@@ -14,7 +14,7 @@ from index_grpc.server.status import Context, Trailer, abort
 CANCEL_SECONDS = 0.1
 """How long after a call's end without a message the cancel may come that explains it."""
 LATEST_CANCEL_SECONDS = 5.0
-"""How long after a failure to send the handler waits for the cancel that explains it."""
+"""How long a handler that cannot send waits for the cancel that explains it."""
 
 INCOMPLETE = "the call ended before its message was complete; send one whole message"
 

@@ -17,7 +17,7 @@ from index_grpc.server.status import SERVER_FAULTS, Context, Trailer
 TRAILER = "endpoint-load-metrics-bin"
 
 RATE_SECONDS = 10.0
-"""Over about so long a time rates are taken."""
+"""Rates are averages over about this time."""
 SHORTEST_INTERVAL_SECONDS, LONGEST_INTERVAL_SECONDS = 1.0, 3600.0
 """Between two reports of a stream, whatever is asked for."""
 

@@ -10,7 +10,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def observers_of(settings: ServeSettings) -> list[Observer]:
-    """The log of calls, and before it whatever else is turned on; what is not is not imported. Raises StartupError."""
+    """The log of calls, and before it, since it tells the trace of a call, whatever else is turned on.
+
+    What is not is not imported. Raises StartupError.
+    """
     observers: list[Observer] = []
     if settings.traces:
         observers.append(_tracing())

@@ -39,7 +39,7 @@ class Observer:
     def answer_began(self, timing: Timing) -> None:
         """A call's first token is there."""
 
-    def caller_left(self, num_tokens_saved: int) -> None:
+    def answer_left(self, num_tokens_saved: int) -> None:
         """The rest of an answer is not wanted: so many tokens at most will not have to be generated."""
 
     def engine_lost(self) -> None:
@@ -75,9 +75,9 @@ class Observers(Observer):
         """See Observer."""
         self._tell("answer_began", timing)
 
-    def caller_left(self, num_tokens_saved: int) -> None:
+    def answer_left(self, num_tokens_saved: int) -> None:
         """See Observer."""
-        self._tell("caller_left", num_tokens_saved)
+        self._tell("answer_left", num_tokens_saved)
 
     def engine_lost(self) -> None:
         """See Observer."""

@@ -1,4 +1,4 @@
-"""What is no message is the caller's mistake, though gRPC would call it ours, or leave the call open for ever."""
+"""Bytes that do not parse are the caller's mistake; gRPC would call it ours, or leave the call open for ever."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any

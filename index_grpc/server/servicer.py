@@ -57,8 +57,7 @@ class ChatServicer(ChatServiceServicer):
         """Tokens of a prompt."""
         backend = self.ready()
         ids = await backend.chat.prompt_ids(translate.messages_to_count(request, backend.model))
-        remaining = max(0, backend.model.context_length - len(ids))
-        return pb.CountTokensResponse(prompt_tokens=len(ids), remaining_tokens=remaining)
+        return translate.count_response(len(ids), backend.model)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """The served model."""

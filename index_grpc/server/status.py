@@ -53,9 +53,9 @@ MOST_QUOTED_CHARACTERS = 64
 ATTEMPTS_BEFORE = "grpc-previous-rpc-attempts"
 """What a retrying client's gRPC sends along."""
 LONGEST_DELAY_SECONDS = 30.0
-"""To which the delay of a call that comes again and again grows."""
+"""The delay of a call that comes again and again grows up to this."""
 GROWTH = 3.0
-"""By which it does each time: five attempts outlast 4 s, however short the first delay."""
+"""Factor of that growth: five attempts outlast 4 s, however short the first delay."""
 
 
 def quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Protobuf to our nouns and back. Nothing below this file knows protobuf."""
+"""Protobuf to our nouns and back. What answers knows no protobuf."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -61,6 +61,12 @@ def messages_to_count(proto: pb.CountTokensRequest, model: ServedModel) -> Seque
     with Violations() as violations:
         violations.of_conversation(prompt, proto.history)
     return (*_history(proto.history), Message(Role.USER, prompt))
+
+
+def count_response(num_prompt: int, model: ServedModel) -> pb.CountTokensResponse:
+    """How many tokens a prompt has, and how many are left for its answer."""
+    remaining = max(0, model.context_length - num_prompt)
+    return pb.CountTokensResponse(prompt_tokens=num_prompt, remaining_tokens=remaining)
 
 
 def chat_response(chunks: Sequence[Chunk], asked: ChatRequest, call: Call, model: ServedModel) -> pb.ChatResponse:

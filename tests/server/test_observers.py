@@ -27,7 +27,7 @@ class Breaking(Observer):
     def answer_began(self, timing: Timing) -> None:
         raise RuntimeError
 
-    def caller_left(self, num_tokens_saved: int) -> None:
+    def answer_left(self, num_tokens_saved: int) -> None:
         raise RuntimeError
 
     def engine_lost(self) -> None:
@@ -43,7 +43,7 @@ async def test_answers_come_whole(caplog: pytest.LogCaptureFixture) -> None:
         assert set(texts) == {letters(5)}
         assert await unary(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=4000, stop=["c"])) == "ab"
         await server.has_open(0)
-    events = ("call_ended", "stepped", "answer_began", "caller_left", "stopped")
+    events = ("call_ended", "stepped", "answer_began", "answer_left", "stopped")
     assert all(f"Breaking broke over {event}" in caplog.text for event in events)
 
 

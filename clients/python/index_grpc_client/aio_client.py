@@ -51,7 +51,7 @@ class AsyncClient:
             credentials: Encrypts as these say, in the place of `tls`.
             api_key: Sent with each call as a bearer token; in the clear, unless the channel is encrypted.
             timeout: Seconds for a call, retries included, unless the call has its own; `math.inf` waits for ever.
-                Calls that generate nothing take 30 seconds if that is less.
+                For calls that generate nothing at most 30 seconds.
             channel_options: gRPC channel arguments, each in the place of the default of its name.
             channel: Used as it is, in the place of all that is said above on connecting; closing it is the caller's.
         """

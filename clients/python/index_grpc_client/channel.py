@@ -39,8 +39,7 @@ def allowed_address(address: str, name: str = "address") -> str:
     """Returns the address. What schemes that are not known here may hold is left to gRPC.
 
     Raises:
-        ValueError: no host or path is named, it is a URL, or a port is out of range, in whose place gRPC would dial
-            another one.
+        ValueError: no host or path is named, it is a URL, or a port is out of range; gRPC would dial another one.
     """
     require_utf8({name: address})
     for scheme in SCHEMES_OF_URLS:
@@ -55,7 +54,7 @@ def allowed_address(address: str, name: str = "address") -> str:
 
 
 def require_host(address: str, host: str, name: str) -> None:
-    """Refuses a host of the address, with or without its port, that is none."""
+    """Raises ValueError if one host of the address, with or without its port, is invalid."""
     found = HOST_AND_PORT.fullmatch(host)  # an IPv6 address without brackets is not, and has no port
     if not (found[1] if found else host).strip():
         raise ValueError(f"{name} is {address!r}, which names no host; allowed is host:port or unix:PATH")
@@ -95,7 +94,7 @@ class Dial:
     def target(self) -> str:
         """Returns what gRPC dials: a `host:port` goes through DNS, so that calls are spread over all its addresses.
 
-        Raises ValueError if the address is none.
+        Raises ValueError if the address is invalid.
         """
         address = allowed_address(self.address)
         return address if has_scheme(address) else f"dns:///{address}"

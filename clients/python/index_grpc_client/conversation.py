@@ -32,7 +32,7 @@ class _TurnOptions:
     """The options of a turn, whose timeout all of its calls share."""
 
     def __init__(self, options: AskOptions) -> None:
-        """Raises ValueError for a timeout that is none."""
+        """Raises ValueError for an invalid timeout."""
         timeout = options.get("timeout")
         self._options, self.max_tokens = options, options.get("max_tokens")
         self._ends_at = None if timeout is None else time.monotonic() + allowed_timeout(timeout)
@@ -53,7 +53,7 @@ class _TurnOptions:
 
 
 class _Memory:
-    """What a conversation remembers. Only finished answers are: a turn that failed or was left early never was."""
+    """What a conversation remembers: finished turns only. One that failed or was left early is forgotten."""
 
     def __init__(self, system: str | None, history: Iterable[AnyMessage], trim: bool) -> None:
         self.system = system

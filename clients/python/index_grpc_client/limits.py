@@ -36,7 +36,7 @@ def allowed_time_limit(limit: float | timedelta, name: str = "time_limit") -> ti
 
 
 def require_uint32(numbers: Mapping[str, object]) -> None:
-    """Refuses numbers, each under its name, that the contract has no room for, and with a TypeError what is none."""
+    """Refuses numbers, each under its name, that the contract has no room for; other types with a TypeError."""
     for name, number in numbers.items():
         if number is None:
             continue
