@@ -179,10 +179,12 @@ class App:
 
     async def _answered(self, engine: Engine) -> None:
         """Waits for all answers, also to prompts that are still being laid out, but not for who reads slowly."""
-        await engine.until_idle()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.calls.until_idle(), FLUSH_SECONDS)
-        await engine.until_idle()
+        while True:
+            await engine.until_idle()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.calls.until_idle(), FLUSH_SECONDS)
+            if not engine.num_open:
+                return
 
     def expect_in(self, seconds: float) -> None:
         """Tells callers that loading begins again in so many seconds: when to come back."""

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 import grpc
 import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
+from index_grpc.contract import Message
 from index_grpc.errors import StartupError
 from index_grpc.server.app import App
 from tests.conftest import settings
@@ -192,6 +193,38 @@ async def test_calls_are_still_taken_in_the_delay_before_the_drain() -> None:
         await asyncio.sleep(0)  # it begins
         assert await streamed(server.stub, REQUEST) == TEXT
         drained.cancel()
+
+
+async def test_a_drain_waits_for_prompts_whose_layout_takes_long(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One comes to the engine while calls may still be read, the other after the first was answered."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr("index_grpc.server.app.FLUSH_SECONDS", 0.5)
+    async with fake_server(grace_seconds=60) as server:
+        assert server.app.servicer.backend is not None
+        chat, laid_out = server.app.servicer.backend.chat, [asyncio.Event(), asyncio.Event()]
+        lay_out, waiting = chat.prompt_ids, iter(laid_out)
+
+        async def when_told(messages: Sequence[Message]) -> list[int]:
+            await next(waiting).wait()
+            return await lay_out(messages)
+
+        monkeypatch.setattr(chat, "prompt_ids", when_told)
+        first, second = (asyncio.create_task(streamed(server.stub, REQUEST)) for _ in laid_out)
+        await until(lambda: server.app.calls.num_open == 2)
+        server.runner.gate.clear()
+        drained = asyncio.create_task(server.app.drain(0.0))
+        await until(lambda: "completing 2 calls" in caplog.text)
+        await asyncio.sleep(0.1)  # now the engine is idle, and calls have their time to be read
+        laid_out[0].set()
+        await server.has_open(1)
+        await asyncio.sleep(0.5)  # now they have had it
+        server.runner.gate.set()
+        await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+        laid_out[1].set()
+        assert set(await asyncio.gather(first, second)) == {TEXT}
+        await drained
 
 
 async def test_calls_that_outlast_the_grace_are_cut_off_with_a_status() -> None:
