@@ -30,7 +30,9 @@ def new(
     max_concurrent: int | None,
     expires: datetime | None,
 ) -> None:
-    """Print a new key for the caller NAME, once: the server's file holds only its hash.
+    """Print a new key for the caller NAME, once.
+
+    The server's file holds only its hash.
 
     \b
     Example:

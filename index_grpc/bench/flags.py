@@ -83,7 +83,8 @@ OPTIONS = [
     click.option(
         "--requests",
         type=click.IntRange(1, 1_000_000),
-        help="Requests of each level; conversations are completed.  [default: 4 a worker; one conversation a worker]",
+        help="Requests of each level; conversations are completed.  [default: 4 a worker, at least 8; one conversation "
+        "a worker, at least 2]",
     ),
     click.option(
         "--duration",
@@ -118,7 +119,7 @@ OPTIONS = [
     click.option(
         "--warmup",
         type=click.IntRange(0, 1_000_000),
-        help="Requests before each level that are not counted.  [default: one a worker]",
+        help="Requests before each level that are not counted.  [default: one a worker; 4 in the open loop]",
     ),
     click.option(
         "--timeout",
@@ -149,7 +150,7 @@ OPTIONS = [
         type=click.Path(dir_okay=False, writable=True, path_type=Path),
         metavar="FILE.png",
         callback=picture,
-        help="Draw the levels; needs the extra index-grpc[plot].",
+        help="Draw the levels, as .png, .svg or .pdf; needs the extra index-grpc[plot].",
     ),
 ]
 

@@ -31,6 +31,12 @@ def serve(ctx: click.Context, /, print_config: bool, **_: object) -> None:
     \b
     Example:
       index-grpc serve --model demo --port 50051
+
+    \b
+    Exit codes:
+      0  stopped as it was told
+      1  could not start, or lost its engine for good
+      2  a setting is wrong
     """
     settings = effective_settings(ctx)
     if print_config:

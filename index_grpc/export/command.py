@@ -12,7 +12,13 @@ TYPES = ("f32", "f16", "bf16", "q8_0")
 
 @click.command()
 @click.argument("model")
-@click.option("--format", "kind", type=click.Choice(FORMATS), required=True, help="A plain Llama's directory, or GGUF.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(FORMATS),
+    required=True,
+    help="A plain Llama's directory, or GGUF, which needs the extra index-grpc[gguf].",
+)
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write to."
 )

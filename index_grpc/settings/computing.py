@@ -57,7 +57,8 @@ class Computing(Topic):
         gt=0,
         le=1,
         description="Share of the memory that is free once the weights are loaded for the keys and values of "
-        "conversations. Default: 0.8 on cpu, 0.9 on cuda.",
+        "conversations, though no more than twice max_sequences whole contexts need. Default: 0.8 on cpu, 0.9 on "
+        "cuda.",
     )
     kv_memory_bytes: int | None = Field(None, ge=1, description="Or so many bytes for them.")
     prefix_reuse: bool = Field(

@@ -20,7 +20,7 @@ RANGES: dict[str, tuple["click.ParamType[Any]", str]] = {
     "--frequency-penalty": (click.FLOAT, "-2 to 2, for each time a token occurs in the answer."),
     "--presence-penalty": (click.FLOAT, "-2 to 2, on tokens that occur in the answer."),
     "--seed": (UINT32, "Makes the answer repeatable."),
-    "--max-tokens": (UINT32, "The most tokens to generate."),
+    "--max-tokens": (click.IntRange(1, MOST_UINT32), "The most tokens to generate."),
     "--time-limit": (click.FLOAT, "Seconds after which the answer so far will do."),
     "--model": (click.STRING, "Refuse to be answered by another model."),
 }

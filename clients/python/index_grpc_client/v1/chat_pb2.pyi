@@ -3,10 +3,11 @@
 isort:skip_file
 The contract of index-grpc: chat with an Index model over gRPC.
 
-Errors are gRPC statuses only, never messages of a stream. Every error carries a google.rpc.ErrorInfo with a
-stable `reason` in the domain `index-grpc`; INVALID_ARGUMENT also carries a google.rpc.BadRequest that lists all
-violations by field path (`history[3].role`), as many as fit into the trailers; UNAVAILABLE carries a
-google.rpc.RetryInfo and the trailer `grpc-retry-pushback-ms`.
+Errors are gRPC statuses only, never messages of a stream. Every error of the service (not those of gRPC itself)
+carries a google.rpc.ErrorInfo with a stable `reason` in the domain `index-grpc`; INVALID_ARGUMENT also carries a
+google.rpc.BadRequest that lists all violations by field path (`history[3].role`), as many as fit into the
+trailers; UNAVAILABLE, and RESOURCE_EXHAUSTED for a key's limits, carry a google.rpc.RetryInfo and the trailer
+`grpc-retry-pushback-ms`.
 """
 
 from collections import abc as _abc
