@@ -72,8 +72,8 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[tuple[Ask, Worklo
         async with in_process(**settings) as (app, address):
             async with AsyncClient(address) as client:
                 chosen = await workload(client)
-            assert app.servicer.backend is not None
-            yield directly(app.servicer.backend.chat, options.max_tokens, counter), chosen
+            assert app.answering.backend is not None
+            yield directly(app.answering.backend.chat, options.max_tokens, counter), chosen
 
 
 async def workload(client: AsyncClient) -> Workload:

@@ -7,22 +7,22 @@ from index_grpc.http.completion import Completion
 from index_grpc.http.completion_form import CompletionForm
 from index_grpc.http.endpoint import Exchange
 from index_grpc.http.form import naming, read
-from index_grpc.server.servicer import ChatServicer
+from index_grpc.server.answering import Answering
 
 
 class Completions:
-    """Answers with the servicer's backend."""
+    """Answers with the same backend as gRPC."""
 
-    def __init__(self, servicer: ChatServicer) -> None:
-        self._servicer = servicer
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
 
     async def answer(self, exchange: Exchange) -> None:
         """As the body asks for it."""
-        call, backend = exchange.call, self._servicer.ready()
+        call, backend = exchange.call, self._answering.ready()
         form = read(CompletionForm, exchange.body, backend.model)
         completion = Completion(call, backend.model, tells_usage=form.stream_options.include_usage)
         whole = not form.stream
-        with naming(form.name), await self._servicer.answer(form.proto(), call, backend, whole=whole) as chunks:
+        with naming(form.name), await self._answering.answer(form.proto(), call, backend, whole=whole) as chunks:
             if whole:
                 await _whole(exchange, completion, chunks)
             else:

@@ -4,15 +4,15 @@ import time
 
 from index_grpc.errors import ModelNotFound
 from index_grpc.http.endpoint import Exchange
-from index_grpc.server.servicer import ChatServicer
+from index_grpc.server.answering import Answering
 from index_grpc.server.status import quoted
 
 
 class Models:
-    """Tells of the servicer's model."""
+    """Tells of the served model."""
 
-    def __init__(self, servicer: ChatServicer) -> None:
-        self._servicer, self._created = servicer, int(time.time())
+    def __init__(self, answering: Answering) -> None:
+        self._answering, self._created = answering, int(time.time())
 
     async def list(self, exchange: Exchange) -> None:
         """All of them, which is one."""
@@ -26,7 +26,7 @@ class Models:
         await exchange.outlet.send_json(described)
 
     def _described(self) -> dict[str, object]:
-        model = self._servicer.ready().model
+        model = self._answering.ready().model
         return {
             "id": model.name,
             "object": "model",

@@ -21,7 +21,7 @@ OPENAI = "/v1"
 
 def routes(app: App) -> Starlette:
     """The whole of what the port answers."""
-    models = Models(app.servicer)
+    models = Models(app.answering)
 
     def call(method: str, path: str, answer: Answer) -> Route:
         endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, _words(path))
@@ -29,8 +29,8 @@ def routes(app: App) -> Starlette:
 
     asgi = Starlette(
         routes=[
-            call("POST", "/", Tutorial(app.servicer).answer),
-            call("POST", f"{OPENAI}/chat/completions", Completions(app.servicer).answer),
+            call("POST", "/", Tutorial(app.answering).answer),
+            call("POST", f"{OPENAI}/chat/completions", Completions(app.answering).answer),
             call("GET", f"{OPENAI}/models", models.list),
             call("GET", f"{OPENAI}/models/{{name:path}}", models.one),
             *probes(app),

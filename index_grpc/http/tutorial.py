@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, StrictStr
 from index_grpc.http.clock import clock_time
 from index_grpc.http.endpoint import Exchange
 from index_grpc.http.form import Form, UInt32, naming, read
-from index_grpc.server.servicer import ChatServicer
+from index_grpc.server.answering import Answering
 
 Pair = Annotated[tuple[StrictStr, StrictStr], Field(strict=False)]
 """A question and its answer."""
@@ -58,14 +58,14 @@ class TutorialForm(Form):
 class Tutorial:
     """Answers `POST /`."""
 
-    def __init__(self, servicer: ChatServicer) -> None:
-        self._servicer = servicer
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
 
     async def answer(self, exchange: Exchange) -> None:
         """The whole answer, with the history ready to be sent back."""
-        call, backend = exchange.call, self._servicer.ready()
+        call, backend = exchange.call, self._answering.ready()
         form = read(TutorialForm, exchange.body, backend.model)
-        with naming(_name), await self._servicer.answer(form.proto(), call, backend, whole=True) as chunks:
+        with naming(_name), await self._answering.answer(form.proto(), call, backend, whole=True) as chunks:
             text = "".join([chunk.delta async for chunk in chunks])
         history = [*form.history, (form.prompt, text)]
         await exchange.outlet.send_json({"response": text, "history": history, "status": 200, "time": clock_time()})

@@ -15,6 +15,7 @@ from index_grpc.contract import ServedModel, Timing
 from index_grpc.engine.door import Engine, EngineEvents
 from index_grpc.errors import StartupError
 from index_grpc.machine import patient_threads
+from index_grpc.server.answering import Answering, Backend
 from index_grpc.server.calls import Calls
 from index_grpc.server.entrance import HEALTH_SERVICE, Entrance
 from index_grpc.server.health import Health
@@ -28,7 +29,7 @@ from index_grpc.server.parsing import ParseInterceptor
 from index_grpc.server.ports import Port
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
-from index_grpc.server.servicer import SERVICE, Backend, ChatServicer
+from index_grpc.server.servicer import SERVICE, ChatServicer
 from index_grpc.server.watchdog import Watchdog, watch
 from index_grpc.settings import ServeSettings
 
@@ -55,7 +56,7 @@ class App:
         self.entrance = Entrance(settings)
         self.health = Health(SERVICE)
         self.readiness = Readiness(self.health)
-        self.servicer = ChatServicer(self.readiness)
+        self.answering = Answering(self.readiness)
         self.load_reporter = LoadReporter(lambda: self.engine)
         self.observers = Observers([self.load_reporter, *observers, *observers_of(settings)])
         self.load_reports = LoadReportService(self.load_reporter)
@@ -73,7 +74,7 @@ class App:
         interceptors = [ParseInterceptor(), calls, self.entrance.guard]
         with patient_threads():
             server = grpc.aio.server(interceptors=interceptors, options=options(self.settings))
-        add_ChatServiceServicer_to_server(self.servicer, server)
+        add_ChatServiceServicer_to_server(ChatServicer(self.answering), server)
         add_HealthServicer_to_server(self.health, server)
         described = [SERVICE, HEALTH_SERVICE]
         if self.settings.load_report_service:
@@ -84,12 +85,12 @@ class App:
     @property
     def model(self) -> ServedModel | None:
         """The served model once it has been loaded, be its engine lost again or not."""
-        return self.servicer.backend.model if self.servicer.backend is not None else None
+        return self.answering.backend.model if self.answering.backend is not None else None
 
     @property
     def _is_in_service(self) -> bool:
         """Whether the engine answers callers: not before it has answered a trial prompt."""
-        backend = self.servicer.backend
+        backend = self.answering.backend
         return backend is not None and backend.chat.engine is self.engine
 
     async def listen(self) -> str:
@@ -116,7 +117,7 @@ class App:
             await self.engine.stop(LONGEST_STEP_SECONDS)
             raise
         self._load_seconds = time.monotonic() - started
-        self.servicer.backend = Backend(chat, loaded.model)
+        self.answering.backend = Backend(chat, loaded.model)
         self.readiness.become_ready()
         return loaded.model
 

@@ -158,8 +158,8 @@ async def test_a_bug_in_the_server_is_internal_and_shows_nothing(monkeypatch: py
         async def broken(messages: object) -> list[int]:
             raise KeyError(SECRET)
 
-        assert server.app.servicer.backend is not None
-        monkeypatch.setattr(server.app.servicer.backend.chat, "prompt_ids", broken)
+        assert server.app.answering.backend is not None
+        monkeypatch.setattr(server.app.answering.backend.chat, "prompt_ids", broken)
         for call in (server.stub.Chat, server.stub.ChatStream):
             found = await refusal(call(asking(), metadata=(("x-request-id", "the-id"),)))
             assert (found.code, found.reason) == (grpc.StatusCode.INTERNAL, "REQUEST_FAILED")

@@ -202,8 +202,8 @@ async def test_a_drain_waits_for_prompts_whose_layout_takes_long(
     caplog.set_level("INFO")
     monkeypatch.setattr("index_grpc.server.app.FLUSH_SECONDS", 0.5)
     async with fake_server(grace_seconds=60) as server:
-        assert server.app.servicer.backend is not None
-        chat, laid_out = server.app.servicer.backend.chat, [asyncio.Event(), asyncio.Event()]
+        assert server.app.answering.backend is not None
+        chat, laid_out = server.app.answering.backend.chat, [asyncio.Event(), asyncio.Event()]
         lay_out, waiting = chat.prompt_ids, iter(laid_out)
 
         async def when_told(messages: Sequence[Message]) -> list[int]:
