@@ -6,11 +6,10 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from index_grpc.machine import most_connections
+from index_grpc.server.listen import HTTP_SHARE
 
 HEAD_SECONDS = 10.0
 """For the head of a request, from the connection's beginning or from the head's: as gRPC's port has it."""
-SHARE = 4
-"""One in so many of the connections that the system allows may be HTTP's."""
 
 
 class PatientProtocol(H11Protocol):
@@ -21,7 +20,7 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - its own type differs by event loop
         """Called by the event loop."""
         super().connection_made(transport)
-        if len(self.connections) > most_connections() // SHARE:
+        if len(self.connections) > most_connections() // HTTP_SHARE:
             transport.abort()
         self._await_head()
 

@@ -13,7 +13,7 @@ from index_grpc.errors import StartupError
 from index_grpc.http.patience import PatientProtocol
 from index_grpc.http.routes import routes
 from index_grpc.server.app import App
-from index_grpc.server.listen import warn_of_strangers
+from index_grpc.server.listen import bracketed, warn_of_strangers
 
 BACKLOG = 2048
 IDLE_SECONDS = 75
@@ -49,8 +49,7 @@ class HttpPort:
     async def open(self) -> None:
         """See Port."""
         listener = _listener(self._host, self._port)
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self.address = f"{shown}:{listener.getsockname()[1]}"
+        self.address = f"{bracketed(self._host)}:{listener.getsockname()[1]}"
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         log.info("listening on %s://%s", "https" if self._certificates else "http", self.address)
         warn_of_strangers(self._settings, self.address)

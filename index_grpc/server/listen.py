@@ -15,6 +15,8 @@ from index_grpc.machine import most_connections
 from index_grpc.server.unix_socket import permissions, require_free
 from index_grpc.settings import ServeSettings
 
+HTTP_SHARE = 4
+"""One in so many of the connections that the system allows may be HTTP's, where that is answered."""
 MOST_UNSEEN_CALLS = 20_000
 """Calls that have come and that nobody has looked at yet. gRPC cancels more than these, and a client that is told so
 does not come again; of itself it begins to at 1,000, which a burst reaches in no time."""
@@ -49,7 +51,7 @@ class GrpcPort:
         if self.certificates is not None:
             host, _, port = address.rpartition(":")
             hosts = self.certificates.value.hosts
-            named = host if host.strip("[]") in hosts or not hosts else _bracketed(hosts[0])
+            named = host if host.strip("[]") in hosts or not hosts else bracketed(hosts[0])
             words = ["--address", f"{named}:{port}", "--ca", str(self._settings.tls_cert)]
             if self._settings.tls_client_ca:
                 words += ["--cert", "CERT.pem", "--key", "KEY.pem"]
@@ -58,7 +60,7 @@ class GrpcPort:
         return shlex.join(words)
 
     def _open_tcp(self, server: grpc.aio.Server) -> str:
-        host = _bracketed(self._settings.host)
+        host = bracketed(self._settings.host)
         port = _bound(server, f"{host}:{self._settings.port}", self.certificates)
         if not port:
             remedy = "is another server running there, or is the address not this machine's? See --host and --port"
@@ -100,8 +102,9 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
 
 
 def _most_connections(settings: ServeSettings) -> int:
-    """A quarter is left to HTTP, if it is to be answered."""
-    return most_connections() if settings.http_port is None else most_connections() * 3 // 4
+    """Some are left to HTTP, if it is to be answered."""
+    most = most_connections()
+    return most if settings.http_port is None else most - most // HTTP_SHARE
 
 
 def _ageing(settings: ServeSettings) -> list[tuple[str, int]]:
@@ -143,7 +146,7 @@ def _configuration(found: Certificates) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(found.key, found.chain)], found.client_ca)
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
     """An IPv6 address as it stands before a port."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 

@@ -8,6 +8,7 @@ import threading
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 from index_grpc.errors import StartupError
+from index_grpc.server.listen import bracketed
 
 POLL_SECONDS = 0.1
 """How long the port's end may take at most."""
@@ -28,7 +29,7 @@ class MetricsPort:
 
     def open(self) -> None:
         """Begins to answer. Raises StartupError if the port cannot be had."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        host = bracketed(self._host)
         handler = MetricsHandler.factory(self._registry)
         handler.timeout = REQUEST_SECONDS  # type: ignore[attr-defined] # a class made at run time
         try:
