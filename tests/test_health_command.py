@@ -146,7 +146,25 @@ async def test_as_a_container_runs_it() -> None:
     assert (done.returncode, done.stdout, done.stderr) == SERVING
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "unixhost:99999", "127.0.0.1:", "a b", ""])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.0.0.1:99999",
+        "unixhost:99999",
+        "127.0.0.1:",
+        ":1",
+        "a b",
+        "",
+        "::1",
+        "::1:1",
+        "a:" + "1" * 5000,
+        "unix:",
+        "unix-abstract:",
+        "ipv4:1.2.3.4:99999,1.2.3.4:1",
+        "\udcff:1",
+    ],
+)
 def test_an_invalid_address(address: str) -> None:
     result = CliRunner().invoke(main, ["health", "--address", address])
     assert result.exit_code == 2

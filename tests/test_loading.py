@@ -63,8 +63,8 @@ def test_a_size_keeps_its_digits(num_bytes: float, words: str) -> None:
         ),
         (
             CPU, 20, 0, {"kv_memory_bytes": 24 * GIB},
-            "--kv-memory-bytes 25769803776 is too much: 21474836480 are left on cpu by weights and steps; allow fewer "
-            "or free some memory",
+            "--kv-memory-bytes 25769803776 is too much: 21474836480 are left on cpu by the weights; allow fewer or "
+            "free some memory",
         ),
         (
             CUDA, 24, 2, {"kv_memory_bytes": 23 * GIB},

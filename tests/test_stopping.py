@@ -97,6 +97,19 @@ def test_a_second_signal_ends_at_once(checkpoint: Path) -> None:
     assert no_traceback(process.lines)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_process_ends_changes_nothing(checkpoint: Path, number: signal.Signals) -> None:
+    """As make and the like send, which pass it on to a whole group once more."""
+    with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", "0") as process:
+        process.address()
+        process.send(number)
+        process.wait_for("stopped")
+        for _ in range(100):  # one of them comes when the event loop is gone
+            process.send(number)
+            time.sleep(0.005)
+        assert process.exit_code() == 0
+
+
 def test_ctrl_c_waits_for_nobody(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
         process.address()

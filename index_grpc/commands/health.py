@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_SECONDS = 2.0
 MOST_PORT = 65535
+HOST_AND_PORT = re.compile(r"(dns:(///)?)?(\[[^\[\]]+\]|[^:\[\]\s/]+):(?P<port>[0-9]{1,5})")
+UNIX_PATH = re.compile("unix(-abstract)?:.+")
 SERVING, NOT_SERVING_EXIT_CODE = "SERVING", 1
 
 # The codes are index-client's.
@@ -110,8 +113,9 @@ def _channel(
 
 def _require_address(address: str) -> None:
     """Instead of an invalid port gRPC would dial another one, and ask a stranger."""
-    port, is_path = address.rpartition(":")[2], address.startswith(("unix:", "unix-abstract:"))
-    if not (is_path or (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT)):
+    found = HOST_AND_PORT.fullmatch(address)
+    is_right = 0 < int(found["port"]) <= MOST_PORT if found else UNIX_PATH.fullmatch(address)
+    if not (is_right and address.isprintable()):
         raise click.UsageError(f"--address is {address!r}; it should be host:port or unix:PATH")
 
 

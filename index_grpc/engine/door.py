@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from index_grpc.errors import (
 )
 
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
+
+RECENT_STEPS = 256
 
 IDLE = StepReport(0.0, 0, 0, 0)
 """What there is to tell before the first step."""
@@ -48,7 +51,8 @@ class Engine:
 
     def __init__(self, worker: Worker, limits: Limits, events: EngineEvents | None = None) -> None:
         self.limits, self.pace = limits, Pace(limits.max_sequences)
-        self.num_news, self.last_step, self.longest_step_seconds, self.held = 0, IDLE, 0.0, Held()
+        self.num_news, self.last_step, self.held = 0, IDLE, Held()
+        self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
         self.num_expected_tokens = 0
@@ -92,6 +96,11 @@ class Engine:
     def lost(self) -> bool:
         """Whether nothing is computed any more: it broke, was given up or was told to stop."""
         return self._end_error is not None
+
+    @property
+    def longest_step_seconds(self) -> float:
+        """The longest of the last RECENT_STEPS steps: one that was held up for once is forgotten."""
+        return max(self._step_seconds, default=0.0)
 
     @property
     def is_replaceable(self) -> bool:
@@ -178,7 +187,7 @@ class Engine:
         self.held = news.held
         if news.step is not None:
             self.last_step = news.step
-            self.longest_step_seconds = max(self.longest_step_seconds, news.step.seconds)
+            self._step_seconds.append(news.step.seconds)
             self._events.stepped(news.step)
         if not self._streams:
             self._idle.set()

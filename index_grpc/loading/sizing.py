@@ -61,7 +61,8 @@ def num_cache_blocks(model: Computes, settings: ServeSettings, taken_bytes: int 
             needed = f"{needs} {longest * block_bytes} bytes for its keys and values"
             raise StartupError(f"--kv-memory-bytes {asked} is too little: {needed}; allow as many")
         if asked > left:
-            there = f"{left} are left on {model.device} by weights and steps"
+            by = "weights and steps" if taken_bytes else "the weights"
+            there = f"{left} are left on {model.device} by {by}"
             raise StartupError(f"--kv-memory-bytes {asked} is too much: {there}; allow fewer or free some memory")
         return asked // block_bytes
     share = settings.kv_memory_fraction or CACHE_SHARE[model.device.type]

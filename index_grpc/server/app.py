@@ -170,11 +170,11 @@ class App:
         if not self.calls.num_open:
             return
         log.info("completing %d calls, for at most %g s; a second signal cuts them off", self.calls.num_open, grace)
-        telling = asyncio.create_task(_tell_progress(engine))
+        telling = asyncio.create_task(_tell_progress(self.calls))
         try:
             await asyncio.wait_for(self._answered(engine), grace)
         except TimeoutError:
-            log.info("cutting off %d calls", engine.num_open)
+            log.info("cutting off %d calls", self.calls.num_open)
         finally:
             telling.cancel()
 
@@ -212,7 +212,7 @@ class App:
         self.engine.give_up()
 
 
-async def _tell_progress(engine: Engine) -> None:
+async def _tell_progress(calls: Calls) -> None:
     while True:
         await asyncio.sleep(PROGRESS_SECONDS)
-        log.info("%d calls are left", engine.num_open)
+        log.info("%d calls are left", calls.num_open)

@@ -37,6 +37,7 @@ async def serve(settings: ServeSettings, load: Load, ports: Sequence[MakePort] =
         running.cancel()
         await app.stop(at_once)
         log.info("stopped")
+        _ignore_signals()
 
 
 async def _run(app: App, load: Load) -> None:
@@ -88,6 +89,13 @@ def _signals() -> Signals:
     for number in numbers:
         asyncio.get_running_loop().add_signal_handler(number, received.put_nowait, number)
     return received
+
+
+def _ignore_signals() -> None:
+    """For the moment that the process takes to end: it would end by the signal, as if it had not stopped in order."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _client() -> str:

@@ -1,7 +1,7 @@
 """What is told of everything that happens, and may not change any of it: logs, metrics, traces, load reports."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from index_grpc.contract import ServedModel, Timing
@@ -57,6 +57,8 @@ class Observers(Observer):
 
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members = members
+        self._broken: set[tuple[Observer, str]] = set()
+        """Who broke over what, so that each is told of once."""
 
     def starting(self, server: Watched) -> None:
         """See Observer. What this raises is passed on."""
@@ -65,31 +67,33 @@ class Observers(Observer):
 
     def call_ended(self, call: Call) -> None:
         """See Observer."""
-        self._tell("call_ended", call)
+        self._tell("call_ended", lambda member: member.call_ended(call))
 
     def stepped(self, step: StepReport) -> None:
         """See Observer."""
-        self._tell("stepped", step)
+        self._tell("stepped", lambda member: member.stepped(step))
 
     def answer_began(self, timing: Timing) -> None:
         """See Observer."""
-        self._tell("answer_began", timing)
+        self._tell("answer_began", lambda member: member.answer_began(timing))
 
     def answer_left(self, num_tokens_saved: int) -> None:
         """See Observer."""
-        self._tell("answer_left", num_tokens_saved)
+        self._tell("answer_left", lambda member: member.answer_left(num_tokens_saved))
 
     def engine_lost(self) -> None:
         """See Observer."""
-        self._tell("engine_lost")
+        self._tell("engine_lost", lambda member: member.engine_lost())
 
     def stopped(self) -> None:
         """See Observer."""
-        self._tell("stopped")
+        self._tell("stopped", lambda member: member.stopped())
 
-    def _tell(self, event: str, *about: object) -> None:
+    def _tell(self, event: str, tell: Callable[[Observer], None]) -> None:
         for member in self.members:
             try:
-                getattr(member, event)(*about)
+                tell(member)
             except Exception:
-                log.exception("%s broke over %s", type(member).__name__, event)
+                if (member, event) not in self._broken:
+                    self._broken.add((member, event))
+                    log.exception("%s broke over %s; if it does again, nobody is told", type(member).__name__, event)

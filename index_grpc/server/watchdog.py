@@ -9,7 +9,7 @@ CHECK_SECONDS = 0.25
 SHORTEST_STALL_SECONDS = 1.25
 """No silence that is shorter counts, however fast the steps have been: a busy machine may pause a process so long."""
 STEPS_TO_STALL = 10
-"""A silence as long as this many of the longest step so far counts as a stall."""
+"""A silence as long as this many of the longest recent step counts as a stall."""
 
 
 class Watchdog:

@@ -48,7 +48,7 @@ def test_the_table(run: Run) -> None:
     assert all(1 < float(cell) <= 5 for cell in rows["tokens an answer"])
     for name in ("time to first token, ms", "gap between messages, ms", "time per token, ms", "end to end, ms"):
         assert rows[name][0] == "p50"
-        assert all(float(cell) > 0 for cell in rows[name][1:])
+        assert all(float(cell) >= 0 for cell in rows[name][1:])  # 0.0 where messages are read at once
     assert not any("errors" in line for line in lines[:-1])
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import index_client
 import pytest
+from index_grpc_client.v1.chat_pb2 import ChatRequest
 
 from .fake_server import TEXT, FakeServer
 
@@ -45,6 +46,27 @@ def test_ctrl_c_cancels_the_call(start: Start, server: FakeServer) -> None:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "\n", "")
     assert server.script.left.wait(30), "the server was left at work"
+
+
+@pytest.mark.usefixtures("heeding_signals")
+def test_ctrl_c_ends_a_conversation_from_a_pipe(start: Start, server: FakeServer) -> None:
+    server.script.hold_after = 1
+    with start("chat") as process:
+        assert process.stdin
+        process.stdin.write("one\ntwo\n")
+        process.stdin.flush()
+        assert process.stdout
+        assert process.stdout.read(5) == "Hello"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert [request.prompt for request in server.script.requests if isinstance(request, ChatRequest)] == ["one"]
+
+
+def test_a_conversation_without_standard_input_is_one_error(server: FakeServer) -> None:
+    command = f"exec {' '.join(PROGRAM)} --address {server.address} chat <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()[0][:42]) == (2, "error: chat reads prompts from standard in")
 
 
 def test_a_reader_that_leaves_is_no_error(start: Start, server: FakeServer) -> None:

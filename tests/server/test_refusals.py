@@ -200,7 +200,7 @@ async def test_a_drain_waits_for_prompts_whose_layout_takes_long(
 ) -> None:
     """One comes to the engine while calls may still be read, the other after the first was answered."""
     caplog.set_level("INFO")
-    monkeypatch.setattr("index_grpc.server.app.FLUSH_SECONDS", 0.5)
+    monkeypatch.setattr("index_grpc.server.app.FLUSH_SECONDS", 1.0)
     async with fake_server(grace_seconds=60) as server:
         assert server.app.answering.backend is not None
         chat, laid_out = server.app.answering.backend.chat, [asyncio.Event(), asyncio.Event()]
@@ -219,7 +219,7 @@ async def test_a_drain_waits_for_prompts_whose_layout_takes_long(
         await asyncio.sleep(0.1)  # now the engine is idle, and calls have their time to be read
         laid_out[0].set()
         await server.has_open(1)
-        await asyncio.sleep(0.5)  # now they have had it
+        await asyncio.sleep(1.0)  # now they have had it
         server.runner.gate.set()
         await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
         laid_out[1].set()

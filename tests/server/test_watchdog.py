@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.engine.door import Engine
+from index_grpc.engine.door import RECENT_STEPS, Engine
 from index_grpc.errors import StartupError
 from index_grpc.server.upkeep import Patience, keep_loaded
 from index_grpc.server.watchdog import CHECK_SECONDS, SHORTEST_STALL_SECONDS, Watchdog
@@ -92,6 +92,10 @@ async def test_the_longest_step_counts_though_others_followed_it() -> None:
         server.runner.step_seconds = 0.0
         assert await streamed(server.stub, REQUEST) == letters(5)
         assert server.app.engine.longest_step_seconds >= 0.2
+        assert await streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=RECENT_STEPS)) == letters(
+            RECENT_STEPS
+        )
+        assert server.app.engine.longest_step_seconds < 0.2, "a pause is not remembered for ever"
 
 
 def test_a_timeout_shorter_than_a_stall_counts() -> None:

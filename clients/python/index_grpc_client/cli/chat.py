@@ -29,8 +29,14 @@ class Dialogue:
     """Reads prompts and commands, and writes answers, until the person leaves."""
 
     def __init__(
-        self, runner: asyncio.Runner, conversation: AsyncConversation, address: str, options: AnswerOptions
+        self,
+        runner: asyncio.Runner,
+        conversation: AsyncConversation,
+        address: str,
+        options: AnswerOptions,
+        interactive: bool = True,
     ) -> None:
+        """Where it is not `interactive`, Ctrl-C ends all of it, by a KeyboardInterrupt."""
         self._runner = runner
         self._conversation = conversation
         self._address = address
@@ -38,6 +44,7 @@ class Dialogue:
         self._prompt: str | None = None
         self._answered = False
         self._exit_code = 0
+        self._interactive = interactive
 
     def run(self, read: Callable[[], str]) -> int:
         """Talks until `read` raises EOFError or returns `/quit`; KeyboardInterrupt from it drops the line.
@@ -48,6 +55,8 @@ class Dialogue:
             try:
                 line = read().strip()
             except KeyboardInterrupt:
+                if not self._interactive:
+                    raise
                 continue
             except EOFError:
                 return self._exit_code
@@ -88,7 +97,8 @@ class Dialogue:
             self._runner.run(write(self._conversation.stream(prompt, **options)))
             self._answered = True
         except KeyboardInterrupt:
-            return
+            if not self._interactive:
+                raise
         except IndexGrpcError as error:
             report(error, self._address)
             self._exit_code = exit_code(error)
@@ -100,10 +110,17 @@ class Dialogue:
         self._exit_code = click.UsageError.exit_code
 
 
+def read_line() -> str:
+    """The next line of standard input. Raises EOFError after the last one."""
+    if line := sys.stdin.readline():
+        return line
+    raise EOFError
+
+
 def reader() -> Callable[[], str]:
     """Returns what reads a line: with editing and recall at a terminal, plainly from a pipe."""
     if not sys.stdin.isatty():
-        return input
+        return read_line
     # Takes as long to import as all the rest, and only this needs it.
     from prompt_toolkit import PromptSession
 
@@ -120,7 +137,10 @@ def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOpt
 
     Lines from a pipe are answered in turn; should some fail, it goes on, and exits with the last one's code.
     """
-    if sys.stdin.isatty():
+    if sys.stdin is None:  # closed by who started this
+        raise click.UsageError("chat reads prompts from standard input, and that is closed; leave it open")
+    interactive = sys.stdin.isatty()
+    if interactive:
         click.echo("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.", err=True)
 
     async def connect() -> AsyncClient:
@@ -130,7 +150,9 @@ def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOpt
         client = runner.run(connect())
         # A conversation at a terminal outlives any context, so what no longer fits is forgotten.
         conversation = AsyncConversation(client, system, trim=True)
-        code = Dialogue(runner, conversation, connection.address, options).run(reader())
-        runner.run(client.close())
-    if not sys.stdin.isatty():  # at a terminal a person has seen what failed
+        try:
+            code = Dialogue(runner, conversation, connection.address, options, interactive).run(reader())
+        finally:
+            runner.run(client.close())
+    if not interactive:  # at a terminal a person has seen what failed
         raise click.exceptions.Exit(code)
