@@ -25,7 +25,7 @@ from index_grpc.errors import (
 
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
 
-RECENT_STEPS = 256
+RECENT_STEPS = 2048
 
 IDLE = StepReport(0.0, 0, 0, 0)
 """What there is to tell before the first step."""

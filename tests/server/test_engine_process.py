@@ -62,6 +62,8 @@ async def kept(load: Callable[[], Loaded], patience: Patience = QUICKLY, **chang
     finally:
         keeping.cancel()
         await app.stop()
+        if app.engine is not None and isinstance(worker := app.engine._worker, ProcessWorker):
+            await asyncio.to_thread(worker.process.wait, WAIT_SECONDS)
 
 
 @pytest.fixture(scope="module")
