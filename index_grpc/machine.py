@@ -61,8 +61,8 @@ def allow_open_files() -> None:
 def patient_threads() -> Iterator[None]:
     """Threads that are started inside, and those that they start, take no core from one that computes.
 
-    gRPC's own threads wake several times for each message, and would each time take one.
-    So they come to it some milliseconds later, where all cores are busy, and find more to do at once.
+    gRPC's own threads wake several times for each message, and would each time take one. So they come to it some
+    milliseconds later, where all cores are busy, and find more to do at once.
     """
     if _policy() != os.SCHED_OTHER:  # somebody has thought of this already
         yield

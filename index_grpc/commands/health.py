@@ -112,7 +112,10 @@ def _channel(
 
 
 def _require_address(address: str) -> None:
-    """Instead of an invalid port gRPC would dial another one, and ask a stranger."""
+    """Instead of an invalid port gRPC would dial another one, and ask a stranger.
+
+    Our client has a rule of its own, whose import every probe would pay for.
+    """
     found = HOST_AND_PORT.fullmatch(address)
     is_right = 0 < int(found["port"]) <= MOST_PORT if found else UNIX_PATH.fullmatch(address)
     if not (is_right and address.isprintable()):

@@ -26,9 +26,7 @@ from index_grpc.errors import (
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
 
 RECENT_STEPS = 2048
-
-IDLE = StepReport(0.0, 0, 0, 0)
-"""What there is to tell before the first step."""
+"""Of which the longest is known: enough to hold a prompt's chunk among many tokens."""
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ class Engine:
 
     def __init__(self, worker: Worker, limits: Limits, events: EngineEvents | None = None) -> None:
         self.limits, self.pace = limits, Pace(limits.max_sequences)
-        self.num_news, self.last_step, self.held = 0, IDLE, Held()
+        self.num_news, self.held = 0, Held()
         self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
@@ -186,7 +184,6 @@ class Engine:
                 self._pass_on(report, stream)
         self.held = news.held
         if news.step is not None:
-            self.last_step = news.step
             self._step_seconds.append(news.step.seconds)
             self._events.stepped(news.step)
         if not self._streams:

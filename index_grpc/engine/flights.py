@@ -90,7 +90,7 @@ class Flights:
     def each_alone(self, batch: Batch) -> Landing:
         """Computes each span by itself, so that only a guilty one fails. Nothing may be under way."""
         started = time.monotonic()
-        return Landing(self._each_alone(batch), started)
+        return Landing(self._outcomes_alone(batch), started)
 
     def collect(self) -> Landing:
         """Waits for the oldest step."""
@@ -102,7 +102,7 @@ class Flights:
         except Exception as error:
             _warn(flight.batch, error)
             self._take_back(flight.batch)
-            outcomes = self._each_alone(flight.batch)
+            outcomes = self._outcomes_alone(flight.batch)
         return Landing(outcomes, flight.launched_at)
 
     def _launched(self, batch: Batch) -> Launched | None:
@@ -130,7 +130,7 @@ class Flights:
         for sequence in [one for one in self._scheduler.running if torn & set(one.blocks)]:
             self._scheduler.preempt(sequence)
 
-    def _each_alone(self, batch: Batch) -> list[Outcome]:
+    def _outcomes_alone(self, batch: Batch) -> list[Outcome]:
         """Leaves out spans that are not their sequence's next any more."""
         outcomes: list[Outcome] = []
         for span in batch.spans:

@@ -34,12 +34,12 @@ class Guard(Interceptor):
         return await continuation(details)
 
 
-def _refusing(method: str, error: IndexGrpcError, request_id: str) -> Handler:
+def _refusing(method: str, error: IndexGrpcError, call_id: str) -> Handler:
     """A handler that refuses. It reads nothing, so it fits calls of every kind."""
 
     async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
         if method in WATCHED_BY_CHANNELS:  # told so, a channel goes without; on any other word it would never call
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"not without a key: {error}")
-        await abort(context, error, request_id)
+        await abort(context, error, call_id)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
