@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from index_grpc.server.app import App, MakePort
 from index_grpc.server.loaded import Load
@@ -82,19 +83,24 @@ async def _second(received: signal.Signals, signals: Signals) -> signal.Signals:
 
 
 def _signals() -> Signals:
+    """Not by the loop's own handlers: when it closes, it has the next signal kill the process."""
     received: Signals = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def receive(number: int, _: FrameType | None) -> None:
+        loop.call_soon_threadsafe(received.put_nowait, signal.Signals(number))
+
     numbers = [signal.SIGINT, signal.SIGTERM]  # even if ignored: a shell's background jobs ignore SIGINT
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         numbers.append(signal.SIGHUP)
     for number in numbers:
-        asyncio.get_running_loop().add_signal_handler(number, received.put_nowait, number)
+        signal.signal(number, receive)
     return received
 
 
 def _ignore_signals() -> None:
     """For the moment that the process takes to end: it would end by the signal, as if it had not stopped in order."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
 
 
