@@ -1,4 +1,4 @@
-"""Matrix products with what comes after them: the gate, the residual.
+"""Matrix products with what comes before and after them: the norm, the gate, the residual.
 
 A row's result is the same bit for bit whatever other rows there are. Sums over K run in one order however a product is
 cut: in parts of K, each from its first input to its last, the parts added up from the first to the last. M is
@@ -12,6 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
+from index_grpc.cuda.linear_few import linear_few, silu
+from index_grpc.cuda.norm import NUM_WARPS, Norm, normed
 
 FEW_ROWS = 16
 """Tiles of up to so many rows, if they hold all there are, have each warp sum a part of K."""
@@ -26,11 +28,6 @@ class Tiles:
     depth: int
     num_warps: int = 4
     num_stages: int = 4
-
-
-@triton.jit
-def _silu(values):
-    return values / (1.0 + tl.exp(-values))
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -79,77 +76,12 @@ def _linear(
     if not SLICE:
         total, total_up = part, part_up
     if GATED:
-        total = _silu(total) * total_up
+        total = silu(total) * total_up
     places = rows.to(tl.int64)[:, None] * N + columns[None, :]
     there = (rows < num_rows)[:, None] & (columns < N)[None, :]
     if ADDED:
         total += tl.load(residual + places, mask=there, other=0.0).to(tl.float32)
     tl.store(outputs + places, total.to(outputs.dtype.element_ty), mask=there)
-
-
-@triton.jit
-def _in_order(parts, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Sums parts [8, ROWS, COLUMNS] from the first to the last."""
-    apart = tl.reshape(tl.permute(parts, (1, 2, 0)), (ROWS, COLUMNS, 2, 2, 2))
-    even, odd = tl.split(apart)
-    even_0, even_2 = tl.split(even)
-    odd_1, odd_3 = tl.split(odd)
-    part_0, part_4 = tl.split(even_0)
-    part_2, part_6 = tl.split(even_2)
-    part_1, part_5 = tl.split(odd_1)
-    part_3, part_7 = tl.split(odd_3)
-    return ((((((part_0 + part_1) + part_2) + part_3) + part_4) + part_5) + part_6) + part_7
-
-
-@triton.jit
-def _part(weights, places, start, K: tl.constexpr, SLICE: tl.constexpr):
-    """Weights from input `start` of each slice on."""
-    if K == 8 * SLICE:
-        return tl.load(weights + start)
-    else:
-        return tl.load(weights + start, mask=places + start < K, other=0.0)
-
-
-@triton.jit(do_not_specialize=["num_rows"])
-def _linear_few(
-    inputs, weight, residual, outputs, num_rows,
-    N, K: tl.constexpr, SLICE: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, OVERLAPS: tl.constexpr,
-):  # fmt: skip
-    """As `_linear` for no more than ROWS rows: each warp sums a slice of K. Where gated, gates and ups alternate."""
-    let_next_start(OVERLAPS)
-    slices, rows, depth = tl.arange(0, 8), tl.arange(0, ROWS), tl.arange(0, DEPTH)
-    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    weight_rows = (columns // 2 + columns % 2 * N) % (2 * N) if GATED else columns % N
-    places = slices[:, None, None] * SLICE + depth[None, None, :]
-    weights = weight + weight_rows.to(tl.int64)[None, :, None] * K + places
-    values = inputs + rows[None, :, None] * K + places
-    filled = (rows < num_rows)[None, :, None]
-    # Weights are read before the kernels ahead have ended, as many as registers hold.
-    right = _part(weights, places, 0, K, SLICE)
-    if SLICE > DEPTH:
-        following = _part(weights, places, DEPTH, K, SLICE)
-    wait_for_previous(OVERLAPS)
-    parts = tl.zeros((8, ROWS, COLUMNS), tl.float32)
-    for start in tl.static_range(0, SLICE, DEPTH):
-        if start + 2 * DEPTH < SLICE:
-            after_next = _part(weights, places, start + 2 * DEPTH, K, SLICE)
-        left = tl.load(values + start, mask=filled & (places + start < K), other=0.0)
-        parts = tl.dot(left, tl.permute(right, (0, 2, 1)), parts, input_precision="ieee")
-        if start + DEPTH < SLICE:
-            right = following
-        if start + 2 * DEPTH < SLICE:
-            following = after_next
-    total = _in_order(parts, ROWS, COLUMNS)
-    if GATED:
-        gate, up = tl.split(tl.reshape(total, (ROWS, COLUMNS // 2, 2)))
-        total = _silu(gate) * up
-        columns = tl.program_id(0) * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
-    to = rows[:, None] * N + columns[None, :]
-    there = (rows < num_rows)[:, None] & (columns < N)[None, :]
-    if ADDED:
-        total += tl.load(residual + to, mask=there, other=0.0).to(tl.float32)
-    tl.store(outputs + to, total.to(outputs.dtype.element_ty), mask=there)
 
 
 def slice_of(depth: int) -> int:
@@ -165,28 +97,37 @@ def linear(
     tiles: Tiles,
     *,
     sliced: bool = False,
+    norm: Norm | None = None,
     gated: bool = False,
     residual: Tensor | None = None,
     overlaps: bool = False,
 ) -> Tensor:
     """Inputs [M, K] by a weight [N, K] → outputs [M, N], which it fills and returns.
 
-    With `gated` the weight is [2N, K], gates before ups, and the result silu(gate) · up. `residual` [M, N] is added
-    and may be `outputs` itself. `sliced` sums K in parts, which is what lets few rows be computed fast.
+    Inputs are normed first where a `norm` is given. With `gated` the weight is [2N, K], gates before ups, and the
+    result silu(gate) · up. `residual` [M, N] is added and may be `outputs` itself. `sliced` sums K in parts, which is
+    what lets few rows be computed fast.
     """
     (num_rows, depth), num_outputs = inputs.shape, outputs.shape[1]
     part = slice_of(depth)
+    is_few = sliced and num_rows <= tiles.rows <= FEW_ROWS
+    norms_itself = norm is not None and is_few and tiles.rows == 1
+    if norm is not None and not norms_itself:
+        inputs = normed(inputs, norm, overlaps)
     # A part is computed in steps that divide it: powers of two.
     step = min(tiles.depth, part & -part) if sliced else tiles.depth
     shape = {"N": num_outputs, "K": depth, "GATED": gated, "ADDED": residual is not None, "OVERLAPS": overlaps}
     cut = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": step}
     options = {"launch_pdl": True} if overlaps else {}
     addends = outputs if residual is None else residual
-    if sliced and num_rows <= tiles.rows <= FEW_ROWS:
+    if is_few:
         num_columns = 2 * num_outputs if gated else num_outputs
-        _linear_few[(triton.cdiv(num_columns, tiles.columns),)](
-            inputs, weight, addends, outputs, num_rows, SLICE=part, num_warps=8, num_stages=1, **shape, **cut, **options
-        )
+        width = triton.next_power_of_2(depth) if norms_itself else 0
+        gain, eps = (norm.gain, norm.eps) if norm is not None else (inputs, 0.0)
+        linear_few[(triton.cdiv(num_columns, tiles.columns),)](
+            inputs, gain, weight, addends, outputs, eps, num_rows, SLICE=part, NORM_WIDTH=width,
+            num_warps=NUM_WARPS, num_stages=1, **shape, **cut, **options,
+        )  # fmt: skip
         return outputs
     num_tiles = triton.cdiv(num_outputs, tiles.columns) * triton.cdiv(num_rows, tiles.rows)
     _linear[(num_tiles,)](

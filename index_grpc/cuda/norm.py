@@ -1,5 +1,7 @@
 """RMS norm. M is the number of rows, K their length."""
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -7,23 +9,43 @@ from torch import Tensor
 
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 
+NUM_WARPS = 8
+"""A sum's order depends on how many share it: as many here as in a product that norms its inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """What rows are normed by."""
+
+    gain: Tensor
+    """[K]."""
+    eps: float
+
 
 @triton.jit
-def _normed(inputs, norm, outputs, eps, K: tl.constexpr, WIDTH: tl.constexpr, OVERLAPS: tl.constexpr):
+def inverse_rms(row, eps, K: tl.constexpr):
+    """One by the root of a row's mean square, of its K numbers and zeros after them."""
+    return tl.rsqrt(tl.sum(row * row) / K + eps)
+
+
+@triton.jit
+def _normed(inputs, gain, outputs, eps, K: tl.constexpr, WIDTH: tl.constexpr, OVERLAPS: tl.constexpr):
     let_next_start(OVERLAPS)
     columns = tl.arange(0, WIDTH)
-    gain = tl.load(norm + columns, mask=columns < K, other=0.0).to(tl.float32)
+    gains = tl.load(gain + columns, mask=columns < K, other=0.0).to(tl.float32)
     wait_for_previous(OVERLAPS)
     places = tl.program_id(0).to(tl.int64) * K + columns
     row = tl.load(inputs + places, mask=columns < K, other=0.0).to(tl.float32)
-    scaled = row * tl.rsqrt(tl.sum(row * row) / K + eps) * gain
+    scaled = row * inverse_rms(row, eps, K) * gains
     tl.store(outputs + places, scaled.to(outputs.dtype.element_ty), mask=columns < K)
 
 
-def normed(inputs: Tensor, norm: Tensor, eps: float, overlaps: bool = False) -> Tensor:
-    """Inputs [M, K], normed and times a gain [K]."""
+def normed(inputs: Tensor, norm: Norm, overlaps: bool = False) -> Tensor:
+    """Inputs [M, K], normed and times the gain."""
     outputs, depth = torch.empty_like(inputs), inputs.shape[1]
     options = {"launch_pdl": True} if overlaps else {}
     width = triton.next_power_of_2(depth)
-    _normed[(len(inputs),)](inputs, norm, outputs, eps, K=depth, WIDTH=width, OVERLAPS=overlaps, **options)
+    _normed[(len(inputs),)](
+        inputs, norm.gain, outputs, norm.eps, K=depth, WIDTH=width, OVERLAPS=overlaps, num_warps=NUM_WARPS, **options
+    )
     return outputs

@@ -13,7 +13,7 @@ from index_grpc.cuda import TRITON_VERSION
 from index_grpc.cuda.decode_attention import Rows, Scratch, decode_attention
 from index_grpc.cuda.embedding import embed
 from index_grpc.cuda.linear import Tiles, linear
-from index_grpc.cuda.norm import normed
+from index_grpc.cuda.norm import Norm
 from index_grpc.cuda.pool import BLOCK_TOKENS, BlockPool
 from index_grpc.cuda.prefill_attention import Tokens, prefill_attention
 from index_grpc.model.card import Card
@@ -26,22 +26,22 @@ from index_grpc.model.weights import LayerWeights, LlamaWeights
 class Layer:
     """One layer's weights, those that read the same input as one."""
 
-    input_norm: Tensor
+    input_norm: Norm
     qkv: Tensor
     output: Tensor
-    post_attention_norm: Tensor
+    post_attention_norm: Norm
     gate_up: Tensor
     down: Tensor
 
     @classmethod
-    def from_weights(cls, layer: LayerWeights) -> "Layer":
+    def from_weights(cls, layer: LayerWeights, eps: float) -> "Layer":
         """Fuses the projections that read the same input."""
         attention, mlp = layer.self_attn, layer.mlp
         return cls(
-            layer.input_layernorm.weight,
+            Norm(layer.input_layernorm.weight, eps),
             attention.fused(),
             attention.o_proj.weight,
-            layer.post_attention_layernorm.weight,
+            Norm(layer.post_attention_layernorm.weight, eps),
             mlp.fused(),
             mlp.down_proj.weight,
         )
@@ -74,8 +74,8 @@ class CudaLlama:
         body, self.config = weights.model, config
         self.embedding: Tensor = body.embed_tokens.weight
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
-        self.layers = [Layer.from_weights(layer) for layer in weights.take_layers()]
-        self.final_norm: Tensor = body.norm.weight
+        self.layers = [Layer.from_weights(layer, config.rms_norm_eps) for layer in weights.take_layers()]
+        self.final_norm = Norm(body.norm.weight, config.rms_norm_eps)
         self.head: Tensor = weights.lm_head.weight
         self.engine = f"Triton {TRITON_VERSION}, PyTorch {torch.__version__}"
         self.rotary = rotary_halves(config, self.device)
@@ -113,34 +113,33 @@ class CudaLlama:
         active = self._new(num_rows, config.intermediate_size)
         embed(ids, rows.slots, last_ids, self.embedding, hidden, overlaps)
         for index, layer in enumerate(self.layers):
-            self._product(self._normed(hidden, layer.input_norm), layer.qkv, qkv, products.qkv)
+            self._product(hidden, layer.qkv, qkv, products.qkv, norm=layer.input_norm)
             heads = (qkv.view(num_rows, num_heads, -1), mixed.view(num_rows, config.num_heads, -1))
             decode_attention(index, heads[0], cache, rows, self.rotary, scratch, heads[1], overlaps)
             self._product(mixed, layer.output, hidden, products.output, residual=hidden)
-            after = self._normed(hidden, layer.post_attention_norm)
-            self._product(after, layer.gate_up, active, products.gate_up, gated=True)
+            norm = layer.post_attention_norm
+            self._product(hidden, layer.gate_up, active, products.gate_up, norm=norm, gated=True)
             self._product(active, layer.down, hidden, products.down, residual=hidden)
-        return self._product(self._normed(hidden, self.final_norm), self.head, logits, products.head)
+        return self._product(hidden, self.head, logits, products.head, norm=self.final_norm)
 
     def prefill(
         self, ids: Tensor, tokens: Tokens, ends: Tensor, cache: BlockPool, tiles: Tiles, logits: Tensor
     ) -> Tensor:
         """Fills and returns logits [S, vocab_size], float32, after the S of T prompts' tokens that `ends` numbers."""
         config, num_tokens = self.config, len(ids)
-        num_heads, eps = config.num_heads + 2 * config.num_kv_heads, config.rms_norm_eps
+        num_heads = config.num_heads + 2 * config.num_kv_heads
         hidden = torch.nn.functional.embedding(ids, self.embedding)
         qkv = self._new(num_tokens, num_heads * config.head_dim)
         mixed = self._new(num_tokens, config.num_heads * config.head_dim)
         active = self._new(num_tokens, config.intermediate_size)
         for index, layer in enumerate(self.layers):
-            linear(normed(hidden, layer.input_norm, eps), layer.qkv, qkv, tiles)
+            linear(hidden, layer.qkv, qkv, tiles, norm=layer.input_norm)
             heads = (qkv.view(num_tokens, num_heads, -1), mixed.view(num_tokens, config.num_heads, -1))
             prefill_attention(index, heads[0], cache, tokens, self.rotary, heads[1])
             linear(mixed, layer.output, hidden, tiles, residual=hidden)
-            linear(normed(hidden, layer.post_attention_norm, eps), layer.gate_up, active, tiles, gated=True)
+            linear(hidden, layer.gate_up, active, tiles, norm=layer.post_attention_norm, gated=True)
             linear(active, layer.down, hidden, tiles, residual=hidden)
-        last = normed(hidden[ends], self.final_norm, eps)
-        return linear(last, self.head, logits, tiles)
+        return linear(hidden[ends], self.head, logits, tiles, norm=self.final_norm)
 
     def _product(
         self,
@@ -149,15 +148,14 @@ class CudaLlama:
         outputs: Tensor,
         tiles: Tiles,
         *,
+        norm: Norm | None = None,
         gated: bool = False,
         residual: Tensor | None = None,
     ) -> Tensor:
         return linear(
-            inputs, weight, outputs, tiles, sliced=True, gated=gated, residual=residual, overlaps=self.overlaps
-        )
-
-    def _normed(self, inputs: Tensor, gain: Tensor) -> Tensor:
-        return normed(inputs, gain, self.config.rms_norm_eps, self.overlaps)
+            inputs, weight, outputs, tiles,
+            sliced=True, norm=norm, gated=gated, residual=residual, overlaps=self.overlaps,
+        )  # fmt: skip
 
     def _new(self, *shape: int) -> Tensor:
         return torch.empty(shape, device=self.device, dtype=self.dtype)

@@ -13,7 +13,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from index_grpc.cuda import decode_attention, embedding, linear, norm, prefill_attention, sampling
+from index_grpc.cuda import decode_attention, embedding, linear, linear_few, norm, prefill_attention, sampling
 from index_grpc.cuda.decode_attention import Rows, Scratch
 from index_grpc.cuda.prefill_attention import Tokens
 from index_grpc.cuda.sampling import NUM_KNOBS, Draws, SlotState, draw
@@ -27,7 +27,7 @@ KERNELS = [
     decode_attention._decode_attention,
     embedding._embed,
     linear._linear,
-    linear._linear_few,
+    linear_few.linear_few,
     norm._normed,
     prefill_attention._keep,
     prefill_attention._prefill_attention,

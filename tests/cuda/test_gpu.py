@@ -11,6 +11,7 @@ from torch import Tensor
 
 from index_grpc.contract import SamplingParams
 from index_grpc.cuda.linear import Tiles, linear
+from index_grpc.cuda.norm import Norm
 from index_grpc.engine.device.drawing import row_logprobs
 from index_grpc.engine.device.shapes import Shapes
 from index_grpc.engine.door import Engine
@@ -95,14 +96,16 @@ async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(
         assert worker._loop.scheduler.num_preemptions > 0
 
 
-def first_rows(num_inputs: int, tiles: dict[int, Tiles], *, sliced: bool) -> list[Tensor]:
+def first_rows(num_inputs: int, tiles: dict[int, Tiles], *, sliced: bool, norms: bool = False) -> list[Tensor]:
     """The first row of a product in bfloat16, before rounding, among so many rows cut into these tiles."""
     device, most = torch.device("cuda:0"), max(tiles)
     generator = torch.Generator(device).manual_seed(1)
     rows = torch.randn(most, num_inputs, generator=generator, device=device).bfloat16()
     weight = torch.randn(2048, num_inputs, generator=generator, device=device).bfloat16()
+    gain = torch.rand(num_inputs, generator=generator, device=device).bfloat16()
+    norm = Norm(gain, 1e-5) if norms else None
     outputs = {count: torch.empty(count, 2048, device=device) for count in tiles}
-    return [linear(rows[:count], weight, outputs[count], tiles[count], sliced=sliced)[0] for count in tiles]
+    return [linear(rows[:count], weight, outputs[count], tiles[count], sliced=sliced, norm=norm)[0] for count in tiles]
 
 
 @pytest.fixture
@@ -110,12 +113,13 @@ def shapes() -> Shapes:
     return Shapes(torch.bfloat16, Card.of(torch.device("cuda:0")))
 
 
+@pytest.mark.parametrize("norms", [False, True])
 @pytest.mark.parametrize("inputs", [2048, 5888])
-def test_a_row_has_the_same_bits_by_every_tile(shapes: Shapes, inputs: int) -> None:
-    """Few rows and many are multiplied by different units."""
+def test_a_row_has_the_same_bits_by_every_tile(shapes: Shapes, inputs: int, norms: bool) -> None:
+    """Few rows and many are multiplied by different units, and a row alone is normed where it is multiplied."""
     products = {count: shapes.decode(count) for count in (1, 2, 4, 8, 16, 17, 64, 256)}
     tiles = {count: one.qkv if inputs == 2048 else one.down for count, one in products.items()}
-    found = first_rows(inputs, tiles, sliced=True)
+    found = first_rows(inputs, tiles, sliced=True, norms=norms)
     assert all(torch.equal(one, found[0]) for one in found)
 
 

@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from index_grpc.cuda.linear import Tiles, linear, slice_of
+from index_grpc.cuda.norm import Norm, normed
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-FEW, MANY = Tiles(4, 16, 32), Tiles(32, 16, 16)
+ONE, FEW, MANY = Tiles(1, 16, 32), Tiles(4, 16, 32), Tiles(32, 16, 16)
 """Tiles whose products are summed by warps, a part of the inputs each, where they hold all rows; and by all in turn."""
 SIZES = [(1, 48, 32), (3, 40, 64), (4, 33, 80), (37, 40, 64)]
 """Rows, outputs and inputs; most are no multiples of any tile."""
@@ -67,7 +68,27 @@ def test_a_row_is_the_same_by_few_and_by_many(device: torch.device, inputs: int)
     assert torch.equal(product.plain(Tiles(64, 32, 32), sliced=True), wanted)
     for row in range(4):
         alone = slice(row, row + 1)
-        assert torch.equal(product.plain(Tiles(1, 16, 32), sliced=True, rows=alone), wanted[alone])
+        assert torch.equal(product.plain(ONE, sliced=True, rows=alone), wanted[alone])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("inputs", [64, 80, 272, 1040])
+def test_a_norm_on_the_way_changes_no_bit(device: torch.device, inputs: int, dtype: torch.dtype) -> None:
+    """A row alone is normed where it is multiplied, others before; either way the norm is PyTorch's."""
+    product = Product(device, 3, 40, inputs, dtype)
+    norm = Norm(torch.linspace(0.5, 2, inputs).to(device, dtype), 1e-5)
+    plain = functional.rms_norm(product.inputs.float(), [inputs], norm.gain.float(), norm.eps)
+    check(normed(product.inputs, norm), plain)
+    for gated, weight in [(False, product.weight), (True, product.gated_weight)]:
+        few, many = torch.empty_like(product.residual), torch.empty_like(product.residual)
+        linear(product.inputs, weight, many, MANY, sliced=True, norm=norm, gated=gated)
+        linear(product.inputs, weight, few, FEW, sliced=True, norm=norm, gated=gated)
+        assert torch.equal(few, many)
+        alone = linear(product.inputs[:1], weight, torch.empty_like(few[:1]), ONE, sliced=True, norm=norm, gated=gated)
+        assert torch.equal(alone, many[:1])
+        separate = torch.empty_like(few)
+        linear(normed(product.inputs, norm), weight, separate, MANY, sliced=True, gated=gated)
+        assert torch.equal(separate, many)
 
 
 @pytest.mark.parametrize("sliced", [True, False])
