@@ -1,7 +1,8 @@
 """Attention of one new token in each row over keys and values in blocks.
 
-A row's earlier positions are read in splits of fixed length, by as many programs as there is work for; whoever is the
-last to be done with a row's head puts its splits together, in order. So a result depends on its own row alone.
+A row's earlier positions are read block by block, each a split of its own, by as many programs as there is work for;
+whoever is the last to be done with a row's head puts its splits together, in order. So a result depends on its own row
+alone.
 
 pool    [blocks, layers, 2, K, BLOCK, D]     keys and values of all rows
 tables  [slots, most blocks of a row]        which blocks a slot's row stands in
@@ -19,10 +20,8 @@ from torch import Tensor
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 from index_grpc.cuda.pool import BLOCK_TOKENS, LOG2_E, BlockPool
 
-SPLIT_BLOCKS = 1
-"""Blocks that one program reads of a row: few, so that one long row keeps many processors busy."""
 TILE = 16
-"""Positions that it reads at once: as many as one warp's registers hold twice, so that it reads ahead."""
+"""Positions that a program reads at once: as many as one warp's registers hold twice, so that it reads ahead."""
 COMBINED = 16
 """Splits that are put together at once."""
 PROGRAMS = 4096
@@ -74,15 +73,13 @@ def _combine(
 
 @triton.jit
 def _tile(
-    head_start, table, index, end, position, block_stride,
-    K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    block_start, index, filled, K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
-    """Both halves of some positions' keys, and their values, where there are any."""
-    half, whole, inside = tl.arange(0, D // 2)[None, :], tl.arange(0, D)[None, :], tl.arange(0, TILE)[:, None]
-    first = tl.minimum(index, tl.maximum(end - 1, 0)) * TILE
-    there = (index * TILE + inside < position) & (index < end)
-    block = tl.load(table + first // BLOCK).to(tl.int64)
-    keys = head_start + block * block_stride + (first % BLOCK + inside) * D
+    """Both halves of some positions' keys, and their values, as far as the block is filled."""
+    half, whole = tl.arange(0, D // 2)[None, :], tl.arange(0, D)[None, :]
+    inside = index * TILE + tl.arange(0, TILE)[:, None]
+    there = inside < filled
+    keys = block_start + inside * D
     left = tl.load(keys + half, mask=there, other=0.0)
     right = tl.load(keys + D // 2 + half, mask=there, other=0.0)
     return left, right, tl.load(keys + K * BLOCK * D + whole, mask=there, other=0.0)
@@ -92,13 +89,12 @@ def _tile(
 def _decode_attention(
     qkv, pool, tables, slots, positions, cosines, sines, items, num_items, sums, stats, arrivals, outputs,
     scale, block_stride, layer_start, table_stride,
-    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, SPLIT_BLOCKS: tl.constexpr,
+    H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
     SPLITS: tl.constexpr, COMBINED: tl.constexpr, TILE: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     let_next_start(OVERLAPS)
     HALF: tl.constexpr = D // 2
     half, whole, inside = tl.arange(0, HALF), tl.arange(0, D), tl.arange(0, TILE)
-    TILES: tl.constexpr = SPLIT_BLOCKS * BLOCK // TILE
     count = tl.load(num_items) * H
     for work in range(tl.program_id(0), count, tl.num_programs(0)):
         head = work % H
@@ -108,13 +104,19 @@ def _decode_attention(
         group_head = head // (H // K)
         cosine = tl.load(cosines + position * HALF + half)
         sine = tl.load(sines + position * HALF + half)
-        head_start = pool + layer_start + group_head * BLOCK * D
-        table = tables + slot * table_stride
-        start = split * TILES
-        end = min(start + TILES, tl.cdiv(position, TILE))
+        block = tl.load(tables + slot * table_stride + split).to(tl.int64)
+        block_start = pool + block * block_stride + layer_start + group_head * BLOCK * D
+        filled = tl.minimum(position - split * BLOCK, BLOCK)
         # What was computed in earlier steps is read before the kernels ahead have ended.
-        left, right, seen = _tile(head_start, table, start, end, position, block_stride, K, D, BLOCK, TILE)
+        left, right, seen = _tile(block_start, 0, filled, K, D, BLOCK, TILE)
+        next_left, next_right, next_seen = _tile(block_start, 1, filled, K, D, BLOCK, TILE)
         wait_for_previous(OVERLAPS)
+        # The new token's own key and value are asked for at once by who will need them.
+        last = position // BLOCK
+        own = qkv + row * (H + 2 * K) * D + (H + group_head) * D
+        own_left = tl.load(own + half, mask=split == last, other=0.0)
+        own_right = tl.load(own + HALF + half, mask=split == last, other=0.0)
+        own_value = tl.load(own + K * D + whole, mask=split == last, other=0.0)
         query = qkv + row * (H + 2 * K) * D + head * D
         first, second = _rotated(
             tl.load(query + half).to(tl.float32), tl.load(query + HALF + half).to(tl.float32), cosine, sine
@@ -122,36 +124,30 @@ def _decode_attention(
         first, second = first * scale, second * scale
         highest, weight = -1e30, 0.0
         result = tl.zeros((D,), tl.float32)
-        for index in range(start, end):
-            now_left, now_right, now_seen = left, right, seen
-            left, right, seen = _tile(head_start, table, index + 1, end, position, block_stride, K, D, BLOCK, TILE)
-            products = now_left.to(tl.float32) * first[None, :] + now_right.to(tl.float32) * second[None, :]
+        for index in range(tl.cdiv(filled, TILE)):
+            products = left.to(tl.float32) * first[None, :] + right.to(tl.float32) * second[None, :]
             scores = tl.sum(products, axis=1)
-            scores = tl.where(index * TILE + inside < position, scores, -float("inf"))
+            scores = tl.where(index * TILE + inside < filled, scores, -float("inf"))
             peak = tl.maximum(highest, tl.max(scores))
             shares = tl.exp2(scores - peak)
             kept = tl.exp2(highest - peak)
-            result = result * kept + tl.sum(shares[:, None] * now_seen.to(tl.float32), axis=0)
+            result = result * kept + tl.sum(shares[:, None] * seen.to(tl.float32), axis=0)
             weight = weight * kept + tl.sum(shares)
             highest = peak
-        last = position // (SPLIT_BLOCKS * BLOCK)
-        if split == last:  # the new token's own key and value
-            key = qkv + row * (H + 2 * K) * D + (H + group_head) * D
-            new_left, new_right = _rotated(
-                tl.load(key + half).to(tl.float32), tl.load(key + HALF + half).to(tl.float32), cosine, sine
-            )
+            left, right, seen = next_left, next_right, next_seen
+            next_left, next_right, next_seen = _tile(block_start, index + 2, filled, K, D, BLOCK, TILE)
+        if split == last:
+            new_left, new_right = _rotated(own_left.to(tl.float32), own_right.to(tl.float32), cosine, sine)
             new_left, new_right = new_left.to(pool.dtype.element_ty), new_right.to(pool.dtype.element_ty)
-            value = tl.load(key + K * D + whole)
             if head % (H // K) == 0:
-                block = tl.load(table + position // BLOCK).to(tl.int64)
-                place = head_start + block * block_stride + position % BLOCK * D
+                place = block_start + position % BLOCK * D
                 tl.store(place + half, new_left)
                 tl.store(place + HALF + half, new_right)
-                tl.store(place + K * BLOCK * D + whole, value)
+                tl.store(place + K * BLOCK * D + whole, own_value)
             score = tl.sum(new_left.to(tl.float32) * first + new_right.to(tl.float32) * second)
             peak = tl.maximum(highest, score)
             share, kept = tl.exp2(score - peak), tl.exp2(highest - peak)
-            result = result * kept + share * value.to(tl.float32)
+            result = result * kept + share * own_value.to(tl.float32)
             weight = weight * kept + share
             highest = peak
         to = outputs + (row * H + head) * D + whole
@@ -173,7 +169,7 @@ def _decode_attention(
 
 def num_splits(length: int) -> int:
     """Splits of a row in which the new token is the one of this number, counted from one."""
-    return (length - 1) // (SPLIT_BLOCKS * BLOCK_TOKENS) + 1
+    return (length - 1) // BLOCK_TOKENS + 1
 
 
 def work_items(lengths: Sequence[int], splits: int) -> "np.ndarray":
@@ -209,7 +205,7 @@ def decode_attention(
         qkv, pool, cache.tables, rows.slots, rows.positions, *rotary, rows.items, rows.num_items,
         scratch.sums, scratch.stats, scratch.arrivals, outputs,
         LOG2_E / head_dim**0.5, pool.stride(0), layer * pool.stride(1), cache.tables.stride(0),
-        H=num_heads, K=num_kv_heads, D=head_dim, BLOCK=BLOCK_TOKENS, SPLIT_BLOCKS=SPLIT_BLOCKS,
+        H=num_heads, K=num_kv_heads, D=head_dim, BLOCK=BLOCK_TOKENS,
         SPLITS=scratch.splits, COMBINED=COMBINED, TILE=TILE, OVERLAPS=overlaps, num_warps=1, **options,
     )  # fmt: skip
     return outputs
