@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from index_grpc_client.v1 import chat_pb2, chat_pb2_grpc
 
 Context = grpc.ServicerContext
@@ -75,6 +75,8 @@ class Script:
 
     failures: deque[Failure] = field(default_factory=deque)
     """Each call takes one, as long as there are any, and fails with it."""
+    failing: dict[str, list[Failure | None]] = field(default_factory=dict)
+    """Answers to a prompt take one of the prompt's, as long as there are any, and fail with it if it is a failure."""
     words: tuple[str, ...] = WORDS
     finish_reason: chat_pb2.FinishReason.ValueType = chat_pb2.FINISH_REASON_STOP
     cut_after: int | None = None
@@ -171,6 +173,9 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
             self.script.left.set()
         if self.script.failures:
             self.script.failures.popleft().abort(context)
+        failing = self.script.failing.get(request.prompt) if isinstance(request, chat_pb2.ChatRequest) else None
+        if failing and (failure := failing.pop(0)):
+            failure.abort(context)
 
     def _hold(self, context: Context) -> None:
         self.script.holding.set()
@@ -216,12 +221,26 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
         ]
 
 
+class FakeHealth(HealthServicer):
+    """The standard service, which fails by the script, too."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__()
+        self.script = script
+
+    def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
+        self.script.requests.append(request)
+        if self.script.failures:
+            self.script.failures.popleft().abort(context)
+        return super().Check(request, context)
+
+
 class FakeServer:
     """The script behind a port of the loopback, with the standard health service beside it."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.script = Script()
-        self.health = HealthServicer()
+        self.health = FakeHealth(self.script)
         self.serve()
         self._server = grpc.server(ThreadPoolExecutor(32))
         chat_pb2_grpc.add_ChatServiceServicer_to_server(FakeChat(self.script), self._server)

@@ -94,6 +94,27 @@ async def test_unavailable_is_retried(either: EitherClient, script: Script) -> N
     assert len(script.requests) == 6
 
 
+async def test_health_is_asked_again_too(either: EitherClient, script: Script) -> None:
+    script.failures.extend([overloaded(0), overloaded(0)])
+    assert await settled(either.health()) is HealthStatus.SERVING
+    assert len(script.requests) == 3
+
+
+async def test_large_requests_are_retried_as_small_ones(either: EitherClient, script: Script) -> None:
+    """gRPC of its own accord keeps no more than 256 KiB to send again."""
+    script.context_length = 4_000_000
+    script.failures.append(overloaded(0))
+    assert (await settled(either.chat("x" * 3_900_000))).text == TEXT
+
+
+async def test_a_closed_client_says_so(either: EitherClient) -> None:
+    await settled(either.close())
+    with pytest.raises(ValueError, match=r"^the client is closed"):
+        await settled(either.chat("Hi"))
+    with pytest.raises(ValueError, match=r"^the client is closed"):
+        either.chat_stream("Hi")
+
+
 async def test_retries_end(either: EitherClient, script: Script) -> None:
     script.failures.extend([overloaded(9)] * 5)
     with pytest.raises(UnavailableError, match="queue is full") as caught:

@@ -23,7 +23,7 @@ def test_the_service_config() -> None:
     config = json.loads(str(options()["grpc.service_config"]))
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     [method] = config["methodConfig"]
-    assert method["name"] == [{"service": SERVICE}]
+    assert method["name"] == [{"service": SERVICE}, {"service": "grpc.health.v1.Health"}]
     assert method["retryPolicy"]["maxAttempts"] == 4
     assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
     assert "healthCheckConfig" not in config
@@ -60,6 +60,9 @@ def test_targets(address: str, target: str) -> None:
         (" ", "names no host"),
         (":50051", "names no host"),
         ("unix:", "names no path"),
+        ("unix://", "names no path"),
+        ("a:1,b:2", "lists hosts"),
+        ("dns:///a:1,b:2", "lists hosts"),
         ("127.0.0.1:99999", "has the port 99999"),
         ("localhost:0", "has the port 0"),
         ("[::1]:65536", "has the port 65536"),
@@ -71,6 +74,7 @@ def test_targets(address: str, target: str) -> None:
         ("localhost:５", "has the port ５"),
         ("a\udcff:1", "is not UTF-8"),
         ("http://localhost:50051", "begins with http://"),
+        ("HTTP://localhost:50051", "begins with http://"),
         ("https://localhost", "begins with https://"),
         ("grpc://localhost:1", "begins with grpc://"),
     ],
@@ -84,6 +88,16 @@ def test_addresses_that_are_none(address: str, why: str) -> None:
 def test_a_client_is_not_made_for_an_address_that_is_none() -> None:
     with pytest.raises(ValueError, match=r"is '127[.]0[.]0[.]1:99999', which has the port 99999; allowed is 1"):
         Client("127.0.0.1:99999")
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "127.0.0.2:1", "[::1]:1", "dns:///localhost:1", "ipv4:127.0.0.1:1"])
+def test_no_proxy_can_reach_the_loopback(address: str) -> None:
+    assert Dial(address, False, None, None).channel_options().count(("grpc.enable_http_proxy", 0)) == 1
+
+
+@pytest.mark.parametrize("address", ["example.org:1", "10.0.0.1:1", "ipv4:127.0.0.1:1,10.0.0.1:1", "xds:///index"])
+def test_other_servers_may_be_behind_a_proxy(address: str) -> None:
+    assert "grpc.enable_http_proxy" not in dict(Dial(address, False, None, None).channel_options())
 
 
 def test_credentials_imply_tls() -> None:

@@ -46,6 +46,8 @@ def test_the_prompt_may_come_from_a_pipe(run: Run, script: Script) -> None:
     run("ask", stdin="from the pipe\n")
     run("ask", "Sum up:", "-", stdin="text\n")
     assert [request.prompt for request in script.requests] == ["from the pipe", "Sum up: text"]
+    run("ask", stdin="    x = 1\r\n")
+    assert script.requests[-1].prompt == "    x = 1"
     result = run("ask", stdin=b"\xff")
     assert (result.exit_code, result.stderr.splitlines()[0][:35]) == (2, "error: standard input is not UTF-8:")
 
@@ -155,10 +157,22 @@ def test_where_no_server_is(run: Run, server: FakeServer) -> None:
     ("address", "has_port"),
     [("localhost", False), ("::1", False), ("[::1]", False), ("[::1]:1", True), ("a:1", True), ("unix:/run/a", True)],
 )
-def test_an_address_without_a_port(address: str, has_port: bool) -> None:
+def test_an_address_without_a_port(address: str, has_port: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
     missing = "the address has no port, so 443 was tried; --address HOST:PORT gives one"
-    there = f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
+    there = (
+        f"is a server running at {address}? --address, given before the command, or INDEX_GRPC_ADDRESS names another"
+    )
     assert hint(UnavailableError("connection refused"), address) == (there if has_port else missing)
+
+
+def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert str(hint(UnavailableError("connection refused"), "a:1")).startswith(
+        "http_proxy is set, so gRPC goes by that"
+    )
+    assert str(hint(UnavailableError("connection refused"), "127.0.0.1:1")).startswith("is a server running at")
 
 
 @pytest.mark.parametrize("command", ["ask", "chat"])

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable
 
+import grpc
 import pytest
 from click.testing import CliRunner, Result
 from index_grpc_client import AsyncClient, AsyncConversation
@@ -19,7 +20,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from .fake_server import TEXT, FakeServer, Script
+from .fake_server import TEXT, Failure, FakeServer, Script
 
 
 def talk(server: FakeServer, *lines: str, arguments: Iterable[str] = ()) -> Result:
@@ -42,7 +43,7 @@ def test_a_conversation(server: FakeServer) -> None:
 
 
 def test_new_and_system(server: FakeServer) -> None:
-    talk(server, "one", "/new", "/system Be brief.", "two", "/system", "three")
+    talk(server, "one", "/new", "/system\tBe brief.", "two", "/system", "three")
     assert chats(server.script) == [("one", []), ("two", ["Be brief."]), ("three", ["two", TEXT])]
 
 
@@ -52,6 +53,25 @@ def test_retry_answers_the_last_prompt_anew(server: FakeServer) -> None:
     assert not server.script.requests[-1].sampling.HasField("seed"), "the same seed gives the same answer"
     result = talk(server, "/retry")
     assert (result.exit_code, "no prompt" in result.stderr) == (2, True)
+
+
+def test_a_retry_that_fails_forgets_nothing(server: FakeServer) -> None:
+    """The turn that it was to replace included."""
+    runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
+    lost = Failure(grpc.StatusCode.INTERNAL, "lost")
+    server.script.failing = {"two": [None, lost]}
+    lines = "one\ntwo\n/retry\nthree\n"
+    result = runner.invoke(index_client, ["chat"], input=lines, catch_exceptions=False)
+    assert (result.exit_code, result.stderr.count("error: lost")) == (Exit.REFUSED, 1)
+    assert chats(server.script)[-1] == ("three", ["one", TEXT, "two", TEXT])
+
+
+def test_a_line_that_is_not_utf8_is_refused_alone(server: FakeServer) -> None:
+    runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
+    result = runner.invoke(index_client, ["chat"], input=b"one\n\xff\xfe\n\xe4\xb8\xa4\n", catch_exceptions=False)
+    assert (result.exit_code, result.stdout) == (2, f"{TEXT}\n{TEXT}\n")
+    assert result.stderr.startswith("error: standard input is not UTF-8: ")
+    assert [prompt for prompt, _ in chats(server.script)] == ["one", "两"]
 
 
 def test_errors_end_a_turn_only(server: FakeServer) -> None:

@@ -1,5 +1,6 @@
 """The command line as a process: signals, pipes, colours, and what it needs."""
 
+import json
 import os
 import signal
 import subprocess
@@ -63,10 +64,23 @@ def test_ctrl_c_ends_a_conversation_from_a_pipe(start: Start, server: FakeServer
     assert [request.prompt for request in server.script.requests if isinstance(request, ChatRequest)] == ["one"]
 
 
-def test_a_conversation_without_standard_input_is_one_error(server: FakeServer) -> None:
-    command = f"exec {' '.join(PROGRAM)} --address {server.address} chat <&-"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr.splitlines()[0][:42]) == (2, "error: chat reads prompts from standard in")
+@pytest.mark.parametrize("command", ["chat", "ask", "count -"])
+@pytest.mark.parametrize(("source", "why"), [("<&-", "is closed; leave"), ("0>/dev/null", "cannot be read: Bad file")])
+def test_no_standard_input_is_one_error(server: FakeServer, command: str, source: str, why: str) -> None:
+    line = f"exec {' '.join(PROGRAM)} --address {server.address} {command} {source}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 2)
+    assert done.stderr.startswith(f"error: standard input {why}")
+
+
+def test_what_a_locale_does_not_hold_is_no_reason_to_lose_the_rest(start: Start) -> None:
+    """JSON holds it all the same."""
+    with start("ask", "Hi", PYTHONIOENCODING="latin-1") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, TEXT.replace("世界", "??") + "\n", "")
+    with start("ask", "--json", "Hi", PYTHONIOENCODING="latin-1") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(out)["text"], err) == (0, TEXT, "")
 
 
 def test_a_reader_that_leaves_is_no_error(start: Start, server: FakeServer) -> None:

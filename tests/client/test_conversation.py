@@ -1,6 +1,7 @@
 """Conversations over both clients."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from index_grpc_client import (
     Conversation,
     InvalidRequestError,
     Message,
+    Role,
     UnavailableError,
     assistant,
     system,
@@ -78,6 +80,65 @@ async def test_undo_and_clear(either: EitherClient) -> None:
     await settled(chat.ask("d"))
     chat.clear()
     assert list(chat.history) == [system("s")]
+
+
+async def test_a_history_may_be_put_in_place_of_another(either: EitherClient) -> None:
+    chat = conversation(either, system="s", history=[user("a"), assistant("b")])
+    before = chat.history
+    chat.history = [("user", "c"), ("assistant", "d")]
+    assert chat.history == (system("s"), user("c"), assistant("d"))
+    chat.system = None
+    chat.history = before
+    assert chat.history == before
+
+
+async def test_what_was_undone_is_not_the_latest_answer(either: EitherClient) -> None:
+    chat = conversation(either)
+    await settled(chat.ask("a"))
+    chat.undo()
+    assert chat.last is None
+
+
+async def test_a_change_during_a_turn_is_kept(either: EitherClient) -> None:
+    chat = conversation(either, history=[user("a"), assistant("b")])
+    if isinstance(chat, Conversation):
+        for chunk in chat.stream("c"):
+            if chunk.start:
+                chat.clear()
+    else:
+        async for chunk in chat.stream("c"):
+            if chunk.start:
+                chat.clear()
+    assert chat.history == (user("c"), assistant(TEXT))
+
+
+def test_turns_at_once_are_all_kept(client: Client) -> None:
+    chat = Conversation(client)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(chat.ask, "abcd"))
+    assert sorted(turn.content for turn in chat.history if turn.role is Role.USER) == list("abcd")
+
+
+async def test_headers_reach_every_call_of_a_turn(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, history=[user("a"), assistant("b")], trim=True)
+    await settled(chat.ask("c", metadata=iter([("x-tenant", "t")])))
+    assert [headers.get("x-tenant") for headers in script.metadata] == ["t"] * 3
+
+
+async def test_the_clients_timeout_is_for_the_whole_turn(
+    either: EitherClient, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=9)
+    monkeypatch.setattr(conversations, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    await settled(conversation(either, history=[user("a"), assistant("b")], trim=True).ask("c"))
+    assert [round(left, -1) for left in script.times_left] == [QUICK_TIMEOUT, QUICK_TIMEOUT, 30]
+
+
+async def test_trimming_copes_with_what_is_too_large_to_send(either: EitherClient, script: Script) -> None:
+    script.context_length = 10_000_000
+    history = [turn for _ in range(3) for turn in (user("x" * 2_500_000), assistant("y"))]
+    await settled(conversation(either, history=history, trim=True).ask("p", max_tokens=20))
+    assert len(script.requests[-1].history) == 2
 
 
 async def test_instructions_may_come_with_the_history_and_change(either: EitherClient, script: Script) -> None:

@@ -153,6 +153,19 @@ async def async_by_closing_under_the_reader(client: AsyncClient) -> object:
     return stream
 
 
+async def async_by_a_time_that_is_up(client: AsyncClient) -> object:
+    """The call is over then, which nobody is to take for a failure of the server's."""
+    stream = client.chat_stream("Hi")
+    await anext(stream)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(stream), 0.05)
+    for _ in range(2):
+        with pytest.raises(CallCancelledError) as caught:
+            await anext(stream)
+        assert caught.value.text == "Hello"
+    return stream
+
+
 ASYNC_WAYS = [
     async_by_break,
     async_by_exception,
@@ -163,6 +176,7 @@ ASYNC_WAYS = [
     async_by_conversation,
     async_by_closing_the_client,
     async_by_closing_under_the_reader,
+    async_by_a_time_that_is_up,
 ]
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from index_grpc_client import Message, Role, assistant, system, user
+from index_grpc_client import Client, Message, Role, assistant, system, user
 from index_grpc_client.limits import LONGEST_TIMEOUT_S
 from index_grpc_client.message import AnyMessage
 from index_grpc_client.options import RequestOptions
 from index_grpc_client.request import QUICK_TIMEOUT, CallBuilder, chat_request
 from index_grpc_client.v1 import chat_pb2
+
+BUILD = CallBuilder(60, None)
 
 
 def test_what_is_not_given_is_not_sent() -> None:
@@ -205,6 +207,10 @@ def test_metadata() -> None:
         ({"top_k": "3"}, "top_k is '3'; allowed are whole numbers"),
         ({"temperature": "hot"}, "temperature is 'hot'; allowed are numbers"),
         ({"top_p": [1]}, "top_p is [1]; allowed are numbers"),
+        ({"top_k": True}, "top_k is True; allowed are whole numbers"),
+        ({"stop": [None]}, "stop[0] is None; allowed is a str"),
+        ({"time_limit": "5"}, "time_limit is '5'; allowed are numbers"),
+        ({"prompt": None}, "prompt is None; allowed is a str"),
     ],
 )
 def test_values_of_another_type_are_named(options: dict[str, Any], problem: str) -> None:
@@ -212,8 +218,42 @@ def test_values_of_another_type_are_named(options: dict[str, Any], problem: str)
         chat_request(**{"prompt": "Hi"} | options)
 
 
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (lambda: user(5), "the content of a message is 5; allowed is a str"),  # type: ignore[arg-type]
+        (lambda: BUILD.model(timeout="5"), "timeout is '5'; allowed are numbers"),  # type: ignore[arg-type]
+        (lambda: BUILD.model(request_id=5), "request_id is 5; allowed is a str"),  # type: ignore[arg-type]
+        (lambda: BUILD.model(metadata={"a": 5}), "metadata a is 5; allowed are str and bytes"),  # type: ignore[arg-type]
+        (lambda: CallBuilder(1, b"x"), "api_key is of type bytes; allowed is a str"),  # type: ignore[arg-type]
+        (lambda: Client(None), "address is None; allowed is a str"),  # type: ignore[arg-type]
+    ],
+)
+def test_values_of_another_type_are_named_everywhere(call: Callable[[], object], problem: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(problem)}$"):
+        call()
+
+
+def test_a_role_may_be_given_by_its_name() -> None:
+    assert Message("user", "Hi") == user("Hi")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'bogus' is not a valid Role"):
+        Message("bogus", "Hi")  # type: ignore[arg-type]
+
+
+def test_numbers_beyond_all_bounds_are_as_wrong_as_others() -> None:
+    assert chat_request("Hi", temperature=10**400).sampling.temperature == math.inf
+    with pytest.raises(ValueError, match=r"^timeout is -inf s; allowed is more than 0 s"):
+        BUILD.model(timeout=-(10**400))
+
+
+def test_an_empty_key_is_no_key() -> None:
+    with pytest.raises(ValueError, match=r"^api_key is empty; leave it out"):
+        CallBuilder(1, "")
+
+
 def test_numbers_may_be_of_any_library() -> None:
     floats: list[Any] = [np.float32(0.5), Decimal("0.5"), Fraction(1, 2)]
     integers: list[Any] = [np.int64(3), np.uint8(3), np.array(3)]
     assert {chat_request("Hi", temperature=one).sampling.temperature for one in floats} == {0.5}
     assert {chat_request("Hi", max_tokens=one, seed=one).max_tokens for one in integers} == {3}
+    assert {chat_request("Hi", time_limit=one).time_limit.nanos for one in floats} == {500_000_000}

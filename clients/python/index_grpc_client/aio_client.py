@@ -29,7 +29,8 @@ class AsyncClient:
     """Calls an index-grpc server from asyncio. An async context manager; belongs to the event loop it is made in.
 
     A call that finds the server unavailable is retried, up to four attempts in all, as long as no answer has begun.
-    Failed calls raise IndexGrpcError. The generated stub, for what the methods leave out, is at `stub`.
+    Failed calls raise IndexGrpcError; calls of a closed client, ValueError. The generated stub, for what the methods
+    leave out, is at `stub`.
     """
 
     def __init__(
@@ -61,6 +62,11 @@ class AsyncClient:
             channel = self._opened = open_channel(Dial(address, tls, credentials, channel_options))
         self.stub = chat_pb2_grpc.ChatServiceStub(channel)
         self._health_stub = health_pb2_grpc.HealthStub(channel)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a call that has no timeout of its own, retries included."""
+        return self._build.timeout
 
     async def chat(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of ChatOptions."""
@@ -100,6 +106,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connection and cancels what runs on it; a channel that was given stays open."""
         if self._opened is not None:
+            self._build.close()
             await self._opened.close(None)
 
     async def __aenter__(self) -> Self:

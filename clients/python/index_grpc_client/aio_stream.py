@@ -17,8 +17,8 @@ class AsyncChatStream:
     """An answer as it comes: iterate over it with `async for` for its chunks, once.
 
     Leaving the loop early, by `break` or an exception, cancels the call, as do `close()`, leaving an `async with`
-    block and dropping the stream. Errors of the call come out of the iteration; their `text` is what had come until
-    then.
+    block, dropping the stream, and cancelling what waits for a chunk, as `asyncio.timeout` does. Errors of the call
+    come out of the iteration; their `text` is what had come until then.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AsyncChatStream:
         with translated(self._transcript, self._transcript):
             message = await anext(self._messages, None)
         if message is None:
-            self._transcript.end()
+            self._transcript.end(was_cancelled=self._rpc.cancelled())
             raise StopAsyncIteration
         return self._transcript.add(message)
 
@@ -58,7 +58,7 @@ class AsyncChatStream:
             with translated(self._transcript, self._transcript):
                 async for message in self._messages:
                     yield self._transcript.add(message)
-            self._transcript.end()
+            self._transcript.end(was_cancelled=self._rpc.cancelled())
         finally:
             self._rpc.cancel()
 

@@ -4,9 +4,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, TypeAlias
 
 import grpc
+from grpc_health.v1 import health_pb2
 
 from index_grpc_client.limits import require_utf8
 from index_grpc_client.v1 import chat_pb2
@@ -14,11 +16,15 @@ from index_grpc_client.version import __version__
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
+HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 MAX_MESSAGE_BYTES = 16 * 2**20
+RETRIED_BYTES = MAX_MESSAGE_BYTES + 64 * 2**10
+"""What gRPC keeps of a call to send it again, its headers included; of its own accord it keeps 256 KiB."""
 
 SCHEMES_OF_PATHS = ("unix:", "unix-abstract:")
 SCHEMES_OF_HOSTS = ("dns:", "ipv4:", "ipv6:")
 SCHEMES_OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
+SCHEMES_OF_LISTS = ("ipv4:", "ipv6:")
 BEFORE_HOSTS = re.compile(r"^(dns:(//[^/]*/)?|ipv[46]:/*)")
 HOST_AND_PORT = re.compile(r"(\[[^]]*\]|[^:]*):([^:]*)")
 
@@ -43,14 +49,35 @@ def allowed_address(address: str, name: str = "address") -> str:
     """
     require_utf8({name: address})
     for scheme in SCHEMES_OF_URLS:
-        if address.startswith(scheme):
+        if address.lower().startswith(scheme):
             raise ValueError(f"{name} is {address!r}, which begins with {scheme}; allowed is host:port or unix:PATH")
-    if address in SCHEMES_OF_PATHS:
+    if address.removesuffix("//") in SCHEMES_OF_PATHS:
         raise ValueError(f"{name} is {address!r}, which names no path; allowed is unix:PATH or host:port")
     if address.startswith(SCHEMES_OF_HOSTS) or not has_scheme(address):
-        for host in BEFORE_HOSTS.sub("", address).split(","):
+        hosts_of = hosts(address)
+        if len(hosts_of) > 1 and not address.startswith(SCHEMES_OF_LISTS):
+            raise ValueError(f"{name} is {address!r}, which lists hosts; allowed is that with ipv4: or ipv6: before it")
+        for host in hosts_of:
             require_host(address, host, name)
     return address
+
+
+def hosts(address: str) -> list[str]:
+    """Returns the hosts of an address that is no path, with their ports."""
+    return BEFORE_HOSTS.sub("", address).split(",")
+
+
+def is_loopback(address: str) -> bool:
+    """Tells whether the address is of this machine alone, which no proxy can reach."""
+    for host in hosts(address):
+        found = HOST_AND_PORT.fullmatch(host)
+        name = (found[1] if found else host).strip("[]")
+        try:
+            if name != "localhost" and not ip_address(name).is_loopback:
+                return False
+        except ValueError:
+            return False
+    return True
 
 
 def require_host(address: str, host: str, name: str) -> None:
@@ -78,7 +105,8 @@ def service_config() -> str:
         "backoffMultiplier": 3,
         "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
-    methods = [{"name": [{"service": SERVICE}], "retryPolicy": retry_policy}]
+    services = [{"service": SERVICE}, {"service": HEALTH_SERVICE}]
+    methods = [{"name": services, "retryPolicy": retry_policy}]
     return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": methods})
 
 
@@ -111,7 +139,10 @@ class Dial:
             "grpc.max_reconnect_backoff_ms": 5_000,  # gRPC's own two minutes leave a server that is back alone for long
             "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
             "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
+            "grpc.per_rpc_retry_buffer_size": RETRIED_BYTES,
             "grpc.primary_user_agent": f"index-grpc-client/{__version__}",
             "grpc.service_config": service_config(),
         }
+        if is_loopback(allowed_address(self.address)):
+            defaults["grpc.enable_http_proxy"] = 0
         return list((defaults | dict(self.options or {})).items())

@@ -28,7 +28,8 @@ class Client:
     """Calls an index-grpc server. A context manager; safe to share between threads.
 
     A call that finds the server unavailable is retried, up to four attempts in all, as long as no answer has begun.
-    Failed calls raise IndexGrpcError. The generated stub, for what the methods leave out, is at `stub`.
+    Failed calls raise IndexGrpcError; calls of a closed client, ValueError. The generated stub, for what the methods
+    leave out, is at `stub`.
     """
 
     def __init__(
@@ -60,6 +61,11 @@ class Client:
             channel = self._opened = open_channel(Dial(address, tls, credentials, channel_options))
         self.stub = chat_pb2_grpc.ChatServiceStub(channel)
         self._health_stub = health_pb2_grpc.HealthStub(channel)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a call that has no timeout of its own, retries included."""
+        return self._build.timeout
 
     def chat(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of ChatOptions."""
@@ -99,6 +105,7 @@ class Client:
     def close(self) -> None:
         """Closes the connection and cancels what runs on it; a channel that was given stays open."""
         if self._opened is not None:
+            self._build.close()
             self._opened.close()
 
     def __enter__(self) -> Self:

@@ -1,12 +1,12 @@
 """Conversations: clients that remember what was said."""
 
 import time
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from typing import TypeAlias, Unpack
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.client import Client
-from index_grpc_client.errors import InvalidRequestError
+from index_grpc_client.errors import InvalidRequestError, LimitExceededError
 from index_grpc_client.limits import allowed_timeout
 from index_grpc_client.message import AnyMessage, Message, Role, messages
 from index_grpc_client.message import system as system_message
@@ -18,38 +18,49 @@ from index_grpc_client.result import ChatResult, Chunk
 SHORTEST_TIMEOUT_S = 0.001
 
 Trimming: TypeAlias = Generator[tuple[Message, ...], int, tuple[Message, ...]]
-"""Yields histories, is sent how many tokens remain after each with the prompt, and returns the one to use."""
+"""Yields histories, is sent how many tokens remain after each with the prompt, and returns the one to use.
+
+A generator, so that the search is the same whether the client that counts is asyncio's or not.
+"""
 
 
-def remaining_if_too_long(error: InvalidRequestError) -> int:
-    """Returns that no token remains if the prompt was too long even to be counted; raises other errors on."""
-    if error.reason != "PROMPT_TOO_LONG":
+def remaining_if_too_long(error: InvalidRequestError | LimitExceededError) -> int:
+    """Returns that no token remains if the prompt was too long to be counted, or even sent; raises other errors on."""
+    too_large_to_send = isinstance(error, LimitExceededError) and not error.reason
+    if error.reason != "PROMPT_TOO_LONG" and not too_large_to_send:
         raise error
     return 0
 
 
-class _TurnOptions:
-    """The options of a turn, whose timeout all of its calls share."""
+class _Turn:
+    """One turn: what stood before it, and its options, whose timeout all of its calls share."""
 
-    def __init__(self, options: AskOptions) -> None:
-        """Raises ValueError for an invalid timeout."""
-        timeout = options.get("timeout")
-        self._options, self.max_tokens = options, options.get("max_tokens")
-        self._ends_at = None if timeout is None else time.monotonic() + allowed_timeout(timeout)
+    def __init__(self, options: AskOptions, timeout: float, before: tuple[Message, ...]) -> None:
+        """Raises ValueError for an invalid timeout; `timeout` is the client's, for want of another."""
+        metadata, own = options.get("metadata"), options.get("timeout")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            metadata = tuple(metadata)  # which several calls read
+        self._options: AskOptions = {**options, "metadata": metadata}
+        self._ends_at = time.monotonic() + allowed_timeout(timeout if own is None else own)
+        self.before = before
+        self.max_tokens = options.get("max_tokens")
 
-    def to_look(self) -> CallOptions:
-        """Returns those of a call that asks after the model or counts."""
-        left, options = self._seconds_left(), self._options
-        timeout = None if left is None else min(left, QUICK_TIMEOUT)
-        return CallOptions(timeout=timeout, request_id=options.get("request_id"), metadata=options.get("metadata"))
+    def for_lookup(self) -> CallOptions:
+        """Returns the options of a call that asks after the model or counts."""
+        options = self._options
+        return CallOptions(
+            timeout=min(self._seconds_left(), QUICK_TIMEOUT),
+            request_id=options.get("request_id"),
+            metadata=options.get("metadata"),
+        )
 
-    def to_answer(self) -> AskOptions:
-        """Returns those of the call that answers."""
+    def for_answer(self) -> AskOptions:
+        """Returns the options of the call that answers."""
         return {**self._options, "timeout": self._seconds_left()}
 
-    def _seconds_left(self) -> float | None:
+    def _seconds_left(self) -> float:
         """Returns more than 0 always: a call with next to no time fails as any that takes too long."""
-        return None if self._ends_at is None else max(self._ends_at - time.monotonic(), SHORTEST_TIMEOUT_S)
+        return max(self._ends_at - time.monotonic(), SHORTEST_TIMEOUT_S)
 
 
 class _Memory:
@@ -61,17 +72,24 @@ class _Memory:
         self.trim = trim
         self.last: ChatResult | None = None
         """The latest answer with all that is known of it."""
-        self._turns = messages(history)
         self._model: ModelInfo | None = None
-        if self._turns and self._turns[0].role is Role.SYSTEM:
-            if system is not None:
-                raise ValueError("system is given, and the history begins with a system message: leave one of them out")
-            self.system, self._turns = self._turns[0].content, self._turns[1:]
+        self.history = messages(history)
+        if system is not None and self.system is not system:
+            raise ValueError("system is given, and the history begins with a system message: leave one of them out")
 
     @property
     def history(self) -> tuple[Message, ...]:
-        """The conversation so far, oldest message first, beginning with the instructions if there are any."""
+        """The conversation so far, oldest message first, beginning with the instructions if there are any.
+
+        May be set; instructions stay as they are unless the history begins with some.
+        """
         return self._with_system(self._turns)
+
+    @history.setter
+    def history(self, history: Iterable[AnyMessage]) -> None:
+        self._turns = messages(history)
+        if self._turns and self._turns[0].role is Role.SYSTEM:
+            self.system, self._turns = self._turns[0].content, self._turns[1:]
 
     def clear(self) -> None:
         """Forgets all but the instructions."""
@@ -82,16 +100,17 @@ class _Memory:
         for place in reversed(range(len(self._turns))):
             if self._turns[place].role is Role.USER:
                 prompt = self._turns[place].content
-                self._turns = self._turns[:place]
+                self._turns, self.last = self._turns[:place], None
                 return prompt
         return None
 
     def _with_system(self, turns: tuple[Message, ...]) -> tuple[Message, ...]:
         return turns if self.system is None else (system_message(self.system), *turns)
 
-    def _keep(self, result: ChatResult) -> None:
-        history = result.history
-        self._turns = history[1:] if history and history[0].role is Role.SYSTEM else history
+    def _keep(self, result: ChatResult, turn: _Turn) -> None:
+        """Remembers a finished turn. If the conversation was changed while it ran, the turn comes after the change."""
+        history = result.history[1:] if result.history[0].role is Role.SYSTEM else result.history
+        self._turns = history if self._turns is turn.before else (*self._turns, *history[-2:])
         self.last = result
 
     def _trimmed(self, model: ModelInfo, max_tokens: int | None) -> Trimming:
@@ -113,7 +132,7 @@ class _Memory:
 
 
 class Conversation(_Memory):
-    """A chat that remembers.
+    """A chat that remembers. One turn at a time: what is asked beside another turn does not know of it.
 
     A prompt that does not fit into the model's context with the history is an InvalidRequestError that names both
     counts, unless `trim` is set: then the oldest turns are forgotten, never the instructions, until there is room for
@@ -129,26 +148,29 @@ class Conversation(_Memory):
 
     def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of AskOptions."""
-        turn = _TurnOptions(options)
+        turn = _Turn(options, self._client.timeout, self._turns)
         history = self._history_for(prompt, turn)
-        result = self._client.chat(prompt, history=history, **turn.to_answer())
-        self._keep(result)
+        result = self._client.chat(prompt, history=history, **turn.for_answer())
+        self._keep(result, turn)
         return result
 
     def stream(self, prompt: str, **options: Unpack[AskOptions]) -> Generator[Chunk, None, None]:
-        """Answers a prompt as the model generates the answer; leaving the loop early cancels and forgets the turn."""
-        turn = _TurnOptions(options)
+        """Answers a prompt as the model generates the answer, from the first chunk that is asked for on.
+
+        Leaving the loop early cancels and forgets the turn, as soon as nothing holds the generator any more.
+        """
+        turn = _Turn(options, self._client.timeout, self._turns)
         history = self._history_for(prompt, turn)
-        with self._client.chat_stream(prompt, history=history, **turn.to_answer()) as stream:
+        with self._client.chat_stream(prompt, history=history, **turn.for_answer()) as stream:
             for chunk in stream:
                 if chunk.finish:
-                    self._keep(stream.result())
+                    self._keep(stream.result(), turn)
                 yield chunk
 
-    def _history_for(self, prompt: str, turn: _TurnOptions) -> tuple[Message, ...]:
+    def _history_for(self, prompt: str, turn: _Turn) -> tuple[Message, ...]:
         if not self.trim:
             return self.history
-        self._model = self._model or self._client.model(**turn.to_look())
+        self._model = self._model or self._client.model(**turn.for_lookup())
         trimming = self._trimmed(self._model, turn.max_tokens)
         try:
             history = next(trimming)
@@ -157,10 +179,10 @@ class Conversation(_Memory):
         except StopIteration as found:
             return tuple(found.value)
 
-    def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _TurnOptions) -> int:
+    def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _Turn) -> int:
         try:
-            return self._client.count_tokens(prompt, history=history, **turn.to_look()).remaining_tokens
-        except InvalidRequestError as error:
+            return self._client.count_tokens(prompt, history=history, **turn.for_lookup()).remaining_tokens
+        except (InvalidRequestError, LimitExceededError) as error:
             return remaining_if_too_long(error)
 
 
@@ -175,26 +197,29 @@ class AsyncConversation(_Memory):
 
     async def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
         """Answers a prompt; `options` are those of AskOptions."""
-        turn = _TurnOptions(options)
+        turn = _Turn(options, self._client.timeout, self._turns)
         history = await self._history_for(prompt, turn)
-        result = await self._client.chat(prompt, history=history, **turn.to_answer())
-        self._keep(result)
+        result = await self._client.chat(prompt, history=history, **turn.for_answer())
+        self._keep(result, turn)
         return result
 
     async def stream(self, prompt: str, **options: Unpack[AskOptions]) -> AsyncGenerator[Chunk, None]:
-        """Answers a prompt as the model generates the answer; leaving the loop early cancels and forgets the turn."""
-        turn = _TurnOptions(options)
+        """Answers a prompt as the model generates the answer, from the first chunk that is asked for on.
+
+        Leaving the loop early cancels and forgets the turn, as soon as nothing holds the generator any more.
+        """
+        turn = _Turn(options, self._client.timeout, self._turns)
         history = await self._history_for(prompt, turn)
-        async with self._client.chat_stream(prompt, history=history, **turn.to_answer()) as stream:
+        async with self._client.chat_stream(prompt, history=history, **turn.for_answer()) as stream:
             async for chunk in stream:
                 if chunk.finish:
-                    self._keep(stream.result())
+                    self._keep(stream.result(), turn)
                 yield chunk
 
-    async def _history_for(self, prompt: str, turn: _TurnOptions) -> tuple[Message, ...]:
+    async def _history_for(self, prompt: str, turn: _Turn) -> tuple[Message, ...]:
         if not self.trim:
             return self.history
-        self._model = self._model or await self._client.model(**turn.to_look())
+        self._model = self._model or await self._client.model(**turn.for_lookup())
         trimming = self._trimmed(self._model, turn.max_tokens)
         try:
             history = next(trimming)
@@ -203,8 +228,8 @@ class AsyncConversation(_Memory):
         except StopIteration as found:
             return tuple(found.value)
 
-    async def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _TurnOptions) -> int:
+    async def _remaining(self, prompt: str, history: tuple[Message, ...], turn: _Turn) -> int:
         try:
-            return (await self._client.count_tokens(prompt, history=history, **turn.to_look())).remaining_tokens
-        except InvalidRequestError as error:
+            return (await self._client.count_tokens(prompt, history=history, **turn.for_lookup())).remaining_tokens
+        except (InvalidRequestError, LimitExceededError) as error:
             return remaining_if_too_long(error)

@@ -168,5 +168,10 @@ def translated(call: Identified, answer: Answer | None = None) -> Iterator[None]
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        message, text = "the call was closed while it ran", answer.text if answer else ""
-        raise CallCancelledError(message, grpc.StatusCode.CANCELLED, request_id=call.request_id, text=text) from error
+        raise cancelled(call, answer) from error
+
+
+def cancelled(call: Identified, answer: Answer | None = None) -> CallCancelledError:
+    """Returns the error of a call that was cancelled here, with what had come of its answer."""
+    message, text = "the call was closed while it ran", answer.text if answer else ""
+    return CallCancelledError(message, grpc.StatusCode.CANCELLED, request_id=call.request_id, text=text)

@@ -1,8 +1,12 @@
-"""What callers may give: times, texts and headers. What is not allowed is a ValueError that names it and the remedy."""
+"""What callers may give: times, texts and headers. What is not allowed is a ValueError that names it and the remedy.
+
+`allowed_…` returns what is to be sent, `require_…` only looks.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from math import inf
 from operator import index
 from typing import SupportsFloat, SupportsIndex
 
@@ -17,40 +21,50 @@ GOOD_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 """What the server takes; it looks at this, too."""
 METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
 BINARY_SUFFIX = "-bin"
+RESERVED_PREFIX = "grpc-"
+"""gRPC's own: it would take what is sent for the status of the call."""
 
 
-def allowed_timeout(seconds: float, name: str = "timeout") -> float:
+def allowed_number(value: object, name: str) -> float:
+    """Returns a number of any library as Python's; one that is too large for it is infinite.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    if not isinstance(value, SupportsFloat | SupportsIndex):
+        raise TypeError(f"{name} is {value!r}; allowed are numbers")
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if index(value) > 0 else -inf  # type: ignore[arg-type] # only whole numbers are too large
+
+
+def allowed_timeout(seconds: object, name: str = "timeout") -> float:
     """Returns the timeout, or the longest that gRPC can count if that is less; infinity stays what it is."""
+    seconds = allowed_number(seconds, name)
     if not seconds > 0:  # NaN is not, either
         raise ValueError(f"{name} is {seconds:g} s; allowed is more than 0 s, and inf to wait for ever")
-    return seconds if seconds == float("inf") else min(seconds, LONGEST_TIMEOUT_S)
+    return seconds if seconds == inf else min(seconds, LONGEST_TIMEOUT_S)
 
 
 def allowed_time_limit(limit: float | timedelta, name: str = "time_limit") -> timedelta:
     """Returns the time limit, given in seconds or as it is returned."""
-    seconds = limit.total_seconds() if isinstance(limit, timedelta) else limit
+    seconds = limit.total_seconds() if isinstance(limit, timedelta) else allowed_number(limit, name)
     if not 0 < seconds <= LONGEST_TIME_LIMIT_S:
         allowed = f"more than 0 s, at most {LONGEST_TIME_LIMIT_S:,} s"
         raise ValueError(f"{name} is {seconds:g} s; allowed is {allowed}; unset means no limit of its own")
-    return limit if isinstance(limit, timedelta) else max(timedelta(seconds=limit), timedelta.resolution)
+    return limit if isinstance(limit, timedelta) else max(timedelta(seconds=seconds), timedelta.resolution)
 
 
-def require_uint32(numbers: Mapping[str, object]) -> None:
+def require_uint32(values: Mapping[str, object]) -> None:
     """Refuses numbers, each under its name, that the contract has no room for; other types with a TypeError."""
-    for name, number in numbers.items():
-        if number is None:
-            continue
-        if not isinstance(number, SupportsIndex):
-            raise TypeError(f"{name} is {number!r}; allowed are whole numbers")
-        if not 0 <= index(number) <= MOST_UINT32:
-            raise ValueError(f"{name} is {number}; it is sent in 32 bits, which hold 0 to {MOST_UINT32}")
-
-
-def require_numbers(values: Mapping[str, object]) -> None:
-    """Refuses with a TypeError values, each under its name, that are no numbers; None is not given."""
     for name, value in values.items():
-        if not isinstance(value, SupportsFloat | SupportsIndex | None):
-            raise TypeError(f"{name} is {value!r}; allowed are numbers")
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+            raise TypeError(f"{name} is {value!r}; allowed are whole numbers")
+        if not 0 <= index(value) <= MOST_UINT32:
+            raise ValueError(f"{name} is {value}; it is sent in 32 bits, which hold 0 to {MOST_UINT32}")
 
 
 def require_utf8(texts: Mapping[str, object]) -> None:
@@ -59,10 +73,10 @@ def require_utf8(texts: Mapping[str, object]) -> None:
     What is no text is refused with a TypeError.
     """
     for name, text in texts.items():
-        if not isinstance(text, str | None):
+        if not isinstance(text, str):
             raise TypeError(f"{name} is {text!r}; allowed is a str")
         try:
-            (text or "").encode()
+            text.encode()
         except UnicodeEncodeError as error:
             found = f"{error.object[error.start]!a} at character {error.start}"
             message = f"{name} holds {found}, which is not UTF-8; allowed is any text in UTF-8; convert it first"
@@ -71,6 +85,8 @@ def require_utf8(texts: Mapping[str, object]) -> None:
 
 def allowed_header(text: str, name: str) -> str:
     """Returns what is sent as the value of a header. The message does not show it whole, since it may be a secret."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is of type {type(text).__name__}; allowed is a str")
     for place, character in enumerate(text):
         if not " " <= character <= "~":
             found = f"{character!a} at character {place}"
@@ -80,6 +96,8 @@ def allowed_header(text: str, name: str) -> str:
 
 def allowed_request_id(text: str) -> str:
     """Returns the id. The server would put one of its own in the place of one that it does not take."""
+    if not isinstance(text, str):
+        raise TypeError(f"request_id is {text!r}; allowed is a str")
     if not GOOD_REQUEST_ID.fullmatch(text):
         allowed = "1 to 128 ASCII characters, none of them a space"
         raise ValueError(f"request_id is {text[:40]!a}; allowed are {allowed}")
@@ -90,9 +108,11 @@ def allowed_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> list[tuple[str
     """Returns the pairs. gRPC would fail the call for one that is not allowed, and not say which it is."""
     allowed = list(pairs)
     for key, value in allowed:
-        if not METADATA_KEY.fullmatch(key):
-            characters = "lower-case letters, digits and any of _-."
+        if not METADATA_KEY.fullmatch(key) or key.startswith(RESERVED_PREFIX):
+            characters = f"lower-case letters, digits and any of _-., but not {RESERVED_PREFIX} at first"
             raise ValueError(f"metadata has the key {key!a}; allowed are {characters}")
+        if not isinstance(value, str | bytes):
+            raise TypeError(f"metadata {key} is {value!r}; allowed are str and bytes")
         if not key.endswith(BINARY_SUFFIX):
             allowed_header(value if isinstance(value, str) else value.decode("latin-1"), f"metadata {key}")
         elif isinstance(value, str):

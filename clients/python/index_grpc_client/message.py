@@ -23,6 +23,17 @@ class Message:
     role: Role
     content: str
 
+    def __post_init__(self) -> None:
+        """Takes a role's name for the role.
+
+        Raises:
+            ValueError: the role is none of system, user and assistant.
+            TypeError: the content is no text.
+        """
+        object.__setattr__(self, "role", Role(self.role))
+        if not isinstance(self.content, str):
+            raise TypeError(f"the content of a message is {self.content!r}; allowed is a str")
+
     @classmethod
     def from_wire(cls, message: chat_pb2.Message) -> Self:
         """Raises ValueError if the role is unset or unknown to this client."""

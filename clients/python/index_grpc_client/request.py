@@ -12,10 +12,10 @@ from grpc_health.v1 import health_pb2
 from index_grpc_client.limits import (
     allowed_header,
     allowed_metadata,
+    allowed_number,
     allowed_request_id,
     allowed_time_limit,
     allowed_timeout,
-    require_numbers,
     require_uint32,
     require_utf8,
 )
@@ -28,6 +28,7 @@ QUICK_TIMEOUT = 30.0
 """Seconds to wait for calls that generate nothing, unless the client's timeout is shorter."""
 
 SAMPLING = [field.name for field in chat_pb2.SamplingParams.DESCRIPTOR.fields]
+WHOLE_NUMBERS = {"top_k", "seed"}
 
 Request = TypeVar("Request")
 
@@ -40,6 +41,27 @@ class Call(Generic[Request]):
     timeout: float | None
     metadata: tuple[tuple[str, str | bytes], ...]
     request_id: str
+
+
+def given(**values: object) -> dict[str, object]:
+    """Returns the values that are not None, by name."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def sampling_params(sampling: SamplingOptions) -> chat_pb2.SamplingParams:
+    """Returns the options as the contract has them.
+
+    Raises:
+        TypeError: a name is unknown, or a value is no number.
+        ValueError: a whole number does not fit.
+    """
+    values = given(**sampling)
+    if unknown := values.keys() - SAMPLING:
+        raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
+    require_uint32({name: values.get(name) for name in sorted(WHOLE_NUMBERS)})
+    for name in values.keys() - WHOLE_NUMBERS:
+        values[name] = allowed_number(values[name], name)
+    return chat_pb2.SamplingParams(**values)  # type: ignore[arg-type] # which are numbers
 
 
 def seconds(limit: float | timedelta) -> Duration:
@@ -56,7 +78,8 @@ def full_history(history: Iterable[AnyMessage] | None, system: str | None) -> tu
         ValueError: `system` is given and the history already begins with a system message, or a text is not UTF-8.
     """
     turns = messages(history or ())
-    require_utf8({"system": system} | {f"history[{place}].content": turn.content for place, turn in enumerate(turns)})
+    require_utf8(given(system=system))
+    require_utf8({f"history[{place}].content": turn.content for place, turn in enumerate(turns)})
     if system is None:
         return turns
     if turns and turns[0].role is Role.SYSTEM:
@@ -78,17 +101,13 @@ def chat_request(
     **sampling: Unpack[SamplingOptions],
 ) -> chat_pb2.ChatRequest:
     """Builds the request of Chat and ChatStream. None is left unset, since the contract tells unset from zero."""
-    if unknown := sampling.keys() - SAMPLING:
-        raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
     stops = [stop] if isinstance(stop, str | bytes) else list(stop or ())
-    require_utf8({"prompt": prompt, "model": model} | {f"stop[{place}]": text for place, text in enumerate(stops)})
-    top_k, seed = sampling.get("top_k"), sampling.get("seed")
-    require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs, "top_k": top_k, "seed": seed})
-    require_numbers(sampling)
+    require_utf8({"prompt": prompt} | given(model=model) | {f"stop[{place}]": text for place, text in enumerate(stops)})
+    require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs})
     return chat_pb2.ChatRequest(
         prompt=prompt,
         history=[turn.to_wire() for turn in full_history(history, system)],
-        sampling=chat_pb2.SamplingParams(**sampling),
+        sampling=sampling_params(sampling),
         max_tokens=max_tokens,
         stop=stops,
         time_limit=None if time_limit is None else seconds(time_limit),
@@ -98,18 +117,20 @@ def chat_request(
     )
 
 
-@dataclass(frozen=True)
 class CallBuilder:
-    """Builds the calls of one client, with its defaults."""
+    """Builds the calls of one client, with its defaults, until it is closed."""
 
-    timeout: float
-    """Seconds."""
-    api_key: str | None
+    def __init__(self, timeout: float, api_key: str | None) -> None:
+        """Raises ValueError or TypeError for what no call could be made with. `timeout` is in seconds."""
+        self.timeout = allowed_timeout(timeout)
+        self.api_key = None if api_key is None else allowed_header(api_key, "api_key")
+        if api_key == "":
+            raise ValueError("api_key is empty; leave it out where the server asks for none")
+        self._is_closed = False
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for what no call could be made with."""
-        allowed_timeout(self.timeout)
-        allowed_header(self.api_key or "", "api_key")
+    def close(self) -> None:
+        """From now on calls are refused with a ValueError."""
+        self._is_closed = True
 
     def chat(
         self,
@@ -158,6 +179,8 @@ class CallBuilder:
         request_id: str | None = None,
         metadata: Metadata | None = None,
     ) -> Call[Request]:
+        if self._is_closed:
+            raise ValueError("the client is closed; make another one")
         pairs = metadata.items() if isinstance(metadata, Mapping) else metadata or ()
         headers = allowed_metadata(pairs)
         if self.api_key is not None:

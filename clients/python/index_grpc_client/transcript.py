@@ -2,7 +2,7 @@
 
 import grpc
 
-from index_grpc_client.errors import IncompleteAnswerError
+from index_grpc_client.errors import IncompleteAnswerError, cancelled
 from index_grpc_client.message import Message, assistant, user
 from index_grpc_client.request import Call
 from index_grpc_client.result import ChatResult, Chunk, Finish, Start, TokenLogprob
@@ -41,11 +41,19 @@ class Transcript:
             self._finish = chunk.finish
         return chunk
 
-    def end(self) -> None:
-        """Takes the stream's end; raises IncompleteAnswerError if no finish had come."""
-        if self._finish is None:
-            message = "the stream ended without a finish"
-            raise IncompleteAnswerError(message, grpc.StatusCode.INTERNAL, request_id=self.request_id, text=self.text)
+    def end(self, *, was_cancelled: bool = False) -> None:
+        """Takes the stream's end.
+
+        Raises:
+            CallCancelledError: no finish had come, since the call was cancelled here.
+            IncompleteAnswerError: none had come for another reason.
+        """
+        if self._finish is not None:
+            return
+        if was_cancelled:
+            raise cancelled(self, self)
+        message = "the stream ended without a finish"
+        raise IncompleteAnswerError(message, grpc.StatusCode.INTERNAL, request_id=self.request_id, text=self.text)
 
     def result(self) -> ChatResult:
         """Returns the whole answer; raises RuntimeError before its finish has come."""

@@ -1,6 +1,7 @@
 """`index-client ask`: one prompt, one answer."""
 
 import asyncio
+import codecs
 import dataclasses
 import json
 import sys
@@ -13,6 +14,7 @@ import click
 from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import complain
+from index_grpc_client.cli.reading import is_terminal, read_all
 from index_grpc_client.options import AnswerOptions
 from index_grpc_client.result import Chunk, FinishReason
 
@@ -25,12 +27,9 @@ CUT = {
 
 def read_prompt(words: tuple[str, ...]) -> str:
     """Joins the words of a prompt; `-`, or no word at all, stands for standard input."""
-    if not words and sys.stdin.isatty():
+    if not words and is_terminal():
         raise click.UsageError("no prompt: give one, or pipe one in")
-    try:
-        return " ".join(sys.stdin.buffer.read().decode().strip() if word == "-" else word for word in words or ("-",))
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"standard input is not UTF-8: {error}") from error
+    return " ".join(read_all() if word == "-" else word for word in words or ("-",))
 
 
 async def write(chunks: AsyncIterable[Chunk]) -> None:
@@ -61,7 +60,8 @@ def to_json(result: object) -> str:
     """Returns a result as one line of JSON."""
     if not dataclasses.is_dataclass(result) or isinstance(result, type):
         raise TypeError(f"not a result: {result!r}")
-    return json.dumps(dataclasses.asdict(result), default=plain, ensure_ascii=False)
+    holds_all = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+    return json.dumps(dataclasses.asdict(result), default=plain, ensure_ascii=not holds_all)
 
 
 @click.command(epilog=DEFAULTS)

@@ -12,6 +12,7 @@ from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.ask import write
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import complain, exit_code, report
+from index_grpc_client.cli.reading import is_terminal, not_utf8, read_line
 from index_grpc_client.conversation import AsyncConversation
 from index_grpc_client.errors import IndexGrpcError
 from index_grpc_client.options import AnswerOptions
@@ -60,21 +61,24 @@ class Dialogue:
                 continue
             except EOFError:
                 return self._exit_code
+            except UnicodeDecodeError as error:
+                self._refuse(not_utf8(error))
+                continue
             if line.startswith("/"):
-                if line.split()[0] == "/quit":
+                name, *text = line.split(maxsplit=1)
+                if name == "/quit":
                     return self._exit_code
-                self._command(line)
+                self._command(name, "".join(text))
             elif line:
                 self._answer(line, self._options)
 
-    def _command(self, line: str) -> None:
-        name, _, text = line.partition(" ")
+    def _command(self, name: str, text: str) -> None:
         match name:
             case "/new":
                 self._conversation.clear()
                 self._prompt = None
             case "/system":
-                self._conversation.system = text.strip() or None
+                self._conversation.system = text or None
             case "/retry":
                 self._retry()
             case "/help":
@@ -87,9 +91,12 @@ class Dialogue:
         if self._prompt is None:
             self._refuse("there is no prompt to answer anew")
             return
+        before = self._conversation.history
         if self._answered:
             self._conversation.undo()
         self._answer(self._prompt, {**self._options, "seed": None})  # the same seed would give the same answer
+        if not self._answered:
+            self._conversation.history = before
 
     def _answer(self, prompt: str, options: AnswerOptions) -> None:
         self._prompt, self._answered = prompt, False
@@ -110,21 +117,17 @@ class Dialogue:
         self._exit_code = click.UsageError.exit_code
 
 
-def read_line() -> str:
-    """The next line of standard input. Raises EOFError after the last one."""
-    if line := sys.stdin.readline():
-        return line
-    raise EOFError
-
-
 def reader() -> Callable[[], str]:
     """Returns what reads a line: with editing and recall at a terminal, plainly from a pipe."""
-    if not sys.stdin.isatty():
+    if not is_terminal():
         return read_line
     # Takes as long to import as all the rest, and only this needs it.
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.output import create_output
 
-    session: PromptSession[str] = PromptSession("> ")
+    # Answers alone go to a file or pipe; what is typed shows on the terminal.
+    output = create_output(stdout=sys.stdout if sys.stdout.isatty() else sys.stderr)
+    session: PromptSession[str] = PromptSession("> ", output=output)
     return session.prompt
 
 
@@ -137,9 +140,7 @@ def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOpt
 
     Lines from a pipe are answered in turn; should some fail, it goes on, and exits with the last one's code.
     """
-    if sys.stdin is None:  # closed by who started this
-        raise click.UsageError("chat reads prompts from standard input, and that is closed; leave it open")
-    interactive = sys.stdin.isatty()
+    interactive = is_terminal()
     if interactive:
         click.echo("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.", err=True)
 

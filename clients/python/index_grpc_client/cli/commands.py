@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +43,9 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - click's own
         """Runs a command and exits. A reader that has seen enough is click's to see to."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # it may be closed
+                stream.reconfigure(errors="replace")  # what its encoding does not hold is no reason to lose the rest
         try:
             return super().main(*args, **options)
         except OSError as error:

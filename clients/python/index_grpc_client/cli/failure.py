@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 import click
 import grpc
 
-from index_grpc_client.channel import has_port, has_scheme
+from index_grpc_client.channel import has_port, has_scheme, is_loopback
 from index_grpc_client.errors import (
     CallCancelledError,
     DeadlineError,
@@ -49,7 +49,8 @@ Exit codes:
 def complain(word: str, text: str) -> None:
     """Writes `word: text` to stderr, the word in colour where a person looks on."""
     colour = {"error": "red", "hint": "cyan", "note": "yellow"}[word]
-    click.echo(f"{click.style(word, fg=colour)}: {text}", err=True, color=False if os.environ.get("NO_COLOR") else None)
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    click.echo(f"{click.style(word, fg=colour)}: {text}", err=True, color=False if is_plain else None)
 
 
 def checked(allowed: Callable[[Value, str], object]) -> OptionCallback[Value]:
@@ -86,6 +87,9 @@ def was_unreachable(error: IndexGrpcError) -> bool:
     return isinstance(error, UnavailableError) and not error.reason
 
 
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+"""Variables of the environment that gRPC heeds, the first that is set; not for paths."""
+
 HINTS_ON_CONNECTING = {
     "certificate has expired": "who runs the server must renew its certificate",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted; --ca names a file of certificates to trust",
@@ -106,7 +110,9 @@ def hint_if_unavailable(error: UnavailableError, address: str) -> str:
             return advice
     if not (has_scheme(address) or has_port(address)):
         return "the address has no port, so 443 was tried; --address HOST:PORT gives one"
-    return f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
+    if not is_loopback(address) and (proxy := next((name for name in PROXIES if os.environ.get(name)), None)):
+        return f"{proxy} is set, so gRPC goes by that proxy; no_proxy={address} would spare this server"
+    return f"is a server running at {address}? --address, given before the command, or INDEX_GRPC_ADDRESS names another"
 
 
 def hint_if_too_much(error: LimitExceededError) -> str | None:
@@ -126,9 +132,9 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
         case UnavailableError():
             return hint_if_unavailable(error, address)
         case DeadlineError():
-            return "--timeout or --time-limit gives it longer, --max-tokens asks for less"
+            return "--timeout, given before the command, waits longer; for an answer, --max-tokens asks for less"
         case UnauthenticatedError():
-            return "--api-key or INDEX_GRPC_API_KEY gives the key"
+            return "--api-key, given before the command, or INDEX_GRPC_API_KEY gives the key"
         case LimitExceededError():
             return hint_if_too_much(error)
         case ModelNotFoundError():
