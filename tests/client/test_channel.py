@@ -4,11 +4,11 @@ import json
 
 import pytest
 from index_grpc_client import Client
-from index_grpc_client.channel import MAX_MESSAGE_BYTES, SERVICE, ChannelOptions, Dial
+from index_grpc_client.channel import MAX_MESSAGE_BYTES, SERVICE, ChannelOptions, ChannelSettings
 
 
 def options(given: ChannelOptions | None = None) -> dict[str, object]:
-    return dict(Dial("localhost:1", False, None, given).channel_options())
+    return dict(ChannelSettings("localhost:1", False, None, given).channel_options())
 
 
 def test_the_defaults() -> None:
@@ -50,7 +50,7 @@ def test_given_options_replace_those_of_their_name(given: ChannelOptions) -> Non
     ],
 )
 def test_targets(address: str, target: str) -> None:
-    assert Dial(address, False, None, None).target() == target
+    assert ChannelSettings(address, False, None, None).target() == target
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_targets(address: str, target: str) -> None:
 )
 def test_addresses_that_are_none(address: str, why: str) -> None:
     with pytest.raises(ValueError, match=f"^address .*{why}") as refusal:
-        Dial(address, False, None, None).target()
+        ChannelSettings(address, False, None, None).target()
     assert "\n" not in str(refusal.value)
 
 
@@ -92,14 +92,14 @@ def test_a_client_is_not_made_for_an_address_that_is_none() -> None:
 
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.2:1", "[::1]:1", "dns:///localhost:1", "ipv4:127.0.0.1:1"])
 def test_no_proxy_can_reach_the_loopback(address: str) -> None:
-    assert Dial(address, False, None, None).channel_options().count(("grpc.enable_http_proxy", 0)) == 1
+    assert ChannelSettings(address, False, None, None).channel_options().count(("grpc.enable_http_proxy", 0)) == 1
 
 
 @pytest.mark.parametrize("address", ["example.org:1", "10.0.0.1:1", "ipv4:127.0.0.1:1,10.0.0.1:1", "xds:///index"])
 def test_other_servers_may_be_behind_a_proxy(address: str) -> None:
-    assert "grpc.enable_http_proxy" not in dict(Dial(address, False, None, None).channel_options())
+    assert "grpc.enable_http_proxy" not in dict(ChannelSettings(address, False, None, None).channel_options())
 
 
 def test_credentials_imply_tls() -> None:
-    assert Dial("localhost:1", False, None, None).channel_credentials() is None
-    assert Dial("localhost:1", True, None, None).channel_credentials() is not None
+    assert ChannelSettings("localhost:1", False, None, None).channel_credentials() is None
+    assert ChannelSettings("localhost:1", True, None, None).channel_credentials() is not None

@@ -8,7 +8,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
 from index_grpc_client.aio_stream import AsyncChatStream
-from index_grpc_client.channel import DEFAULT_ADDRESS, SERVICE, ChannelOptions, Dial
+from index_grpc_client.channel import DEFAULT_ADDRESS, SERVICE, ChannelOptions, ChannelSettings
 from index_grpc_client.errors import ModelNotFoundError, translated
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.options import CallOptions, ChatOptions, CountOptions
@@ -17,12 +17,12 @@ from index_grpc_client.result import ChatResult, HealthStatus
 from index_grpc_client.v1 import chat_pb2_grpc
 
 
-def open_channel(dial: Dial) -> grpc.aio.Channel:
+def open_channel(settings: ChannelSettings) -> grpc.aio.Channel:
     """Returns a channel that connects at its first call."""
-    credentials, options = dial.channel_credentials(), dial.channel_options()
+    credentials, options = settings.channel_credentials(), settings.channel_options()
     if credentials is None:
-        return grpc.aio.insecure_channel(dial.target(), options)
-    return grpc.aio.secure_channel(dial.target(), credentials, options)
+        return grpc.aio.insecure_channel(settings.target(), options)
+    return grpc.aio.secure_channel(settings.target(), credentials, options)
 
 
 class AsyncClient:
@@ -59,7 +59,7 @@ class AsyncClient:
         self._build = CallBuilder(timeout, api_key)
         self._opened = None
         if channel is None:
-            channel = self._opened = open_channel(Dial(address, tls, credentials, channel_options))
+            channel = self._opened = open_channel(ChannelSettings(address, tls, credentials, channel_options))
         self.stub = chat_pb2_grpc.ChatServiceStub(channel)
         self._health_stub = health_pb2_grpc.HealthStub(channel)
 

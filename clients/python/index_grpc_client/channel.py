@@ -111,7 +111,7 @@ def service_config() -> str:
 
 
 @dataclass(frozen=True)
-class Dial:
+class ChannelSettings:
     """How to reach a server."""
 
     address: str

@@ -6,7 +6,7 @@ from typing import Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from index_grpc_client.channel import DEFAULT_ADDRESS, SERVICE, ChannelOptions, Dial
+from index_grpc_client.channel import DEFAULT_ADDRESS, SERVICE, ChannelOptions, ChannelSettings
 from index_grpc_client.errors import ModelNotFoundError, translated
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.options import CallOptions, ChatOptions, CountOptions
@@ -16,12 +16,12 @@ from index_grpc_client.stream import ChatStream
 from index_grpc_client.v1 import chat_pb2_grpc
 
 
-def open_channel(dial: Dial) -> grpc.Channel:
+def open_channel(settings: ChannelSettings) -> grpc.Channel:
     """Returns a channel that connects at its first call."""
-    credentials, options = dial.channel_credentials(), dial.channel_options()
+    credentials, options = settings.channel_credentials(), settings.channel_options()
     if credentials is None:
-        return grpc.insecure_channel(dial.target(), options)
-    return grpc.secure_channel(dial.target(), credentials, options)
+        return grpc.insecure_channel(settings.target(), options)
+    return grpc.secure_channel(settings.target(), credentials, options)
 
 
 class Client:
@@ -58,7 +58,7 @@ class Client:
         self._build = CallBuilder(timeout, api_key)
         self._opened = None
         if channel is None:
-            channel = self._opened = open_channel(Dial(address, tls, credentials, channel_options))
+            channel = self._opened = open_channel(ChannelSettings(address, tls, credentials, channel_options))
         self.stub = chat_pb2_grpc.ChatServiceStub(channel)
         self._health_stub = health_pb2_grpc.HealthStub(channel)
 

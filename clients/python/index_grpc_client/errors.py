@@ -107,7 +107,7 @@ ERRORS: dict[grpc.StatusCode, type[IndexGrpcError]] = {
 }
 """The class for each status code; others are IndexGrpcError."""
 
-CODES_OF_A_LOSS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+CODES_WHEN_CUT_OFF = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 """What gRPC makes of a stream that a proxy resets, or ends without a status, when it has lost the server behind it."""
 RESET = "RST_STREAM"
 """Stands in gRPC's message where the other side has reset the stream. A call that was cancelled here has no such word;
@@ -140,18 +140,18 @@ def translate(error: grpc.RpcError, request_id: str = "", answer: Answer | None 
     trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
     details = status_details(trailers)
     kind = ERRORS.get(code, IndexGrpcError)
-    if answer is not None and _is_loss(code, message, details.reason, answer.has_begun):
+    if answer is not None and _was_cut_off(code, message, details.reason, answer.has_begun):
         kind = IncompleteAnswerError
     return kind(message, code, details, request_id=request_id, text=answer.text if answer else "")
 
 
-def _is_loss(code: grpc.StatusCode, message: str, reason: str, has_begun: bool) -> bool:
+def _was_cut_off(code: grpc.StatusCode, message: str, reason: str, has_begun: bool) -> bool:
     """Whether an answer was lost on the way, rather than never begun, or ended by the service or by the caller."""
     if code is grpc.StatusCode.UNAVAILABLE:
         return has_begun
     if code is grpc.StatusCode.CANCELLED:
         return RESET in message
-    return code in CODES_OF_A_LOSS and not reason and (has_begun or RESET in message)
+    return code in CODES_WHEN_CUT_OFF and not reason and (has_begun or RESET in message)
 
 
 @contextmanager
