@@ -130,6 +130,7 @@ class Calls:
             if not self.num_open:
                 self._idle.set()
             self._ended(call)
+            call.error = None  # it refers to the frames that it came through, and those to the call, for ever
 
 
 def authorization(metadata: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
@@ -33,6 +34,16 @@ LoadTrailer: TypeAlias = Callable[[], Trailer]
 """Makes the trailer that tells how loaded the server is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a call came to: a response, if not all were sent before, or a refusal."""
+
+    id: str
+    """The call's."""
+    response: Message | None = None
+    refusal: IndexGrpcError | None = None
+
+
 class CallInterceptor(Interceptor):
     """Wraps the handlers of one service; other services pass through."""
 
@@ -54,28 +65,49 @@ class CallInterceptor(Interceptor):
         return self._wrapped[method]
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
-        handle = self._handle(method, handler.unary_stream or handler.unary_unary, handler.request_deserializer)
+        answer = self._answering(method, handler.unary_stream or handler.unary_unary, handler.request_deserializer)
+        handle = self._handle(answer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(handle, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(handle, None, handler.response_serializer)
 
-    def _handle(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
-        """Opens the call, has it answered, and turns what goes wrong in it into a status."""
+    def _handle(self, answer: Callable[[Context], Awaitable[Outcome]]) -> Behaviour:
+        """Answers a call, or turns what went wrong in it into a status."""
 
         # Coroutines, also for streams: a caller who leaves ends them at once, `finally` clauses and all.
+        # What is to be told stands apart from what was asked: gRPC and the error that aborts a call hold each other and
+        # so whatever is in its frames, until Python looks for such cycles, which may be after gigabytes of requests.
         async def handle(_: object, context: Context) -> Message | None:
+            outcome = await answer(context)
+            if outcome.refusal is not None:
+                return await _seen_through(abort(context, outcome.refusal, outcome.id, self._load_trailer()))
+            context.set_trailing_metadata(((REQUEST_ID, outcome.id), self._load_trailer()))
+            return outcome.response
+
+        return handle
+
+    def _answering(
+        self, method: str, behaviour: Behaviour, parse: Parse
+    ) -> Callable[[Context], Coroutine[Any, Any, Outcome]]:
+        """Opens a call, and has it answered."""
+
+        async def answer(context: Context) -> Outcome:
             data = await message_of(context)
             call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
             call.service = self._service
             try:
                 with self._calls.served(call):
-                    response = await _seen_through(behaviour(_parsed(parse, data), context))
-                context.set_trailing_metadata(((REQUEST_ID, call.id), self._load_trailer()))
+                    return Outcome(call.id, await _seen_through(behaviour(_parsed(parse, data), context)))
             except IndexGrpcError as error:
-                return await _seen_through(abort(context, error, call.id, self._load_trailer()))
-            return response
+                return Outcome(call.id, refusal=_without_frames(error))
 
-        return handle
+        return answer
+
+
+def _without_frames(error: IndexGrpcError) -> IndexGrpcError:
+    """The error alone: no longer those that led to it, nor the functions that they came through."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 async def _seen_through(work: Awaitable[T]) -> T:

@@ -1,0 +1,81 @@
+"""What is refused is let go, however large it was: memory does not grow with what strangers send."""
+
+import http.client
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from index_grpc.access.keys import fingerprint
+from tests.process import Process, serving
+
+MIB = 2**20
+LARGE = "a" * (8 * MIB)
+NUM_CALLS = 20
+MOST_GROWTH = 100 * MIB
+"""Of a server that has been sent 160 MiB more."""
+REFUSED: dict[str, pb.ChatRequest | bytes] = {
+    "too long": pb.ChatRequest(prompt=LARGE),
+    "out of range": pb.ChatRequest(prompt=LARGE, sampling=pb.SamplingParams(temperature=9)),
+    "another model": pb.ChatRequest(prompt=LARGE, model="another"),
+    "not even a message": LARGE.encode(),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    keys = tmp_path_factory.mktemp("keys") / "keys.toml"
+    keys.write_text(f"[keys.alice]\nhash = '{fingerprint('alice')}'\n")
+    with serving("--port", "0", "--http-port", "0", "--api-keys-file", str(keys)) as process:
+        process.wait_for("ready in")
+        yield process
+
+
+def growth(server: Process, call: Callable[[], None]) -> int:
+    """Bytes that the server's memory has grown by after many calls, where a few have been before."""
+    process = psutil.Process(server.pid)
+    for _ in range(4):
+        call()
+    before = process.memory_info().rss
+    for _ in range(NUM_CALLS):
+        call()
+    return int(process.memory_info().rss - before)
+
+
+def calling(server: Process, request: pb.ChatRequest | bytes, key: str = "alice") -> Callable[[], None]:
+    """A call over gRPC that is refused."""
+    channel = grpc.insecure_channel(server.wait_for(r"--address (\S+)")[1], [("grpc.max_send_message_length", -1)])
+    method: Any = channel.unary_unary("/index.v1.ChatService/Chat", None, pb.ChatResponse.FromString)
+    data = request if isinstance(request, bytes) else request.SerializeToString()
+
+    def call() -> None:
+        with pytest.raises(grpc.RpcError):
+            method(data, metadata=[("authorization", f"Bearer {key}")], timeout=60)
+
+    return call
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_was_refused_over_grpc_is_let_go(server: Process, name: str) -> None:
+    assert growth(server, calling(server, REFUSED[name])) < MOST_GROWTH
+
+
+def test_what_a_stranger_sent_is_let_go(server: Process) -> None:
+    assert growth(server, calling(server, REFUSED["too long"], key="mallory")) < MOST_GROWTH
+
+
+def test_what_was_refused_over_http_is_let_go(server: Process) -> None:
+    host, _, port = server.wait_for(r"listening on http://(\S+)")[1].rpartition(":")
+    body = f'{{"messages": [{{"role": "user", "content": "{LARGE}"}}]}}'
+    headers = {"authorization": "Bearer alice", "content-type": "application/json"}
+
+    def call() -> None:
+        with closing(http.client.HTTPConnection(host, int(port), timeout=60)) as connection:
+            connection.request("POST", "/v1/chat/completions", body, headers)
+            assert connection.getresponse().status == http.client.BAD_REQUEST
+
+    assert growth(server, call) < MOST_GROWTH
