@@ -70,7 +70,9 @@ class App:
         self.ports = [make(self) for make in ports]
 
     def _grpc_server(self) -> grpc.aio.Server:
-        calls = CallInterceptor(SERVICE, self.calls, self.load_reporter.trailer)
+        calls = CallInterceptor(
+            SERVICE, self.calls, lambda: self.answering.ready().model.context_length, self.load_reporter.trailer
+        )
         interceptors = [ParseInterceptor(), calls, self.entrance.guard]
         with patient_threads():
             server = grpc.aio.server(interceptors=interceptors, options=options(self.settings))

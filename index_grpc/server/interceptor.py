@@ -1,4 +1,4 @@
-"""What every call of the service over gRPC has in common: errors as statuses, trailers, bytes that do not parse."""
+"""What every call of the service over gRPC has in common: one message, errors as statuses, trailers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -6,18 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from index_grpc.errors import IndexGrpcError, InvalidRequest, Violation
+from index_grpc.errors import IndexGrpcError
 from index_grpc.server.calls import REQUEST_ID, Calls, open_call
+from index_grpc.server.message import Parse, message_of, parsed
 from index_grpc.server.status import Context, Trailer, abort
 
-CANCEL_SECONDS = 0.1
-"""How long after a call's end without a message the cancel may come that explains it."""
 LATEST_CANCEL_SECONDS = 5.0
 """How long a handler that cannot send waits for the cancel that explains it."""
-
-INCOMPLETE = "the call ended before its message was complete; send one whole message"
 
 if TYPE_CHECKING:
     Handler = Any  # the stubs do not say that it may be None, nor that its behaviour may be a coroutine
@@ -29,7 +26,6 @@ T = TypeVar("T")
 
 Behaviour: TypeAlias = Callable[..., Coroutine[Any, Any, Message | None]]
 """Answers with one message, or sends several itself."""
-Parse: TypeAlias = Callable[[bytes], Message]
 LoadTrailer: TypeAlias = Callable[[], Trailer]
 """Makes the trailer that tells how loaded the server is."""
 
@@ -47,8 +43,12 @@ class Outcome:
 class CallInterceptor(Interceptor):
     """Wraps the handlers of one service; other services pass through."""
 
-    def __init__(self, service: str, calls: Calls, load_trailer: LoadTrailer) -> None:
-        self._service, self._calls, self._load_trailer = service, calls, load_trailer
+    def __init__(
+        self, service: str, calls: Calls, context_length: Callable[[], int], load_trailer: LoadTrailer
+    ) -> None:
+        """`context_length` is the model's; it raises what a call is to be refused with, if it is."""
+        self._service, self._calls = service, calls
+        self._context_length, self._load_trailer = context_length, load_trailer
         self._wrapped: dict[str, Handler] = {}
         """By their methods: a service's handlers stay what they are."""
 
@@ -97,7 +97,8 @@ class CallInterceptor(Interceptor):
             call.service = self._service
             try:
                 with self._calls.served(call):
-                    return Outcome(call.id, await _seen_through(behaviour(_parsed(parse, data), context)))
+                    request = parsed(parse, data, self._context_length())
+                    return Outcome(call.id, await _seen_through(behaviour(request, context)))
             except IndexGrpcError as error:
                 return Outcome(call.id, refusal=_without_frames(error))
 
@@ -117,25 +118,3 @@ async def _seen_through(work: Awaitable[T]) -> T:
     except grpc.aio.InternalError:
         await asyncio.sleep(LATEST_CANCEL_SECONDS)
         raise
-
-
-async def message_of(context: Context) -> bytes | None:
-    """A call's only message; None if it ends before that is complete, where gRPC itself would leave it open for ever.
-
-    For handlers that, to gRPC, take a stream: only they see such an end.
-    """
-    data: Any = await context.read()
-    if isinstance(data, bytes):
-        return data
-    await asyncio.sleep(CANCEL_SECONDS)  # whoever left is cancelled now, and was no mistake
-    return None
-
-
-def _parsed(parse: Parse, data: bytes | None) -> Message:
-    if data is None:
-        raise InvalidRequest(Violation("request", INCOMPLETE))
-    try:
-        return parse(data)
-    except DecodeError:
-        problem = f"{len(data)} bytes that do not parse; send a message of index/v1/chat.proto, strings in UTF-8"
-        raise InvalidRequest(Violation("request", problem)) from None

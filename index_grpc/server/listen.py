@@ -21,6 +21,10 @@ MOST_UNSEEN_CALLS = 20_000
 """Calls that have come and that nobody has looked at yet. gRPC cancels more than these, and a client that is told so
 does not come again; of itself it begins to at 1,000, which a burst reaches in no time."""
 
+MOST_CALLS_OF_A_CONNECTION = 10_000
+"""That are open at once, 20 KiB each; gRPC itself knows no limit. Clients keep more to themselves until others end, but
+not in the moment in which they connect: an honest burst must stay below."""
+
 log = logging.getLogger(__name__)
 
 
@@ -90,6 +94,7 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", MOST_UNSEEN_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MOST_UNSEEN_CALLS),
         ("grpc.max_allowed_incoming_connections", _most_connections(settings)),
+        ("grpc.max_concurrent_streams", MOST_CALLS_OF_A_CONNECTION),
         ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that says nothing is closed; gRPC would wait 60 s
         ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
         ("grpc.max_receive_message_length", size),

@@ -6,7 +6,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from index_grpc.server.interceptor import INCOMPLETE, Handler, Interceptor, message_of
+from index_grpc.server.interceptor import Handler, Interceptor
+from index_grpc.server.message import INCOMPLETE, message_of
 from index_grpc.server.status import Context
 
 

@@ -1,0 +1,103 @@
+"""A call's only message: read as bytes, and looked at before it is parsed."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+from google.protobuf.message import DecodeError, Message
+from index_grpc_client.v1 import chat_pb2 as pb
+
+from index_grpc.errors import InvalidRequest, PromptTooLong, Violation
+from index_grpc.server.status import Context
+
+MESSAGE_SECONDS = 60.0
+"""How long a call may take to bring its message, as a body may over HTTP."""
+CANCEL_SECONDS = 1.0
+"""How long after a call's end without a message the cancel may come that explains it: many come late if all leave at
+once."""
+
+INCOMPLETE = f"no whole message came: the call ended before, or took over {MESSAGE_SECONDS:g} s; send one whole message"
+
+HISTORY_TAG = pb.ChatRequest.DESCRIPTOR.fields_by_name["history"].number << 3 | 2
+"""Of one message of the history, in all requests that have one."""
+MOST_OTHER_FIELDS = 1_000
+"""That are not messages of the history. Each may be two bytes, and takes fifty once it is parsed."""
+
+Parse: TypeAlias = Callable[[bytes], Message]
+
+
+async def message_of(context: Context) -> bytes | None:
+    """A call's only message; None if it does not come whole, where gRPC itself would leave it open for ever.
+
+    For handlers that, to gRPC, take a stream: only they see such an end.
+    """
+    try:
+        async with asyncio.timeout(MESSAGE_SECONDS):
+            data: Any = await context.read()
+    except TimeoutError:
+        return None
+    if isinstance(data, bytes):
+        return data
+    await asyncio.sleep(CANCEL_SECONDS)  # whoever left is cancelled by then, and was no mistake
+    return None
+
+
+def parsed(parse: Parse, data: bytes | None, context_length: int) -> Message:
+    """The message, for a model with so many positions.
+
+    Raises:
+        InvalidRequest: it did not come whole, does not parse, or has too many fields.
+        PromptTooLong: the marks of its history's messages alone fill the context.
+    """
+    if data is None:
+        raise InvalidRequest(Violation("request", INCOMPLETE))
+    try:
+        _require_few_fields(data, context_length)
+        return parse(data)
+    except (DecodeError, IndexError):
+        problem = f"{len(data)} bytes that do not parse; send a message of index/v1/chat.proto, strings in UTF-8"
+        raise InvalidRequest(Violation("request", problem)) from None
+
+
+def _require_few_fields(data: bytes, context_length: int) -> None:
+    """Counts fields before they are parsed: megabytes of tiny ones would take gigabytes and seconds."""
+    num_history = num_others = 0
+    for tag in _tags(data):
+        if tag == HISTORY_TAG:
+            num_history += 1
+        else:
+            num_others += 1
+        at_least = num_history + 2  # a mark for each message, for the prompt and for the answer
+        if at_least > context_length:
+            raise PromptTooLong(f"at least {at_least}", context_length)
+        if num_others > MOST_OTHER_FIELDS:
+            problem = f"has over {MOST_OTHER_FIELDS} fields beside its history; send each once, and at most 16 stops"
+            raise InvalidRequest(Violation("request", problem))
+
+
+def _tags(data: bytes) -> Iterator[int]:
+    """The number and kind of each field. Raises IndexError where the bytes end within one."""
+    place = 0
+    while place < len(data):
+        tag, place = _varint(data, place)
+        yield tag
+        match tag & 7:
+            case 0:
+                _, place = _varint(data, place)
+            case 1:
+                place += 8
+            case 2:
+                size, place = _varint(data, place)
+                place += size
+            case 5:
+                place += 4
+            # others have no content of their own
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    """The number that begins at a place, and where the next field begins."""
+    value = shift = 0
+    while data[place] >= 0x80:
+        value |= (data[place] & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+    return value | data[place] << shift, place + 1
