@@ -1,6 +1,7 @@
 """A call's only message: read as bytes, and looked at before it is parsed."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -13,8 +14,7 @@ from index_grpc.server.status import Context
 MESSAGE_SECONDS = 60.0
 """How long a call may take to bring its message, as a body may over HTTP."""
 CANCEL_SECONDS = 1.0
-"""How long after a call's end without a message the cancel may come that explains it: many come late if all leave at
-once."""
+"""How long after a call's end without a message the cancel may come that explains it, where the event loop keeps up."""
 
 INCOMPLETE = f"no whole message came: the call ended before, or took over {MESSAGE_SECONDS:g} s; send one whole message"
 
@@ -38,8 +38,17 @@ async def message_of(context: Context) -> bytes | None:
         return None
     if isinstance(data, bytes):
         return data
-    await asyncio.sleep(CANCEL_SECONDS)  # whoever left is cancelled by then, and was no mistake
+    await _until_cancelled_if_left()
     return None
+
+
+async def _until_cancelled_if_left() -> None:
+    """Whoever left is cancelled meanwhile, and was no mistake. Where thousands leave at once that takes some time."""
+    is_late = True
+    while is_late:
+        before = time.monotonic()
+        await asyncio.sleep(CANCEL_SECONDS)
+        is_late = time.monotonic() - before > 1.5 * CANCEL_SECONDS
 
 
 def parsed(parse: Parse, data: bytes | None, context_length: int) -> Message:

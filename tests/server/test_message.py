@@ -60,7 +60,8 @@ def test_what_is_cut_short_does_not_parse(data: bytes) -> None:
 async def test_a_message_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.server.message.MESSAGE_SECONDS", 0.1)
     async with fake_server() as server:
-        call: Any = server.channel.stream_stream(f"/{SERVICE}/Chat", None, None)()
+        method: Any = server.channel.stream_stream(f"/{SERVICE}/Chat", None, None)
+        call = method()
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "no whole message came" in await call.details()
         assert await unary(server.stub, REQUEST) == TEXT
@@ -70,7 +71,7 @@ async def test_who_breaks_off_many_calls_is_no_news(caplog: pytest.LogCaptureFix
     """Whose connection goes while none has brought its message."""
     caplog.set_level(logging.INFO, "index_grpc.calls")
     async with fake_server() as server:
-        await asyncio.to_thread(break_off, server.address, 500)
+        await asyncio.to_thread(break_off, server.address, 2_000)
         await asyncio.gather(*(unary(server.stub, REQUEST) for _ in range(20)))
         await server.has_open(0)
     assert [record.getMessage() for record in caplog.records if "code=OK" not in record.getMessage()] == []
