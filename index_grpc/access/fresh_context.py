@@ -22,10 +22,3 @@ class FreshContext(ssl.SSLContext):
         """Called by the event loop for each connection."""
         context = self.certificates.value.context
         return context.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-
-
-def fresh_context(certificates: Reloaded[Certificates]) -> ssl.SSLContext:
-    """For as many connections as come."""
-    context = FreshContext(ssl.PROTOCOL_TLS_SERVER)
-    context.certificates = certificates
-    return context

@@ -5,11 +5,17 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from index_grpc.http.handshakes import Handshakes
 from index_grpc.machine import most_connections
 from index_grpc.server.listen import HTTP_SHARE
 
 HEAD_SECONDS = 10.0
 """For the head of a request, from the connection's beginning or from the head's: as gRPC's port has it."""
+
+
+def most_http_connections() -> int:
+    """How many there may be at once."""
+    return most_connections() // HTTP_SHARE
 
 
 class PatientProtocol(H11Protocol):
@@ -20,7 +26,9 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - its own type differs by event loop
         """Called by the event loop."""
         super().connection_made(transport)
-        if len(self.connections) > most_connections() // HTTP_SHARE:
+        if isinstance(self.config.ssl, Handshakes):
+            self.config.ssl.end(transport.get_extra_info("ssl_object"))
+        if len(self.connections) > most_http_connections():
             transport.abort()
         self._await_head()
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from index_grpc.access.fresh_context import fresh_context
 from index_grpc.errors import StartupError
-from index_grpc.http.patience import PatientProtocol
+from index_grpc.http.handshakes import HANDSHAKE_SECONDS, Handshakes
+from index_grpc.http.patience import PatientProtocol, most_http_connections
 from index_grpc.http.routes import routes
 from index_grpc.server.app import App
 from index_grpc.server.listen import bracketed, warn_of_strangers
@@ -27,7 +27,29 @@ log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Leaves signals to the process it runs in."""
+    """Leaves signals to the process it runs in, and does not wait for handshakes for long."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn."""
+        await super().startup([])
+        loop, context = asyncio.get_running_loop(), self.config.ssl
+        for listener in sockets or ():
+            self.servers.append(
+                await loop.create_server(
+                    self._protocol,
+                    sock=listener,
+                    ssl=context,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
+                    backlog=BACKLOG,
+                )
+            )
+
+    def _protocol(self) -> PatientProtocol:
+        return PatientProtocol(self.config, self.server_state, self.lifespan.state)
+
+    def may_begin(self, num_handshakes: int) -> bool:
+        """Whether one more connection may be, where so many are in their handshakes."""
+        return len(self.server_state.connections) + num_handshakes < most_http_connections()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -44,6 +66,9 @@ class HttpPort:
         self._host, self._port = (settings.http_host or settings.host).strip("[]"), settings.http_port or 0
         self._settings, self._certificates = settings, app.entrance.port.certificates
         self._server = Server(_config(app))
+        if certificates := app.entrance.port.certificates:
+            context = Handshakes.of(certificates, self._server.may_begin)
+            self._server.config.ssl_context_factory = lambda *_: context
         self._serving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -62,11 +87,8 @@ class HttpPort:
 
 
 def _config(app: App) -> uvicorn.Config:
-    certificates = app.entrance.port.certificates
-    context = fresh_context(certificates) if certificates else None
     return uvicorn.Config(
         routes(app),
-        ssl_context_factory=(lambda *_: context) if context else None,
         http=PatientProtocol,  # of h11, which bounds what it keeps of a head; httptools, hardly faster, does not
         ws="none",
         lifespan="off",
@@ -75,7 +97,6 @@ def _config(app: App) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=BACKLOG,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )

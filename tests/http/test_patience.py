@@ -1,11 +1,17 @@
 """Connections over HTTP that say nothing, or too little, come to an end."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
+import uvloop
 
+from index_grpc.http.port import HttpPort
 from index_grpc.server.app import App
+from tests.certificates import Pair, authority, issued
 from tests.http.asking import COMPLETIONS, fake_http
+from tests.http.test_access import TEXT, completed, trusting
+from tests.server.asking import until
 from tests.server.fake_runner import fake_server
 
 HALF_A_HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
@@ -67,6 +73,40 @@ async def test_a_slow_answer_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> N
         await asyncio.sleep(0.2)
         server.runner.gate.set()
         assert (await asked).status_code == 200
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "127.0.0.1")
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"], ids=["nothing", "a little"])
+async def test_a_handshake_that_does_not_come(said: bytes, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index_grpc.http.port.HANDSHAKE_SECONDS", 0.05)
+    async with fake_server(http_port=0, tls_cert=pair.cert, tls_key=pair.key) as server:
+        reader, writer = await connected(server.app)
+        writer.write(said)
+        assert await ended(reader, writer) == b""
+
+
+def test_connections_amid_their_handshake_count(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop that serves; asyncio's own leaves the socket of one that is refused to the collector."""
+    monkeypatch.setattr("index_grpc.http.patience.most_connections", lambda: 8)
+    monkeypatch.setattr("index_grpc.http.handshakes.HANDSHAKE_SECONDS", 0.5)
+    uvloop.run(crowding(pair))
+
+
+async def crowding(pair: Pair) -> None:
+    async with fake_server(http_port=0, tls_cert=pair.cert, tls_key=pair.key) as server:
+        first = [await connected(server.app) for _ in range(2)]
+        assert await ended(*await connected(server.app)) == b""
+        for _, other in first:
+            other.transport.abort()
+        port = server.app.ports[0]
+        assert isinstance(port, HttpPort)
+        await until(lambda: port._server.may_begin(len(port._server.config.ssl._begun)))  # type: ignore[union-attr]
+        for _ in range(3):  # each of which is forgotten once its handshake is done
+            assert await completed(server.app, trusting(pair.cert.parent)) == TEXT
 
 
 async def test_more_connections_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

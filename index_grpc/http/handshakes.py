@@ -1,0 +1,52 @@
+"""Connections amid the handshake of TLS: the event loop tells nobody of them before it is done."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from index_grpc.access.certificates import Certificates
+from index_grpc.access.files import Reloaded
+from index_grpc.access.fresh_context import FreshContext
+
+HANDSHAKE_SECONDS = 10.0
+"""After so long the event loop ends a connection whose handshake is not done: as on gRPC's port."""
+
+
+class Handshakes(FreshContext):
+    """The encryption of a port that bounds how many connections are in their handshakes."""
+
+    may_begin: Callable[[int], bool]
+    """Whether one more connection may be, where so many are in their handshakes."""
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Called by the event loop for each connection, which it closes if this raises."""
+        if not self.may_begin(len(self._begun)):
+            raise ssl.SSLError("there are too many connections")
+        encrypted = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        # What fails is not heard of; after this time it has.
+        forget = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self.end, encrypted)
+        self._begun[id(encrypted)] = forget
+        return encrypted
+
+    def end(self, encrypted: object) -> None:
+        """A connection's handshake is over."""
+        if forget := self._begun.pop(id(encrypted), None):
+            forget.cancel()
+
+    @classmethod
+    def of(cls, certificates: Reloaded[Certificates], may_begin: Callable[[int], bool]) -> "Handshakes":
+        """For as many connections as come."""
+        context = cls(ssl.PROTOCOL_TLS_SERVER)
+        context.certificates, context.may_begin = certificates, may_begin
+        context._begun = {}
+        return context
+
+    _begun: dict[int, asyncio.TimerHandle]
+    """By the connection's SSLObject."""
