@@ -72,8 +72,21 @@ def read_config(directory: Path) -> ModelConfig:
 def _index_config(values: dict[str, Any]) -> ModelConfig:
     fields = Fields(values)
     fields.refuse("rope_scaling", "quantization_config")
-    theta = fields.positive_float("rope_theta", DEFAULT_ROPE_THETA) * fields.positive_float("rope_ratio", 1.0)
+    theta = _index_theta(fields) * fields.positive_float("rope_ratio", 1.0)
     return _shape(fields, theta, norm_head=fields.flag("norm_head", False))
+
+
+def _index_theta(fields: Fields) -> float:
+    """The base of rotary embedding, from beside `rope_parameters` or, as transformers 5 writes it, from within."""
+    inner = fields.group("rope_parameters")
+    inner_theta = _plain_theta(inner)
+    inner.refuse_all_but("rope_type", "type", "rope_theta", "partial_rotary_factor")
+    _refuse_partial_rotation(fields)
+    theta = fields.positive_float("rope_theta", inner_theta)
+    if "rope_theta" in inner and theta != inner_theta:
+        remedy = "keep only the one that the model was trained with"
+        raise ValueError(f"rope_theta is {theta}, but {inner_theta} in rope_parameters; {remedy}")
+    return theta
 
 
 def _llama_config(values: dict[str, Any]) -> ModelConfig:
@@ -86,12 +99,21 @@ def _llama_config(values: dict[str, Any]) -> ModelConfig:
         rope: dict[str, object] = {**(LlamaConfig(**settings).rope_parameters or {})}
     except Exception as error:  # whatever way transformers has of refusing a value
         raise ValueError(f"has rope settings that transformers refuses: {' '.join(str(error).split())}") from error
-    if rope.get("rope_type", "default") != "default":
-        raise ValueError(f"rope scaling is {rope['rope_type']!r}; supported is only 'default'")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(f"partial_rotary_factor is {rope['partial_rotary_factor']!r}; supported is only 1.0")
-    theta = Fields(rope).positive_float("rope_theta", DEFAULT_ROPE_THETA)
-    return _shape(fields, theta, norm_head=False)
+    return _shape(fields, _plain_theta(Fields(rope)), norm_head=False)
+
+
+def _plain_theta(rope: Fields) -> float:
+    """The base of rotary embedding where nothing else of it is out of the ordinary."""
+    for key in ("rope_type", "type"):  # the newer name and the older one
+        rope.one_of(key, ("default",), default="default")
+    _refuse_partial_rotation(rope)
+    return rope.positive_float("rope_theta", DEFAULT_ROPE_THETA)
+
+
+def _refuse_partial_rotation(rope: Fields) -> None:
+    share = rope.positive_float("partial_rotary_factor", 1.0)
+    if share != 1.0:
+        raise ValueError(f"partial_rotary_factor is {share}; supported is only 1.0")
 
 
 def _shape(fields: Fields, rope_theta: float, norm_head: bool) -> ModelConfig:

@@ -47,6 +47,17 @@ class Fields:
             if self._values.get(key):
                 raise ValueError(f"{key} is {self._values[key]!r}, which is not computed here; serve another model")
 
+    def refuse_all_but(self, *known: str) -> None:
+        """As `refuse`, every other key."""
+        self.refuse(*(key for key in self._values if key not in known))
+
+    def group(self, key: str) -> "Fields":
+        """The fields of an object under a key; none if it is absent."""
+        value = self._take(key, {})
+        if not isinstance(value, dict):
+            raise ValueError(f"{key} is {value!r} and should be a JSON object")
+        return Fields(value)
+
     def _take(self, key: str, default: object) -> object:
         value = self._values.get(key, default)
         if value is None:

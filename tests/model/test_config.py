@@ -1,6 +1,7 @@
 """Reading config.json: what is served, and a clear word about what is not."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,53 @@ def test_index_chat(tmp_path: Path) -> None:
 def test_index_with_longer_context(tmp_path: Path) -> None:
     config = read(tmp_path, INDEX_CHAT, rope_ratio=32, max_position_embeddings=32768)
     assert (config.rope_theta, config.context_length) == (320000.0, 32768)
+
+
+@pytest.mark.parametrize(
+    ("rope", "theta"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5),
+        ({"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 5e5}, 5e5),
+        ({"rope_parameters": {"rope_theta": 1e4}, "rope_ratio": 32}, 320000.0),
+        ({"rope_parameters": {"type": "default", "rope_theta": None}, "rope_theta": 5e5}, 5e5),
+        ({"rope_parameters": {"partial_rotary_factor": 1}, "partial_rotary_factor": 1.0}, 10000.0),
+        ({"rope_parameters": None}, 10000.0),
+        ({"rope_parameters": {}}, 10000.0),
+    ],
+)
+def test_index_rope_settings_old_and_new(tmp_path: Path, rope: dict[str, Any], theta: float) -> None:
+    assert read(tmp_path, INDEX_CHAT, **{"rope_scaling": ABSENT} | rope).rope_theta == theta
+
+
+@pytest.mark.parametrize(
+    ("rope", "reason"),
+    [
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0}},
+            "rope_type is 'linear'; supported: 'default'",
+        ),
+        ({"rope_parameters": {"type": "dynamic", "factor": 2.0}}, "type is 'dynamic'; supported: 'default'"),
+        ({"rope_parameters": {"rope_type": "default", "type": "yarn"}}, "type is 'yarn'; supported: 'default'"),
+        ({"rope_parameters": {"rope_type": ["default"]}}, "rope_type is ['default']; supported: 'default'"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "linear"}}},
+            "full_attention is {'rope_type': 'linear'}, which is not computed here; serve another model",
+        ),
+        ({"rope_parameters": {"factor": 8.0}}, "factor is 8.0, which is not computed here; serve another model"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5; supported is only 1.0"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; supported is only 1.0"),
+        ({"partial_rotary_factor": "all"}, "partial_rotary_factor is 'all' and should be a number"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta is 0 and should be a number above 0"),
+        ({"rope_parameters": ["linear"]}, "rope_parameters is ['linear'] and should be a JSON object"),
+        (
+            {"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 1e4},
+            "rope_theta is 10000.0, but 500000.0 in rope_parameters; keep only the one that the model was trained with",
+        ),
+    ],
+)
+def test_index_rope_settings_that_cannot_be_served(tmp_path: Path, rope: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(reason)):
+        read(tmp_path, INDEX_CHAT, **{"rope_scaling": ABSENT} | rope)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +201,7 @@ def test_values_that_cannot_be_served_are_named(
     ],
 )
 def test_llama_variants_that_are_not_computed(tmp_path: Path, key: str, value: object) -> None:
-    with pytest.raises(CheckpointError, match=r"not computed|supported is only"):
+    with pytest.raises(CheckpointError, match=r"not computed|supported"):
         read(tmp_path, LLAMA, **{key: value})
 
 
