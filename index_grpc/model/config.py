@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from index_grpc.errors import CheckpointError
-from index_grpc.model.fields import Fields
+from index_grpc.model.fields import LARGEST_FLOAT, Fields
 
 DEFAULT_ROPE_THETA = 10000.0
 ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
+SMALLEST_THETA, LARGEST_THETA = 1.0, LARGEST_FLOAT
+MOST_LAYERS = 10_000
 SHORTEST_CONTEXT, LONGEST_CONTEXT = 16, 2**20
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -45,6 +47,9 @@ class ModelConfig:
             raise ValueError(f"max_position_embeddings is {self.context_length}; {allowed}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd; rotary embedding turns pairs")
+        if not SMALLEST_THETA <= self.rope_theta <= LARGEST_THETA:
+            allowed = f"allowed is {SMALLEST_THETA:g} to {LARGEST_THETA:g}"
+            raise ValueError(f"rope_theta, rope_ratio included, is {self.rope_theta}; {allowed}")
 
 
 def position_bytes(config: ModelConfig, item_bytes: int) -> int:
@@ -124,7 +129,7 @@ def _shape(fields: Fields, rope_theta: float, norm_head: bool) -> ModelConfig:
         raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_heads}")
     dtype_key = "dtype" if "dtype" in fields else "torch_dtype"  # the newer name of the same thing
     return ModelConfig(
-        num_layers=fields.positive_int("num_hidden_layers"),
+        num_layers=fields.positive_int("num_hidden_layers", most=MOST_LAYERS),
         hidden_size=hidden_size,
         intermediate_size=fields.positive_int("intermediate_size"),
         num_heads=num_heads,
@@ -132,7 +137,7 @@ def _shape(fields: Fields, rope_theta: float, norm_head: bool) -> ModelConfig:
         head_dim=fields.positive_int("head_dim", hidden_size // num_heads),
         vocab_size=fields.positive_int("vocab_size"),
         context_length=fields.positive_int("max_position_embeddings"),
-        rms_norm_eps=fields.positive_float("rms_norm_eps", 1e-6),
+        rms_norm_eps=fields.positive_float("rms_norm_eps", 1e-6, below=1.0),
         rope_theta=rope_theta,
         norm_head=norm_head,
         tie_word_embeddings=fields.flag("tie_word_embeddings", False),

@@ -1,7 +1,10 @@
 """Values of a configuration file, checked as they are taken."""
 
-import math
 from collections.abc import Mapping
+
+LARGEST_SIZE = 2**24
+LARGEST_FLOAT = 1e30
+"""Float32, in which values end up, holds more."""
 
 
 class Fields:
@@ -13,18 +16,18 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
-    def positive_int(self, key: str, default: int | None = None) -> int:
-        """A whole number above zero."""
+    def positive_int(self, key: str, default: int | None = None, most: int = LARGEST_SIZE) -> int:
+        """A whole number from 1 to `most`."""
         value = self._take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{key} is {value!r} and should be a whole number above 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError(f"{key} is {value!r} and should be a whole number from 1 to {most}")
         return value
 
-    def positive_float(self, key: str, default: float | None = None) -> float:
-        """A finite number above zero."""
+    def positive_float(self, key: str, default: float | None = None, below: float = LARGEST_FLOAT) -> float:
+        """A number above zero and below `below`."""
         value = self._take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{key} is {value!r} and should be a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < below:
+            raise ValueError(f"{key} is {value!r} and should be a number above 0 and below {below:g}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:

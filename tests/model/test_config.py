@@ -168,12 +168,22 @@ def test_llama_with_grouped_heads_and_the_newer_dtype_key(tmp_path: Path) -> Non
         ("num_attention_heads", 17),
         ("num_key_value_heads", 3),
         ("head_dim", 63),
+        ("num_hidden_layers", 10_001),
+        ("hidden_size", 2**24 + 1),
+        pytest.param("intermediate_size", 10**400, id="intermediate_size-huge"),
+        ("vocab_size", 2**31),
+        ("head_dim", 2**25),
         ("rms_norm_eps", 0),
+        ("rms_norm_eps", 1),
+        pytest.param("rms_norm_eps", 10**400, id="rms_norm_eps-huge"),
         ("rms_norm_eps", float("nan")),
         ("tie_word_embeddings", "no"),
         ("hidden_act", "gelu"),
         ("torch_dtype", "int8"),
         ("rope_theta", -1.0),
+        ("rope_theta", 0.5),
+        ("rope_theta", 1e300),
+        pytest.param("rope_theta", 10**400, id="rope_theta-huge"),
         ("rope_scaling", {"rope_type": "linear", "factor": 2.0}),
         ("quantization_config", {"quant_method": "gptq"}),
     ],
@@ -188,6 +198,32 @@ def test_values_that_cannot_be_served_are_named(
     assert key.replace("rope_scaling", "rope") in message.replace("rope scaling", "rope_scaling")
     assert value is ABSENT or value is None or "linear" in message or str(value) in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "limit"),
+    [
+        ("num_hidden_layers", 2**31, "a whole number from 1 to 10000"),
+        ("vocab_size", 2**24 + 1, "a whole number from 1 to 16777216"),
+        ("num_attention_heads", 0, "a whole number from 1 to 16777216"),
+        ("rms_norm_eps", 1.0, "a number above 0 and below 1"),
+        ("rope_theta", 10**31, "a number above 0 and below 1e+30"),
+    ],
+)
+def test_the_limit_of_a_number_is_named(tmp_path: Path, key: str, value: object, limit: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(f"{key} is {value} and should be {limit}")):
+        read(tmp_path, INDEX_CHAT, **{key: value})
+
+
+def test_the_largest_sizes_are_served(tmp_path: Path) -> None:
+    config = read(tmp_path, INDEX_CHAT, num_hidden_layers=10_000, vocab_size=2**24, rope_theta=1, rms_norm_eps=0.99)
+    assert (config.num_layers, config.vocab_size, config.rope_theta) == (10_000, 2**24, 1.0)
+
+
+@pytest.mark.parametrize(("theta", "ratio"), [(1e20, 1e20), (1e-320, 1e-20), (2, 0.25)])
+def test_a_base_that_only_its_ratio_takes_out_of_bounds(tmp_path: Path, theta: float, ratio: float) -> None:
+    with pytest.raises(CheckpointError, match=r"rope_theta, rope_ratio included, is \S+; allowed is 1 to 1e\+30"):
+        read(tmp_path, INDEX_CHAT, rope_theta=theta, rope_ratio=ratio)
 
 
 @pytest.mark.parametrize(
