@@ -56,13 +56,18 @@ def weight_paths(directory: Path) -> list[Path]:
     if found.suffix != ".json":
         return [found]
     try:
-        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
-        misplaced = [name for name in shards if Path(name).name != name]
+        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()), key=str)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{found}: is no index of weights ({error!r}); download it again") from error
+    misplaced = [name for name in shards if not _is_file_name(name)]
     if misplaced or not shards:
-        raise CheckpointError(f"{found}: names {misplaced or 'no files'}; shards must lie beside the index")
+        raise CheckpointError(f"{found}: names {misplaced or 'no files'}; shards must be files beside the index")
     return [directory / name for name in shards]
+
+
+def _is_file_name(name: object) -> bool:
+    """Whether it names a file within a directory; the system takes no zero byte and no half of a surrogate pair."""
+    return isinstance(name, str) and name.isprintable() and name not in ("", "..") and Path(name).name == name
 
 
 def _check_present(path: Path) -> None:

@@ -198,7 +198,7 @@ def test_broken_files_are_named(tmp_path: Path, form: str, fault: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../secret.bin"}}'],
+    ["", "{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": ["b.bin"]}}', '{"weight_map": {"a": 1, "b": "c"}}'],
 )
 def test_broken_index_is_named(tmp_path: Path, content: str) -> None:
     directory = make_checkpoint(tmp_path, **TINY, form="sharded_bin")
@@ -206,6 +206,19 @@ def test_broken_index_is_named(tmp_path: Path, content: str) -> None:
     index.write_text(content)
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\.index\.json: (is no index|names)"):
         load(directory)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "a/b.bin", "a\0b.bin", "\ud800.bin", 1, None])
+@pytest.mark.parametrize("form", ["sharded_bin", "sharded_safetensors"])
+def test_a_shard_that_is_no_file_beside_the_index(tmp_path: Path, form: str, name: object) -> None:
+    directory = make_checkpoint(tmp_path, **TINY, form=form)
+    (index,) = directory.glob("*.index.json")
+    content = json.loads(index.read_text())
+    content["weight_map"]["lm_head.weight"] = name
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError) as caught:
+        load(directory)
+    assert str(caught.value) == f"{index}: names {[name]!r}; shards must be files beside the index"
 
 
 def test_safetensors_come_before_pickles(tmp_path: Path) -> None:
