@@ -7,8 +7,10 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 // Shares the tasks of one job out, to whoever is free: the calling thread and its helpers.
@@ -31,7 +33,8 @@ class Crew {
 
   int size() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  // Calls task(i) once for each i from 0 to num_tasks - 1 and returns when all have returned.
+  // Calls task(i) once for each i from 0 to num_tasks - 1 and returns when all have returned. What a task throws, of
+  // several the first, is thrown on from here, and where threads share a job, not before it is over.
   template <class Task>
   void run(int num_tasks, const Task& task) {
     if (num_tasks <= 1 || helpers_.empty()) {
@@ -48,6 +51,7 @@ class Crew {
     while (work()) {
     }
     for (int spins = 0; num_done_.load(std::memory_order_acquire) != num_tasks; ++spins) pause(spins);
+    if (thrown_) std::rethrow_exception(std::exchange(thrown_, nullptr));
   }
 
  private:
@@ -67,12 +71,22 @@ class Crew {
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while (static_cast<uint32_t>(ticket) != 0) {
       if (ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-        call_(job_, num_tasks_ - static_cast<int>(static_cast<uint32_t>(ticket)));
+        try {
+          call_(job_, num_tasks_ - static_cast<int>(static_cast<uint32_t>(ticket)));
+        } catch (...) {
+          keep(std::current_exception());
+        }
         num_done_.fetch_add(1, std::memory_order_release);
         return true;
       }
     }
     return false;
+  }
+
+  // The job is over only after this, so the thread that waits for it sees what was kept.
+  void keep(std::exception_ptr thrown) {
+    std::lock_guard lock(mutex_);
+    if (!thrown_) thrown_ = std::move(thrown);
   }
 
   void help() {
@@ -116,6 +130,7 @@ class Crew {
   void (*call_)(const void*, int) = nullptr;
   const void* job_ = nullptr;
   int num_tasks_ = 0;
+  std::exception_ptr thrown_;  // by a task of the job; guarded by the mutex until all are done
   alignas(64) std::atomic<int> num_done_{0};
   alignas(64) std::atomic<int> num_asleep_{0};
   std::atomic<bool> ends_{false};
