@@ -123,7 +123,7 @@ class Loop:
         return StepReport(
             seconds=self.step_seconds,
             batch_size=len(outcomes),
-            num_prompt_tokens=sum(span.count for span, _ in outcomes if span.start < span.sequence.num_prompt),
+            num_prompt_tokens=sum(span.num_prompt for span, _ in outcomes),
             num_new_tokens=sum(isinstance(result, Token) for _, result in outcomes),
             num_preemptions=self._num_preemptions - before,
         )

@@ -111,6 +111,11 @@ class Span:
         return self.start + self.count
 
     @property
+    def num_prompt(self) -> int:
+        """How many of its tokens are the prompt's: one that is computed again may go on with the answer in a span."""
+        return max(0, min(self.end, self.sequence.num_prompt) - self.start)
+
+    @property
     def is_next(self) -> bool:
         """Whether its sequence still runs, and stands where the span begins."""
         return self.sequence.is_running and self.sequence.num_computed == self.start

@@ -5,7 +5,7 @@ from collections import Counter
 
 from index_grpc.contract import SamplingParams, TokenOutput, TokenRequest
 from index_grpc.engine.loop import Loop
-from index_grpc.engine.orders import Cancel, News, Report, Submit
+from index_grpc.engine.orders import Cancel, News, Report, StepReport, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from tests.engine.fake_runner import FakeRunner
 
@@ -23,12 +23,15 @@ class Desk:
     def __init__(self, runner: FakeRunner, limits: Limits = LIMITS, stop_ids: frozenset[int] = STOP_IDS) -> None:
         self.stop_ids = stop_ids
         self.reports: dict[int, list[Report]] = {}
+        self.steps: list[StepReport] = []
         self.loop = Loop(Scheduler(limits), runner, self._receive)
         runner.block_tokens, runner.answers_like_prompts = limits.block_tokens, limits.answers_like_prompts
 
     def _receive(self, news: News) -> None:
         for report in news.reports:
             self.reports.setdefault(report.number, []).append(report)
+        if news.step is not None:
+            self.steps.append(news.step)
 
     def submit(self, number: int, prompt: list[int], max_tokens: int, deadline: float | None = None) -> None:
         request = TokenRequest("x", prompt, SamplingParams(), max_tokens, self.stop_ids, deadline=deadline)

@@ -108,6 +108,21 @@ def test_who_came_last_stops_and_goes_on_later() -> None:
         assert desk.last_output(number).cached_prompt_tokens == 0
 
 
+@pytest.mark.parametrize("answers_like_prompts", [True, False])
+def test_prompt_tokens_are_counted_each_time_and_none_of_an_answer(answers_like_prompts: bool) -> None:
+    """Who had to stop has its prompt computed again, and its answer too, even as the end of a chunk of the prompt."""
+    limits = dataclasses.replace(
+        LIMITS, num_blocks=15, prefix_reuse=False, answers_like_prompts=answers_like_prompts, chunk_tokens=64
+    )
+    desk = Desk(FakeRunner(64), limits, frozenset())
+    for number in range(2):
+        desk.submit(number, [9 + number] * 10, max_tokens=100)
+    desk.finish()
+    assert desk.num_preemptions == 1
+    assert sum(step.num_preemptions for step in desk.steps) == 1
+    assert sum(step.num_prompt_tokens for step in desk.steps) == 3 * 10
+
+
 def test_nobody_stops_where_all_fit() -> None:
     limits = dataclasses.replace(LIMITS, num_blocks=3 * 15)
     desk = Desk(FakeRunner(16), limits, frozenset())
