@@ -149,10 +149,6 @@ class TokenOutput(NamedTuple):
     reason: FinishReason | None = None
     cached_prompt_tokens: int = 0
 
-    def then(self, later: "TokenOutput") -> "TokenOutput":
-        """Both as one."""
-        return TokenOutput(self.tokens + later.tokens, later.timing, later.reason, later.cached_prompt_tokens)
-
 
 class TokenLogprob(NamedTuple):
     """A generated token's log-probability, with its bytes and its likeliest alternatives."""

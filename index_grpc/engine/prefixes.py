@@ -48,19 +48,21 @@ class Match:
         return replace(self, num_tokens=num_tokens) if num_tokens else None
 
 
-def longest_match(prompt_ids: Sequence[int], prefixes: Iterable[Prefix], grain_tokens: int) -> Match | None:
-    """The prefix that shares most with a prompt, in multiples of the grain.
+def longest_match(prompt_ids: Sequence[int], prefixes: Iterable[Prefix], multiple: int) -> Match | None:
+    """The prefix that shares most with a prompt, in multiples of so many tokens.
 
     The prompt's last token is never shared: it gives the first logits.
     """
     best: Match | None = None
+    known = 0
     for prefix in prefixes:
-        most = min(prefix.num_tokens, len(prompt_ids) - 1)
-        if most <= (best.num_tokens if best else 0):
+        most = min(prefix.num_tokens, len(prompt_ids) - 1) // multiple * multiple
+        # Many begin with the same instructions. Who shares more than the best so far shares the next token, too.
+        if most <= known or prompt_ids[known] != prefix.ids[known]:
             continue
-        shared = num_equal(prompt_ids, prefix.ids, most) // grain_tokens * grain_tokens
-        if shared > (best.num_tokens if best else 0):
-            best = Match(prefix, shared)
+        shared = num_equal(prompt_ids, prefix.ids, most) // multiple * multiple
+        if shared > known:
+            best, known = Match(prefix, shared), shared
     return best
 
 

@@ -5,16 +5,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from index_grpc.contract import Timing, TokenOutput, TokenRequest
+from index_grpc.contract import Timing, Token, TokenOutput, TokenRequest
 from index_grpc.engine.orders import Report
+
+MOST_AT_ONCE = 256
+"""Tokens that a reader is handed together: what it makes of them, with all their alternatives, holds others up."""
 
 
 class TokenStream:
     """What the engine generates for one request; an asynchronous iterator that ends after the finish.
 
-    Outputs that nobody has taken yet are joined, so a slow reader gets fewer and larger ones; there are never more
-    tokens in it than the request asked for. After the first token a reader waits until there are `interval` of them, or
-    the finish: waking one for each token costs more than it may be worth.
+    Outputs that nobody has taken yet are joined, so a slow reader gets fewer and larger ones, of up to MOST_AT_ONCE
+    tokens; there are never more in it than the request asked for. After the first token a reader waits until there are
+    `interval` of them, or the finish: waking one for each token costs more than it may be worth.
     """
 
     def __init__(self, request: TokenRequest, interval: int, leave: Callable[[], None]) -> None:
@@ -26,7 +29,10 @@ class TokenStream:
         self._leave = leave
         self._reader: asyncio.Future[None] | None = None
         """Who waits for news."""
-        self._output: TokenOutput | None = None
+        self._tokens: list[Token] = []
+        """Those that nobody has taken yet."""
+        self._latest: TokenOutput | None = None
+        """What came with the last of them, until that is taken."""
         self._error: Exception | None = None
         self._ended = False
 
@@ -38,9 +44,8 @@ class TokenStream:
         if not self._is_due:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        output, self._output = self._output, None
-        if output is not None:
-            return output
+        if self._latest is not None:
+            return self._take(self._latest)
         if self._error is not None:
             raise self._error
         raise StopAsyncIteration
@@ -53,10 +58,18 @@ class TokenStream:
         if not self._ended:
             self._leave()
 
+    def _take(self, latest: TokenOutput) -> TokenOutput:
+        tokens = tuple(self._tokens[:MOST_AT_ONCE])
+        del self._tokens[:MOST_AT_ONCE]
+        if self._tokens:
+            return latest._replace(tokens=tokens, reason=None)
+        self._latest = None
+        return latest._replace(tokens=tokens)
+
     @property
     def _is_due(self) -> bool:
         """Whether there is something that its reader is to have now."""
-        num_new = len(self._output.tokens) if self._output else 0
+        num_new = len(self._tokens)
         return self._ended or num_new >= self._interval or 0 < num_new == self.num_tokens
 
     def receive(self, report: Report) -> None:
@@ -64,7 +77,8 @@ class TokenStream:
         if report.output is not None:
             self.num_tokens += len(report.output.tokens)
             self.timing = report.output.timing
-            self._output = self._output.then(report.output) if self._output else report.output
+            self._tokens += report.output.tokens
+            self._latest = report.output
         self._error, self._ended = report.error, report.ended
         if self._is_due and self._reader is not None and not self._reader.done():
             self._reader.set_result(None)

@@ -21,9 +21,8 @@ class ChatServicer(ChatServiceServicer):
         """The whole answer in one message."""
         call, backend = current_call(), self._answering.ready()
         with await self._answering.answer(request, call, backend, whole=True) as chunks:
-            all_chunks = [chunk async for chunk in chunks]
-        assert call.asked is not None
-        return translate.chat_response(all_chunks, call.asked, call, backend.model)
+            assert call.asked is not None
+            return await translate.chat_response(chunks, call.asked, call, backend.model)
 
     async def ChatStream(  # type: ignore[override] # the stubs do not say that it may write
         self,

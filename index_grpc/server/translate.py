@@ -1,8 +1,9 @@
 """Protobuf to our nouns and back. What answers knows no protobuf."""
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import fields
+from typing import Any
 
 from index_grpc_client.v1 import chat_pb2 as pb
 
@@ -69,21 +70,21 @@ def count_response(num_prompt: int, model: ServedModel) -> pb.CountTokensRespons
     return pb.CountTokensResponse(prompt_tokens=num_prompt, remaining_tokens=remaining)
 
 
-def chat_response(chunks: Sequence[Chunk], asked: ChatRequest, call: Call, model: ServedModel) -> pb.ChatResponse:
-    """All chunks as one answer."""
-    text, last = "".join(chunk.delta for chunk in chunks), chunks[-1]
-    assert last.finish is not None
-    history = (*asked.messages, Message(Role.ASSISTANT, text))
-    proto = pb.ChatResponse(
-        id=call.id,
-        response=text,
-        history=[pb.Message(role=ROLE_NUMBERS[message.role], content=message.content) for message in history],
-        model=model.name,
-        seed=asked.sampling.seed,
-        logprobs=_logprobs(entry for chunk in chunks for entry in chunk.logprobs),
-    )
+async def chat_response(
+    chunks: AsyncIterable[Chunk], asked: ChatRequest, call: Call, model: ServedModel
+) -> pb.ChatResponse:
+    """All chunks as one answer, each taken in when it comes: all log-probabilities at once would hold others up."""
+    proto = pb.ChatResponse(id=call.id, model=model.name, seed=asked.sampling.seed)
+    deltas = []
+    async for chunk in chunks:
+        deltas.append(chunk.delta)
+        _fill_logprobs(proto.logprobs, chunk.logprobs)
+        if chunk.finish is not None:
+            _fill_finish(proto.finish, chunk.finish)
+    proto.response = "".join(deltas)
+    for message in (*asked.messages, Message(Role.ASSISTANT, proto.response)):
+        proto.history.add(role=ROLE_NUMBERS[message.role], content=message.content)
     proto.create_time.FromMicroseconds(_microseconds(call.created))
-    _fill_finish(proto.finish, last.finish)
     return proto
 
 
@@ -91,8 +92,7 @@ def chat_stream_response(chunk: Chunk, call: Call, model: ServedModel) -> pb.Cha
     """One chunk as a message of the stream."""
     # Filled where it stands, since what is made before would be copied.
     proto = pb.ChatStreamResponse(delta=chunk.delta)
-    if chunk.logprobs:
-        proto.logprobs.extend(_logprobs(chunk.logprobs))
+    _fill_logprobs(proto.logprobs, chunk.logprobs)
     if chunk.start is not None:
         _fill_start(proto.start, chunk.start, call, model)
     if chunk.finish is not None:
@@ -164,13 +164,10 @@ def _fill_finish(proto: pb.Finish, finish: Finish) -> None:
     timing.total.FromMicroseconds(_microseconds(finish.timing.total))
 
 
-def _logprobs(entries: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
-    return [
-        pb.TokenLogprob(
-            token_id=entry.token_id, token_bytes=entry.token_bytes, logprob=entry.logprob, top=_logprobs(entry.top)
-        )
-        for entry in entries
-    ]
+def _fill_logprobs(protos: Any, entries: Iterable[TokenLogprob]) -> None:  # noqa: ANN401 - of protobuf's own
+    for entry in entries:
+        proto = protos.add(token_id=entry.token_id, token_bytes=entry.token_bytes, logprob=entry.logprob)
+        _fill_logprobs(proto.top, entry.top)
 
 
 def _microseconds(seconds: float) -> int:

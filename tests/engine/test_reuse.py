@@ -1,9 +1,13 @@
 """Prefixes that are kept and reused: what a request finds computed, and what gives way."""
 
 import dataclasses
+import random
+from typing import Any
+
+import pytest
 
 from index_grpc.engine.blocks import Blocks
-from index_grpc.engine.prefixes import KeptPrefixes, Prefix
+from index_grpc.engine.prefixes import KeptPrefixes, Prefix, longest_match, num_equal
 from tests.engine.desk import ANYWHERE, LIMITS, Desk
 from tests.engine.fake_runner import VOCAB, FakeRunner
 
@@ -54,6 +58,40 @@ def test_a_beginning_too_short_is_not_shared() -> None:
         desk.submit(number, [*([11] * num_same), 12 + number], max_tokens=1)
         desk.finish()
     assert [desk.last_output(number).cached_prompt_tokens for number in range(3)] == [0, 0, 12]
+
+
+class Looked(list[int]):
+    """Ids that count how many of them were looked at."""
+
+    num_looks = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        Looked.num_looks += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+def test_what_many_have_in_common_is_compared_once() -> None:
+    """With common instructions, to look for a match takes about as long as the prompt is, however many prefixes."""
+    common, num_prefixes = [7] * 1000, 200
+    prefixes = [Prefix(number, Looked([*common, 100 + number]), 1001, 1001, []) for number in range(num_prefixes)]
+    match = longest_match([*common, 100 + num_prefixes // 2, 9], prefixes, 1)
+    assert match is not None
+    assert (match.prefix.number, match.num_tokens) == (num_prefixes // 2, 1001)
+    assert Looked.num_looks < 3 * len(common)
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_the_longest_match_is_found_whatever_comes_first(multiple: int) -> None:
+    rng = random.Random(multiple)
+    for _ in range(500):
+        lists = [[rng.randint(0, 1) for _ in range(rng.randint(1, 12))] for _ in range(6)]
+        prompt = [rng.randint(0, 1) for _ in range(rng.randint(1, 12))]
+        prefixes = [Prefix(number, ids, len(ids), len(ids), []) for number, ids in enumerate(lists)]
+        shared = [num_equal(prompt, ids, min(len(ids), len(prompt) - 1)) // multiple * multiple for ids in lists]
+        match = longest_match(prompt, prefixes, multiple)
+        assert (match.prefix.number if match else None) == (shared.index(max(shared)) if max(shared) else None)
+        assert (match.num_tokens if match else 0) == max(shared)
 
 
 def test_a_prefix_that_runs_is_shared() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 from index_grpc.contract import FinishReason, SamplingParams, Timing, Token, TokenOutput, TokenRequest
 from index_grpc.engine.orders import Report
-from index_grpc.engine.token_stream import TokenStream
+from index_grpc.engine.token_stream import MOST_AT_ONCE, TokenStream
 
 
 async def portions(interval: int, num_tokens: int) -> list[list[int]]:
@@ -38,3 +38,17 @@ async def test_the_first_token_at_once_then_so_many_and_what_is_left_with_the_fi
 async def test_an_answer_shorter_than_the_interval() -> None:
     assert await portions(interval=64, num_tokens=1) == [[0]]
     assert await portions(interval=64, num_tokens=3) == [[0], [1, 2]]
+
+
+async def test_who_has_not_read_for_long_gets_it_in_portions() -> None:
+    """Of which the last has the finish, be it without a token."""
+    num_tokens = 2 * MOST_AT_ONCE + 5
+    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), num_tokens), 1, leave=lambda: None)
+    for number in range(num_tokens):
+        stream.receive(Report(0, TokenOutput((Token(number),), Timing(0, 0, number)), ended=False))
+    stream.receive(Report(0, TokenOutput((), Timing(0, 0, 9), FinishReason.TIME_LIMIT, 3), ended=True))
+    outputs = [output async for output in stream]
+    assert [len(output.tokens) for output in outputs] == [MOST_AT_ONCE, MOST_AT_ONCE, 5]
+    assert [token.id for output in outputs for token in output.tokens] == list(range(num_tokens))
+    assert [output.reason for output in outputs] == [None, None, FinishReason.TIME_LIMIT]
+    assert (outputs[-1].timing.total, outputs[-1].cached_prompt_tokens) == (9, 3)
