@@ -6,6 +6,7 @@ index.v1.ChatService/Chat  ├────────────────�
     decode                         ├──────────────────┤     until the last
 """
 
+import logging
 import os
 import threading
 
@@ -29,6 +30,9 @@ Attributes = dict[str, AttributeValue]
 LONGEST_FLUSH_SECONDS = 3.0
 """How long a collector that is away may hold up the end of the server."""
 
+READS_HEADERS = "opentelemetry.trace"
+"""A logger that warns of malformed headers, and quotes them: whoever may not even call would write into our log."""
+
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
@@ -38,6 +42,7 @@ class Tracing(Observer):
     def __init__(self, provider: TracerProvider) -> None:
         self._provider, self._tracer = provider, provider.get_tracer("index_grpc", __version__)
         self._propagator = TraceContextTextMapPropagator()
+        logging.getLogger(READS_HEADERS).setLevel(logging.ERROR)
 
     def call_ended(self, call: Call) -> None:
         """See Observer."""

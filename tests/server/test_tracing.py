@@ -182,6 +182,20 @@ async def test_a_parent_that_is_none(traceparent: str) -> None:
     assert span.parent is None
 
 
+@pytest.mark.parametrize(
+    "tracestate", ["forged", ",".join(f"forged{number}=x" for number in range(33))], ids=["no pair", "too many"]
+)
+async def test_a_callers_tracestate_is_never_logged(tracestate: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    headers = (("traceparent", SAMPLED), ("tracestate", tracestate))
+    async with traced() as it:
+        await refusal(it.server.stub.Chat(pb.ChatRequest(), metadata=headers))
+        span = await it.span()
+    assert not span.context.trace_state
+    assert "forged" not in caplog.text
+    assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]
+
+
 @dataclass
 class Collector:
     """What an OTLP collector is to its senders."""
