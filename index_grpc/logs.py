@@ -11,6 +11,7 @@ NOISY = ("httpx", "filelock", "huggingface_hub", "torch", "urllib3")
 """Libraries whose lower levels tell a reader nothing."""
 
 PLAIN_WORD = re.compile(r"[\w.:/+-]+", re.ASCII)
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 ENDS_A_LINE = re.compile("[\x7f-\x9f\u2028\u2029]")
 """What JSON lets stand in a string, and some readers and terminals take for more than a character."""
 
@@ -24,6 +25,17 @@ class Event:
 
     def __str__(self) -> str:
         return " ".join([self.name, *(f"{name}={_word(value)}" for name, value in self.fields.items())])
+
+
+class TextFormatter(logging.Formatter):
+    """A line of text; a traceback's lines follow it, indented. Nothing in a record can look like another record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Called by logging."""
+        lines = [f"{self.formatTime(record)} {record.levelname} {record.getMessage()}"]
+        if record.exc_info:
+            lines += [f"  {line}" for line in self.formatException(record.exc_info).split("\n")]
+        return "\n".join(map(_visible, lines))
 
 
 class JsonFormatter(logging.Formatter):
@@ -49,12 +61,16 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str, log_format: str) -> None:
     """Writes lines of this level and above to stderr, as `text` or `json`."""
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper())
     logging.captureWarnings(True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _visible(line: str) -> str:
+    """Without what ends a line or moves a terminal's cursor."""
+    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], line)
 
 
 def _word(value: str | float) -> str:

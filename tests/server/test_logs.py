@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.logs import Event, JsonFormatter
+from index_grpc.logs import Event, JsonFormatter, TextFormatter
 from tests.process import serving
 from tests.server.asking import refusal, seeded, streamed, unary
 from tests.server.fake_runner import FAILS, FakeServer, fake_server, letters
@@ -155,6 +156,26 @@ def test_no_text_can_end_its_line_or_pass_for_another_field(text: str) -> None:
         assert not re.search("[\x00-\x1f\x7f-\x9f]", written)
     assert json.loads(JsonFormatter().format(record))["prompt"] == text
     assert str(event).endswith(f"prompt={text!r} total_seconds=0.500")
+
+
+def test_no_record_can_forge_a_line() -> None:
+    record = logging.LogRecord("name", logging.INFO, "path", 1, "a library says %s", (LINE_ENDS,), None)
+    written = TextFormatter().format(record)
+    assert written.splitlines() == [written]
+    assert not re.search("[\x00-\x1f\x7f-\x9f]", written)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO .*", written)
+
+
+def test_a_traceback_keeps_its_lines_and_forges_none() -> None:
+    try:
+        raise ValueError(f"{LINE_ENDS}\n2026-01-01 00:00:00,000 INFO forged")
+    except ValueError:
+        record = logging.LogRecord("name", logging.ERROR, "path", 1, "it broke", (), sys.exc_info())
+    first, *traceback = TextFormatter().format(record).split("\n")
+    assert first.endswith(" ERROR it broke")
+    assert traceback[0] == "  Traceback (most recent call last):"
+    assert traceback[-1] == "  2026-01-01 00:00:00,000 INFO forged"
+    assert all(line.startswith("  ") and line.splitlines() == [line] for line in traceback)
 
 
 def test_whatever_the_processes_write_is_json(checkpoint: Path) -> None:
