@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
+import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +158,19 @@ def test_no_text_can_end_its_line_or_pass_for_another_field(text: str) -> None:
         assert not re.search("[\x00-\x1f\x7f-\x9f]", written)
     assert json.loads(JsonFormatter().format(record))["prompt"] == text
     assert str(event).endswith(f"prompt={text!r} total_seconds=0.500")
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "latin-1"}], ids=str)
+def test_json_is_json_whatever_the_locale(locale: dict[str, str]) -> None:
+    text = f"é 你好 🙂 \udcff {LINE_ENDS}"
+    program = (
+        "import logging; from index_grpc.logs import Event, configure_logging\n"
+        "configure_logging('info', 'json')\n"
+        f"logging.info(Event('call', {{'prompt': {text!a}}}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True, env=os.environ | locale)
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["prompt"] == text
 
 
 def test_no_record_can_forge_a_line() -> None:
