@@ -1,6 +1,7 @@
 """The server's certificate: read, checked against its key and tried before anyone is shown it."""
 
 import logging
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +59,7 @@ def _demanded(server: ssl.SSLContext, client_ca: Path | None) -> bytes | None:
         return None
     authorities = content(CLIENT_CA, client_ca)
     _trusting(CLIENT_CA, client_ca, authorities)
-    server.load_verify_locations(cadata=authorities.decode("ascii"))
+    server.load_verify_locations(cadata=_in_ascii(authorities))
     server.verify_mode = ssl.CERT_REQUIRED
     return authorities
 
@@ -69,10 +70,15 @@ def _trusting(flag: str, path: Path, pem: bytes) -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        context.load_verify_locations(cadata=pem.decode("ascii"))
+        context.load_verify_locations(cadata=_in_ascii(pem))
     except (ssl.SSLError, ValueError):
         raise StartupError(f"{flag} {path} holds no whole certificate in PEM, -----BEGIN to -----END") from None
     return context
+
+
+def _in_ascii(pem: bytes) -> str:
+    """All that Python takes. What is not stands in comments between the blocks, or breaks a block, as ? does too."""
+    return re.sub(rb"[\x80-\xff]", b"?", pem).decode("ascii")
 
 
 def _presenting(cert: Path, key: Path) -> ssl.SSLContext:

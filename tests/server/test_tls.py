@@ -36,6 +36,11 @@ def pair(ca: trustme.CA, tmp_path: Path) -> Pair:
     return issued(ca, tmp_path, "server", *HOSTS)
 
 
+def comment(path: Path) -> None:
+    """Adds text that is no ASCII, in two encodings, around what the file holds."""
+    path.write_bytes("subject=O = Müller GmbH\n".encode() + path.read_bytes() + "# Größe\n".encode("latin-1"))
+
+
 @asynccontextmanager
 async def tls_server(pair: Pair, tls_client_ca: Path | None = None) -> AsyncIterator[FakeServer]:
     async with fake_server(tls_cert=pair.cert, tls_key=pair.key, tls_client_ca=tls_client_ca) as server:
@@ -90,6 +95,25 @@ async def test_a_certificate_is_replaced_under_load(
             assert await unary(ChatServiceStub(old), REQUEST) == TEXT  # connections that were made go on
             ends.set()
             assert all(await asyncio.gather(*callers))
+
+
+async def test_what_stands_between_the_blocks_is_read_over(
+    ca: trustme.CA, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As openssl writes whose a certificate is, before each."""
+    monkeypatch.setattr("index_grpc.access.files.CHECK_SECONDS", 0.01)
+    caplog.set_level("INFO")
+    authorities, mine = tmp_path / "ca.pem", issued(ca, tmp_path, "mine", "caller")
+    for path in (pair.cert, pair.key, authorities):
+        comment(path)
+    async with tls_server(pair, tls_client_ca=authorities) as server:
+        assert await call(server, trusting(ca, mine)) == TEXT
+        renewed = issued(ca, tmp_path, "renewed", *HOSTS)
+        comment(renewed.cert)
+        pair.key.write_bytes(renewed.key.read_bytes())
+        renewed.cert.replace(pair.cert)
+        await until(lambda: "replaced" in caplog.text)
+        assert await call(server, trusting(ca, mine)) == TEXT
 
 
 async def test_a_broken_pair_changes_nothing_until_it_is_mended(
