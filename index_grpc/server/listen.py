@@ -2,9 +2,11 @@
 
 import ipaddress
 import logging
+import os
 import shlex
 import socket
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 
@@ -44,10 +46,11 @@ class GrpcPort:
         if path is None:
             return self._open_tcp(server)
         require_free(path)
+        address = f"unix:{quote(os.fsencode(path))}"  # gRPC takes it for a URI, and so do those who dial it
         with permissions(int(self._settings.unix_socket_mode, base=8)):
-            if not _bound(server, f"unix:{path}", None):
+            if not _bound(server, address, None):
                 raise StartupError(f"cannot listen on --unix-socket {path}; may sockets be made there?")
-        return f"unix:{path}"
+        return address
 
     def words(self, address: str) -> str:
         """What our client has to be told on its command line to call it."""

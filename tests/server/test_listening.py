@@ -87,6 +87,19 @@ async def test_a_living_servers_socket_is_not(path: Path) -> None:
             assert (await client.chat("Hi", max_tokens=5)).text == letters(5)
 
 
+@pytest.mark.parametrize("name", ["50%25.sock", "50%.sock", "a#b", "a?b", "a b", "套接字", "\udcff"])
+async def test_a_path_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    async with fake_server(unix_socket=tmp_path / name) as server:
+        assert os.listdir(tmp_path) == [name]
+        assert await unary(server.stub, REQUEST) == letters(5)
+        words = shlex.split(server.app.entrance.port.words(server.address))
+        for command, asked in ((main, ["health", *words]), (index_client, [*words, "health"])):
+            result = await asyncio.to_thread(CliRunner().invoke, command, asked)
+            assert (result.exit_code, result.stdout) == (0, "SERVING\n")
+        with pytest.raises(StartupError, match="another server's, which is running"):
+            await App(settings("any", unix_socket=tmp_path / name)).listen()
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [
