@@ -113,6 +113,16 @@ def test_a_mistake_in_the_file_is_named(file: Path, content: str, problem: str) 
     assert refused("--config", str(file), "--port", "1") == f"serve.toml: {problem}"
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["port = " + "[" * 5_000, "port = " + "{a = " * 5_000, f"port.{'a.' * 5_000}a = 1"],
+    ids=["lists", "tables", "a dotted key"],
+)
+def test_a_file_that_is_nested_without_end(file: Path, content: str) -> None:
+    file.write_text(content)
+    assert refused("--config", str(file)) == "serve.toml: it is nested too deeply; a setting is a line, as port = 1"
+
+
 def test_settings_that_need_each_other_are_judged_together(file: Path) -> None:
     file.write_text("metrics_host = '0.0.0.0'\nmetrics_port = 9464\n")
     assert 'metrics_host = "0.0.0.0"  # file' in printed("--config", str(file)).splitlines()

@@ -17,10 +17,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     """What the file sets, by name. Raises UsageError that names the file, and key and value if one of them is wrong."""
     try:
         values = tomllib.loads(path.read_text("utf-8"))
+        for name, value in values.items():
+            _check(path, name, value)
     except ValueError as error:
         raise click.UsageError(f"{path}: {error}") from None
-    for name, value in values.items():
-        _check(path, name, value)
+    except RecursionError:
+        raise click.UsageError(f"{path}: it is nested too deeply; a setting is a line, as port = 1") from None
     return values
 
 
