@@ -152,6 +152,16 @@ def test_a_mistake_elsewhere_is_named(arguments: list[str], environment: dict[st
     assert refused(*arguments, **environment).endswith(problem)
 
 
+@pytest.mark.parametrize("name", ["API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA"])
+def test_an_empty_variable_leaves_no_lock_open(name: str) -> None:
+    problem = f"INDEX_GRPC_{name} is empty; give it a file, or unset it to start without"
+    assert refused(**{f"INDEX_GRPC_{name}": ""}) == problem
+
+
+def test_another_empty_variable_is_not_set() -> None:
+    assert "port = 50051  # default" in printed(INDEX_GRPC_PORT="", INDEX_GRPC_UNIX_SOCKET="")
+
+
 KUBERNETES = {
     "SERVICE_HOST": "10.0.0.1",
     "SERVICE_PORT": "50051",

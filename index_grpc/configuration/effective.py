@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 from pydantic import ValidationError
 
-from index_grpc.configuration.environment import refuse_unknown_variables, variable
+from index_grpc.configuration.environment import refuse_empty_locks, refuse_unknown_variables, variable
 from index_grpc.configuration.mistakes import problem_of
 from index_grpc.settings import ServeSettings
 
@@ -25,6 +25,7 @@ class Origin:
 def effective_settings(ctx: click.Context) -> ServeSettings:
     """What flags, environment, file and defaults say together. Raises UsageError for the first that is wrong."""
     refuse_unknown_variables(os.environ)
+    refuse_empty_locks(os.environ)
     try:
         return ServeSettings.model_validate({name: ctx.params[name] for name in ServeSettings.model_fields})
     except ValidationError as error:

@@ -10,6 +10,9 @@ from index_grpc.settings import ServeSettings
 
 PREFIX = "INDEX_GRPC_"
 
+LOCKS = ("api_keys_file", "tls_cert", "tls_key", "tls_client_ca")
+"""Settings without which more people may come in."""
+
 OTHERS = {f"{PREFIX}ADDRESS", f"{PREFIX}API_KEY"}
 """What the client reads."""
 
@@ -38,3 +41,10 @@ def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         if name.startswith(PREFIX) and name not in known and not is_of_kubernetes(name, value):
             raise click.UsageError(f"the environment has {name}, which is no setting; {closest(name, known)}")
+
+
+def refuse_empty_locks(environment: Mapping[str, str]) -> None:
+    """Raises UsageError for the first that is set to nothing: whoever set it meant the server to be locked."""
+    for name in map(variable, LOCKS):
+        if environment.get(name) == "":
+            raise click.UsageError(f"{name} is empty; give it a file, or unset it to start without")
