@@ -105,6 +105,16 @@ def test_output_that_cannot_be_written_is_one_error(server: FakeServer, argument
     assert done.stderr == "error: the output cannot be written: No space left on device\n"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--colour"], 2), (["--address", "unix:/nowhere", "--timeout", "30", "model"], 3)]
+)
+def test_where_errors_cannot_be_written_the_exit_code_tells(arguments: list[str], code: int) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=full, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
 def test_a_file_that_cannot_be_read_is_no_fault_of_the_output(server: FakeServer) -> None:
     unreadable = "/proc/self/mem"  # by anyone, root too
     command = [*PROGRAM, "--address", server.address, "--ca", unreadable, "ask", "Hi"]

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntEnum
 from typing import TypeAlias, TypeVar
 
@@ -47,10 +48,11 @@ Exit codes:
 
 
 def complain(word: str, text: str) -> None:
-    """Writes `word: text` to stderr, the word in colour where a person looks on."""
+    """Writes `word: text` to stderr, if that can be written to; the word is in colour where a person looks on."""
     colour = {"error": "red", "hint": "cyan", "note": "yellow"}[word]
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    click.echo(f"{click.style(word, fg=colour)}: {text}", err=True, color=False if is_plain else None)
+    with suppress(OSError):
+        click.echo(f"{click.style(word, fg=colour)}: {text}", err=True, color=False if is_plain else None)
 
 
 def checked(allowed: Callable[[Value, str], object]) -> OptionCallback[Value]:
