@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
@@ -70,7 +71,8 @@ def _refuse_unknown(ctx: click.Context, name: str) -> None:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    with suppress(OSError):  # which cannot be told, then
+        click.echo(f"error: {message}", err=True)
     sys.exit(exit_code)
 
 

@@ -36,7 +36,7 @@ FLOORS = {
     },
 }
 """What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
-TOP = {"cli", "commands", "engine_process", "launch", "loading"}
+TOP = {"cli", "commands", "engine_process", "launch", "loading", "start"}
 
 THIRD_PARTY = {
     "torch": (

@@ -1,5 +1,6 @@
 """How `index-grpc serve` ends: by signal, amid whatever it does."""
 
+import os
 import signal
 import sys
 import time
@@ -114,6 +115,20 @@ def test_ctrl_c_waits_for_nobody(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
         process.address()
         process.send(signal.SIGINT)
+        assert process.exit_code() == 0
+    assert no_traceback(process.lines)
+
+
+@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_python_imports_ends_it(tmp_path: Path, number: signal.Signals) -> None:
+    """As one that has its own handler, which a container's first process needs to be ended at all."""
+    begun, slow = tmp_path / "begun", tmp_path / "click.py"
+    os.mkfifo(begun)
+    slow.write_text(f"open({str(begun)!r}, 'w').close()\nimport signal\nsignal.pause()\n")
+    with serving("--port", "0", PYTHONPATH=str(tmp_path)) as process:
+        begun.read_text()  # which waits for who writes
+        process.send(number)
         assert process.exit_code() == 0
     assert no_traceback(process.lines)
 
