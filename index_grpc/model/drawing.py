@@ -1,4 +1,4 @@
-"""Logits to token ids: one vectorised pass in which every row has its own parameters.
+"""Logits to token ids, every row by its own parameters: in PyTorch, the rules that `native/draw.h` follows too.
 
 B is the number of rows, V the size of the vocabulary. The order is that of transformers: penalties, temperature, top_k,
 top_p, min_p. Nothing here depends on which rows share a pass, and the random number of a draw is a function of
@@ -7,6 +7,7 @@ top_p, min_p. Nothing here depends on which rows share a pass, and the random nu
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -86,24 +87,36 @@ class SlotTable:
 
 
 class Draw(Protocol):
-    """Draws tokens where few candidates are left."""
+    """Draws tokens."""
 
     def __call__(self, logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
         """The next token of each row of logits [B, V], float32, which the history of the row's slot takes.
 
-        `steps` tells which tokens of their answers they are, from 0 on. Each slot's top_k is 1 to NUM_CANDIDATES and at
-        most V. Raises FloatingPointError if a row's highest score is not finite; then the histories may be wrong.
+        `steps` tells which tokens of their answers they are, from 0 on. Raises FloatingPointError if a row's highest
+        score is not finite; then the histories may be wrong.
         """
 
 
-def draw_from_candidates(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
-    """Draw with PyTorch."""
-    return _draw(lambda scores: scores.topk(min(NUM_CANDIDATES, scores.shape[1]), dim=1), logits, table, slots, steps)
+def draw(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
+    """Draw with PyTorch: the vocabulary is sorted for rows only that need it."""
+    most = min(NUM_CANDIDATES, logits.shape[1])
+    top_k = Knobs.of(table.knobs).top_k[sent(slots, table.device), 0].tolist()
+    few = [row for row, limit in enumerate(top_k) if 0 < limit <= most]
+    many = [row for row, limit in enumerate(top_k) if not 0 < limit <= most]
+    ids: dict[int, int] = {}
+    for rank, rows in ((partial(_likeliest, most), few), (_sorted, many)):
+        if rows:
+            found = _draw(rank, logits[rows], table, [slots[row] for row in rows], [steps[row] for row in rows])
+            ids |= zip(rows, found, strict=True)
+    return [ids[row] for row in range(len(slots))]
 
 
-def draw_from_all(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
-    """Like Draw, for any top_k."""
-    return _draw(lambda scores: scores.sort(dim=1, descending=True, stable=True), logits, table, slots, steps)
+def _likeliest(most: int, scores: Tensor) -> tuple[Tensor, Tensor]:
+    return scores.topk(most, dim=1)
+
+
+def _sorted(scores: Tensor) -> tuple[Tensor, Tensor]:
+    return scores.sort(dim=1, descending=True, stable=True)
 
 
 def _draw(

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from index_grpc.model.attention import Attend, attention
 from index_grpc.model.config import ModelConfig
-from index_grpc.model.drawing import draw_from_candidates
+from index_grpc.model.drawing import draw
 from index_grpc.model.linear import Linear, LinearKind, agrees, linear_kinds, rows_are_independent
 from index_grpc.model.rows import RowCache, RowPlace
 from index_grpc.model.weights import LayerWeights, LlamaWeights
@@ -72,7 +72,7 @@ class Llama:
     cuts_independent = False
     """A token's last bits depend on how the prompt was cut into the parts that are computed together."""
     answers_like_prompts = False
-    draw = staticmethod(draw_from_candidates)
+    draw = staticmethod(draw)
 
     def __init__(self, config: ModelConfig, weights: LlamaWeights, kind: LinearKind, rows_independent: bool) -> None:
         """Takes the weights over, one layer at a time, so that no second copy of them stands in memory."""

@@ -140,7 +140,7 @@ class NativeLlama:
         state = native.SlotTable(*(tensor.data_ptr() for tensor in tensors))
         rows = native.DrawnRows(logits.data_ptr(), logits.stride(0), _numbers(slots), _numbers(steps))
         ids = (c_int32 * len(slots))()
-        self._library.index_draw(self._handle, state, rows, len(slots), self.config.vocab_size, ids)
+        _check(self._library.index_draw(self._handle, state, rows, len(slots), self.config.vocab_size, ids))
         if native.NOT_A_NUMBER in ids:
             raise FloatingPointError("the model's output is not a number")
         return list(ids)

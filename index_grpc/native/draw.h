@@ -5,8 +5,10 @@
 #include <limits>
 
 #include "rank.h"
+#include "rank_all.h"
 
 constexpr int kNotANumber = -1;  // drawn where the logits hold a number that is not one
+constexpr int kRankedFirst = 1024;  // of a whole vocabulary; draws hardly ever fall on others
 
 // How a slot's tokens are drawn; a row of the table of `model/drawing.py`.
 struct Knobs {
@@ -54,6 +56,69 @@ inline int choose(const float* scores, int count, const Knobs& knobs, double dra
   return num_kept - 1;
 }
 
+// The same of tokens that are too many to rank beforehand.
+class Choice {
+ public:
+  Choice(RankedVocabulary& vocabulary, const Knobs& knobs) : vocabulary_(vocabulary), knobs_(knobs) {
+    const bool has_limit = knobs.top_k > 0.0 && knobs.top_k < vocabulary.size();
+    limit_ = has_limit ? static_cast<int>(knobs.top_k) : vocabulary.size();
+    rank(has_limit ? limit_ : std::min(kRankedFirst, limit_));
+    for (int place = 0; place < limit_; ++place) total_ += vocabulary.share(place, knobs.temperature);
+  }
+
+  int32_t at(double draw) {
+    const double kept = kept_of_all();
+    double reached = 0.0;
+    for (int place = 0;; ++place) {
+      reached += share(place);
+      if (reached > draw * kept || place == num_kept_ - 1) return vocabulary_.id(place);
+    }
+  }
+
+ private:
+  // What is kept, as a part of the total; counts how many that is, as far as they have to be ranked for it.
+  double kept_of_all() {
+    num_kept_ = limit_;
+    if (knobs_.top_p >= 1.0 && knobs_.min_p <= 0.0) return total_;
+    double kept = share(0);
+    for (num_kept_ = 1; num_kept_ < limit_ && kept < knobs_.top_p * total_; ++num_kept_) {
+      const double next = share(num_kept_);
+      if (next < knobs_.min_p) break;
+      kept += next;
+    }
+    return kept;
+  }
+
+  double share(int place) {
+    if (place >= num_ranked_) rank(limit_);
+    return vocabulary_.share(place, knobs_.temperature);
+  }
+
+  void rank(int count) {
+    vocabulary_.rank(count);
+    num_ranked_ = count;
+  }
+
+  RankedVocabulary& vocabulary_;
+  const Knobs& knobs_;
+  int limit_, num_ranked_ = 0, num_kept_ = 0;
+  double total_ = 0.0;
+};
+
+// One of all tokens, or of more than can be ranked beforehand; kNotANumber where there is none.
+inline int32_t drawn_from_all(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
+  RankedVocabulary vocabulary(row, vocab_size);
+  return vocabulary.is_number() ? Choice(vocabulary, knobs).at(draw) : kNotANumber;
+}
+
+// One of the likeliest few; kNotANumber where there is none.
+inline int32_t drawn_from_few(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
+  float scores[kMostCandidates];
+  int32_t ids[kMostCandidates];
+  rank(row, vocab_size, scores, ids);
+  return std::isfinite(scores[0]) ? ids[choose(scores, row.num_wanted, knobs, draw)] : kNotANumber;
+}
+
 // The next token of one row, which its slot's history takes; kNotANumber where there is none.
 inline int32_t draw(const DrawnRows& rows, int row, const SlotTable& table, int vocab_size) {
   const int64_t slot = rows.slots[row];
@@ -68,14 +133,13 @@ inline int32_t draw(const DrawnRows& rows, int row, const SlotTable& table, int 
       static_cast<float>(knobs.repetition_penalty),
       static_cast<float>(knobs.frequency_penalty),
       static_cast<float>(knobs.presence_penalty),
-      static_cast<int32_t>(knobs.top_k),
+      static_cast<int32_t>(std::min<double>(knobs.top_k, vocab_size)),
   };
-  float scores[kMostCandidates];
-  int32_t ids[kMostCandidates];
-  rank(ranking, vocab_size, scores, ids);
-  if (!std::isfinite(scores[0])) return kNotANumber;
   const double number = uniform(static_cast<uint64_t>(knobs.seed), rows.steps[row]);
-  const int32_t id = ids[choose(scores, ranking.num_wanted, knobs, number)];
+  const bool are_few = 0 < ranking.num_wanted && ranking.num_wanted <= kMostCandidates;
+  const int32_t id = are_few ? drawn_from_few(ranking, vocab_size, knobs, number)
+                             : drawn_from_all(ranking, vocab_size, knobs, number);
+  if (id == kNotANumber) return id;
   occurred[id] = 1;
   counts[id] += 1.0f;
   return id;

@@ -89,10 +89,15 @@ EXPORTED int index_forward(Llama* model, const int32_t* token_ids, float* const*
   }
 }
 
-// See draw: a token for each of `num_rows` rows.
-EXPORTED void index_draw(Llama* model, const SlotTable* table, const DrawnRows* rows, int num_rows, int vocab_size,
-                int32_t* ids) {
-  model->crew().run(num_rows, [&](int row) { ids[row] = draw(*rows, row, *table, vocab_size); });
+// See draw: a token for each of `num_rows` rows. Returns 0 where there is not enough memory.
+EXPORTED int index_draw(Llama* model, const SlotTable* table, const DrawnRows* rows, int num_rows, int vocab_size,
+                        int32_t* ids) {
+  try {
+    model->crew().run(num_rows, [&](int row) { ids[row] = draw(*rows, row, *table, vocab_size); });
+    return 1;
+  } catch (const std::exception&) {
+    return 0;
+  }
 }
 
 // Reads `num_bytes` with all threads: what memory allows at best.

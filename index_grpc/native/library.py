@@ -9,7 +9,7 @@ BLOCK_TOKENS = 64
 """Positions of a block of keys and values: [layers, 2, kv heads, BLOCK_TOKENS, head size], float32."""
 
 MOST_CANDIDATES = 64
-"""The largest top_k of `index_draw`."""
+"""The largest top_k whose candidates `index_draw` finds without ranking more."""
 
 NOT_A_NUMBER = -1
 """What it draws where the highest logit is not finite."""
@@ -82,7 +82,7 @@ SIGNATURES = {
         c_int,
         [c_void_p, NUMBERS, POINTER(c_void_p), NUMBERS, c_int, NUMBERS, c_int, c_void_p, c_int64],
     ),
-    "index_draw": (None, [c_void_p, POINTER(SlotTable), POINTER(DrawnRows), c_int, c_int, NUMBERS]),
+    "index_draw": (c_int, [c_void_p, POINTER(SlotTable), POINTER(DrawnRows), c_int, c_int, NUMBERS]),
     "index_read": (c_float, [c_void_p, c_void_p, c_int64]),
 }
 

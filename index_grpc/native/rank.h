@@ -68,11 +68,9 @@ ALWAYS_INLINE bool offer_all(Vec scores, int first, Best& best) {
   return bits(scores != scores) != 0;
 }
 
-// Writes the scores and ids [num_wanted] of the row's likeliest tokens, likeliest first. Where a score is not a number,
-// the first one written is not a number either.
-inline void rank(const Ranking& row, int vocab_size, float* scores, int32_t* ids) {
-  Best best(row.num_wanted);
-  bool unordered = false;
+// Calls each(scores, first) for kLanes tokens after the other, from `first` on; what is missing at the end is -inf.
+template <class Each>
+ALWAYS_INLINE void for_all_scores(const Ranking& row, int vocab_size, const Each& each) {
   const int whole = vocab_size / kLanes * kLanes;
   for (int first = 0; first < whole; first += kLanes) {
     const Vec occurred = from_bytes(row.occurred + first);
@@ -81,7 +79,7 @@ inline void rank(const Ranking& row, int vocab_size, float* scores, int32_t* ids
       const Vec counts = row.counts == nullptr ? Vec{} : load(row.counts + first);
       scores = penalised(row, scores, occurred, counts);
     }
-    unordered |= offer_all(scores, first, best);
+    each(scores, first);
   }
   if (whole < vocab_size) {
     Vec logits = all(-std::numeric_limits<float>::infinity()), occurred = {}, counts = {};
@@ -90,8 +88,16 @@ inline void rank(const Ranking& row, int vocab_size, float* scores, int32_t* ids
       occurred[id - whole] = row.occurred[id];
       counts[id - whole] = row.counts == nullptr ? 0.0f : row.counts[id];
     }
-    unordered |= offer_all(penalised(row, logits, occurred, counts), whole, best);
+    each(penalised(row, logits, occurred, counts), whole);
   }
+}
+
+// Writes the scores and ids [num_wanted] of the row's likeliest tokens, likeliest first. Where a score is not a number,
+// the first one written is not a number either.
+inline void rank(const Ranking& row, int vocab_size, float* scores, int32_t* ids) {
+  Best best(row.num_wanted);
+  bool unordered = false;
+  for_all_scores(row, vocab_size, [&](Vec found, int first) { unordered |= offer_all(found, first, best); });
   best.write(scores, ids);
   if (unordered) scores[0] = std::numeric_limits<float>::quiet_NaN();
 }

@@ -19,6 +19,7 @@ from transformers import (
 from index_grpc.contract import SamplingParams, Token, TokenRequest
 from index_grpc.engine.sampler import Sampler
 from index_grpc.engine.sequence import Sequence
+from index_grpc.model import drawing
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.drawing import (
     NUM_CANDIDATES,
@@ -26,7 +27,6 @@ from index_grpc.model.drawing import (
     Knobs,
     SlotTable,
     choose,
-    draw_from_candidates,
     knobs,
     penalised,
     uniform,
@@ -57,8 +57,8 @@ def sequence_of(slot: int, params: SamplingParams, prompt: list[int], **fields: 
 
 @pytest.fixture(params=KERNELS)
 def draw(request: pytest.FixtureRequest) -> Draw:
-    """Each way to draw from candidates that there is here."""
-    return draw_from_candidates if request.param == PYTORCH else native(request.param).draw
+    """Each way to draw that there is here."""
+    return drawing.draw if request.param == PYTORCH else native(request.param).draw
 
 
 def table_of(prompts: list[list[int]], choices: list[SamplingParams], vocab_size: int = VOCAB) -> SlotTable:
@@ -119,11 +119,12 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
 
 
 @pytest.mark.parametrize("kernels", NATIVE)
-@pytest.mark.parametrize("vocab_size", [64, 300, 1000])
+@pytest.mark.parametrize("vocab_size", [40, 64, 300, 3000])
 def test_native_draws_are_those_of_pytorch(kernels: str, vocab_size: int) -> None:
     """Token after token, whatever the parameters, and both take them down alike."""
     generator, rng = torch.Generator().manual_seed(vocab_size), random.Random(vocab_size)
-    choices = [random_params(rng, top_k=rng.randint(1, NUM_CANDIDATES)) for _ in range(40)]
+    top_ks = [rng.choice([rng.randint(1, NUM_CANDIDATES), 0, 65, 100, vocab_size - 1, 10**9]) for _ in range(60)]
+    choices = [random_params(rng, top_k=top_k) for top_k in top_ks]
     prompts = [[rng.randrange(vocab_size) for _ in range(rng.randint(1, 30))] for _ in choices]
     native_table, table = table_of(prompts, choices, vocab_size), table_of(prompts, choices, vocab_size)
     slots = list(reversed(range(len(choices))))
@@ -131,7 +132,7 @@ def test_native_draws_are_those_of_pytorch(kernels: str, vocab_size: int) -> Non
         rows = torch.randn(len(slots), vocab_size, generator=generator) * 3
         steps = [step + slot for slot in slots]
         drawn = native(kernels, vocab_size).draw(rows, native_table, slots, steps)
-        assert drawn == draw_from_candidates(rows, table, slots, steps)
+        assert drawn == drawing.draw(rows, table, slots, steps)
     assert torch.equal(native_table.history.occurred, table.history.occurred)
     assert torch.equal(native_table.history.counts, table.history.counts)
 
@@ -186,7 +187,7 @@ def random_params(rng: random.Random, top_k: int | None = None) -> SamplingParam
 
 
 def test_logprobs_are_those_of_the_raw_logits() -> None:
-    sampler = Sampler(1, VOCAB, torch.device("cpu"), draw_from_candidates)
+    sampler = Sampler(1, VOCAB, torch.device("cpu"), drawing.draw)
     sequence = sequence_of(0, SamplingParams(temperature=0.3), [7], logprobs=True, top_logprobs=3)
     row = logits(9)
     token: Token = sampler.sample(row, [sequence])[0]
