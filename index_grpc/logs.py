@@ -13,8 +13,9 @@ NOISY = ("httpx", "filelock", "huggingface_hub", "torch", "urllib3")
 """Libraries whose lower levels tell a reader nothing."""
 
 PLAIN_WORD = re.compile(r"[\w.:/+-]+", re.ASCII)
-CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-ENDS_A_LINE = re.compile("[\x7f-\x9f\u2028\u2029]")
+UNSAFE_IN_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What ends a line or moves a terminal's cursor."""
+UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029]")
 """What JSON lets stand in a string, and some readers and terminals take for more than a character."""
 
 
@@ -35,8 +36,9 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Called by logging."""
         lines = [f"{self.formatTime(record)} {record.levelname} {record.getMessage()}"]
-        if record.exc_info:
-            lines += [f"  {line}" for line in self.formatException(record.exc_info).split("\n")]
+        more = [self.formatException(record.exc_info)] if record.exc_info else []
+        more += [self.formatStack(record.stack_info)] if record.stack_info else []
+        lines += [f"  {line}" for text in more for line in text.split("\n")]
         return "\n".join(map(_visible, lines))
 
 
@@ -57,7 +59,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return ENDS_A_LINE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(line, ensure_ascii=False))
+        return UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(line, ensure_ascii=False))
 
 
 def configure_logging(level: str, log_format: str) -> None:
@@ -74,7 +76,7 @@ def configure_logging(level: str, log_format: str) -> None:
 
 def _visible(line: str) -> str:
     """Without what ends a line or moves a terminal's cursor."""
-    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], line)
+    return UNSAFE_IN_TEXT.sub(lambda found: repr(found[0])[1:-1], line)
 
 
 def _word(value: str | float) -> str:

@@ -125,7 +125,7 @@ def test_a_signal_while_python_imports_ends_it(tmp_path: Path, number: signal.Si
     """As one that has its own handler, which a container's first process needs to be ended at all."""
     begun, slow = tmp_path / "begun", tmp_path / "click.py"
     os.mkfifo(begun)
-    slow.write_text(f"open({str(begun)!r}, 'w').close()\nimport signal\nsignal.pause()\n")
+    slow.write_text(f"open({str(begun)!r}, 'w').close()\nimport time\nwhile True:\n    time.sleep(1)\n")
     with serving("--port", "0", PYTHONPATH=str(tmp_path)) as process:
         begun.read_text()  # which waits for who writes
         process.send(number)

@@ -108,11 +108,11 @@ def linear_few(
     weight_rows = (columns // 2 + columns % 2 * N) % (2 * N) if GATED else columns % N
     places = tl.arange(0, 8)[:, None, None] * SLICE + tl.arange(0, DEPTH)[None, None, :]
     weights = weight + weight_rows.to(tl.int64)[None, :, None] * K + places
-    OUT: tl.constexpr = COLUMNS // 2 if GATED else COLUMNS
-    rows, out = tl.arange(0, ROWS), tl.program_id(0) * OUT + tl.arange(0, OUT)
+    OUTPUTS: tl.constexpr = COLUMNS // 2 if GATED else COLUMNS
+    rows, out = tl.arange(0, ROWS), tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     to = rows[:, None] * N + out[None, :]
     there = (rows < num_rows)[:, None] & (out < N)[None, :]
-    # Weights are read before the kernels ahead have ended, as many as registers hold.
+    # Weights are read before the kernels ahead have ended, as many as registers hold: beside one row a third part.
     ahead = (
         _part(weights, places, 0, K, SLICE),
         _part(weights, places, DEPTH, K, SLICE),

@@ -1,6 +1,6 @@
 """Chunks of an answer as OpenAI's objects."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -36,14 +36,18 @@ class Completion:
             "system_fingerprint": fingerprint(model),
         }
 
-    def whole(self, chunks: Sequence[Chunk]) -> Object:
-        """All chunks as one object."""
-        finish = chunks[-1].finish
+    async def whole(self, chunks: AsyncIterable[Chunk]) -> Object:
+        """All chunks as one object, each taken in when it comes: all log-probabilities at once would hold others up."""
+        deltas, logprobs, finish = [], [], None
+        async for chunk in chunks:
+            deltas.append(chunk.delta)
+            logprobs += _entries(chunk.logprobs)
+            finish = chunk.finish
         assert finish is not None
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": "".join(chunk.delta for chunk in chunks), "refusal": None},
-            "logprobs": _logprobs([entry for chunk in chunks for entry in chunk.logprobs]),
+            "message": {"role": "assistant", "content": "".join(deltas), "refusal": None},
+            "logprobs": {"content": logprobs} if logprobs else None,
             "finish_reason": REASONS[finish.reason],
         }
         return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(finish)}
@@ -86,7 +90,11 @@ def fingerprint(model: ServedModel) -> str:
 
 
 def _logprobs(entries: Sequence[TokenLogprob]) -> Object | None:
-    return {"content": [_logprob(entry) | {"top_logprobs": _tops(entry.top)} for entry in entries]} if entries else None
+    return {"content": _entries(entries)} if entries else None
+
+
+def _entries(entries: Iterable[TokenLogprob]) -> list[Object]:
+    return [_logprob(entry) | {"top_logprobs": _tops(entry.top)} for entry in entries]
 
 
 def _tops(entries: Iterable[TokenLogprob]) -> list[Object]:

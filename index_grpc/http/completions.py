@@ -24,14 +24,9 @@ class Completions:
         whole = not form.stream
         with naming(form.name), await self._answering.answer(form.proto(), call, backend, whole=whole) as chunks:
             if whole:
-                await _whole(exchange, completion, chunks)
+                await exchange.outlet.send_json(await completion.whole(chunks))
             else:
                 await _stream(exchange, completion, chunks)
-
-
-async def _whole(exchange: Exchange, completion: Completion, chunks: AsyncIterator[Chunk]) -> None:
-    all_chunks = [chunk async for chunk in chunks]
-    await exchange.outlet.send_json(completion.whole(all_chunks))
 
 
 async def _stream(exchange: Exchange, completion: Completion, chunks: AsyncIterator[Chunk]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import weakref
 from collections.abc import Callable
 
 from index_grpc.access.certificates import Certificates
@@ -30,23 +31,25 @@ class Handshakes(FreshContext):
         if not self.may_begin(len(self._begun)):
             raise ssl.SSLError("there are too many connections")
         encrypted = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-        # What fails is not heard of; after this time it has.
-        forget = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self.end, encrypted)
-        self._begun[id(encrypted)] = forget
+        self._begun.add(encrypted)
+        # The loop does not say when a handshake fails. It lets go of the object then; after this time it has.
+        asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self._forget, weakref.ref(encrypted))
         return encrypted
 
-    def end(self, encrypted: object) -> None:
+    def end(self, encrypted: ssl.SSLObject | None) -> None:
         """A connection's handshake is over."""
-        if forget := self._begun.pop(id(encrypted), None):
-            forget.cancel()
+        if encrypted is not None:
+            self._begun.discard(encrypted)
+
+    def _forget(self, encrypted: "weakref.ref[ssl.SSLObject]") -> None:
+        self.end(encrypted())
 
     @classmethod
     def of(cls, certificates: Reloaded[Certificates], may_begin: Callable[[int], bool]) -> "Handshakes":
         """For as many connections as come."""
         context = cls(ssl.PROTOCOL_TLS_SERVER)
         context.certificates, context.may_begin = certificates, may_begin
-        context._begun = {}
+        context._begun = weakref.WeakSet()
         return context
 
-    _begun: dict[int, asyncio.TimerHandle]
-    """By the connection's SSLObject."""
+    _begun: "weakref.WeakSet[ssl.SSLObject]"

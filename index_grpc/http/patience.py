@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from index_grpc.http.handshakes import Handshakes
@@ -13,6 +14,13 @@ HEAD_SECONDS = 10.0
 """For the head of a request, from the connection's beginning or from the head's: as gRPC's port has it."""
 
 
+class PatientConfig(Config):
+    """That of a port whose connections are PatientProtocol's."""
+
+    handshakes: Handshakes | None = None
+    """None where connections are in the clear."""
+
+
 def most_http_connections() -> int:
     """How many there may be at once."""
     return most_connections() // HTTP_SHARE
@@ -21,13 +29,14 @@ def most_http_connections() -> int:
 class PatientProtocol(H11Protocol):
     """One connection. A class made of uvicorn's, which leaves no other way to say it."""
 
+    config: PatientConfig
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - its own type differs by event loop
         """Called by the event loop."""
         super().connection_made(transport)
-        if isinstance(self.config.ssl, Handshakes):
-            self.config.ssl.end(transport.get_extra_info("ssl_object"))
+        if self.config.handshakes is not None:
+            self.config.handshakes.end(transport.get_extra_info("ssl_object"))
         if len(self.connections) > most_http_connections():
             transport.abort()
         self._await_head()

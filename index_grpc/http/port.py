@@ -10,7 +10,7 @@ import uvicorn
 
 from index_grpc.errors import StartupError
 from index_grpc.http.handshakes import HANDSHAKE_SECONDS, Handshakes
-from index_grpc.http.patience import PatientProtocol, most_http_connections
+from index_grpc.http.patience import PatientConfig, PatientProtocol, most_http_connections
 from index_grpc.http.routes import routes
 from index_grpc.server.app import App
 from index_grpc.server.listen import bracketed, warn_of_strangers
@@ -29,10 +29,12 @@ log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """Leaves signals to the process it runs in, and does not wait for handshakes for long."""
 
+    config: PatientConfig
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn."""
         await super().startup([])
-        loop, context = asyncio.get_running_loop(), self.config.ssl
+        loop, context = asyncio.get_running_loop(), self.config.handshakes
         for listener in sockets or ():
             self.servers.append(
                 await loop.create_server(
@@ -67,8 +69,7 @@ class HttpPort:
         self._settings, self._certificates = settings, app.entrance.port.certificates
         self._server = Server(_config(app))
         if certificates := app.entrance.port.certificates:
-            context = Handshakes.of(certificates, self._server.may_begin)
-            self._server.config.ssl_context_factory = lambda *_: context
+            self._server.config.handshakes = Handshakes.of(certificates, self._server.may_begin)
         self._serving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -86,8 +87,8 @@ class HttpPort:
             await asyncio.wait({self._serving})  # does not end it if this is itself cut short
 
 
-def _config(app: App) -> uvicorn.Config:
-    return uvicorn.Config(
+def _config(app: App) -> PatientConfig:
+    return PatientConfig(
         routes(app),
         http=PatientProtocol,  # of h11, which bounds what it keeps of a head; httptools, hardly faster, does not
         ws="none",

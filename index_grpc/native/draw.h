@@ -76,7 +76,7 @@ class Choice {
   }
 
  private:
-  // What is kept, as a part of the total; counts how many that is, as far as they have to be ranked for it.
+  // The sum of the shares that top_p and min_p leave. Sets num_kept_, and ranks no further than it must.
   double kept_of_all() {
     num_kept_ = limit_;
     if (knobs_.top_p >= 1.0 && knobs_.min_p <= 0.0) return total_;

@@ -14,7 +14,7 @@ struct Ranking {
   const uint8_t* occurred;  // [vocab_size] 1 where a token stands in prompt or answer
   const float* counts;      // [vocab_size] how often a token stands in the answer; null where that does not matter
   float repetition_penalty, frequency_penalty, presence_penalty;
-  int32_t num_wanted;  // from 1 to kMostCandidates
+  int32_t num_wanted;  // 0 is all; `rank` finds from 1 to kMostCandidates
 };
 
 // The best of what has been offered, best first; of equal ones the first that came.

@@ -20,6 +20,8 @@ INCOMPLETE = f"no whole message came: the call ended before, or took over {MESSA
 
 HISTORY_TAG = pb.ChatRequest.DESCRIPTOR.fields_by_name["history"].number << 3 | 2
 """Of one message of the history, in all requests that have one."""
+LONGEST_VARINT = 10
+"""Bytes of a number of 64 bits."""
 MOST_OTHER_FIELDS = 1_000
 """That are not messages of the history. Each may be two bytes, and takes fifty once it is parsed."""
 
@@ -44,11 +46,11 @@ async def message_of(context: Context) -> bytes | None:
 
 async def _until_cancelled_if_left() -> None:
     """Whoever left is cancelled meanwhile, and was no mistake. Where thousands leave at once that takes some time."""
-    is_late = True
-    while is_late:
+    for _ in range(30):
         before = time.monotonic()
         await asyncio.sleep(CANCEL_SECONDS)
-        is_late = time.monotonic() - before > 1.5 * CANCEL_SECONDS
+        if time.monotonic() - before < 1.5 * CANCEL_SECONDS:
+            return
 
 
 def parsed(parse: Parse, data: bytes | None, context_length: int) -> Message:
@@ -74,11 +76,11 @@ def _require_few_fields(data: bytes, context_length: int) -> None:
     for tag in _tags(data):
         if tag == HISTORY_TAG:
             num_history += 1
-        else:
-            num_others += 1
-        at_least = num_history + 2  # a mark for each message, for the prompt and for the answer
-        if at_least > context_length:
-            raise PromptTooLong(f"at least {at_least}", context_length)
+            at_least = num_history + 2  # a mark for each message, for the prompt and for the answer
+            if at_least > context_length:
+                raise PromptTooLong(f"at least {at_least}", context_length)
+            continue
+        num_others += 1
         if num_others > MOST_OTHER_FIELDS:
             problem = f"has over {MOST_OTHER_FIELDS} fields beside its history; send each once, and at most 16 stops"
             raise InvalidRequest(Violation("request", problem))
@@ -100,13 +102,15 @@ def _tags(data: bytes) -> Iterator[int]:
                 place += size
             case 5:
                 place += 4
-            # others have no content of their own
+            # groups: what is in them follows as fields; what is none of these does not parse
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
     """The number that begins at a place, and where the next field begins."""
-    value = shift = 0
-    while data[place] >= 0x80:
+    value = 0
+    for shift in range(0, 7 * LONGEST_VARINT, 7):
         value |= (data[place] & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-    return value | data[place] << shift, place + 1
+        place += 1
+        if data[place - 1] < 0x80:
+            return value, place
+    raise IndexError("no number is longer")

@@ -169,7 +169,8 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
         self.script.requests.append(request)
         self.script.metadata.append(dict(context.invocation_metadata()))
         self.script.times_left.append(context.time_remaining())
-        if self.script.hold_after is not None and not context.add_callback(self.script.left.set):
+        is_held = self.script.hold_after is not None and isinstance(request, chat_pb2.ChatRequest)
+        if is_held and not context.add_callback(self.script.left.set):
             self.script.left.set()
         if self.script.failures:
             self.script.failures.popleft().abort(context)

@@ -169,10 +169,12 @@ def test_an_address_without_a_port(address: str, has_port: bool, monkeypatch: py
 
 def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert str(hint(UnavailableError("connection refused"), "a:1")).startswith(
-        "http_proxy is set, so gRPC goes by that"
-    )
-    assert str(hint(UnavailableError("connection refused"), "127.0.0.1:1")).startswith("is a server running at")
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.delenv("grpc_proxy", raising=False)
+    found = hint(UnavailableError("connection refused"), "a:1")
+    assert found == "http_proxy is set, so gRPC goes by that proxy; no_proxy=a spares this server"
+    for address in ("127.0.0.1:1", "unix:/run/a"):
+        assert str(hint(UnavailableError("connection refused"), address)).startswith("is a server running at")
 
 
 @pytest.mark.parametrize("command", ["ask", "chat"])

@@ -60,9 +60,10 @@ def test_a_retry_that_fails_forgets_nothing(server: FakeServer) -> None:
     runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
     lost = Failure(grpc.StatusCode.INTERNAL, "lost")
     server.script.failing = {"two": [None, lost]}
-    lines = "one\ntwo\n/retry\nthree\n"
+    lines = "one\ntwo\n/retry\n/retry\nthree\n"
     result = runner.invoke(index_client, ["chat"], input=lines, catch_exceptions=False)
     assert (result.exit_code, result.stderr.count("error: lost")) == (Exit.REFUSED, 1)
+    assert [history for prompt, history in chats(server.script) if prompt == "two"] == [["one", TEXT]] * 3
     assert chats(server.script)[-1] == ("three", ["one", TEXT, "two", TEXT])
 
 

@@ -92,7 +92,8 @@ async def test_a_handshake_that_does_not_come(said: bytes, pair: Pair, monkeypat
 def test_connections_amid_their_handshake_count(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the event loop that serves; asyncio's own leaves the socket of one that is refused to the collector."""
     monkeypatch.setattr("index_grpc.http.patience.most_connections", lambda: 8)
-    monkeypatch.setattr("index_grpc.http.handshakes.HANDSHAKE_SECONDS", 0.5)
+    for module in ("handshakes", "port"):  # so that nothing but a refusal ends a connection
+        monkeypatch.setattr(f"index_grpc.http.{module}.HANDSHAKE_SECONDS", 60)
     uvloop.run(crowding(pair))
 
 
@@ -102,9 +103,15 @@ async def crowding(pair: Pair) -> None:
         assert await ended(*await connected(server.app)) == b""
         for _, other in first:
             other.transport.abort()
+        for _ in range(3):  # whose places are free again at once
+            reader, writer = await connected(server.app)
+            writer.write(WHOLE)
+            await ended(reader, writer)
         port = server.app.ports[0]
         assert isinstance(port, HttpPort)
-        await until(lambda: port._server.may_begin(len(port._server.config.ssl._begun)))  # type: ignore[union-attr]
+        handshakes = port._server.config.handshakes
+        assert handshakes is not None
+        await until(lambda: port._server.may_begin(len(handshakes._begun)))
         for _ in range(3):  # each of which is forgotten once its handshake is done
             assert await completed(server.app, trusting(pair.cert.parent)) == TEXT
 

@@ -51,7 +51,10 @@ def test_more_fields_than_anybody_needs_are_not_parsed(field: bytes) -> None:
         read(field * (MOST_OTHER_FIELDS + 1))
 
 
-@pytest.mark.parametrize("data", [b"\x0a", b"\x0a\x05Hi", b"\x80", b"\x0a\x80", b"\x30\xff", b"\xff" * 30])
+@pytest.mark.parametrize(
+    "data",
+    [b"\x0a", b"\x0a\x05Hi", b"\x80", b"\x0a\x80", b"\x30\xff", b"\xff" * 2**20, b"\x0a" + b"\x80" * 2**20 + b"\1"],
+)
 def test_what_is_cut_short_does_not_parse(data: bytes) -> None:
     with pytest.raises(InvalidRequest, match="bytes that do not parse"):
         read(data)

@@ -67,17 +67,22 @@ def hosts(address: str) -> list[str]:
     return BEFORE_HOSTS.sub("", address).split(",")
 
 
-def is_loopback(address: str) -> bool:
+def host_names(address: str) -> list[str]:
+    """Returns the names or IP addresses of the hosts, without their ports."""
+    found = [HOST_AND_PORT.fullmatch(host) or host for host in hosts(address)]
+    return [(host if isinstance(host, str) else host[1]).strip("[]") for host in found]
+
+
+def is_local(address: str) -> bool:
     """Tells whether the address is of this machine alone, which no proxy can reach."""
-    for host in hosts(address):
-        found = HOST_AND_PORT.fullmatch(host)
-        name = (found[1] if found else host).strip("[]")
-        try:
-            if name != "localhost" and not ip_address(name).is_loopback:
-                return False
-        except ValueError:
-            return False
-    return True
+    return address.startswith(SCHEMES_OF_PATHS) or all(map(_is_loopback, host_names(address)))
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return name.lower().removesuffix(".") == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def require_host(address: str, host: str, name: str) -> None:
@@ -143,6 +148,6 @@ class ChannelSettings:
             "grpc.primary_user_agent": f"index-grpc-client/{__version__}",
             "grpc.service_config": service_config(),
         }
-        if is_loopback(allowed_address(self.address)):
+        if is_local(allowed_address(self.address)):
             defaults["grpc.enable_http_proxy"] = 0
         return list((defaults | dict(self.options or {})).items())

@@ -6,7 +6,7 @@ from typing import TypeAlias, Unpack
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.client import Client
-from index_grpc_client.errors import InvalidRequestError, LimitExceededError
+from index_grpc_client.errors import InvalidRequestError, LimitExceededError, was_too_large
 from index_grpc_client.limits import allowed_timeout
 from index_grpc_client.message import AnyMessage, Message, Role, messages
 from index_grpc_client.message import system as system_message
@@ -26,7 +26,7 @@ A generator, so that the search is the same whether the client that counts is as
 
 def remaining_if_too_long(error: InvalidRequestError | LimitExceededError) -> int:
     """Returns that no token remains if the prompt was too long to be counted, or even sent; raises other errors on."""
-    too_large_to_send = isinstance(error, LimitExceededError) and not error.reason
+    too_large_to_send = isinstance(error, LimitExceededError) and was_too_large(error)
     if error.reason != "PROMPT_TOO_LONG" and not too_large_to_send:
         raise error
     return 0
@@ -73,9 +73,10 @@ class _Memory:
         self.last: ChatResult | None = None
         """The latest answer with all that is known of it."""
         self._model: ModelInfo | None = None
-        self.history = messages(history)
-        if system is not None and self.system is not system:
+        turns = messages(history)
+        if system is not None and turns and turns[0].role is Role.SYSTEM:
             raise ValueError("system is given, and the history begins with a system message: leave one of them out")
+        self.history = turns
 
     @property
     def history(self) -> tuple[Message, ...]:
@@ -87,7 +88,7 @@ class _Memory:
 
     @history.setter
     def history(self, history: Iterable[AnyMessage]) -> None:
-        self._turns = messages(history)
+        self._turns, self.last = messages(history), None
         if self._turns and self._turns[0].role is Role.SYSTEM:
             self.system, self._turns = self._turns[0].content, self._turns[1:]
 

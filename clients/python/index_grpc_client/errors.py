@@ -87,6 +87,11 @@ class LimitExceededError(IndexGrpcError):
     """The key may not ask for more now (`reason` is RATE_LIMITED), or a message is larger than may be sent."""
 
 
+def was_too_large(error: LimitExceededError) -> bool:
+    """Tells whether a message was larger than may be sent or received, which gRPC itself refuses in these words."""
+    return "larger than max" in error.details()
+
+
 class CallCancelledError(IndexGrpcError):
     """The call was cancelled: by `close()` from elsewhere, or by the server as it stopped."""
 

@@ -36,7 +36,7 @@ def allowed_number(value: object, name: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        return inf if index(value) > 0 else -inf  # type: ignore[arg-type] # only whole numbers are too large
+        return inf if value > 0 else -inf  # type: ignore[operator] # what is too large can be compared
 
 
 def allowed_timeout(seconds: object, name: str = "timeout") -> float:

@@ -60,7 +60,7 @@ def to_json(result: object) -> str:
     """Returns a result as one line of JSON."""
     if not dataclasses.is_dataclass(result) or isinstance(result, type):
         raise TypeError(f"not a result: {result!r}")
-    holds_all = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+    holds_all = sys.stdout is not None and codecs.lookup(sys.stdout.encoding).name == "utf-8"
     return json.dumps(dataclasses.asdict(result), default=plain, ensure_ascii=not holds_all)
 
 

@@ -91,12 +91,12 @@ class Dialogue:
         if self._prompt is None:
             self._refuse("there is no prompt to answer anew")
             return
-        before = self._conversation.history
-        if self._answered:
+        before, answered = self._conversation.history, self._answered
+        if answered:
             self._conversation.undo()
         self._answer(self._prompt, {**self._options, "seed": None})  # the same seed would give the same answer
         if not self._answered:
-            self._conversation.history = before
+            self._conversation.history, self._answered = before, answered
 
     def _answer(self, prompt: str, options: AnswerOptions) -> None:
         self._prompt, self._answered = prompt, False

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 import click
 import grpc
 
-from index_grpc_client.channel import has_port, has_scheme, is_loopback
+from index_grpc_client.channel import has_port, has_scheme, host_names, is_local
 from index_grpc_client.errors import (
     CallCancelledError,
     DeadlineError,
@@ -22,6 +22,7 @@ from index_grpc_client.errors import (
     ModelNotFoundError,
     UnauthenticatedError,
     UnavailableError,
+    was_too_large,
 )
 
 Value = TypeVar("Value")
@@ -112,8 +113,9 @@ def hint_if_unavailable(error: UnavailableError, address: str) -> str:
             return advice
     if not (has_scheme(address) or has_port(address)):
         return "the address has no port, so 443 was tried; --address HOST:PORT gives one"
-    if not is_loopback(address) and (proxy := next((name for name in PROXIES if os.environ.get(name)), None)):
-        return f"{proxy} is set, so gRPC goes by that proxy; no_proxy={address} would spare this server"
+    if not is_local(address) and (proxy := next((name for name in PROXIES if os.environ.get(name)), None)):
+        hosts = ",".join(host_names(address))
+        return f"{proxy} is set, so gRPC goes by that proxy; no_proxy={hosts} spares this server"
     return f"is a server running at {address}? --address, given before the command, or INDEX_GRPC_ADDRESS names another"
 
 
@@ -121,7 +123,7 @@ def hint_if_too_much(error: LimitExceededError) -> str | None:
     """Returns what to try next where more was asked than is allowed."""
     if error.retry_after is not None:
         return f"the server asks to try again in {error.retry_after:g} s"
-    if "larger than max" in error.details():  # gRPC's words
+    if was_too_large(error):
         return "a message of that size is not taken; shorten the prompt"
     return None
 
@@ -170,6 +172,7 @@ def report(error: IndexGrpcError, address: str) -> None:
     violations = [f"{violation.field}: {violation.description}" for violation in error.violations]
     complain("error", summary(error, violations, address))
     for violation in violations if len(violations) > 1 else ():
-        click.echo(f"  {violation}", err=True)
+        with suppress(OSError):
+            click.echo(f"  {violation}", err=True)
     if advice := hint(error, address):
         complain("hint", advice)
