@@ -14,8 +14,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 from index_grpc.contract import ServedModel
 from index_grpc.errors import InvalidRequest, Violation
 from index_grpc.server.status import quoted
-from index_grpc.server.translate import refuse_too_many_messages
-from index_grpc.server.validate import MOST_VIOLATIONS
+from index_grpc.server.validate import MOST_VIOLATIONS, refuse_too_many_messages
 
 MOST_PIECES = 100_000
 """A message has about 7 of them."""
@@ -70,7 +69,7 @@ def read(form: type[AnyForm], body: bytes, model: ServedModel) -> AnyForm:
         raise InvalidRequest(Violation("body", "is no JSON object; send one, such as {...}"))
     if isinstance(turns := values.get(form.conversation), list):
         with naming(lambda field: form.conversation):
-            refuse_too_many_messages(form.num_history(len(turns)), model)
+            refuse_too_many_messages(form.num_history(len(turns)), model.context_length)
     try:
         return form.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Connections amid the handshake of TLS: the event loop tells nobody of them before it is done."""
+"""Encryption of the HTTP port: the event loop tells nobody of a connection before its handshake is done."""
 
 import asyncio
 import ssl
@@ -7,17 +7,18 @@ from collections.abc import Callable
 
 from index_grpc.access.certificates import Certificates
 from index_grpc.access.files import Reloaded
-from index_grpc.access.fresh_context import FreshContext
 
 HANDSHAKE_SECONDS = 10.0
 """After so long the event loop ends a connection whose handshake is not done: as on gRPC's port."""
 
 
-class Handshakes(FreshContext):
-    """The encryption of a port that bounds how many connections are in their handshakes."""
+class Handshakes(ssl.SSLContext):
+    """The encryption of a port: each new connection is shown the certificate of the moment, if it may be one more."""
 
+    certificates: Reloaded[Certificates]
     may_begin: Callable[[int], bool]
     """Whether one more connection may be, where so many are in their handshakes."""
+    _begun: "weakref.WeakSet[ssl.SSLObject]"
 
     def wrap_bio(
         self,
@@ -30,7 +31,8 @@ class Handshakes(FreshContext):
         """Called by the event loop for each connection, which it closes if this raises."""
         if not self.may_begin(len(self._begun)):
             raise ssl.SSLError("there are too many connections")
-        encrypted = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        newest = self.certificates.value.context
+        encrypted = newest.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         self._begun.add(encrypted)
         # The loop does not say when a handshake fails. It lets go of the object then; after this time it has.
         asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self._forget, weakref.ref(encrypted))
@@ -51,5 +53,3 @@ class Handshakes(FreshContext):
         context.certificates, context.may_begin = certificates, may_begin
         context._begun = weakref.WeakSet()
         return context
-
-    _begun: "weakref.WeakSet[ssl.SSLObject]"

@@ -68,8 +68,8 @@ class HttpPort:
         self._host, self._port = (settings.http_host or settings.host).strip("[]"), settings.http_port or 0
         self._settings, self._certificates = settings, app.entrance.port.certificates
         self._server = Server(_config(app))
-        if certificates := app.entrance.port.certificates:
-            self._server.config.handshakes = Handshakes.of(certificates, self._server.may_begin)
+        if self._certificates:
+            self._server.config.handshakes = Handshakes.of(self._certificates, self._server.may_begin)
         self._serving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:

@@ -8,7 +8,6 @@
 #include "rank_all.h"
 
 constexpr int kNotANumber = -1;  // drawn where the logits hold a number that is not one
-constexpr int kRankedFirst = 1024;  // of a whole vocabulary; draws hardly ever fall on others
 
 // How a slot's tokens are drawn; a row of the table of `model/drawing.py`.
 struct Knobs {
@@ -38,77 +37,24 @@ inline double uniform(uint64_t seed, uint64_t step) {
   return static_cast<double>((z ^ (z >> 31)) >> 11) / static_cast<double>(uint64_t{1} << 53);
 }
 
-// Which of `count` scores, highest first, the draw from [0, 1) falls on.
-inline int choose(const float* scores, int count, const Knobs& knobs, double draw) {
-  double shares[kMostCandidates], total = 0.0;
-  for (int i = 0; i < count; ++i) {
-    shares[i] = std::exp((static_cast<double>(scores[i]) - scores[0]) / knobs.temperature);  // the first is 1
-    total += shares[i];
+// On which of `count` places the draw from [0, 1) falls. share(place) is how likely a place's token is by the first
+// one's, never more than at the place before; `total` is what all of them sum to.
+template <class Share>
+int choose(const Share& share, int count, double total, const Knobs& knobs, double draw) {
+  int num_kept = count;
+  double kept = total;
+  if (knobs.top_p < 1.0 || knobs.min_p > 0.0) {
+    kept = share(0);
+    for (num_kept = 1; num_kept < count && kept < knobs.top_p * total && share(num_kept) >= knobs.min_p; ++num_kept) {
+      kept += share(num_kept);
+    }
   }
-  int num_kept = 1;
-  double kept = shares[0];
-  while (num_kept < count && kept < knobs.top_p * total && shares[num_kept] >= knobs.min_p) kept += shares[num_kept++];
   double reached = 0.0;
-  for (int i = 0; i < num_kept; ++i) {
-    reached += shares[i];
-    if (reached > draw * kept) return i;
+  for (int place = 0; place < num_kept - 1; ++place) {
+    reached += share(place);
+    if (reached > draw * kept) return place;
   }
   return num_kept - 1;
-}
-
-// The same of tokens that are too many to rank beforehand.
-class Choice {
- public:
-  Choice(RankedVocabulary& vocabulary, const Knobs& knobs) : vocabulary_(vocabulary), knobs_(knobs) {
-    const bool has_limit = knobs.top_k > 0.0 && knobs.top_k < vocabulary.size();
-    limit_ = has_limit ? static_cast<int>(knobs.top_k) : vocabulary.size();
-    rank(has_limit ? limit_ : std::min(kRankedFirst, limit_));
-    for (int place = 0; place < limit_; ++place) total_ += vocabulary.share(place, knobs.temperature);
-  }
-
-  int32_t at(double draw) {
-    const double kept = kept_of_all();
-    double reached = 0.0;
-    for (int place = 0;; ++place) {
-      reached += share(place);
-      if (reached > draw * kept || place == num_kept_ - 1) return vocabulary_.id(place);
-    }
-  }
-
- private:
-  // The sum of the shares that top_p and min_p leave. Sets num_kept_, and ranks no further than it must.
-  double kept_of_all() {
-    num_kept_ = limit_;
-    if (knobs_.top_p >= 1.0 && knobs_.min_p <= 0.0) return total_;
-    double kept = share(0);
-    for (num_kept_ = 1; num_kept_ < limit_ && kept < knobs_.top_p * total_; ++num_kept_) {
-      const double next = share(num_kept_);
-      if (next < knobs_.min_p) break;
-      kept += next;
-    }
-    return kept;
-  }
-
-  double share(int place) {
-    if (place >= num_ranked_) rank(limit_);
-    return vocabulary_.share(place, knobs_.temperature);
-  }
-
-  void rank(int count) {
-    vocabulary_.rank(count);
-    num_ranked_ = count;
-  }
-
-  RankedVocabulary& vocabulary_;
-  const Knobs& knobs_;
-  int limit_, num_ranked_ = 0, num_kept_ = 0;
-  double total_ = 0.0;
-};
-
-// One of all tokens, or of more than can be ranked beforehand; kNotANumber where there is none.
-inline int32_t drawn_from_all(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
-  RankedVocabulary vocabulary(row, vocab_size);
-  return vocabulary.is_number() ? Choice(vocabulary, knobs).at(draw) : kNotANumber;
 }
 
 // One of the likeliest few; kNotANumber where there is none.
@@ -116,7 +62,21 @@ inline int32_t drawn_from_few(const Ranking& row, int vocab_size, const Knobs& k
   float scores[kMostCandidates];
   int32_t ids[kMostCandidates];
   rank(row, vocab_size, scores, ids);
-  return std::isfinite(scores[0]) ? ids[choose(scores, row.num_wanted, knobs, draw)] : kNotANumber;
+  if (!std::isfinite(scores[0])) return kNotANumber;
+  double shares[kMostCandidates], total = 0.0;
+  for (int place = 0; place < row.num_wanted; ++place) {
+    total += shares[place] = likelihood(scores[place], scores[0], knobs.temperature);
+  }
+  return ids[choose([&](int place) { return shares[place]; }, row.num_wanted, total, knobs, draw)];
+}
+
+// One of all tokens, or of more than can be ranked beforehand; kNotANumber where there is none.
+inline int32_t drawn_from_all(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
+  const int count = row.num_wanted > 0 ? row.num_wanted : vocab_size;
+  RankedVocabulary vocabulary(row, vocab_size, count, knobs.temperature);
+  if (!vocabulary.is_number()) return kNotANumber;
+  const auto share = [&](int place) { return vocabulary.share(place); };
+  return vocabulary.id(choose(share, count, vocabulary.total(), knobs, draw));
 }
 
 // The next token of one row, which its slot's history takes; kNotANumber where there is none.

@@ -8,32 +8,53 @@
 
 #include "rank.h"
 
-// The scores of a whole vocabulary. To sort it takes far longer than to find the few tokens that draws nearly always fall
-// on.
+constexpr int kRankedFirst = 1024;  // of a whole vocabulary; draws hardly ever fall on others
+
+// How likely a score is by the highest one.
+inline double likelihood(float score, float highest, double temperature) {
+  return std::exp((static_cast<double>(score) - highest) / temperature);
+}
+
+// The likeliest `count` tokens of a vocabulary. To sort a whole one takes far longer than to find the few tokens that
+// draws nearly always fall on, so the others are put in order only if one of them is asked for.
 class RankedVocabulary {
  public:
-  RankedVocabulary(const Ranking& row, int vocab_size) : scores_(vocab_size + kLanes), ids_(vocab_size) {
+  RankedVocabulary(const Ranking& row, int vocab_size, int count, double temperature)
+      : scores_(vocab_size + kLanes), ids_(vocab_size), count_(count), temperature_(temperature) {
     bool unordered = false;
     for_all_scores(row, vocab_size, [&](Vec found, int first) {
       store(scores_.data() + first, found);
       unordered |= bits(found != found) != 0;
     });
     std::iota(ids_.begin(), ids_.end(), 0);
-    likeliest_ = *std::max_element(scores_.begin(), scores_.begin() + vocab_size);
-    is_number_ = !unordered && std::isfinite(likeliest_);
+    highest_ = *std::max_element(scores_.begin(), scores_.begin() + vocab_size);
+    is_number_ = !unordered && std::isfinite(highest_);
+    if (is_number_) rank(count < vocab_size ? count : std::min(kRankedFirst, count));
   }
-
-  int size() const { return static_cast<int>(ids_.size()); }
 
   // Whether the highest score is finite, and all are numbers.
   bool is_number() const { return is_number_; }
 
-  int32_t id(int place) const { return ids_[place]; }
-
-  // How likely the token at a place is, by the likeliest one. In id's order before any has been ranked.
-  double share(int place, double temperature) const {
-    return std::exp((static_cast<double>(scores_[ids_[place]]) - likeliest_) / temperature);
+  // What the shares of all sum to, whichever are in order.
+  double total() const {
+    double total = 0.0;
+    for (int place = 0; place < count_; ++place) total += share_of(ids_[place]);
+    return total;
   }
+
+  // How likely the token at a place is, by the likeliest one.
+  double share(int place) {
+    if (place >= num_ranked_) rank(count_);
+    return share_of(ids_[place]);
+  }
+
+  int32_t id(int place) {
+    if (place >= num_ranked_) rank(count_);
+    return ids_[place];
+  }
+
+ private:
+  double share_of(int32_t id) const { return likelihood(scores_[id], highest_, temperature_); }
 
   // Puts the likeliest so many in order, of equal ones the first first.
   void rank(int count) {
@@ -43,11 +64,13 @@ class RankedVocabulary {
     };
     if (end != ids_.end()) std::nth_element(ids_.begin(), end, ids_.end(), likelier);
     std::sort(ids_.begin(), end, likelier);
+    num_ranked_ = count;
   }
 
- private:
   std::vector<float> scores_;
   std::vector<int32_t> ids_;
-  float likeliest_;
+  int count_, num_ranked_ = 0;
+  double temperature_;
+  float highest_;
   bool is_number_;
 };

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from index_grpc.errors import IndexGrpcError
 from index_grpc.server.calls import REQUEST_ID, Calls, open_call
-from index_grpc.server.message import Parse, message_of, parsed
+from index_grpc.server.message import Parse, parsed, read_message
 from index_grpc.server.status import Context, Trailer, abort
 
 LATEST_CANCEL_SECONDS = 5.0
@@ -65,20 +65,19 @@ class CallInterceptor(Interceptor):
         return self._wrapped[method]
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
-        answer = self._answering(method, handler.unary_stream or handler.unary_unary, handler.request_deserializer)
-        handle = self._handle(answer)
+        handle = self._handle(method, handler.unary_stream or handler.unary_unary, handler.request_deserializer)
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(handle, None, handler.response_serializer)
         return grpc.stream_unary_rpc_method_handler(handle, None, handler.response_serializer)
 
-    def _handle(self, answer: Callable[[Context], Awaitable[Outcome]]) -> Behaviour:
+    def _handle(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
         """Answers a call, or turns what went wrong in it into a status."""
 
         # Coroutines, also for streams: a caller who leaves ends them at once, `finally` clauses and all.
         # What is to be told stands apart from what was asked: gRPC and the error that aborts a call hold each other and
         # so whatever is in its frames, until Python looks for such cycles, which may be after gigabytes of requests.
         async def handle(_: object, context: Context) -> Message | None:
-            outcome = await answer(context)
+            outcome = await self._outcome(method, behaviour, parse, context)
             if outcome.refusal is not None:
                 return await _seen_through(abort(context, outcome.refusal, outcome.id, self._load_trailer()))
             context.set_trailing_metadata(((REQUEST_ID, outcome.id), self._load_trailer()))
@@ -86,23 +85,17 @@ class CallInterceptor(Interceptor):
 
         return handle
 
-    def _answering(
-        self, method: str, behaviour: Behaviour, parse: Parse
-    ) -> Callable[[Context], Coroutine[Any, Any, Outcome]]:
+    async def _outcome(self, method: str, behaviour: Behaviour, parse: Parse, context: Context) -> Outcome:
         """Opens a call, and has it answered."""
-
-        async def answer(context: Context) -> Outcome:
-            data = await message_of(context)
-            call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
-            call.service = self._service
-            try:
-                with self._calls.served(call):
-                    request = parsed(parse, data, self._context_length())
-                    return Outcome(call.id, await _seen_through(behaviour(request, context)))
-            except IndexGrpcError as error:
-                return Outcome(call.id, refusal=_without_frames(error))
-
-        return answer
+        data = await read_message(context)
+        call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
+        call.service = self._service
+        try:
+            with self._calls.served(call):
+                request = parsed(parse, data, self._context_length())
+                return Outcome(call.id, await _seen_through(behaviour(request, context)))
+        except IndexGrpcError as error:
+            return Outcome(call.id, refusal=_without_frames(error))
 
 
 def _without_frames(error: IndexGrpcError) -> IndexGrpcError:

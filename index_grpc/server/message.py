@@ -8,13 +8,16 @@ from typing import Any, TypeAlias
 from google.protobuf.message import DecodeError, Message
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.errors import InvalidRequest, PromptTooLong, Violation
+from index_grpc.errors import InvalidRequest, Violation
 from index_grpc.server.status import Context
+from index_grpc.server.validate import refuse_too_many_messages
 
 MESSAGE_SECONDS = 60.0
 """How long a call may take to bring its message, as a body may over HTTP."""
 CANCEL_SECONDS = 1.0
 """How long after a call's end without a message the cancel may come that explains it, where the event loop keeps up."""
+MOST_WAITS = 30
+"""For a cancel, where the event loop is late."""
 
 INCOMPLETE = f"no whole message came: the call ended before, or took over {MESSAGE_SECONDS:g} s; send one whole message"
 
@@ -28,7 +31,7 @@ MOST_OTHER_FIELDS = 1_000
 Parse: TypeAlias = Callable[[bytes], Message]
 
 
-async def message_of(context: Context) -> bytes | None:
+async def read_message(context: Context) -> bytes | None:
     """A call's only message; None if it does not come whole, where gRPC itself would leave it open for ever.
 
     For handlers that, to gRPC, take a stream: only they see such an end.
@@ -46,7 +49,7 @@ async def message_of(context: Context) -> bytes | None:
 
 async def _until_cancelled_if_left() -> None:
     """Whoever left is cancelled meanwhile, and was no mistake. Where thousands leave at once that takes some time."""
-    for _ in range(30):
+    for _ in range(MOST_WAITS):
         before = time.monotonic()
         await asyncio.sleep(CANCEL_SECONDS)
         if time.monotonic() - before < 1.5 * CANCEL_SECONDS:
@@ -76,11 +79,9 @@ def _require_few_fields(data: bytes, context_length: int) -> None:
     for tag in _tags(data):
         if tag == HISTORY_TAG:
             num_history += 1
-            at_least = num_history + 2  # a mark for each message, for the prompt and for the answer
-            if at_least > context_length:
-                raise PromptTooLong(f"at least {at_least}", context_length)
-            continue
-        num_others += 1
+            refuse_too_many_messages(num_history, context_length)
+        else:
+            num_others += 1
         if num_others > MOST_OTHER_FIELDS:
             problem = f"has over {MOST_OTHER_FIELDS} fields beside its history; send each once, and at most 16 stops"
             raise InvalidRequest(Violation("request", problem))

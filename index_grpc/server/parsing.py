@@ -7,7 +7,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from index_grpc.server.interceptor import Handler, Interceptor
-from index_grpc.server.message import INCOMPLETE, message_of
+from index_grpc.server.message import INCOMPLETE, read_message
 from index_grpc.server.status import Context
 
 
@@ -30,7 +30,7 @@ class ParseInterceptor(Interceptor):
 
 def _unary(handler: Handler) -> Callable[..., Any]:
     async def handle(_: object, context: Context) -> Message:
-        request = await _parsed(handler, await message_of(context), context)
+        request = await _parsed(handler, await read_message(context), context)
         response: Message = await handler.unary_unary(request, context)
         return response
 
@@ -39,7 +39,7 @@ def _unary(handler: Handler) -> Callable[..., Any]:
 
 def _streaming(handler: Handler) -> Callable[..., Any]:
     async def handle(_: object, context: Context) -> AsyncIterator[Message]:
-        request = await _parsed(handler, await message_of(context), context)
+        request = await _parsed(handler, await read_message(context), context)
         async for response in handler.unary_stream(request, context):
             yield response
 

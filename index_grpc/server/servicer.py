@@ -42,7 +42,7 @@ class ChatServicer(ChatServiceServicer):
     ) -> pb.CountTokensResponse:
         """Tokens of a prompt."""
         backend = self._answering.ready()
-        ids = await backend.chat.prompt_ids(translate.messages_to_count(request, backend.model))
+        ids = await backend.chat.prompt_ids(translate.messages_to_count(request))
         return translate.count_response(len(ids), backend.model)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:

@@ -21,7 +21,7 @@ from index_grpc.contract import (
     TokenLogprob,
 )
 from index_grpc.engine.scheduler import Limits
-from index_grpc.errors import ModelNotFound, PromptTooLong
+from index_grpc.errors import ModelNotFound
 from index_grpc.server.calls import Call
 from index_grpc.server.status import quoted
 from index_grpc.server.validate import Violations
@@ -33,7 +33,6 @@ REASONS = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for rea
 
 def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatRequest:
     """The request, checked. Raises InvalidRequest with all violations, or ModelNotFound."""
-    refuse_too_many_messages(len(proto.history), model)
     prompt = proto.prompt  # taken once: each time decodes it anew, which for megabytes takes a while
     with Violations() as violations:
         violations.of_conversation(prompt, proto.history)
@@ -55,9 +54,8 @@ def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatR
     )
 
 
-def messages_to_count(proto: pb.CountTokensRequest, model: ServedModel) -> Sequence[Message]:
+def messages_to_count(proto: pb.CountTokensRequest) -> Sequence[Message]:
     """The conversation, checked. Raises InvalidRequest with all violations."""
-    refuse_too_many_messages(len(proto.history), model)
     prompt = proto.prompt
     with Violations() as violations:
         violations.of_conversation(prompt, proto.history)
@@ -119,16 +117,6 @@ def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
         quantization=model.quantization,
         kv_cache_tokens=limits.max_cache_tokens,
     )
-
-
-def refuse_too_many_messages(num_history: int, model: ServedModel) -> None:
-    """Raises PromptTooLong if the marks of a history's messages alone fill the context.
-
-    A message fits into four bytes: merely to look at all that one request can hold would take seconds.
-    """
-    at_least = num_history + 2  # a mark for each message, for the prompt and for the answer
-    if at_least >= model.context_length:
-        raise PromptTooLong(f"at least {at_least}", model.context_length)
 
 
 def _history(history: Iterable[pb.Message]) -> tuple[Message, ...]:

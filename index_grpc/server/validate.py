@@ -8,7 +8,7 @@ from typing import Self
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.contract import DEFAULT_MAX_TOKENS, SamplingParams
-from index_grpc.errors import InvalidRequest, Violation
+from index_grpc.errors import InvalidRequest, PromptTooLong, Violation
 
 MOST_STOPS = 16
 MOST_STOP_BYTES = 256
@@ -40,6 +40,17 @@ SAMPLING_RANGES = {
     "frequency_penalty": Range(-2, 2),
     "presence_penalty": Range(-2, 2),
 }
+
+
+def refuse_too_many_messages(num_history: int, context_length: int) -> None:
+    """Raises PromptTooLong if the marks of a history's messages alone fill the context.
+
+    For whoever has only counted them: a message fits into four bytes, and to look at all that one request can hold
+    would take seconds.
+    """
+    at_least = num_history + 2  # a mark for each message, for the prompt and for the answer
+    if at_least >= context_length:
+        raise PromptTooLong(f"at least {at_least}", context_length)
 
 
 class Violations:

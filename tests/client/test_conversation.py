@@ -15,10 +15,10 @@ from index_grpc_client import (
     Role,
     UnavailableError,
     assistant,
+    memory,
     system,
     user,
 )
-from index_grpc_client import conversation as conversations
 from index_grpc_client.request import QUICK_TIMEOUT
 from index_grpc_client.v1 import chat_pb2
 
@@ -129,7 +129,7 @@ async def test_the_clients_timeout_is_for_the_whole_turn(
     either: EitherClient, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = itertools.count(step=9)
-    monkeypatch.setattr(conversations, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     await settled(conversation(either, history=[user("a"), assistant("b")], trim=True).ask("c"))
     assert [round(left, -1) for left in script.times_left] == [QUICK_TIMEOUT, QUICK_TIMEOUT, 30]
 
@@ -220,7 +220,7 @@ async def test_calls_that_trim_share_the_options_of_the_turn(
     either: EitherClient, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = itertools.count(step=20)  # each call finds another 20 seconds gone
-    monkeypatch.setattr(conversations, "time", SimpleNamespace(monotonic=lambda: next(looks)))
+    monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: next(looks)))
     chat = conversation(either, trim=True, history=[("user", "a" * 50), ("assistant", "b" * 40)])
     await settled(chat.ask("hi", timeout=100, request_id="turn-1"))
     assert [type(request).__name__ for request in script.requests] == [

@@ -31,14 +31,14 @@ def test_a_full_request_is_read() -> None:
     """Fields of every kind, known or not, and as many messages as a context can hold."""
     request = pb.ChatRequest(prompt="x" * 300, stop=["a"] * 16, logprobs=True, max_tokens=2**31)
     request.sampling.temperature = 0.5
-    request.history.extend([pb.Message(content="y" * 200)] * (CONTEXT_LENGTH - 2))
+    request.history.extend([pb.Message(content="y" * 200)] * (CONTEXT_LENGTH - 3))
     unknown = bytes([100 << 3 & 0x7F | 0x80 | 1, 100 >> 4]) + struct.pack("<d", 1.0)
     assert read(request.SerializeToString() + unknown).history == request.history
 
 
-@pytest.mark.parametrize("number", [CONTEXT_LENGTH - 1, 1_000_000])
+@pytest.mark.parametrize("number", [CONTEXT_LENGTH - 2, 1_000_000])
 def test_more_messages_than_the_context_holds_are_not_parsed(number: int) -> None:
-    with pytest.raises(PromptTooLong, match=f"at least {CONTEXT_LENGTH + 1} tokens"):
+    with pytest.raises(PromptTooLong, match=f"at least {CONTEXT_LENGTH} tokens"):
         read(b"\x12\x00" * number)
 
 

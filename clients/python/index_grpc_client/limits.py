@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from math import inf
+from numbers import Real
 from operator import index
-from typing import SupportsFloat, SupportsIndex
+from typing import SupportsFloat, SupportsIndex, cast
 
 LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
 """gRPC counts nanoseconds in 64 bits; a deadline beyond them would have passed at once."""
@@ -36,7 +37,7 @@ def allowed_number(value: object, name: str) -> float:
     try:
         return float(value)
     except OverflowError:
-        return inf if value > 0 else -inf  # type: ignore[operator] # what is too large can be compared
+        return -inf if cast("Real", value) < 0 else inf  # only whole numbers and fractions are too large
 
 
 def allowed_timeout(seconds: object, name: str = "timeout") -> float:
