@@ -20,8 +20,10 @@ from torch import Tensor
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 from index_grpc.cuda.pool import BLOCK_TOKENS, LOG2_E, BlockPool
 
-TILE = 16
-"""Positions that a program reads at once: as many as one warp's registers hold twice, so that it reads ahead."""
+WARP_BYTES = 8192
+"""Keys and values that a warp holds: a program reads its whole split at once."""
+MOST_REGISTERS = 128
+"""Of a thread: so four programs fit on a processor, of which some read while others compute."""
 COMBINED = 16
 """Splits that are put together at once."""
 PROGRAMS = 4096
@@ -43,8 +45,9 @@ class Rows:
 
 
 @triton.jit
-def _rotated(first, second, cosine, sine):
-    return first * cosine - second * sine, second * cosine + first * sine
+def _rotated(numbers, partners, cosine, sine):
+    """A head's numbers [D] turned by its position's angles; the sines of the first half are negative."""
+    return numbers.to(tl.float32) * cosine + partners.to(tl.float32) * sine
 
 
 @triton.jit
@@ -72,90 +75,58 @@ def _combine(
 
 
 @triton.jit
-def _tile(
-    block_start, index, filled, K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr
-):  # fmt: skip
-    """Both halves of some positions' keys, and their values, as far as the block is filled."""
-    half, whole = tl.arange(0, D // 2)[None, :], tl.arange(0, D)[None, :]
-    inside = index * TILE + tl.arange(0, TILE)[:, None]
-    there = inside < filled
-    keys = block_start + inside * D
-    left = tl.load(keys + half, mask=there, other=0.0)
-    right = tl.load(keys + D // 2 + half, mask=there, other=0.0)
-    return left, right, tl.load(keys + K * BLOCK * D + whole, mask=there, other=0.0)
-
-
-@triton.jit
 def _decode_attention(
     qkv, pool, tables, slots, positions, cosines, sines, items, num_items, sums, stats, arrivals, outputs,
     scale, block_stride, layer_start, table_stride,
     H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-    SPLITS: tl.constexpr, COMBINED: tl.constexpr, TILE: tl.constexpr, OVERLAPS: tl.constexpr,
+    SPLITS: tl.constexpr, COMBINED: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     let_next_start(OVERLAPS)
     HALF: tl.constexpr = D // 2
-    half, whole, inside = tl.arange(0, HALF), tl.arange(0, D), tl.arange(0, TILE)
+    columns, inside = tl.arange(0, D), tl.arange(0, BLOCK)[:, None]
+    partners, angles = (columns + HALF) % D, columns % HALF
     count = tl.load(num_items) * H
     for work in range(tl.program_id(0), count, tl.num_programs(0)):
         head = work % H
         item = tl.load(items + work // H)
         row, split = item // SPLITS, item % SPLITS
         position, slot = tl.load(positions + row), tl.load(slots + row)
-        group_head = head // (H // K)
-        cosine = tl.load(cosines + position * HALF + half)
-        sine = tl.load(sines + position * HALF + half)
-        block = tl.load(tables + slot * table_stride + split).to(tl.int64)
-        block_start = pool + block * block_stride + layer_start + group_head * BLOCK * D
-        filled = tl.minimum(position - split * BLOCK, BLOCK)
-        # What was computed in earlier steps is read before the kernels ahead have ended.
-        left, right, seen = _tile(block_start, 0, filled, K, D, BLOCK, TILE)
-        next_left, next_right, next_seen = _tile(block_start, 1, filled, K, D, BLOCK, TILE)
-        wait_for_previous(OVERLAPS)
-        # The new token's own key and value are asked for at once by who will need them.
         last = position // BLOCK
-        own = qkv + row * (H + 2 * K) * D + (H + group_head) * D
-        own_left = tl.load(own + half, mask=split == last, other=0.0)
-        own_right = tl.load(own + HALF + half, mask=split == last, other=0.0)
-        own_value = tl.load(own + K * D + whole, mask=split == last, other=0.0)
-        query = qkv + row * (H + 2 * K) * D + head * D
-        first, second = _rotated(
-            tl.load(query + half).to(tl.float32), tl.load(query + HALF + half).to(tl.float32), cosine, sine
-        )
-        first, second = first * scale, second * scale
-        highest, weight = -1e30, 0.0
-        result = tl.zeros((D,), tl.float32)
-        for index in range(tl.cdiv(filled, TILE)):
-            products = left.to(tl.float32) * first[None, :] + right.to(tl.float32) * second[None, :]
-            scores = tl.sum(products, axis=1)
-            scores = tl.where(index * TILE + inside < filled, scores, -float("inf"))
-            peak = tl.maximum(highest, tl.max(scores))
-            shares = tl.exp2(scores - peak)
-            kept = tl.exp2(highest - peak)
-            result = result * kept + tl.sum(shares[:, None] * seen.to(tl.float32), axis=0)
-            weight = weight * kept + tl.sum(shares)
-            highest = peak
-            left, right, seen = next_left, next_right, next_seen
-            next_left, next_right, next_seen = _tile(block_start, index + 2, filled, K, D, BLOCK, TILE)
-        if split == last:
-            new_left, new_right = _rotated(own_left.to(tl.float32), own_right.to(tl.float32), cosine, sine)
-            new_left, new_right = new_left.to(pool.dtype.element_ty), new_right.to(pool.dtype.element_ty)
-            if head % (H // K) == 0:
-                place = block_start + position % BLOCK * D
-                tl.store(place + half, new_left)
-                tl.store(place + HALF + half, new_right)
-                tl.store(place + K * BLOCK * D + whole, own_value)
-            score = tl.sum(new_left.to(tl.float32) * first + new_right.to(tl.float32) * second)
-            peak = tl.maximum(highest, score)
-            share, kept = tl.exp2(score - peak), tl.exp2(highest - peak)
-            result = result * kept + share * own_value.to(tl.float32)
-            weight = weight * kept + share
-            highest = peak
-        to = outputs + (row * H + head) * D + whole
+        group_head = head // (H // K)
+        cosine = tl.load(cosines + position * HALF + angles)
+        sine = tl.load(sines + position * HALF + angles) * tl.where(columns < HALF, -1.0, 1.0)
+        block = tl.load(tables + slot * table_stride + split).to(tl.int64)
+        block_keys = pool + block * block_stride + layer_start + group_head * BLOCK * D
+        block_values = block_keys + K * BLOCK * D
+        # What was computed in earlier steps is read before the kernels ahead have ended.
+        there = inside < position - split * BLOCK
+        keys = tl.load(block_keys + inside * D + columns, mask=there, other=0.0)
+        values = tl.load(block_values + inside * D + columns, mask=there, other=0.0)
+        wait_for_previous(OVERLAPS)
+        query_at = qkv + (row * (H + 2 * K) + head) * D
+        key_at = qkv + (row * (H + 2 * K) + H + group_head) * D
+        # The new token's own key and value are asked for at once by those who will need them.
+        is_last = split == last
+        key, key_partners = tl.load(key_at + columns, mask=is_last), tl.load(key_at + partners, mask=is_last)
+        value = tl.load(key_at + K * D + columns, mask=is_last, other=0.0)
+        query = _rotated(tl.load(query_at + columns), tl.load(query_at + partners), cosine, sine) * scale
+        key = _rotated(key, key_partners, cosine, sine).to(pool.dtype.element_ty)
+        if is_last & (head % (H // K) == 0):
+            tl.store(block_keys + position % BLOCK * D + columns, key)
+            tl.store(block_values + position % BLOCK * D + columns, value)
+        scores = tl.sum(keys.to(tl.float32) * query, axis=1, keep_dims=True)
+        scores = tl.where(there, scores, -float("inf"))
+        own_score = tl.where(is_last, tl.sum(key.to(tl.float32) * query), -float("inf"))
+        highest = tl.maximum(tl.max(scores), own_score)
+        shares, own_share = tl.exp2(scores - highest), tl.exp2(own_score - highest)
+        weight = tl.sum(shares) + own_share
+        result = tl.sum(shares * values.to(tl.float32), axis=0) + own_share * value.to(tl.float32)
+        to = outputs + (row * H + head) * D + columns
         if last == 0:
             tl.store(to, (result / weight).to(outputs.dtype.element_ty))
         else:
             place = (row * H + head).to(tl.int64)
-            tl.store(sums + (place * SPLITS + split) * D + whole, result)
+            tl.store(sums + (place * SPLITS + split) * D + columns, result)
             tl.store(stats + 2 * (place * SPLITS + split), highest)
             tl.store(stats + 2 * (place * SPLITS + split) + 1, weight)
             tl.debug_barrier()
@@ -201,11 +172,13 @@ def decode_attention(
     num_kv_heads = pool.shape[3]
     options = {"launch_pdl": True} if overlaps else {}
     programs = min(PROGRAMS, qkv.shape[0] * scratch.splits * num_heads)
+    split_bytes = 2 * BLOCK_TOKENS * head_dim * pool.element_size()
+    warps = max(1, split_bytes // WARP_BYTES)
     _decode_attention[(programs,)](
         qkv, pool, cache.tables, rows.slots, rows.positions, *rotary, rows.items, rows.num_items,
         scratch.sums, scratch.stats, scratch.arrivals, outputs,
         LOG2_E / head_dim**0.5, pool.stride(0), layer * pool.stride(1), cache.tables.stride(0),
         H=num_heads, K=num_kv_heads, D=head_dim, BLOCK=BLOCK_TOKENS,
-        SPLITS=scratch.splits, COMBINED=COMBINED, TILE=TILE, OVERLAPS=overlaps, num_warps=1, **options,
+        SPLITS=scratch.splits, COMBINED=COMBINED, OVERLAPS=overlaps, num_warps=warps, maxnreg=MOST_REGISTERS, **options,
     )  # fmt: skip
     return outputs
