@@ -101,12 +101,14 @@ def linear(
     gated: bool = False,
     residual: Tensor | None = None,
     overlaps: bool = False,
+    upcoming: Tensor | None = None,
 ) -> Tensor:
     """Inputs [M, K] by a weight [N, K] → outputs [M, N], which it fills and returns.
 
     Inputs are normed first where a `norm` is given. With `gated` the weight is [2N, K], gates before ups, and the
     result silu(gate) · up. `residual` [M, N] is added and may be `outputs` itself. `sliced` sums K in parts, which is
-    what lets few rows be computed fast.
+    what lets few rows be computed fast. Products of few rows have the weight that is read after theirs brought nearer:
+    `upcoming` [parts, numbers], of parts that are read side by side.
     """
     (num_rows, depth), num_outputs = inputs.shape, outputs.shape[1]
     part = slice_of(depth)
@@ -124,8 +126,10 @@ def linear(
         num_columns = 2 * num_outputs if gated else num_outputs
         width = triton.next_power_of_2(depth) if norms_itself else 0
         gain, eps = (norm.gain, norm.eps) if norm is not None else (inputs, 0.0)
+        next_weight = weight[:0] if upcoming is None else upcoming  # parts, each of so many numbers
         linear_few[(triton.cdiv(num_columns, tiles.columns),)](
-            inputs, gain, weight, addends, outputs, eps, num_rows, SLICE=part, NORM_WIDTH=width,
+            inputs, gain, weight, addends, outputs, next_weight, eps, num_rows, next_weight.shape[1],
+            SLICE=part, NORM_WIDTH=width, UPCOMING_PARTS=len(next_weight),
             num_warps=NUM_WARPS, num_stages=1, **shape, **cut, **options,
         )  # fmt: skip
         return outputs

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 from index_grpc.cuda.norm import inverse_rms
+from index_grpc.cuda.prefetch import prefetch
 
 
 @triton.jit
@@ -98,9 +99,10 @@ def _parts_of_few(
 
 @triton.jit(do_not_specialize=["num_rows"])
 def linear_few(
-    inputs, gain, weight, residual, outputs, eps, num_rows,
+    inputs, gain, weight, residual, outputs, upcoming, eps, num_rows, upcoming_size,
     N, K: tl.constexpr, SLICE: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, OVERLAPS: tl.constexpr, NORM_WIDTH: tl.constexpr,
+    UPCOMING_PARTS: tl.constexpr,
 ):  # fmt: skip
     """Writes outputs [M, N] of at most ROWS rows by weight [N, K], or [2N, K] where gated: gates and ups alternate."""
     let_next_start(OVERLAPS)
@@ -118,6 +120,8 @@ def linear_few(
         _part(weights, places, DEPTH, K, SLICE),
         _part(weights, places, 2 * DEPTH, K, SLICE) if ROWS == 1 else 0.0,
     )
+    if OVERLAPS and UPCOMING_PARTS:
+        prefetch(upcoming, upcoming_size, UPCOMING_PARTS)
     wait_for_previous(OVERLAPS)
     addend = tl.load(residual + to, mask=there, other=0.0).to(tl.float32) if ADDED else 0.0
     if ROWS == 1:

@@ -112,14 +112,16 @@ class CudaLlama:
         mixed = self._new(num_rows, config.num_heads * config.head_dim)
         active = self._new(num_rows, config.intermediate_size)
         embed(ids, rows.slots, last_ids, self.embedding, hidden, overlaps)
-        for index, layer in enumerate(self.layers):
-            self._product(hidden, layer.qkv, qkv, products.qkv, norm=layer.input_norm)
+        following = [*(layer.qkv for layer in self.layers[1:]), self.head]
+        for index, (layer, next_weight) in enumerate(zip(self.layers, following, strict=True)):
+            self._product(hidden, layer.qkv, qkv, products.qkv, layer.output.view(1, -1), norm=layer.input_norm)
             heads = (qkv.view(num_rows, num_heads, -1), mixed.view(num_rows, config.num_heads, -1))
             decode_attention(index, heads[0], cache, rows, self.rotary, scratch, heads[1], overlaps)
-            self._product(mixed, layer.output, hidden, products.output, residual=hidden)
-            norm = layer.post_attention_norm
-            self._product(hidden, layer.gate_up, active, products.gate_up, norm=norm, gated=True)
-            self._product(active, layer.down, hidden, products.down, residual=hidden)
+            gates_and_ups = layer.gate_up.view(2, -1)
+            self._product(mixed, layer.output, hidden, products.output, gates_and_ups, residual=hidden)
+            norm, down = layer.post_attention_norm, layer.down.view(1, -1)
+            self._product(hidden, layer.gate_up, active, products.gate_up, down, norm=norm, gated=True)
+            self._product(active, layer.down, hidden, products.down, next_weight.view(1, -1), residual=hidden)
         return self._product(hidden, self.head, logits, products.head, norm=self.final_norm)
 
     def prefill(
@@ -147,6 +149,7 @@ class CudaLlama:
         weight: Tensor,
         outputs: Tensor,
         tiles: Tiles,
+        upcoming: Tensor | None = None,
         *,
         norm: Norm | None = None,
         gated: bool = False,
@@ -154,7 +157,7 @@ class CudaLlama:
     ) -> Tensor:
         return linear(
             inputs, weight, outputs, tiles,
-            sliced=True, norm=norm, gated=gated, residual=residual, overlaps=self.overlaps,
+            sliced=True, norm=norm, gated=gated, residual=residual, overlaps=self.overlaps, upcoming=upcoming,
         )  # fmt: skip
 
     def _new(self, *shape: int) -> Tensor:
