@@ -11,18 +11,25 @@ export INDEX_GRPC_ADDRESS PROMPT
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-.venv/ready: pyproject.toml clients/python/pyproject.toml constraints.txt $(wildcard index_grpc/native/*.h index_grpc/native/*.cpp)
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.venv/service: pyproject.toml clients/python/pyproject.toml constraints.txt $(wildcard index_grpc/native/*.h index_grpc/native/*.cpp)
 	@echo "installing into .venv; the first time this takes a few minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e 'clients/python[cli]' -e '.[test,lint]'
+	$(PIP) -e 'clients/python[cli]' -e '.[http,otel]'
+	@touch $@
+
+.venv/ready: .venv/service
+	@echo "installing what the tests need"
+	$(PIP) -e '.[test,lint]'
 	@touch $@
 
 setup: .venv/ready ## make .venv with everything that running and testing need
 
-run: setup ## serve the demo model; pass flags on with ARGS="--port 50077"
+run: .venv/service ## serve the demo model; pass flags on with ARGS="--port 50077"
 	@$(BIN)/index-grpc serve $(ARGS)
 
-ask: setup ## ask the running server, PROMPT=你好
+ask: .venv/service ## ask the running server, PROMPT=你好
 	@$(BIN)/index-client ask "$$PROMPT"
 
 lint: setup ## style, and the rules of the contract
@@ -42,7 +49,7 @@ test-contract: setup ## the contract from Node, C++ and Ruby; needs npm and Debi
 	@$(BIN)/python -m pytest -q tests/contract -m "" $(ARGS)
 
 .venv/mesh: .venv/ready
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mesh]'
+	@$(PIP) -e '.[mesh]'
 	@touch $@
 
 test-mesh: .venv/mesh ## replicas behind Envoy and HAProxy; for root it installs Debian's haproxy
@@ -65,7 +72,7 @@ demo: setup ## retrain the demo checkpoint, about 25 minutes
 	@$(BIN)/python demo/train.py $(ARGS)
 
 .venv/bench: .venv/ready
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@$(PIP) -e '.[bench]'
 	@touch $@
 
 bench: .venv/bench ## compare with the alternatives and measure the rest, an hour; ARGS=--list

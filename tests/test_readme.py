@@ -25,7 +25,7 @@ TEXT = "\n".join((ROOT / page).read_text() for page in PAGES)
 BIN = Path(sys.executable).parent
 PRINTED_ADDRESS, PRINTED_HTTP_ADDRESS = "127.0.0.1:50051", "127.0.0.1:6006"
 
-PROGRAMS = ("make", "grpcurl", "curl", "index-client", ".venv/bin/index-grpc")
+PROGRAMS = ("make", "grpcurl", "curl", "index-client", "index-grpc")
 
 
 def blocks(language: str) -> list[str]:
@@ -111,7 +111,7 @@ def test_make_lines(address: str, line: str) -> None:
         assert re.match(r"\.venv/bin/(index-grpc serve|python -m pytest)", last)
 
 
-@pytest.mark.parametrize("line", commands(".venv/bin/index-grpc "))
+@pytest.mark.parametrize("line", commands("index-grpc "))
 def test_index_grpc_lines_name_flags_that_exist(line: str) -> None:
     name, *arguments = shlex.split(line)[1:]
     command = main.get_command(click.Context(main), name)
