@@ -67,11 +67,20 @@ def configure_logging(level: str, log_format: str) -> None:
     if log_format == "json" and isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # as JSON is, whatever the locale
     handler = logging.StreamHandler()
+    handler.setLevel(level.upper())  # else what a logger with a level of its own lets through is written, whatever ours
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper())
     logging.captureWarnings(True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def adopt_libraries() -> None:
+    """Has what libraries log come out as all else does: when they are imported, some bring handlers of their own."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] in NOISY and isinstance(logger, logging.Logger) and logger.handlers:
+            logger.handlers.clear()
+            logger.propagate = True
 
 
 def _visible(line: str) -> str:

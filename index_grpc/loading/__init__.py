@@ -17,6 +17,7 @@ from index_grpc.loading.cpu import load_on_cpu
 from index_grpc.loading.cuda import load_on_cuda
 from index_grpc.loading.device import choose_device, on_cuda
 from index_grpc.loading.sizing import in_units
+from index_grpc.logs import adopt_libraries
 from index_grpc.model.checkpoint import num_parameters
 from index_grpc.model.config import position_bytes
 from index_grpc.model.hub import resolve
@@ -43,6 +44,7 @@ class LoadedRunner:
 
 def load_runner(settings: ServeSettings) -> LoadedRunner:
     """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
+    adopt_libraries()  # which are imported by now
     try:
         return _load(settings)
     except (MemoryError, RuntimeError) as error:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.logs import Event, JsonFormatter, TextFormatter
+from index_grpc.logs import NOISY, Event, JsonFormatter, TextFormatter
 from tests.process import serving
 from tests.server.asking import refusal, seeded, streamed, unary
 from tests.server.fake_runner import FAILS, FakeServer, fake_server, letters
@@ -171,6 +172,22 @@ def test_json_is_json_whatever_the_locale(locale: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True, env=os.environ | locale)
     (line,) = done.stderr.splitlines()
     assert json.loads(line)["prompt"] == text
+
+
+@pytest.mark.parametrize(("level", "num_written"), [("error", 1), ("warning", 2), ("debug", 2)])
+def test_libraries_keep_to_the_level_and_the_format(checkpoint: Path, level: str, num_written: int) -> None:
+    """Some set levels of their own when they are imported, and bring handlers."""
+    program = (
+        "import logging; from index_grpc.logs import NOISY, configure_logging\n"
+        f"configure_logging({level!r}, 'json')\n"
+        "from index_grpc.loading import load_runner; from tests.conftest import settings\n"
+        f"load_runner(settings({str(checkpoint)!r}))\n"
+        "for name in NOISY:\n"
+        "    for told in (logging.INFO, logging.WARNING, logging.ERROR): logging.getLogger(name).log(told, 'told')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    told = [line for line in map(json.loads, done.stderr.splitlines()) if line["message"] == "told"]
+    assert Counter(line["logger"] for line in told) == dict.fromkeys(NOISY, num_written)
 
 
 def test_no_record_can_forge_a_line() -> None:
