@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,6 +13,7 @@ from index_grpc.export.template import chat_template
 from index_grpc.export.weights import PlainWeights
 from index_grpc.model.checkpoint import HEAD
 from index_grpc.model.config import ModelConfig, read_config
+from index_grpc.model.json_file import read_object
 from index_grpc.text.layout import BOS_ID, EOS_ID, PAD_ID, STOP_IDS
 from index_grpc.text.tokenizer import MARKERS, Tokenizer
 
@@ -63,7 +63,7 @@ def write_config(config: ModelConfig, directory: Path) -> None:
 def write_generation_config(source: Path, directory: Path) -> None:
     """Writes the checkpoint's own defaults for sampling, with every id that ends an answer."""
     path = source / "generation_config.json"
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    values = read_object(path) if path.exists() else {}
     values = {key: value for key, value in values.items() if key != "_from_model_config"}
     ids = {"bos_token_id": BOS_ID, "eos_token_id": sorted(STOP_IDS), "pad_token_id": PAD_ID}
     (directory / "generation_config.json").write_text(json.dumps(values | ids, indent=2))

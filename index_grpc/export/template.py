@@ -1,9 +1,8 @@
 """The prompt layout as a chat template: what a checkpoint says, or the model's own."""
 
-import json
 from pathlib import Path
 
-from index_grpc.errors import CheckpointError
+from index_grpc.model.json_file import read_object
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -19,10 +18,5 @@ TEMPLATE = (
 def chat_template(source: Path) -> str:
     """The checkpoint's own template, or TEMPLATE if it has none. Raises CheckpointError for a broken file."""
     path = source / "tokenizer_config.json"
-    if not path.exists():
-        return TEMPLATE
-    try:
-        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); download it again") from error
+    template = read_object(path).get("chat_template") if path.exists() else None
     return template if isinstance(template, str) else TEMPLATE

@@ -1,12 +1,12 @@
 """What a checkpoint's `config.json` says of the model's shape."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from index_grpc.errors import CheckpointError
 from index_grpc.model.fields import LARGEST_FLOAT, Fields
+from index_grpc.model.json_file import read_object
 
 DEFAULT_ROPE_THETA = 10000.0
 ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
@@ -60,7 +60,7 @@ def position_bytes(config: ModelConfig, item_bytes: int) -> int:
 def read_config(directory: Path) -> ModelConfig:
     """Reads `config.json`. Raises CheckpointError naming the file, the key and the value that cannot be served."""
     path = directory / "config.json"
-    values = _read_object(path)
+    values = read_object(path, "a checkpoint's directory has a config.json")
     model_type = values.get("model_type")
     readers = {"index": _index_config, "llama": _llama_config}
     if not isinstance(model_type, str) or model_type not in readers:
@@ -143,16 +143,3 @@ def _shape(fields: Fields, rope_theta: float, norm_head: bool) -> ModelConfig:
         tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         dtype=fields.one_of(dtype_key, DTYPES, default="float32"),
     )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        remedy = "a checkpoint's directory has a config.json"
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not JSON in UTF-8 ({error}); download it again") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: holds a {type(values).__name__} and should hold a JSON object")
-    return values

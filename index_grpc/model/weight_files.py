@@ -1,6 +1,5 @@
 """The files that hold a checkpoint's weights, opened without reading the weights themselves."""
 
-import json
 import pickle
 import re
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from index_grpc.errors import CheckpointError
+from index_grpc.model.json_file import read_object
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -56,8 +56,8 @@ def weight_paths(directory: Path) -> list[Path]:
     if found.suffix != ".json":
         return [found]
     try:
-        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()), key=str)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = sorted(set(read_object(found)["weight_map"].values()), key=str)
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{found}: is no index of weights ({error!r}); download it again") from error
     misplaced = [name for name in shards if not _is_file_name(name)]
     if misplaced or not shards:

@@ -91,6 +91,16 @@ def test_a_checkpoint_without_a_template_gets_the_models(tmp_path: Path, convers
     assert found == prompt_ids(Tokenizer.load(source), expected)
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["{", "[" * 10_000, "[]"], ids=["cut", "nested", "list"])
+def test_a_broken_file_beside_the_weights_is_named(tmp_path: Path, name: str, content: str) -> None:
+    source = make_checkpoint(tmp_path / "source")
+    (source / name).write_text(content)
+    result = CliRunner().invoke(main, ["export", str(source), "--format", "llama", "--output", str(tmp_path / "new")])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(f"error: {source / name}: ")
+
+
 def test_every_id_that_ends_an_answer_ends_it_there_too(llama: Path) -> None:
     assert json.loads((llama / "generation_config.json").read_text())["eos_token_id"] == [0, 2, 3, 4]
 

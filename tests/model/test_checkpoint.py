@@ -198,13 +198,22 @@ def test_broken_files_are_named(tmp_path: Path, form: str, fault: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": ["b.bin"]}}', '{"weight_map": {"a": 1, "b": "c"}}'],
+    [
+        "",
+        "[" * 10_000,
+        "{}",
+        "[]",
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": ["b.bin"]}}',
+        '{"weight_map": {"a": 1, "b": "c"}}',
+    ],
+    ids=["empty", "nested", "no-map", "list", "no-files", "list-of-files", "number"],
 )
 def test_broken_index_is_named(tmp_path: Path, content: str) -> None:
     directory = make_checkpoint(tmp_path, **TINY, form="sharded_bin")
     index = directory / "pytorch_model.bin.index.json"
     index.write_text(content)
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\.index\.json: (is no index|names)"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\.index\.json: (is no|holds a list|names)"):
         load(directory)
 
 

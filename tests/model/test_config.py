@@ -262,6 +262,7 @@ def test_other_models_are_refused(tmp_path: Path, model_type: object) -> None:
         (b"{", "is not JSON"),
         (b"\xff", "is not JSON in UTF-8"),
         (b"[1]", "holds a list"),
+        pytest.param(b"[" * 10_000, "is not JSON", id="nested"),
     ],
 )
 def test_unreadable_file(tmp_path: Path, content: bytes | None, reason: str) -> None:
