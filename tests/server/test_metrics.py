@@ -143,6 +143,18 @@ async def test_each_server_counts_its_own() -> None:
         assert counts == [5, 0]
 
 
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/favicon.ico?name=/metrics"])
+async def test_elsewhere_there_is_only_a_word_of_where_they_are(path: str) -> None:
+    async with fake_server(metrics_port=0) as server:
+        url = f"http://{metrics_address(server.app)}"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            await asyncio.to_thread(fetched, f"{url}{path}")
+        with caught.value as answer:
+            assert (answer.code, answer.read()) == (404, b"the metrics are at /metrics\n")
+        name = "index_grpc_preemptions_total"
+        assert name in await asyncio.to_thread(fetched, f"{url}/metrics?name[]={name}")
+
+
 async def test_a_silent_reader_holds_up_nobody() -> None:
     async with fake_server(metrics_port=0) as server:
         host, _, port = metrics_address(server.app).rpartition(":")

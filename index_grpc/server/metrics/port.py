@@ -4,12 +4,14 @@ import logging
 import socket
 import socketserver
 import threading
+from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 from index_grpc.errors import StartupError
 from index_grpc.server.listen import bracketed
 
+PATH = "/metrics"
 POLL_SECONDS = 0.1
 """How long the port's end may take at most."""
 REQUEST_SECONDS = 10.0
@@ -30,17 +32,15 @@ class MetricsPort:
     def open(self) -> None:
         """Begins to answer. Raises StartupError if the port cannot be had."""
         host = bracketed(self._host)
-        handler = MetricsHandler.factory(self._registry)
-        handler.timeout = REQUEST_SECONDS  # type: ignore[attr-defined] # a class made at run time
         try:
-            self._server = _server_at(self._host, self._port, handler)
+            self._server = _server_at(self._host, self._port, _Handler.factory(self._registry))
         except OSError as error:
             remedy = "take another --metrics-port (0 takes a free one) or --metrics-host"
             raise StartupError(f"no metrics on {host}:{self._port}: {error.strerror}; {remedy}") from None
         self.address = f"{host}:{self._server.server_address[1]}"
         work = {"poll_interval": POLL_SECONDS}
         threading.Thread(target=self._server.serve_forever, kwargs=work, name="metrics", daemon=True).start()
-        log.info("metrics on http://%s/metrics", self.address)
+        log.info("metrics on http://%s%s", self.address, PATH)
 
     def close(self) -> None:
         """Answers no more. Does nothing if it is not open."""
@@ -48,6 +48,18 @@ class MetricsPort:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+
+class _Handler(MetricsHandler):
+    timeout = REQUEST_SECONDS
+    error_content_type, error_message_format = "text/plain", "%(explain)s\n"
+
+    def do_GET(self) -> None:  # noqa: N802 - its name in the library
+        """Called for each GET."""
+        if self.path.partition("?")[0] == PATH:
+            super().do_GET()
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND, explain=f"the metrics are at {PATH}")
 
 
 class _Server(socketserver.ThreadingTCPServer):
