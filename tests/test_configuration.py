@@ -152,7 +152,7 @@ def test_a_mistake_elsewhere_is_named(arguments: list[str], environment: dict[st
     assert refused(*arguments, **environment).endswith(problem)
 
 
-@pytest.mark.parametrize("name", ["API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA"])
+@pytest.mark.parametrize("name", ["API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "CONFIG"])
 def test_an_empty_variable_leaves_no_lock_open(name: str) -> None:
     problem = f"INDEX_GRPC_{name} is empty; give it a file, or unset it to start without"
     assert refused(**{f"INDEX_GRPC_{name}": ""}) == problem

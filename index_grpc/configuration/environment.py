@@ -10,8 +10,8 @@ from index_grpc.settings import ServeSettings
 
 PREFIX = "INDEX_GRPC_"
 
-LOCKS = ("api_keys_file", "tls_cert", "tls_key", "tls_client_ca")
-"""Settings without which more people may come in."""
+LOCKS = ("api_keys_file", "tls_cert", "tls_key", "tls_client_ca", "config")
+"""Files without which more people may come in; one of settings may name the others."""
 
 OTHERS = {f"{PREFIX}ADDRESS", f"{PREFIX}API_KEY"}
 """What the client reads."""
