@@ -12,7 +12,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.errors import StartupError
 from tests.process import serving
-from tests.server.asking import refusal, streamed, unary, until
+from tests.server.asking import refusal, seeded, streamed, unary, until
 from tests.server.fake_runner import FAILS, FakeServer, fake_server
 from tests.server.scraping import Scrape, fetched, metrics_address, scraped
 
@@ -197,7 +197,7 @@ def test_the_flag_opens_a_port_in_a_server_whose_engine_has_a_process(checkpoint
         early = Scrape(fetched(url))
         assert sum(early.value("index_grpc_state", state=state) for state in ("loading", "ready")) == 1
         with grpc.insecure_channel(process.address()) as channel:
-            ChatServiceStub(channel).Chat(REQUEST)
+            ChatServiceStub(channel).Chat(seeded("Hi", seed=1, max_tokens=5))
         found = Scrape(fetched(url))
         assert found.value("index_grpc_completion_tokens_total") == 5
         assert found.value("index_grpc_generated_tokens_total") >= 5
