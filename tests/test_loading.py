@@ -1,15 +1,17 @@
 """What loading says where there is too little memory, and the sizes it takes."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from index_grpc.errors import StartupError
+from index_grpc.errors import CheckpointError, StartupError
 from index_grpc.loading import load_runner
 from index_grpc.loading.sizing import in_units, num_cache_blocks
 from index_grpc.model.config import ModelConfig
+from tests.checkpoints import make_checkpoint
 from tests.conftest import settings
 
 GIB = 2**30
@@ -110,6 +112,15 @@ def test_what_is_wrong_otherwise_is_not_taken_for_that(monkeypatch: pytest.Monke
     fail_with(RuntimeError("a bug"), monkeypatch)
     with pytest.raises(RuntimeError, match="a bug"):
         load_runner(settings(checkpoint))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_config_of_another_model_is_told_before_memory_for_its_sizes_is_taken(tmp_path: Path, dtype: str) -> None:
+    directory = make_checkpoint(tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"hidden_size": 2**24, "intermediate_size": 2**24}))
+    with pytest.raises(CheckpointError, match=r"weights do not fit config\.json in \d+ tensors"):
+        load_runner(settings(directory, dtype=dtype))
 
 
 def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:

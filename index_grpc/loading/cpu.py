@@ -11,7 +11,7 @@ from index_grpc.errors import StartupError
 from index_grpc.loading.device import CPU, chosen_dtype
 from index_grpc.loading.sizing import CHUNK_TOKENS, limits_for, max_sequences
 from index_grpc.machine import num_cores
-from index_grpc.model.checkpoint import load_weights, num_parameters
+from index_grpc.model.checkpoint import load_weights, num_parameters, open_checked
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.linear import LinearKind, linear_kinds
 from index_grpc.model.llama import Llama, choose_kind
@@ -50,6 +50,7 @@ def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) ->
 
 def load_llama(directory: Path, config: ModelConfig, dtype: torch.dtype, most_rows: int) -> Llama:
     """The model with PyTorch, for batches of up to `most_rows` tokens."""
+    open_checked(directory, config)  # before products of these sizes are tried, which takes time and memory
     kind, rows_independent = choose_kind(config, CPU, dtype, most_rows)
     _warn_if_slow(dtype, kind, rows_independent)
     weights = LlamaWeights(config)
