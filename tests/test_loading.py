@@ -94,8 +94,13 @@ def test_a_cache_that_cannot_be(
 )
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), torch.OutOfMemoryError("no"), RuntimeError("Triton Error [CUDA]: out of memory")],
-    ids=lambda error: type(error).__name__,
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("no"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+    ],
+    ids=["Python", "PyTorch", "Triton", "processor"],
 )
 def test_running_out_of_memory_is_told_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, device: str, changes: dict[str, int], remedy: str, error: Exception

@@ -55,8 +55,9 @@ def load_runner(settings: ServeSettings) -> LoadedRunner:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Triton, and CUDA where it makes a recorded step ready, have no class of their own for that."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in str(error)
+    """Triton, CUDA where it makes a recorded step ready, and PyTorch on the processor have no class for that."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _less_memory(settings: ServeSettings) -> str:
