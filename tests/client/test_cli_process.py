@@ -49,6 +49,38 @@ def test_ctrl_c_cancels_the_call(start: Start, server: FakeServer) -> None:
     assert server.script.left.wait(30), "the server was left at work"
 
 
+LINGERING = """
+import signal
+from index_grpc_client import AsyncClient
+def linger(client):
+    print("leaving", flush=True)
+    while True:
+        signal.pause()
+AsyncClient.__del__ = linger  # gRPC waits for its threads where a channel is freed
+import index_client
+index_client.main()
+"""
+
+
+@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_a_second_ctrl_c_ends_it_at_once(server: FakeServer, command: str) -> None:
+    server.script.hold_after = 1
+    words, pipe = [sys.executable, "-c", LINGERING, "--address", server.address, command], subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin
+        process.stdin.write("Hi\n")
+        process.stdin.close()
+        assert process.stdout
+        assert process.stdout.read(5) == "Hello"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "\n"
+        assert process.stdout.readline() == "leaving\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        assert (process.wait(60), process.stderr.read()) == (130, "")
+
+
 @pytest.mark.usefixtures("heeding_signals")
 def test_ctrl_c_ends_a_conversation_from_a_pipe(start: Start, server: FakeServer) -> None:
     server.script.hold_after = 1

@@ -14,6 +14,7 @@ import click
 from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import complain
+from index_grpc_client.cli.interrupt import interruptible
 from index_grpc_client.cli.reading import is_terminal, read_all
 from index_grpc_client.options import AnswerOptions
 from index_grpc_client.result import Chunk, FinishReason
@@ -89,6 +90,7 @@ def ask(
         raise click.UsageError("--top-logprobs needs --logprobs")
     text = read_prompt(prompt)
 
+    @interruptible
     async def answer() -> None:
         async with connection.client() as client, client.chat_stream(text, system=system, **options) as stream:
             if as_json:

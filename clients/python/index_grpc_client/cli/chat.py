@@ -1,6 +1,7 @@
 """`index-client chat`: a conversation at the terminal."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable
 from typing import Unpack
@@ -12,6 +13,7 @@ from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.ask import write
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import complain, exit_code, report
+from index_grpc_client.cli.interrupt import interruptible
 from index_grpc_client.cli.reading import is_terminal, not_utf8, read_line
 from index_grpc_client.conversation import AsyncConversation
 from index_grpc_client.errors import IndexGrpcError
@@ -101,11 +103,12 @@ class Dialogue:
     def _answer(self, prompt: str, options: AnswerOptions) -> None:
         self._prompt, self._answered = prompt, False
         try:
-            self._runner.run(write(self._conversation.stream(prompt, **options)))
+            self._runner.run(interruptible(write)(self._conversation.stream(prompt, **options)))
             self._answered = True
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the answer is left, and the next is to come
         except IndexGrpcError as error:
             report(error, self._address)
             self._exit_code = exit_code(error)

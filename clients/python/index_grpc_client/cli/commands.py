@@ -16,6 +16,7 @@ from index_grpc_client.cli.ask import ask, read_prompt, to_json
 from index_grpc_client.cli.chat import chat
 from index_grpc_client.cli.connection import Connection, connection_options
 from index_grpc_client.cli.failure import EXIT_CODES, Exit, complain, exit_code, report
+from index_grpc_client.cli.interrupt import interruptible
 from index_grpc_client.errors import IndexGrpcError
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.result import HealthStatus
@@ -84,6 +85,7 @@ def index_client(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 def health(connection: Connection, service: str) -> None:
     """Print the health of the server; exit 0 only if it is SERVING."""
 
+    @interruptible
     async def ask_health() -> HealthStatus:
         async with connection.client() as client:
             return await client.health(service)
@@ -100,6 +102,7 @@ def health(connection: Connection, service: str) -> None:
 def model(connection: Connection, as_json: bool) -> None:
     """Describe the served model, its limits and the defaults of options."""
 
+    @interruptible
     async def ask_model() -> ModelInfo:
         async with connection.client() as client:
             return await client.model()
@@ -126,6 +129,7 @@ def count(connection: Connection, prompt: tuple[str, ...], system: str | None, a
     """
     text = read_prompt(prompt)
 
+    @interruptible
     async def ask_count() -> TokenCount:
         async with connection.client() as client:
             return await client.count_tokens(text, system=system)
