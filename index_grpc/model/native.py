@@ -7,7 +7,7 @@ the arithmetic is float32 always. Every token has the same bits in any batch and
 import ctypes
 import platform
 from collections.abc import Sequence
-from ctypes import Array, c_int32, c_void_p
+from ctypes import Array, c_float, c_int32, c_void_p
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ class NativeLlama:
     def set_norm(self, layer: int, number: int, weight: Tensor) -> None:
         """Copies a norm's weight; see `native.library` for the numbers."""
         weight = weight.float().contiguous()
-        self._library.index_set_norm(self._handle, layer, number, weight.data_ptr(), len(weight))
+        _check(self._library.index_set_norm(self._handle, layer, number, weight.data_ptr(), len(weight)))
 
     def set_matrix(self, layer: int, number: int, weight: Tensor, as_int8: bool) -> None:
         """Copies a weight [outputs, inputs], laid out for the kernels."""
@@ -147,8 +147,9 @@ class NativeLlama:
 
     def read(self, floats: Tensor) -> float:
         """Reads a float32 tensor with all threads and returns its sum, roughly: what memory allows at best."""
-        total: float = self._library.index_read(self._handle, floats.data_ptr(), floats.nbytes)
-        return total
+        total = c_float()
+        _check(self._library.index_read(self._handle, floats.data_ptr(), floats.nbytes, ctypes.byref(total)))
+        return total.value
 
 
 def shortened(weight: Tensor) -> Tensor:

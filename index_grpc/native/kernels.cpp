@@ -43,11 +43,17 @@ EXPORTED void index_set_embedding(Llama* model, const void* data, int is_bfloat1
 EXPORTED void index_set_rotary(Llama* model, const float* cosine, const float* sine) { model->set_rotary(cosine, sine); }
 
 // Norms by number: 0 before attention, 1 before the feed-forward part; the last one of the model where `layer` is -1.
-EXPORTED void index_set_norm(Llama* model, int layer, int number, const float* weight, int size) {
-  std::vector<float>& norm = layer < 0     ? model->final_norm()
-                             : number == 0 ? model->layer(layer).input_norm
-                                           : model->layer(layer).post_attention_norm;
-  norm.assign(weight, weight + size);
+// Copies the weight; 0 where there is not enough memory.
+EXPORTED int index_set_norm(Llama* model, int layer, int number, const float* weight, int size) {
+  try {
+    std::vector<float>& norm = layer < 0     ? model->final_norm()
+                               : number == 0 ? model->layer(layer).input_norm
+                                             : model->layer(layer).post_attention_norm;
+    norm.assign(weight, weight + size);
+    return 1;
+  } catch (const std::exception&) {
+    return 0;
+  }
 }
 
 // Matrices by number: qkv, output, gate_up, down; the head where `layer` is -1. Copies the weight; 0 where there is not
@@ -100,23 +106,27 @@ EXPORTED int index_draw(Llama* model, const SlotTable* table, const DrawnRows* r
   }
 }
 
-// Reads `num_bytes` with all threads: what memory allows at best.
-EXPORTED float index_read(Llama* model, const float* data, int64_t num_bytes) {
-  const int num_tasks = 8 * model->crew().size();
-  std::vector<float> totals(num_tasks);
-  const int64_t share = num_bytes / num_tasks / static_cast<int64_t>(4 * sizeof(Vec));
-  model->crew().run(num_tasks, [&](int task) {
-    const Vec* from = reinterpret_cast<const Vec*>(data) + task * share * 4;
-    Vec total[4] = {};
-    for (int64_t i = 0; i < share * 4; i += 4) {
-      fetch_ahead<4 * sizeof(Vec)>(reinterpret_cast<const char*>(from + i));
-      for (int part = 0; part < 4; ++part) total[part] += from[i + part];
-    }
-    totals[task] = sum(total[0] + total[1] + total[2] + total[3]);
-  });
-  float total = 0.0f;
-  for (const float part : totals) total += part;
-  return total;
+// Reads `num_bytes` with all threads and adds them up: what memory allows at best. 0 where there is not enough of it.
+EXPORTED int index_read(Llama* model, const float* data, int64_t num_bytes, float* sum_of_all) {
+  try {
+    const int num_tasks = 8 * model->crew().size();
+    std::vector<float> totals(num_tasks);
+    const int64_t share = num_bytes / num_tasks / static_cast<int64_t>(4 * sizeof(Vec));
+    model->crew().run(num_tasks, [&](int task) {
+      const Vec* from = reinterpret_cast<const Vec*>(data) + task * share * 4;
+      Vec total[4] = {};
+      for (int64_t i = 0; i < share * 4; i += 4) {
+        fetch_ahead<4 * sizeof(Vec)>(reinterpret_cast<const char*>(from + i));
+        for (int part = 0; part < 4; ++part) total[part] += from[i + part];
+      }
+      totals[task] = sum(total[0] + total[1] + total[2] + total[3]);
+    });
+    *sum_of_all = 0.0f;
+    for (const float part : totals) *sum_of_all += part;
+    return 1;
+  } catch (const std::exception&) {
+    return 0;
+  }
 }
 
 }

@@ -76,14 +76,14 @@ SIGNATURES = {
     "index_destroy": (None, [c_void_p]),
     "index_set_embedding": (None, [c_void_p, c_void_p, c_int, c_int, c_int]),
     "index_set_rotary": (None, [c_void_p, c_void_p, c_void_p]),
-    "index_set_norm": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
+    "index_set_norm": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "index_set_matrix": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_int, c_int]),
     "index_forward": (
         c_int,
         [c_void_p, NUMBERS, POINTER(c_void_p), NUMBERS, c_int, NUMBERS, c_int, c_void_p, c_int64],
     ),
     "index_draw": (c_int, [c_void_p, POINTER(SlotTable), POINTER(DrawnRows), c_int, c_int, NUMBERS]),
-    "index_read": (c_float, [c_void_p, c_void_p, c_int64]),
+    "index_read": (c_int, [c_void_p, c_void_p, c_int64, POINTER(c_float)]),
 }
 
 

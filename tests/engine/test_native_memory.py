@@ -31,6 +31,29 @@ def test_threads_that_the_system_refuses_are_an_error() -> None:
     assert found.stdout == "refused\n"
 
 
+NORM_WITHOUT_ROOM = """
+import resource
+import psutil
+import torch
+from index_grpc.model.config import ModelConfig
+from index_grpc.model.native import NativeLlama, find_kernels
+from index_grpc.native import library
+
+model = NativeLlama(ModelConfig(1, 32, 32, 1, 1, 32, 100, 32), find_kernels(), num_threads=1)
+weight, room = torch.ones(2**26), psutil.Process().memory_info().vms + 2**24
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+try:
+    model.set_norm(library.MODEL, 0, weight)
+except MemoryError:
+    print("refused")
+"""
+
+
+def test_a_norm_without_room_is_an_error() -> None:
+    found = subprocess.run([sys.executable, "-c", NORM_WITHOUT_ROOM], capture_output=True, text=True, check=False)
+    assert (found.stdout, found.returncode) == ("refused\n", 0), found.stderr
+
+
 STEP_WITHOUT_ROOM = """
 import resource
 import sys
