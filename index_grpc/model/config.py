@@ -9,7 +9,6 @@ from index_grpc.model.fields import LARGEST_FLOAT, Fields
 from index_grpc.model.json_file import read_object
 
 DEFAULT_ROPE_THETA = 10000.0
-ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor")
 SMALLEST_THETA, LARGEST_THETA = 1.0, LARGEST_FLOAT
 MOST_LAYERS = 10_000
 SHORTEST_CONTEXT, LONGEST_CONTEXT = 16, 2**20
@@ -77,34 +76,31 @@ def read_config(directory: Path) -> ModelConfig:
 def _index_config(values: dict[str, Any]) -> ModelConfig:
     fields = Fields(values)
     fields.refuse("rope_scaling", "quantization_config")
-    theta = _index_theta(fields) * fields.positive_float("rope_ratio", 1.0)
+    theta = _theta(fields, "rope_parameters") * fields.positive_float("rope_ratio", 1.0)
     return _shape(fields, theta, norm_head=fields.flag("norm_head", False))
 
 
-def _index_theta(fields: Fields) -> float:
-    """The base of rotary embedding, from beside `rope_parameters` or, as transformers 5 writes it, from within."""
-    inner = fields.group("rope_parameters")
+def _llama_config(values: dict[str, Any]) -> ModelConfig:
+    fields = Fields(values)
+    fields.refuse("quantization_config", "sliding_window", "attention_bias", "mlp_bias")
+    theta = _theta(fields, "rope_scaling" if values.get("rope_scaling") else "rope_parameters")
+    return _shape(fields, theta, norm_head=False)
+
+
+def _theta(fields: Fields, group: str) -> float:
+    """The base of rotary embedding, from beside the group of its settings or, as transformers 5 writes it, from within.
+
+    transformers reads the same of these, but its import would take longer than all else at start.
+    """
+    inner = fields.group(group)
     inner_theta = _plain_theta(inner)
     inner.refuse_all_but("rope_type", "type", "rope_theta", "partial_rotary_factor")
     _refuse_partial_rotation(fields)
     theta = fields.positive_float("rope_theta", inner_theta)
     if "rope_theta" in inner and theta != inner_theta:
         remedy = "keep only the one that the model was trained with"
-        raise ValueError(f"rope_theta is {theta}, but {inner_theta} in rope_parameters; {remedy}")
+        raise ValueError(f"rope_theta is {theta}, but {inner_theta} in {group}; {remedy}")
     return theta
-
-
-def _llama_config(values: dict[str, Any]) -> ModelConfig:
-    from transformers import LlamaConfig  # slow to import, and rarely needed
-
-    fields = Fields(values)
-    fields.refuse("quantization_config", "sliding_window", "attention_bias", "mlp_bias")
-    try:
-        settings = {key: value for key, value in values.items() if key in ROPE_KEYS}
-        rope: dict[str, object] = {**(LlamaConfig(**settings).rope_parameters or {})}
-    except Exception as error:  # whatever way transformers has of refusing a value
-        raise ValueError(f"has rope settings that transformers refuses: {' '.join(str(error).split())}") from error
-    return _shape(fields, _plain_theta(Fields(rope)), norm_head=False)
 
 
 def _plain_theta(rope: Fields) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig
 
 from index_grpc.errors import CheckpointError
 from index_grpc.model.config import ModelConfig, read_config
@@ -140,11 +141,23 @@ def test_llama_is_the_same_without_a_norm_head(tmp_path: Path) -> None:
         {"rope_theta": 320000, "rope_scaling": None},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 320000.0}},
         {"rope_theta": 320000.0, "rope_scaling": {"rope_type": "default"}},
+        {"rope_scaling": {"type": "default", "rope_theta": 320000.0}, "rope_parameters": {"rope_theta": 1e4}},
+        {"rope_scaling": {}, "rope_parameters": {"rope_theta": 320000.0, "partial_rotary_factor": 1.0}},
     ],
 )
 def test_llama_rope_settings_old_and_new(tmp_path: Path, rope: dict[str, Any]) -> None:
     changes = {"rope_scaling": ABSENT} | rope
     assert read(tmp_path, LLAMA, **changes).rope_theta == 320000.0
+    assert theta_by_transformers(rope) == 320000.0
+
+
+def test_llama_with_no_rope_settings_has_those_of_transformers(tmp_path: Path) -> None:
+    assert read(tmp_path, LLAMA, rope_theta=ABSENT, rope_scaling=ABSENT).rope_theta == theta_by_transformers({})
+
+
+def theta_by_transformers(rope: dict[str, Any]) -> float:
+    parameters: Any = LlamaConfig(**rope).rope_parameters
+    return float(parameters["rope_theta"])
 
 
 def test_llama_with_grouped_heads_and_the_newer_dtype_key(tmp_path: Path) -> None:
@@ -234,6 +247,8 @@ def test_a_base_that_only_its_ratio_takes_out_of_bounds(tmp_path: Path, theta: f
         ("sliding_window", 1024),
         ("rope_scaling", {"type": "dynamic", "factor": 4.0}),
         ("rope_parameters", {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}),
+        ("rope_parameters", {"full_attention": {"rope_type": "linear", "factor": 2.0}}),
+        ("partial_rotary_factor", 0.5),
     ],
 )
 def test_llama_variants_that_are_not_computed(tmp_path: Path, key: str, value: object) -> None:
@@ -272,8 +287,9 @@ def test_unreadable_file(tmp_path: Path, content: bytes | None, reason: str) -> 
         read_config(tmp_path)
 
 
-def test_reading_an_index_config_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(INDEX_CHAT))
+@pytest.mark.parametrize("values", [INDEX_CHAT, LLAMA], ids=["index", "llama"])
+def test_reading_a_config_needs_neither_torch_nor_transformers(tmp_path: Path, values: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(values))
     program = (
         "import sys, pathlib; from index_grpc.model.config import read_config; "
         f"read_config(pathlib.Path({str(tmp_path)!r})); assert not {{'torch', 'transformers'}} & set(sys.modules)"
