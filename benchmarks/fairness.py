@@ -17,7 +17,7 @@ from report import Goal, Section, emit
 from serving import in_process
 
 from index_grpc.bench.workload import Workload, fit_words
-from index_grpc.engine.runner import ModelRunner
+from index_grpc.engine.runner import CpuRunner
 from index_grpc.loading import load_runner
 from index_grpc.loading.sizing import CHUNK_TOKENS
 from index_grpc.settings import ServeSettings
@@ -34,7 +34,7 @@ class Chunks:
 
     def __init__(self, model: str) -> None:
         loaded = load_runner(ServeSettings(model=model, device="cpu"))
-        assert isinstance(loaded.runner, ModelRunner)
+        assert isinstance(loaded.runner, CpuRunner)
         self._engine, self._count = loaded.runner.model, loaded.limits.chunk_tokens
         self._cache = self._engine.new_cache()
 

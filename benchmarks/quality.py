@@ -26,7 +26,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 from torch.nn import functional
 
-from index_grpc.engine.runner import ModelRunner
+from index_grpc.engine.runner import CpuRunner
 from index_grpc.export.gguf_file import write_gguf
 from index_grpc.loading import load_runner
 from index_grpc.model.config import read_config
@@ -46,7 +46,7 @@ NUM_PROMPTS, PROMPT_TOKENS = 24, 48
 def ours(model: Path, prompts: Sequence[Sequence[int]], quantize: str) -> Tensor:
     """Our logits after every token, [tokens of all prompts, vocab_size]."""
     runner = load_runner(ServeSettings(model=str(model), device="cpu", quantize=quantize)).runner
-    assert isinstance(runner, ModelRunner)
+    assert isinstance(runner, CpuRunner)
     engine = runner.model
     parts = []
     for prompt in prompts:

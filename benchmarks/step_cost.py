@@ -17,9 +17,9 @@ from report import Goal, Section, emit
 
 from index_grpc.contract import SamplingParams, Token, TokenRequest
 from index_grpc.engine.door import Engine
-from index_grpc.engine.flights import Computed
+from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.loop import Loop
-from index_grpc.engine.orders import News, Order, Submit
+from index_grpc.engine.orders import EngineUpdate, Order, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.token_stream import TokenStream
@@ -68,7 +68,7 @@ def limits(num_running: int) -> Limits:
         num_blocks=10**12,
         block_tokens=64,
         chunk_tokens=64,
-        grain_tokens=1,
+        alignment_tokens=1,
         answers_like_prompts=True,
     )
 
@@ -96,7 +96,7 @@ class Delivering:
     """Streams of an engine whose worker's news are made here."""
 
     def __init__(self, num_streams: int) -> None:
-        self._delivered: list[News] = []
+        self._delivered: list[EngineUpdate] = []
         self._loop = Loop(Scheduler(limits(num_streams)), FreeRunner(), deliver=self._delivered.append)
         self._worker = SilentWorker()
         self._engine = Engine(self._worker, limits(num_streams))

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 
 from index_grpc.collector import spare_what_exists
 from index_grpc.engine.loop import Loop
-from index_grpc.engine.orders import News, Order
+from index_grpc.engine.orders import EngineUpdate, Order
 from index_grpc.engine.pipe import framed, receive
 from index_grpc.engine.process import Ready
 from index_grpc.engine.scheduler import Scheduler
@@ -46,8 +46,8 @@ def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]"
     """Loads and works until told to stop."""
     from index_grpc.loading import load_runner  # slow to import: `follow` already watches the server
 
-    def deliver(news: News) -> None:
-        end.sendall(framed(news))
+    def deliver(update: EngineUpdate) -> None:
+        end.sendall(framed(update))
 
     try:
         loaded = load_runner(settings)

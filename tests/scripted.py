@@ -4,7 +4,7 @@ from collections.abc import Sequence as Ids
 from pathlib import Path
 
 from index_grpc.contract import Message, Role, ServedModel, Token
-from index_grpc.engine.flights import Computed
+from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.engine.worker import ThreadWorker
@@ -48,7 +48,7 @@ def scripted(checkpoint: Path) -> tuple[ScriptedRunner, Loaded]:
         num_blocks=4 * CONTEXT_LENGTH // 64,
         block_tokens=64,
         chunk_tokens=64,
-        grain_tokens=64,
+        alignment_tokens=64,
     )
     model = ServedModel("scripted", CONTEXT_LENGTH, tokenizer.vocab_size, 1, "cpu", "float32")
     return runner, Loaded(model, tokenizer, limits, ThreadWorker(runner, limits))

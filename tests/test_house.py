@@ -43,7 +43,7 @@ THIRD_PARTY = {
         "cuda",
         "model",
         "export",
-        "engine/device",
+        "engine/cuda",
         "engine/runner.py",
         "engine/sampler.py",
         "loading",
@@ -63,7 +63,7 @@ THIRD_PARTY = {
     "click": ("cli.py", "commands", "configuration", "bench", "access/command.py", "export/command.py"),
     "opentelemetry": ("server/tracing.py",),
     "starlette": ("http",),
-    "uvicorn": ("http/port.py", "http/patience.py"),
+    "uvicorn": ("http/port.py", "http/timeouts.py"),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library may be imported: folders or files."""

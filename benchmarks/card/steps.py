@@ -47,7 +47,7 @@ def tables(settings: ServeSettings, sizes: Sizes, levels: Sequence[int]) -> Iter
             loop.follow(Cancel(number))
         while loop.is_busy:
             loop.step()
-        loop.check_books()
+        loop.check_for_leaks()
         total = sum(kernel.microseconds for kernel in kernels)
         head = [f"a step of {microseconds:.0f} µs at {level}; its kernels, {total:.0f} µs", "calls", "µs"]
         cells = [[one.name[:LONGEST_NAME], f"{one.calls:.1f}", f"{one.microseconds:.1f}"] for one in kernels]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from index_grpc.access.files import Reloaded
 from index_grpc.access.keys import Key, Keys
-from index_grpc.access.limits import Clock, Usage
+from index_grpc.access.limits import Clock, KeyUsage
 from index_grpc.errors import KeyExpired, KeyMissing, KeyWrong
 
 HOW = "send the header authorization: Bearer KEY"
@@ -32,7 +32,7 @@ class Gate:
 
     def __init__(self, keys: Reloaded[Keys] | None = None, clock: Clock = time.monotonic) -> None:
         self._keys = keys
-        self._usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(clock))
+        self._usage: defaultdict[str, KeyUsage] = defaultdict(lambda: KeyUsage(clock))
 
     def caller(self, authorization: str) -> Caller:
         """Who brings this header. Raises Unauthenticated if that is not to be found out."""

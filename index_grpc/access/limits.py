@@ -32,7 +32,7 @@ class Bucket:
         return 0.0
 
 
-class Usage:
+class KeyUsage:
     """What a key has open and what it has asked for lately."""
 
     def __init__(self, clock: Clock) -> None:

@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from pydantic import ValidationError
 
 from index_grpc.configuration.environment import refuse_empty_locks, refuse_unknown_variables, variable
-from index_grpc.configuration.mistakes import problem_of
+from index_grpc.configuration.mistakes import setting_problem
 from index_grpc.settings import ServeSettings
 
 
@@ -33,7 +33,7 @@ def effective_settings(ctx: click.Context) -> ServeSettings:
         if not first["loc"]:  # settings that do not go together
             raise click.UsageError(first["msg"]) from None
         name = str(first["loc"][0])
-        raise click.UsageError(problem_of(error, name, origin(ctx, name).written_as)) from None
+        raise click.UsageError(setting_problem(error, name, origin(ctx, name).written_as)) from None
 
 
 def origin(ctx: click.Context, name: str) -> Origin:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from index_grpc.configuration.mistakes import closest, problem_of
+from index_grpc.configuration.mistakes import closest, setting_problem
 from index_grpc.settings import TOPICS, ServeSettings
 
 
@@ -34,7 +34,7 @@ def _check(path: Path, name: str, value: object) -> None:
     try:
         TypeAdapter(field.rebuild_annotation()).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
-        raise click.UsageError(problem_of(error, name, f"{path}: {name}")) from None
+        raise click.UsageError(setting_problem(error, name, f"{path}: {name}")) from None
 
 
 def as_toml(settings: ServeSettings, origins: Mapping[str, str]) -> str:

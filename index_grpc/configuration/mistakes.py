@@ -16,7 +16,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {found[0]}?" if found else "index-grpc serve --help lists them all"
 
 
-def problem_of(error: ValidationError, setting: str, written_as: str) -> str:
+def setting_problem(error: ValidationError, setting: str, written_as: str) -> str:
     """The first problem, of a setting under the name that its writer gave it. Says nothing of a secret's value."""
     first = error.errors()[0]
     problem = first["msg"].replace("Input should", "it should").replace("String should", "it should")

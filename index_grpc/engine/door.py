@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from index_grpc.contract import Timing, TokenRequest
-from index_grpc.engine.orders import Cancel, Held, News, Report, StepReport, Stop, Submit
+from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Report, StepReport, Stop, Submit
 from index_grpc.engine.pace import Pace
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.token_stream import TokenStream
@@ -49,7 +49,7 @@ class Engine:
 
     def __init__(self, worker: Worker, limits: Limits, events: EngineEvents | None = None) -> None:
         self.limits, self.pace = limits, Pace(limits.max_sequences)
-        self.num_news, self.held = 0, Held()
+        self.num_updates, self.occupancy = 0, Occupancy()
         self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
@@ -113,7 +113,7 @@ class Engine:
     @property
     def num_running(self) -> int:
         """Requests that are computed, as the engine last said."""
-        return min(self.held.num_running, self.num_open)
+        return min(self.occupancy.num_running, self.num_open)
 
     @property
     def num_waiting(self) -> int:
@@ -175,17 +175,17 @@ class Engine:
         self._worker.post(Cancel(number))
         self._events.left(most - stream.num_tokens)
 
-    def _dispatch(self, news: News) -> None:
-        """A step's news, of however many requests, in one hop."""
-        self.num_news += 1
-        for report in news.reports:
+    def _dispatch(self, update: EngineUpdate) -> None:
+        """A step's update, of however many requests, in one hop."""
+        self.num_updates += 1
+        for report in update.reports:
             stream = self._streams.get(report.number)
             if stream is not None:  # else ended by `stop` in the meantime
                 self._pass_on(report, stream)
-        self.held = news.held
-        if news.step is not None:
-            self._step_seconds.append(news.step.seconds)
-            self._events.stepped(news.step)
+        self.occupancy = update.occupancy
+        if update.step is not None:
+            self._step_seconds.append(update.step.seconds)
+            self._events.stepped(update.step)
         if not self._streams:
             self._idle.set()
 
@@ -215,4 +215,4 @@ class Engine:
     def _end(self, error: IndexGrpcError) -> None:
         """Nothing is computed from now on, so all that is open fails."""
         self._end_error = error
-        self._dispatch(News([Report(number, error=error) for number in self._streams], Held()))
+        self._dispatch(EngineUpdate([Report(number, error=error) for number in self._streams], Occupancy()))

@@ -7,9 +7,9 @@ from queue import SimpleQueue
 
 from index_grpc.contract import FinishReason, Token, TokenOutput, TokenRequest
 from index_grpc.engine.deadlines import Deadlines
-from index_grpc.engine.flights import Flights, Landing, Runner
-from index_grpc.engine.orders import Cancel, Held, News, Order, Report, StepReport, Stop, Submit
-from index_grpc.engine.outcomes import Outcome
+from index_grpc.engine.in_flight import Runner, StepResult, StepsInFlight
+from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Order, Report, StepReport, Stop, Submit
+from index_grpc.engine.outcomes import SpanOutcome
 from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
@@ -17,7 +17,7 @@ from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
 log = logging.getLogger(__name__)
 
 
-Deliver = Callable[[News], None]
+Deliver = Callable[[EngineUpdate], None]
 
 
 class Loop:
@@ -29,14 +29,14 @@ class Loop:
         self.scheduler, self.runner, self.deliver = scheduler, runner, deliver
         self.inbox: SimpleQueue[Order] = inbox or SimpleQueue()
         self.sequences: dict[int, Sequence] = {}
-        self.flights, self.deadlines = Flights(scheduler, runner), Deadlines()
+        self.in_flight, self.deadlines = StepsInFlight(scheduler, runner), Deadlines()
         self.step_seconds = 0.0
         self._collected_at, self._num_preemptions = 0.0, 0
 
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to compute or to wait for."""
-        return bool(self.sequences or self.flights)
+        return bool(self.sequences or self.in_flight)
 
     def run(self) -> None:
         """Works until stopped. What is still open then is the door's to end."""
@@ -51,28 +51,28 @@ class Loop:
                 self.deadlines.note(order.request.deadline, order.number, still_open=self.sequences)
         elif order.number in self.sequences:
             report = self._retire(self.sequences[order.number])
-            self.deliver(News([report], self._held()))
+            self.deliver(EngineUpdate([report], self._occupancy()))
 
     def step(self) -> None:
         """One turn: launches a step and, if enough are under way or there is none to launch, collects the oldest."""
         batch = self.scheduler.schedule(time.monotonic())
         if batch.spans:
-            if not self.flights.launch(batch):
+            if not self.in_flight.launch(batch):
                 self._compute_each_alone(batch)
-        elif not self.flights:
+        elif not self.in_flight:
             raise RuntimeError(f"{len(self.sequences)} sequences are open, yet none of them can be computed")
-        if self.flights and (not batch.spans or len(self.flights) > self.runner.run_ahead):
-            self._finish(self.flights.collect())
+        if self.in_flight and (not batch.spans or len(self.in_flight) > self.runner.run_ahead):
+            self._finish(self.in_flight.collect())
 
-    def check_books(self) -> None:
+    def check_for_leaks(self) -> None:
         """With nothing to compute, nothing may be held but kept prefixes; raises if something is."""
-        self.scheduler.check_books()
+        self.scheduler.check_for_leaks()
 
     def _receive(self) -> bool:
         """Follows the orders in the inbox, waiting for one if there is nothing to compute. False when told to stop."""
         while not self.is_busy or not self.inbox.empty():
             if not self.is_busy:
-                self.check_books()
+                self.check_for_leaks()
             order = self.inbox.get()
             if isinstance(order, Stop):
                 return False
@@ -81,22 +81,22 @@ class Loop:
 
     def _compute_each_alone(self, batch: Batch) -> None:
         """For a batch that could not be launched, once all that was launched before has been committed."""
-        while self.flights:
-            self._finish(self.flights.collect())
-        self._finish(self.flights.each_alone(batch))
+        while self.in_flight:
+            self._finish(self.in_flight.collect())
+        self._finish(self.in_flight.each_alone(batch))
 
-    def _finish(self, landing: Landing) -> None:
+    def _finish(self, result: StepResult) -> None:
         """Commits what a step brought and tells of it."""
         now = time.monotonic()
-        self.step_seconds, self._collected_at = now - max(landing.launched_at, self._collected_at), now
-        reports = [*self._commit(landing.outcomes, now), *self._expire(now)]
-        self.deliver(News(reports, self._held(), self._step_report(landing.outcomes)))
+        self.step_seconds, self._collected_at = now - max(result.launched_at, self._collected_at), now
+        reports = [*self._commit(result.outcomes, now), *self._expire(now)]
+        self.deliver(EngineUpdate(reports, self._occupancy(), self._step_report(result.outcomes)))
 
-    def _commit(self, outcomes: list[Outcome], now: float) -> list[Report]:
+    def _commit(self, outcomes: list[SpanOutcome], now: float) -> list[Report]:
         """Moves the sequences on and retires those that end. What comes for one that has ended is dropped."""
         reports = []
         for span, result in outcomes:
-            span.land()
+            span.complete()
             sequence = span.sequence
             if sequence.number not in self.sequences:
                 continue
@@ -118,7 +118,7 @@ class Loop:
         output = TokenOutput((token,), sequence.timing, reason, sequence.num_cached)
         return Report(sequence.number, output, ended=reason is not None)
 
-    def _step_report(self, outcomes: list[Outcome]) -> StepReport:
+    def _step_report(self, outcomes: list[SpanOutcome]) -> StepReport:
         before, self._num_preemptions = self._num_preemptions, self.scheduler.num_preemptions
         return StepReport(
             seconds=self.step_seconds,
@@ -128,9 +128,9 @@ class Loop:
             num_preemptions=self._num_preemptions - before,
         )
 
-    def _held(self) -> Held:
-        blocks, block_tokens = self.scheduler.holdings.blocks, self.scheduler.limits.block_tokens
-        return Held(
+    def _occupancy(self) -> Occupancy:
+        blocks, block_tokens = self.scheduler.allocator.blocks, self.scheduler.limits.block_tokens
+        return Occupancy(
             num_running=len(self.scheduler.running),
             num_used_tokens=blocks.num_used * block_tokens,
             num_kept_tokens=blocks.num_idle * block_tokens,

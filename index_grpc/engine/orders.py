@@ -1,4 +1,4 @@
-"""What the door and the loop tell each other: orders go in, news come out."""
+"""What the door and the loop tell each other: orders go in, updates come out."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Stop:
 
 
 class Report(NamedTuple):
-    """News of one request: tokens, or the error that ended it. `ended` is true in its last report.
+    """What happened to one request: tokens, or the error that ended it. `ended` is true in its last report.
 
     Every request that was taken gets exactly one report with `ended`, a cancelled one too, as long as the loop runs.
     """
@@ -52,7 +52,7 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Occupancy:
     """What the engine holds."""
 
     num_running: int = 0
@@ -63,11 +63,11 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class EngineUpdate:
     """What goes to the door at once: reports of requests, what is held after them and, if there was one, the step."""
 
     reports: list[Report]
-    held: Held
+    occupancy: Occupancy
     step: StepReport | None = None
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from index_grpc.contract import Copy
-from index_grpc.engine.flights import Computed
+from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.sampler import Sampler
 from index_grpc.engine.sequence import Batch, Span
 from index_grpc.model.config import ModelConfig
@@ -43,7 +43,7 @@ class Computes(Protocol):
 
 
 class Model(Computes, Protocol):
-    """What the runner needs of a model: `Llama` with PyTorch, or `NativeLlama`."""
+    """What the runner needs of a model: `TorchLlama`, or `NativeLlama`."""
 
     def new_cache(self) -> Cache:
         """An empty cache of this model's kind."""
@@ -58,7 +58,7 @@ class Model(Computes, Protocol):
         """The next tokens where few candidates are left; see Draw."""
 
 
-class ModelRunner:
+class CpuRunner:
     """The loop's Runner for a model: its cache and a sampler."""
 
     run_ahead = 0

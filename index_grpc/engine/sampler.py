@@ -8,7 +8,7 @@ from torch import Tensor
 from index_grpc.contract import Candidate, Token
 from index_grpc.engine.sequence import Sequence
 from index_grpc.model.drawing import Draw, SlotTable, knobs
-from index_grpc.model.sending import sent
+from index_grpc.model.transfer import to_device
 
 
 class Sampler:
@@ -38,8 +38,8 @@ class Sampler:
     def _open(self, sequence: Sequence) -> None:
         """Has its slot know what has occurred, and how its tokens are drawn."""
         slot, params = sequence.slot, sequence.request.sampling
-        self._table.history.open(slot, sequence.request.prompt_ids, sequence.ids[sequence.num_prompt :])
-        self._table.knobs[slot] = sent(knobs(params), self._table.device, torch.float64)
+        self._table.token_counts.open(slot, sequence.request.prompt_ids, sequence.ids[sequence.num_prompt :])
+        self._table.knobs[slot] = to_device(knobs(params), self._table.device, torch.float64)
 
 
 def with_logprobs(ids: Items[int], logits: Tensor, sequences: list[Sequence]) -> list[Token]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import lcm
 
 from index_grpc.contract import Copy, TokenRequest
-from index_grpc.engine.holdings import Holdings
+from index_grpc.engine.allocation import BlockAllocator
 from index_grpc.engine.prefixes import Match, Prefix, longest_match
 from index_grpc.engine.sequence import Batch, Sequence, Span
 
@@ -24,7 +24,7 @@ class Limits:
     """Positions of a block."""
     chunk_tokens: int
     """The most prompt tokens that one step computes."""
-    grain_tokens: int
+    alignment_tokens: int
     """Prompts are cut, and prefixes shared, at multiples of this, which divides `chunk_tokens`; 1 is anywhere."""
     answers_like_prompts: bool = False
     """Whether a token gets the same bits as part of an answer, one at a time, and as part of a prompt."""
@@ -48,7 +48,7 @@ class Scheduler:
     grows. When there are none left, who came last stops running: its blocks go to the others, and it waits, as the
     first in line, to be computed again. So who came first always gets through.
 
-    A prompt is cut where a step's share of prompt tokens ends, but only at the grain: where attention over another
+    A prompt is cut where a step's share of prompt tokens ends, but only at the alignment: where attention over another
     chunk would differ in its last bits, a seeded answer must not depend on load.
     """
 
@@ -59,7 +59,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.free_slots = list(reversed(range(limits.max_sequences)))
         most_kept = 2 * limits.max_sequences if limits.prefix_reuse else 0
-        self.holdings = Holdings(limits.num_blocks, limits.block_tokens, limits.grain_tokens, most_kept)
+        self.allocator = BlockAllocator(limits.num_blocks, limits.block_tokens, limits.alignment_tokens, most_kept)
         self.num_preemptions = 0
         """How often a sequence had to stop running so far."""
 
@@ -77,14 +77,14 @@ class Scheduler:
         self._stop_running(sequence)
         prefix = self._prefix(sequence)
         if keep and prefix.num_tokens:
-            self.holdings.keep(sequence, prefix)
+            self.allocator.keep(sequence, prefix)
         else:
-            self.holdings.let_go(sequence)
+            self.allocator.let_go(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """Has a running sequence wait until it can be computed again."""
         self._stop_running(sequence)
-        self.holdings.let_go(sequence)
+        self.allocator.let_go(sequence)
         sequence.num_computed = sequence.num_confirmed = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
@@ -93,19 +93,19 @@ class Scheduler:
 
     def schedule(self, now: float) -> Batch:
         """The next step's batch: one token of each decoding sequence, then prompt chunks within the budget."""
-        self.holdings.let_sources_go()
+        self.allocator.let_sources_go()
         num_preemptions = self.num_preemptions
         spans = self._decodes()
         budget = self._continue_prompts(spans)
         copies = self._begin_prompts(spans, budget, now) if num_preemptions == self.num_preemptions else []
         return Batch(list(spans.values()), copies)
 
-    def check_books(self) -> None:
+    def check_for_leaks(self) -> None:
         """With nothing running, everything must be free; raises RuntimeError if something leaked."""
         leaked = self.limits.max_sequences - len(self.free_slots)
         if self.running or self.waiting or leaked:
             raise RuntimeError(f"idle, yet {leaked} slots are not free")
-        self.holdings.check_books()
+        self.allocator.check_for_leaks()
 
     def _decodes(self) -> dict[int, Span]:
         """A token of each sequence whose prompt is computed, by number."""
@@ -144,7 +144,7 @@ class Scheduler:
             if count > budget:
                 break
             copies += self._admit(sequence, match, now)
-            self.holdings.grow(sequence, sequence.num_computed + count)
+            self.allocator.grow(sequence, sequence.num_computed + count)
             spans[sequence.number] = sequence.next_span(count)
             budget -= count
         return copies
@@ -156,7 +156,7 @@ class Scheduler:
         sequence.num_prefill = len(sequence.ids) if self.limits.answers_like_prompts else sequence.num_prompt
         promised = [other for other in self.running if self._is_prefilling(other)]
         num_promised = sum(self._num_wanted(other) - len(other.blocks) for other in promised)
-        return self.holdings.fitting(self._longest_match(sequence), self._num_wanted(sequence), num_promised)
+        return self.allocator.fitting(self._longest_match(sequence), self._num_wanted(sequence), num_promised)
 
     def _admit(self, sequence: Sequence, match: Match | None, now: float) -> list[Copy]:
         del self.waiting[sequence.number]
@@ -164,7 +164,7 @@ class Scheduler:
         sequence.slot = self.free_slots.pop()
         if not sequence.num_preemptions:
             sequence.scheduled_at, sequence.num_cached = now, sequence.num_computed
-        copies = self.holdings.begin(sequence, match) if match else []
+        copies = self.allocator.begin(sequence, match) if match else []
         sequence.num_confirmed = sequence.num_computed - sum(copy.num_tokens for copy in copies)
         return copies
 
@@ -177,7 +177,7 @@ class Scheduler:
         """Gives a sequence blocks for so many positions, if need be those of who came last; False if that is itself."""
         if num_tokens <= len(sequence.blocks) * self.limits.block_tokens:
             return True
-        while not self.holdings.grow(sequence, num_tokens):
+        while not self.allocator.grow(sequence, num_tokens):
             last = max(self.running, key=lambda other: other.number)
             self.preempt(last)
             spans.pop(last.number, None)
@@ -187,24 +187,26 @@ class Scheduler:
 
     def _num_wanted(self, sequence: Sequence) -> int:
         """Blocks for what is there of a sequence and one more, but no more than it can ever need."""
-        return min(self.holdings.num_for(len(sequence.ids)) + 1, self.holdings.num_for(sequence.longest))
+        return min(self.allocator.num_for(len(sequence.ids)) + 1, self.allocator.num_for(sequence.longest))
 
     def _is_prefilling(self, sequence: Sequence) -> bool:
         return sequence.num_computed < sequence.num_prefill
 
     def _next_chunk(self, sequence: Sequence, budget: int) -> int:
-        """How many prompt tokens come next: up to the grain's next multiple, or as many as the budget allows."""
-        start, grain = sequence.num_computed, self.limits.grain_tokens
-        end = start + budget if grain == 1 else (start // grain + 1) * grain
+        """How many prompt tokens come next: up to the alignment's next multiple, or as many as the budget allows."""
+        start, alignment = sequence.num_computed, self.limits.alignment_tokens
+        end = start + budget if alignment == 1 else (start // alignment + 1) * alignment
         return min(end, sequence.num_prefill) - start
 
     def _longest_match(self, sequence: Sequence) -> Match | None:
         if not self.limits.prefix_reuse:
             return None
-        prefixes = itertools.chain(self.holdings.kept, map(self._prefix, self.running))
+        prefixes = itertools.chain(self.allocator.kept, map(self._prefix, self.running))
         limits = self.limits
         # Who begins again copies nothing: a step that fails with copies may be what made it begin again.
-        unit = lcm(limits.block_tokens, limits.grain_tokens) if sequence.num_preemptions else limits.grain_tokens
+        unit = (
+            lcm(limits.block_tokens, limits.alignment_tokens) if sequence.num_preemptions else limits.alignment_tokens
+        )
         match = longest_match(sequence.ids[: sequence.num_prefill], prefixes, unit)
         return match if match and match.num_tokens >= self.limits.least_shared_tokens else None
 
@@ -214,6 +216,6 @@ class Scheduler:
         That is all of it where answers are like prompts, else the prompt, in whole grains.
         """
         most = sequence.longest if self.limits.answers_like_prompts else sequence.num_prompt
-        num_tokens = min(most, sequence.num_confirmed) // self.limits.grain_tokens * self.limits.grain_tokens
-        blocks = sequence.blocks[: self.holdings.num_for(num_tokens)]
+        num_tokens = min(most, sequence.num_confirmed) // self.limits.alignment_tokens * self.limits.alignment_tokens
+        blocks = sequence.blocks[: self.allocator.num_for(num_tokens)]
         return Prefix(sequence.number, sequence.ids, num_tokens, sequence.num_prompt, blocks)

@@ -126,7 +126,7 @@ class Span:
         self.sequence.num_launched += 1
         self.sequence.num_pending += self.samples
 
-    def land(self) -> None:
+    def complete(self) -> None:
         """Notes that the step has come back."""
         self._leave_step()
         if self.sequence.is_running:

@@ -7,21 +7,21 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
-from index_grpc.engine.flights import Runner
+from index_grpc.engine.in_flight import Runner
 from index_grpc.engine.loop import Loop
-from index_grpc.engine.orders import News, Order
+from index_grpc.engine.orders import EngineUpdate, Order
 from index_grpc.engine.scheduler import Limits, Scheduler
 
 ENGINE_THREAD = "engine"
 
-Receive = Callable[[News], None]
+Receive = Callable[[EngineUpdate], None]
 Ended = Callable[[], None]
 
 log = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
-    """Runs a loop. Used from one event loop; orders go in, each step's news come out in one hop."""
+    """Runs a loop. Used from one event loop; orders go in, each step's update comes out in one hop."""
 
     broke: bool
     """Whether it ended other than by an order to stop."""
@@ -29,7 +29,7 @@ class Worker(Protocol):
     """Whether another may take its place once it broke: nothing of it can have been left in disorder here."""
 
     async def start(self, receive: Receive, ended: Ended) -> None:
-        """Begins. On the running event loop, `receive` is called with each step's news, and `ended` once at the end."""
+        """Starts. Calls `receive` with each step's update and `ended` once at the end, on the running event loop."""
 
     def post(self, order: Order) -> None:
         """Sends an order; does nothing once it has ended."""
@@ -61,8 +61,8 @@ class ThreadWorker:
     def abandon(self) -> None:
         """See Worker. A thread cannot be ended from outside; it goes with the process."""
 
-    def _deliver(self, news: News) -> None:
-        self._events.call_soon_threadsafe(self._receive, news)
+    def _deliver(self, update: EngineUpdate) -> None:
+        self._events.call_soon_threadsafe(self._receive, update)
 
     def _work(self) -> None:
         try:

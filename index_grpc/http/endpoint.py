@@ -25,7 +25,7 @@ class Exchange:
     outlet: Outlet
 
 
-Answer = Callable[[Exchange], Awaitable[None]]
+Respond = Callable[[Exchange], Awaitable[None]]
 
 BODY_SECONDS = 60.0
 """For the whole body, which holds a place of the caller's key meanwhile."""
@@ -34,7 +34,7 @@ BODY_SECONDS = 60.0
 class Endpoint:
     """An ASGI application: opens the call, has it answered while the caller is there, words what goes wrong."""
 
-    def __init__(self, calls: Calls, max_body_mib: int, path: str, answer: Answer, words: Words) -> None:
+    def __init__(self, calls: Calls, max_body_mib: int, path: str, answer: Respond, words: Words) -> None:
         self._calls, self._max_body_mib = calls, max_body_mib
         self._path, self._answer, self._words = path, answer, words
 

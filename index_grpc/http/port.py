@@ -10,8 +10,8 @@ import uvicorn
 
 from index_grpc.errors import StartupError
 from index_grpc.http.handshakes import HANDSHAKE_SECONDS, Handshakes
-from index_grpc.http.patience import PatientConfig, PatientProtocol, most_http_connections
 from index_grpc.http.routes import routes
+from index_grpc.http.timeouts import TimeoutConfig, TimeoutProtocol, most_http_connections
 from index_grpc.server.app import App
 from index_grpc.server.listen import bracketed, warn_of_strangers
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """Leaves signals to the process it runs in, and does not wait for handshakes for long."""
 
-    config: PatientConfig
+    config: TimeoutConfig
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn."""
@@ -46,8 +46,8 @@ class Server(uvicorn.Server):
                 )
             )
 
-    def _protocol(self) -> PatientProtocol:
-        return PatientProtocol(self.config, self.server_state, self.lifespan.state)
+    def _protocol(self) -> TimeoutProtocol:
+        return TimeoutProtocol(self.config, self.server_state, self.lifespan.state)
 
     def may_begin(self, num_handshakes: int) -> bool:
         """Whether one more connection may be, where so many are in their handshakes."""
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
 
 
 class HttpPort:
-    """See Port."""
+    """See ExtraPort."""
 
     def __init__(self, app: App) -> None:
         self.address = ""
@@ -73,7 +73,7 @@ class HttpPort:
         self._serving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """See Port."""
+        """See ExtraPort."""
         listener = _listener(self._host, self._port)
         self.address = f"{bracketed(self._host)}:{listener.getsockname()[1]}"
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
@@ -81,16 +81,16 @@ class HttpPort:
         warn_of_strangers(self._settings, self.address)
 
     async def close(self) -> None:
-        """See Port."""
+        """See ExtraPort."""
         self._server.should_exit = True
         if self._serving is not None:
             await asyncio.wait({self._serving})  # does not end it if this is itself cut short
 
 
-def _config(app: App) -> PatientConfig:
-    return PatientConfig(
+def _config(app: App) -> TimeoutConfig:
+    return TimeoutConfig(
         routes(app),
-        http=PatientProtocol,  # of h11, which bounds what it keeps of a head; httptools, hardly faster, does not
+        http=TimeoutProtocol,  # of h11, which bounds what it keeps of a head; httptools, hardly faster, does not
         ws="none",
         lifespan="off",
         log_config=None,

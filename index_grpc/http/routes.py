@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from index_grpc.http.completions import Completions
-from index_grpc.http.endpoint import Answer, Endpoint
+from index_grpc.http.endpoint import Endpoint, Respond
 from index_grpc.http.models import Models
 from index_grpc.http.probes import probes
 from index_grpc.http.problem import Problem, Words, openai_words, tutorial_words
@@ -23,7 +23,7 @@ def routes(app: App) -> Starlette:
     """The whole of what the port answers."""
     models = Models(app.answering)
 
-    def call(method: str, path: str, answer: Answer) -> Route:
+    def call(method: str, path: str, answer: Respond) -> Route:
         endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, _words(path))
         return Route(path, endpoint, methods=[method])
 

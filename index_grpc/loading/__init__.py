@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from index_grpc.contract import ServedModel
-from index_grpc.engine.runner import Computes, ModelRunner
+from index_grpc.engine.runner import Computes, CpuRunner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import StartupError
 from index_grpc.loading.checkpoint import describe
@@ -25,7 +25,7 @@ from index_grpc.settings import ServeSettings
 from index_grpc.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from index_grpc.engine.device.runner import DeviceRunner
+    from index_grpc.engine.cuda.runner import CudaRunner
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class LoadedRunner:
     """All that the engine's loop needs, and what callers may know of the model."""
 
     model: ServedModel
-    runner: "ModelRunner | DeviceRunner"
+    runner: "CpuRunner | CudaRunner"
     limits: Limits
     tokenizer: Tokenizer
     directory: Path

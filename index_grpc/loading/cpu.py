@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from index_grpc.engine.runner import Model, ModelRunner
+from index_grpc.engine.runner import CpuRunner, Model
 from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import StartupError
 from index_grpc.loading.device import CPU, chosen_dtype
@@ -14,7 +14,7 @@ from index_grpc.machine import num_cores
 from index_grpc.model.checkpoint import load_weights, num_parameters, open_checked
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.linear import LinearKind, linear_kinds
-from index_grpc.model.llama import Llama, choose_kind
+from index_grpc.model.llama import TorchLlama, choose_kind
 from index_grpc.model.memory import large_blocks_apart
 from index_grpc.model.native import Kernels, find_kernels
 from index_grpc.model.native_weights import load_native
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 TINY_PARAMETERS = 20_000_000
 
 
-def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> tuple[Limits, ModelRunner]:
+def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> tuple[Limits, CpuRunner]:
     """A runner on the processor, and what it may hold."""
     model = load_model(directory, config, settings)
     limits = limits_for(model, settings)
-    return limits, ModelRunner(model, limits.max_sequences)
+    return limits, CpuRunner(model, limits.max_sequences)
 
 
 def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) -> Model:
@@ -48,14 +48,14 @@ def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) ->
         return load_llama(directory, config, dtype, most_rows=max_sequences(settings, CPU) + CHUNK_TOKENS["cpu"])
 
 
-def load_llama(directory: Path, config: ModelConfig, dtype: torch.dtype, most_rows: int) -> Llama:
+def load_llama(directory: Path, config: ModelConfig, dtype: torch.dtype, most_rows: int) -> TorchLlama:
     """The model with PyTorch, for batches of up to `most_rows` tokens."""
     open_checked(directory, config)  # before products of these sizes are tried, which takes time and memory
     kind, rows_independent = choose_kind(config, CPU, dtype, most_rows)
     _warn_if_slow(dtype, kind, rows_independent)
     weights = LlamaWeights(config)
     load_weights(directory, config, weights, CPU, dtype)
-    return Llama(config, weights, kind, rows_independent)
+    return TorchLlama(config, weights, kind, rows_independent)
 
 
 def choose_kernels(config: ModelConfig, dtype: torch.dtype, quantize: str) -> Kernels | None:

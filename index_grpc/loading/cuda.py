@@ -19,7 +19,7 @@ from index_grpc.model.weights import LlamaWeights
 from index_grpc.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from index_grpc.engine.device.runner import DeviceRunner
+    from index_grpc.engine.cuda.runner import CudaRunner
 
 OLDEST_CUDA = (8, 0)
 """The capability that the kernels' matrix products need: Ampere's."""
@@ -29,11 +29,11 @@ SMALLEST_HEAD, LARGEST_HEAD = 16, 256
 
 def load_on_cuda(
     directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings
-) -> "tuple[Limits, DeviceRunner]":
+) -> "tuple[Limits, CudaRunner]":
     """A runner on a GPU, and what it may hold."""
     refuse_what_cuda_cannot(config, device, Card.of(device), settings.quantize)
-    from index_grpc.engine.device.footprint import footprint_bytes  # needs Triton, which CUDA builds bring along
-    from index_grpc.engine.device.runner import DeviceRunner
+    from index_grpc.engine.cuda.footprint import footprint_bytes  # needs Triton, which CUDA builds bring along
+    from index_grpc.engine.cuda.runner import CudaRunner
     from index_grpc.model.cuda import CudaLlama
 
     weights = LlamaWeights(config)
@@ -43,7 +43,7 @@ def load_on_cuda(
     torch.cuda.empty_cache()  # what fusing has left behind counts as free again
     taken = footprint_bytes(model, max_sequences(settings, device), CHUNK_TOKENS[device.type])
     limits = limits_for(model, settings, taken)
-    return limits, DeviceRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
+    return limits, CudaRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
 
 
 def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, card: Card, quantize: str) -> None:

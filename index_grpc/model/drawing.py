@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from index_grpc.contract import SamplingParams
-from index_grpc.model.history import History
-from index_grpc.model.sending import sent
+from index_grpc.model.token_counts import TokenCounts
+from index_grpc.model.transfer import to_device
 
 NUM_CANDIDATES = 64
 """The largest top_k that leaves few candidates: they are found without sorting the whole vocabulary."""
@@ -83,7 +83,7 @@ class SlotTable:
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
         self.device = device
         self.knobs = torch.zeros(num_slots, NUM_KNOBS, dtype=torch.float64, device=device)
-        self.history = History(num_slots, vocab_size, device)
+        self.token_counts = TokenCounts(num_slots, vocab_size, device)
 
 
 class Draw(Protocol):
@@ -100,7 +100,7 @@ class Draw(Protocol):
 def draw(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
     """Draw with PyTorch: the vocabulary is sorted for rows only that need it."""
     most = min(NUM_CANDIDATES, logits.shape[1])
-    top_k = Knobs.of(table.knobs).top_k[sent(slots, table.device), 0].tolist()
+    top_k = Knobs.of(table.knobs).top_k[to_device(slots, table.device), 0].tolist()
     few = [row for row, limit in enumerate(top_k) if 0 < limit <= most]
     many = [row for row, limit in enumerate(top_k) if not 0 < limit <= most]
     ids: dict[int, int] = {}
@@ -127,23 +127,23 @@ def _draw(
     steps: Sequence[int],
 ) -> list[int]:
     """Draws among what `rank` makes of scores [B, V]: scores, highest first, and ids, [B, n] each."""
-    rows = sent(slots, table.device)
+    rows = to_device(slots, table.device)
     knobs = Knobs.of(table.knobs[rows])
-    best, ids = rank(penalised(logits, table.history, rows, knobs))
+    best, ids = rank(penalised(logits, table.token_counts, rows, knobs))
     if not bool(best[:, 0].isfinite().all()):  # what is not a number sorts before all numbers, so one look finds it
         raise FloatingPointError("the model's output is not a number")
     numbers = [uniform(int(seed), step) for (seed,), step in zip(knobs.seed.tolist(), steps, strict=True)]
-    draws = sent(numbers, table.device, torch.float64)[:, None]
+    draws = to_device(numbers, table.device, torch.float64)[:, None]
     chosen = ids.gather(1, choose(best.double(), knobs, draws))[:, 0]
-    table.history.add(rows, chosen)
+    table.token_counts.add(rows, chosen)
     found: list[int] = chosen.tolist()
     return found
 
 
-def penalised(logits: Tensor, history: History, slots: Tensor, knobs: Knobs) -> Tensor:
+def penalised(logits: Tensor, token_counts: TokenCounts, slots: Tensor, knobs: Knobs) -> Tensor:
     """Logits [B, V] less what has occurred in the slots [B]."""
-    counts, limits = history.counts[slots], torch.finfo(logits.dtype)
-    factor = torch.where(history.occurred[slots], knobs.repetition_penalty.float(), 1.0)
+    counts, limits = token_counts.counts[slots], torch.finfo(logits.dtype)
+    factor = torch.where(token_counts.occurred[slots], knobs.repetition_penalty.float(), 1.0)
     scores = torch.where(logits < 0, logits * factor, logits / factor)
     scores = torch.where(factor == 1, scores, scores.clamp(limits.min, limits.max))  # a tiny penalty overflows
     less: Tensor = scores - counts * knobs.frequency_penalty.float() - (counts > 0) * knobs.presence_penalty.float()

@@ -62,7 +62,7 @@ class Layer:
         return functional.rms_norm(hidden, weight.shape, weight, self.config.rms_norm_eps)
 
 
-class Llama:
+class TorchLlama:
     """A model ready to compute: fused weights in one dtype on one device.
 
     `rows_independent` tells whether tokens computed together get the same bits as alone; where it is false, the caller

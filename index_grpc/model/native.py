@@ -124,7 +124,7 @@ class NativeLlama:
         return BlockCache(self.config)
 
     def forward(self, token_ids: Sequence[int], places: Sequence[BlockPlace], sampled: Sequence[int]) -> Tensor:
-        """See Llama.forward; the logits stand where the next call writes its own."""
+        """See TorchLlama.forward; the logits stand where the next call writes its own."""
         if len(sampled) > len(self._logits):
             self._logits = torch.empty(len(sampled), self._logits_stride)
         addresses = [address for place in places for address in place.addresses]
@@ -136,7 +136,7 @@ class NativeLlama:
 
     def draw(self, logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
         """See Draw."""
-        tensors = (table.knobs, table.history.occurred, table.history.counts)
+        tensors = (table.knobs, table.token_counts.occurred, table.token_counts.counts)
         state = native.SlotTable(*(tensor.data_ptr() for tensor in tensors))
         rows = native.DrawnRows(logits.data_ptr(), logits.stride(0), _numbers(slots), _numbers(steps))
         ids = (c_int32 * len(slots))()

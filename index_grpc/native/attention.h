@@ -10,7 +10,7 @@
 #include <cmath>
 #include <vector>
 
-#include "crew.h"
+#include "thread_pool.h"
 #include "vector.h"
 
 constexpr int kBlockTokens = 64;

@@ -61,7 +61,7 @@ EXPORTED int index_set_norm(Llama* model, int layer, int number, const float* we
 EXPORTED int index_set_matrix(Llama* model, int layer, int number, const void* data, int is_bfloat16, int num_outputs,
                      int num_inputs, int format) {
   try {
-    Matrix packed = pack(model->crew(), {data, is_bfloat16 != 0, num_outputs, num_inputs}, static_cast<Format>(format),
+    Matrix packed = pack(model->threads(), {data, is_bfloat16 != 0, num_outputs, num_inputs}, static_cast<Format>(format),
                          layer >= 0 && number == 2);
     if (layer < 0) {
       model->head() = std::move(packed);
@@ -99,7 +99,7 @@ EXPORTED int index_forward(Llama* model, const int32_t* token_ids, float* const*
 EXPORTED int index_draw(Llama* model, const SlotTable* table, const DrawnRows* rows, int num_rows, int vocab_size,
                         int32_t* ids) {
   try {
-    model->crew().run(num_rows, [&](int row) { ids[row] = draw(*rows, row, *table, vocab_size); });
+    model->threads().run(num_rows, [&](int row) { ids[row] = draw(*rows, row, *table, vocab_size); });
     return 1;
   } catch (const std::exception&) {
     return 0;
@@ -109,10 +109,10 @@ EXPORTED int index_draw(Llama* model, const SlotTable* table, const DrawnRows* r
 // Reads `num_bytes` with all threads and adds them up: what memory allows at best. 0 where there is not enough of it.
 EXPORTED int index_read(Llama* model, const float* data, int64_t num_bytes, float* sum_of_all) {
   try {
-    const int num_tasks = 8 * model->crew().size();
+    const int num_tasks = 8 * model->threads().size();
     std::vector<float> totals(num_tasks);
     const int64_t share = num_bytes / num_tasks / static_cast<int64_t>(4 * sizeof(Vec));
-    model->crew().run(num_tasks, [&](int task) {
+    model->threads().run(num_tasks, [&](int task) {
       const Vec* from = reinterpret_cast<const Vec*>(data) + task * share * 4;
       Vec total[4] = {};
       for (int64_t i = 0; i < share * 4; i += 4) {

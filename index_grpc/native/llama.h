@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "attention.h"
-#include "crew.h"
+#include "thread_pool.h"
 #include "matrix.h"
 #include "packing.h"
 #include "product.h"
@@ -38,9 +38,9 @@ struct Table {
 
 class Llama {
  public:
-  Llama(const Shape& shape, int num_threads) : shape_(shape), layers_(shape.num_layers), crew_(num_threads) {}
+  Llama(const Shape& shape, int num_threads) : shape_(shape), layers_(shape.num_layers), threads_(num_threads) {}
 
-  Crew& crew() { return crew_; }
+  ThreadPool& threads() { return threads_; }
   Layer& layer(int index) { return layers_.at(index); }
   Matrix& head() { return head_; }
   std::vector<float>& final_norm() { return final_norm_; }
@@ -118,7 +118,7 @@ class Llama {
   template <class DoToken>
   void each_token(int num_tokens, const DoToken& do_token) {
     constexpr int kTogether = 4;
-    crew_.run((num_tokens + kTogether - 1) / kTogether, [&](int task) {
+    threads_.run((num_tokens + kTogether - 1) / kTogether, [&](int task) {
       const int end = std::min((task + 1) * kTogether, num_tokens);
       for (int token = task * kTogether; token < end; ++token) do_token(token);
     });
@@ -213,8 +213,8 @@ class Llama {
   void look_back(int index) {
     const int num_stretches = static_cast<int>(stretches_.size()), num_kv_heads = shape_.num_kv_heads;
     if (num_stretches == 0) return;
-    const int num_shares = std::clamp(16 * crew_.size() / num_stretches, 1, num_kv_heads);
-    crew_.run(num_stretches * num_shares, [&](int task) {
+    const int num_shares = std::clamp(16 * threads_.size() / num_stretches, 1, num_kv_heads);
+    threads_.run(num_stretches * num_shares, [&](int task) {
       const int share = task % num_shares;
       const int start = num_kv_heads * share / num_shares, end = num_kv_heads * (share + 1) / num_shares;
       const Stretch& stretch = stretches_[task / num_shares];
@@ -251,6 +251,6 @@ class Llama {
   std::vector<Place> places_;
   std::vector<Stretch> stretches_;
   Table hidden_, normed_, qkv_, mixed_, gated_;
-  Crew crew_;
-  Products products_{crew_};
+  ThreadPool threads_;
+  Products products_{threads_};
 };

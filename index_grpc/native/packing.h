@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "crew.h"
+#include "thread_pool.h"
 #include "matrix.h"
 #include "registers.h"
 #include "tiles.h"
@@ -122,7 +122,7 @@ inline Layout layout_of(Format format, int num_inputs) {
   }
 }
 
-inline Matrix pack(Crew& crew, const Rows& rows, Format format, bool gated) {
+inline Matrix pack(ThreadPool& threads, const Rows& rows, Format format, bool gated) {
   const Order order{rows, gated};
   Matrix matrix;
   matrix.format = format;
@@ -131,6 +131,6 @@ inline Matrix pack(Crew& crew, const Rows& rows, Format format, bool gated) {
   const Layout layout = layout_of(format, rows.num_inputs);
   matrix.panel_bytes = layout.panel_bytes;
   matrix.data = Buffer(matrix.panel_bytes * matrix.num_panels);
-  crew.run(matrix.num_panels, [&](int panel) { layout.pack_panel(order, panel, matrix.panel(panel)); });
+  threads.run(matrix.num_panels, [&](int panel) { layout.pack_panel(order, panel, matrix.panel(panel)); });
   return matrix;
 }

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "crew.h"
+#include "thread_pool.h"
 #include "matrix.h"
 #include "registers.h"
 #include "tiles.h"
@@ -24,7 +24,7 @@ struct Operands {
 
 class Products {
  public:
-  explicit Products(Crew& crew) : crew_(crew) {}
+  explicit Products(ThreadPool& threads) : threads_(threads) {}
 
   void multiply(const Matrix& matrix, const Operands& rows) {
     if (rows.num_rows == 0) return;
@@ -50,13 +50,13 @@ class Products {
   // the end, some to nothing, so that threads that began with large ones end almost together.
   template <class DoPanels>
   void share_out(const Matrix& matrix, const DoPanels& do_panels) {
-    const int64_t num_panels = matrix.num_panels, num_tasks = std::min(matrix.num_panels, 8 * crew_.size());
+    const int64_t num_panels = matrix.num_panels, num_tasks = std::min(matrix.num_panels, 8 * threads_.size());
     const auto start = [&](int64_t task) {
-      if (num_panels <= crew_.size()) return static_cast<int>(task);
+      if (num_panels <= threads_.size()) return static_cast<int>(task);
       const int64_t left = num_tasks - task;
       return static_cast<int>(num_panels - num_panels * left * left / (num_tasks * num_tasks));
     };
-    crew_.run(static_cast<int>(num_tasks), [&](int task) {
+    threads_.run(static_cast<int>(num_tasks), [&](int task) {
       if (start(task) < start(task + 1)) do_panels(start(task), start(task + 1));
     });
   }
@@ -102,5 +102,5 @@ class Products {
   }
 #endif
 
-  Crew& crew_;
+  ThreadPool& threads_;
 };

@@ -26,7 +26,7 @@ from index_grpc.server.loaded import Load, Loaded, in_daemon_thread, warm_up
 from index_grpc.server.observe import observers_of
 from index_grpc.server.observer import Observer, Observers
 from index_grpc.server.parsing import ParseInterceptor
-from index_grpc.server.ports import Port
+from index_grpc.server.ports import ExtraPort
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
 from index_grpc.server.servicer import SERVICE, ChatServicer
@@ -42,7 +42,7 @@ PROGRESS_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
-MakePort = Callable[["App"], Port]
+MakePort = Callable[["App"], ExtraPort]
 """Makes a server a way in beside gRPC's."""
 
 

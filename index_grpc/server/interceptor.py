@@ -31,7 +31,7 @@ LoadTrailer: TypeAlias = Callable[[], Trailer]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CallOutcome:
     """What a call came to: a response, if not all were sent before, or a refusal."""
 
     id: str
@@ -85,7 +85,7 @@ class CallInterceptor(Interceptor):
 
         return handle
 
-    async def _outcome(self, method: str, behaviour: Behaviour, parse: Parse, context: Context) -> Outcome:
+    async def _outcome(self, method: str, behaviour: Behaviour, parse: Parse, context: Context) -> CallOutcome:
         """Opens a call, and has it answered."""
         data = await read_message(context)
         call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
@@ -93,9 +93,9 @@ class CallInterceptor(Interceptor):
         try:
             with self._calls.served(call):
                 request = parsed(parse, data, self._context_length())
-                return Outcome(call.id, await _seen_through(behaviour(request, context)))
+                return CallOutcome(call.id, await _seen_through(behaviour(request, context)))
         except IndexGrpcError as error:
-            return Outcome(call.id, refusal=_without_frames(error))
+            return CallOutcome(call.id, refusal=_without_frames(error))
 
 
 def _without_frames(error: IndexGrpcError) -> IndexGrpcError:

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class Port(Protocol):
+class ExtraPort(Protocol):
     """A way in beside gRPC's."""
 
     address: str

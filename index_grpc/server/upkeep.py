@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RestartPolicy:
     """How often, and how soon, an engine is started again."""
 
     first_pause_seconds: float = 1.0
@@ -29,7 +29,7 @@ class Patience:
         return min(self.first_pause_seconds * 2.0 ** (num_failures - 1), self.longest_pause_seconds)
 
 
-async def keep_loaded(app: App, load: Load, patience: Patience) -> None:
+async def keep_loaded(app: App, load: Load, policy: RestartPolicy) -> None:
     """Loads when the engine is lost, for ever. Raises StartupError where that does not help."""
     num_failures = 0
     while True:
@@ -37,15 +37,15 @@ async def keep_loaded(app: App, load: Load, patience: Patience) -> None:
         await app.broke.wait()
         if app.engine is None or not app.engine.is_replaceable:
             raise StartupError("the engine broke; see the log above")
-        if time.monotonic() - since >= patience.steady_seconds:
+        if time.monotonic() - since >= policy.steady_seconds:
             num_failures = 0
-        num_failures = await _load_again(app, load, patience, num_failures + 1)
+        num_failures = await _load_again(app, load, policy, num_failures + 1)
 
 
-async def _load_again(app: App, load: Load, patience: Patience, num_failures: int) -> int:
+async def _load_again(app: App, load: Load, policy: RestartPolicy, num_failures: int) -> int:
     """Tries until the engine answers; the number of failures in a row by then."""
-    while num_failures < patience.most_failures:
-        pause = patience.pause_seconds(num_failures)
+    while num_failures < policy.most_failures:
+        pause = policy.pause_seconds(num_failures)
         log.warning("the engine is lost; starting it again in %g s", pause)
         app.expect_in(pause)
         await asyncio.sleep(pause)

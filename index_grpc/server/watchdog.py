@@ -21,7 +21,7 @@ class Watchdog:
     def __init__(self, engine: Engine, step_timeout_seconds: float) -> None:
         self.silent_seconds = 0.0
         self._engine, self._timeout_seconds = engine, step_timeout_seconds
-        self._num_news = 0
+        self._num_updates = 0
 
     @property
     def sees_stall(self) -> bool:
@@ -37,11 +37,11 @@ class Watchdog:
     def check(self) -> None:
         """To be called every CHECK_SECONDS."""
         engine = self._engine
-        if engine.num_open and engine.num_news == self._num_news:
+        if engine.num_open and engine.num_updates == self._num_updates:
             self.silent_seconds += CHECK_SECONDS
         else:
             self.silent_seconds = 0.0
-        self._num_news = engine.num_news
+        self._num_updates = engine.num_updates
 
 
 async def watch(watchdog: Watchdog, on_stall: Callable[[bool], None], on_loss: Callable[[], None]) -> None:

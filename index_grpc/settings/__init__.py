@@ -4,25 +4,25 @@ from typing import Self
 
 from pydantic import model_validator
 
+from index_grpc.settings.access import Access
 from index_grpc.settings.computing import Computing, ModelChoice, Queue
-from index_grpc.settings.entrance import Entrance
 from index_grpc.settings.listening import Listening
-from index_grpc.settings.operating import Seeing, Stopping
+from index_grpc.settings.operating import Observing, Stopping
 from index_grpc.settings.topic import Topic, refuse
 
 TOPICS: dict[str, type[Topic]] = {
     "Model": ModelChoice,
     "Listening": Listening,
-    "Who may come in": Entrance,
+    "Access": Access,
     "Engine": Computing,
     "Queue": Queue,
     "Stopping": Stopping,
-    "Seeing": Seeing,
+    "Observing": Observing,
 }
 """How the settings are grouped where people read them."""
 
 
-class ServeSettings(Seeing, Stopping, Queue, Computing, Entrance, Listening, ModelChoice):
+class ServeSettings(Observing, Stopping, Queue, Computing, Access, Listening, ModelChoice):
     """What `index-grpc serve` can be told. Each field is a flag, a variable INDEX_GRPC_<NAME> and a key of the file.
 
     The last of its bases comes first where fields are listed.

@@ -18,7 +18,7 @@ class Stopping(Topic):
     )
 
 
-class Seeing(Topic):
+class Observing(Topic):
     """Metrics, traces, log and load reports."""
 
     metrics_port: int | None = Field(

@@ -7,7 +7,7 @@ import pytest
 
 from index_grpc.access.gate import Gate
 from index_grpc.access.keys import Key, fingerprint, key_file
-from index_grpc.access.limits import Usage
+from index_grpc.access.limits import KeyUsage
 from index_grpc.errors import RateLimited
 
 
@@ -30,13 +30,13 @@ def key(**limits: float) -> Key:
     return Key.model_validate({"hash": fingerprint("one")} | limits)
 
 
-def makes(usage: Usage, key: Key, number: int) -> None:
+def makes(usage: KeyUsage, key: Key, number: int) -> None:
     for _ in range(number):
         with usage.of_one_call("one", key):
             pass
 
 
-def refused_seconds(usage: Usage, key: Key) -> float:
+def refused_seconds(usage: KeyUsage, key: Key) -> float:
     with pytest.raises(RateLimited) as caught, usage.of_one_call("one", key):
         pass
     assert caught.value.retry_after_seconds is not None
@@ -44,7 +44,7 @@ def refused_seconds(usage: Usage, key: Key) -> float:
 
 
 def test_a_minutes_requests_at_once_then_as_they_come(clock: Clock) -> None:
-    usage, limited = Usage(clock), key(requests_per_minute=30)
+    usage, limited = KeyUsage(clock), key(requests_per_minute=30)
     makes(usage, limited, 30)
     assert refused_seconds(usage, limited) == pytest.approx(2)
     clock.now += 1.5
@@ -59,7 +59,7 @@ def test_a_minutes_requests_at_once_then_as_they_come(clock: Clock) -> None:
 
 @pytest.mark.parametrize("per_minute", [0.5, 7, 59.9, 1000])
 def test_who_comes_back_when_told_is_not_refused(clock: Clock, per_minute: float) -> None:
-    usage, limited = Usage(clock), key(requests_per_minute=per_minute)
+    usage, limited = KeyUsage(clock), key(requests_per_minute=per_minute)
     makes(usage, limited, max(1, int(per_minute)))
     for _ in range(200):
         clock.now += refused_seconds(usage, limited)
@@ -67,7 +67,7 @@ def test_who_comes_back_when_told_is_not_refused(clock: Clock, per_minute: float
 
 
 def test_calls_at_a_time(clock: Clock) -> None:
-    usage, limited = Usage(clock), key(max_concurrent=2, requests_per_minute=4)
+    usage, limited = KeyUsage(clock), key(max_concurrent=2, requests_per_minute=4)
     with ExitStack() as held:
         for _ in range(2):
             held.enter_context(usage.of_one_call("one", limited))
@@ -78,14 +78,14 @@ def test_calls_at_a_time(clock: Clock) -> None:
 
 
 def test_a_call_that_fails_is_over(clock: Clock) -> None:
-    usage, limited = Usage(clock), key(max_concurrent=1)
+    usage, limited = KeyUsage(clock), key(max_concurrent=1)
     with pytest.raises(ZeroDivisionError), usage.of_one_call("one", limited):
         raise ZeroDivisionError
     makes(usage, limited, 1)
 
 
 def test_without_limits_nothing_is_refused(clock: Clock) -> None:
-    makes(Usage(clock), key(), 1000)
+    makes(KeyUsage(clock), key(), 1000)
 
 
 def test_limits_are_each_names_own_and_outlast_a_new_file(clock: Clock, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from index_grpc.cuda import decode_attention, embedding, linear, linear_few, nor
 from index_grpc.cuda.decode_attention import Rows, Scratch
 from index_grpc.cuda.prefill_attention import Tokens
 from index_grpc.cuda.sampling import NUM_KNOBS, Draws, SlotState, draw
-from index_grpc.engine.device.shapes import MOST_PROMPTS, Shapes
+from index_grpc.engine.cuda.shapes import MOST_PROMPTS, Shapes
 from index_grpc.model.card import Card
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.cuda import CudaLlama

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from index_grpc.engine.device.runner import DeviceRunner
+from index_grpc.engine.cuda.runner import CudaRunner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.model.checkpoint import load_weights
 from index_grpc.model.config import read_config
@@ -42,7 +42,7 @@ def small_model(directory: Path, device: torch.device) -> CudaLlama:
     return model
 
 
-def small_runner(model: CudaLlama, num_blocks: int = 24) -> tuple[DeviceRunner, Limits]:
+def small_runner(model: CudaLlama, num_blocks: int = 24) -> tuple[CudaRunner, Limits]:
     """A runner with nothing in its memory, and what it may be given."""
     limits = Limits(
         context_length=CONTEXT,
@@ -51,6 +51,6 @@ def small_runner(model: CudaLlama, num_blocks: int = 24) -> tuple[DeviceRunner, 
         num_blocks=num_blocks,
         block_tokens=model.block_tokens,
         chunk_tokens=CHUNK_TOKENS,
-        grain_tokens=1,
+        alignment_tokens=1,
     )
-    return DeviceRunner(model, MAX_SEQUENCES, num_blocks, CHUNK_TOKENS), limits
+    return CudaRunner(model, MAX_SEQUENCES, num_blocks, CHUNK_TOKENS), limits

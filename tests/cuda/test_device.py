@@ -13,9 +13,9 @@ from index_grpc.contract import SamplingParams, TokenRequest
 from index_grpc.cuda.decode_attention import work_items
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.prefill_attention import programs_of
-from index_grpc.engine.device.inputs import NUM_STAGES, Inputs, as_ints
-from index_grpc.engine.device.shapes import Shapes, at_least, decode_sizes, prefill_sizes
-from index_grpc.engine.device.slots import Slots
+from index_grpc.engine.cuda.inputs import NUM_STAGES, Inputs, as_ints
+from index_grpc.engine.cuda.shapes import Shapes, at_least, decode_sizes, prefill_sizes
+from index_grpc.engine.cuda.slots import Slots
 from index_grpc.engine.sequence import Sequence
 from index_grpc.model.card import Card
 
@@ -103,7 +103,7 @@ class Books:
         sequence.num_computed = span.end
         sequence.append(span.step + 20, now=1.0)
         place = torch.tensor([sequence.slot], device=self.slots.device)
-        self.slots.history.add(place, torch.tensor([span.step + 20], device=self.slots.device))
+        self.slots.token_counts.add(place, torch.tensor([span.step + 20], device=self.slots.device))
 
     def check(self, sequence: Sequence) -> None:
         """That the device knows all of it and nothing else."""

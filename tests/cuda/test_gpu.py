@@ -12,10 +12,10 @@ from torch import Tensor
 from index_grpc.contract import SamplingParams
 from index_grpc.cuda.linear import Tiles, linear
 from index_grpc.cuda.norm import Norm
-from index_grpc.engine.device.drawing import row_logprobs
-from index_grpc.engine.device.shapes import Shapes
+from index_grpc.engine.cuda.drawing import row_logprobs
+from index_grpc.engine.cuda.shapes import Shapes
 from index_grpc.engine.door import Engine
-from index_grpc.engine.flights import Launched
+from index_grpc.engine.in_flight import Launched
 from index_grpc.engine.sequence import Batch
 from index_grpc.loading import load_runner
 from index_grpc.model.card import Card

@@ -12,8 +12,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from index_grpc.contract import SamplingParams, TokenRequest
-from index_grpc.engine.device import decoding, prefilling, shapes
-from index_grpc.engine.device.step import Part, Step
+from index_grpc.engine.cuda import decoding, prefilling, shapes
+from index_grpc.engine.cuda.step import Part, Step
 from index_grpc.engine.door import Engine
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import DeviceLost, RequestFailed
@@ -145,7 +145,7 @@ async def test_more_rows_than_are_looked_at_together_have_log_probabilities(
     requests = [TokenRequest("x", prompt(5), WIDE, 2, logprobs=True, top_logprobs=count) for count in range(4)]
     found = []
     for rows_at_once in (32, 3):
-        monkeypatch.setattr("index_grpc.engine.device.drawing.ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr("index_grpc.engine.cuda.drawing.ROWS_AT_ONCE", rows_at_once)
         async with running(*small_runner(model)) as engine:
             found.append(await asyncio.gather(*(collect(engine, request) for request in requests)))
     assert found[0] == found[1]

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from index_grpc.contract import SamplingParams
 from index_grpc.cuda.sampling import CHUNK, NOT_A_NUMBER, Draws, SlotState, draw
-from index_grpc.engine.device.slots import knobs
+from index_grpc.engine.cuda.slots import knobs
 from index_grpc.model import drawing
 from index_grpc.model.drawing import Knobs, choose, penalised
-from index_grpc.model.history import History
+from index_grpc.model.token_counts import TokenCounts
 from tests.engine.test_sampler import SMALLEST
 
 VOCAB = CHUNK + 300
@@ -28,15 +28,15 @@ class Rows:
         self.device, self.params, size = device, params, len(params)
         rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         self.logits = torch.randn(size, VOCAB, generator=generator).to(device) * 4
-        self.history = History(size, VOCAB, device)
+        self.token_counts = TokenCounts(size, VOCAB, device)
         self.slots = list(reversed(range(size)))
         likely = self.logits.topk(20, dim=1).indices.tolist()
         for row, slot in enumerate(self.slots):
-            self.history.open(slot, [*rng.sample(likely[row], 5), 7, 7], rng.choices(likely[row], k=5))
+            self.token_counts.open(slot, [*rng.sample(likely[row], 5), 7, 7], rng.choices(likely[row], k=5))
         self.state = SlotState(
             knobs=torch.zeros(size, 8, device=device),
-            occurred=self.history.occurred,
-            counts=self.history.counts,
+            occurred=self.token_counts.occurred,
+            counts=self.token_counts.counts,
             last_ids=torch.full((size,), -5, dtype=torch.int32, device=device),
         )
         for row, slot in enumerate(self.slots):
@@ -57,7 +57,7 @@ class Rows:
         table = torch.tensor([drawing.knobs(params) for params in self.params], dtype=torch.float64)
         columns = Knobs.of(table.to(self.device))
         slots = torch.tensor(self.slots, device=self.device)
-        best, ids = penalised(self.logits, self.history, slots, columns).topk(drawing.NUM_CANDIDATES)
+        best, ids = penalised(self.logits, self.token_counts, slots, columns).topk(drawing.NUM_CANDIDATES)
 
         def at(shift: float) -> Tensor:
             return choose(best.double(), columns, torch.full_like(columns.seed, number + shift))
@@ -149,7 +149,7 @@ def test_the_smallest_values_allowed_are_harmless(device: torch.device, params: 
     """The likeliest token comes, if need be because it has occurred and tiny penalties raise it beyond all others."""
     rows = Rows(device, [params])
     likeliest = int(rows.logits[0].argmax())
-    rows.history.open(0, [likeliest])
+    rows.token_counts.open(0, [likeliest])
     rows.logits[0, 3] = -math.inf
     for number in (0.0, 0.5, 1.0):
         assert rows.draw([number]) == [likeliest]

@@ -5,14 +5,20 @@ from collections import Counter
 
 from index_grpc.contract import SamplingParams, TokenOutput, TokenRequest
 from index_grpc.engine.loop import Loop
-from index_grpc.engine.orders import Cancel, News, Report, StepReport, Submit
+from index_grpc.engine.orders import Cancel, EngineUpdate, Report, StepReport, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
 from tests.engine.fake_runner import FakeRunner
 
 LIMITS = Limits(
-    context_length=40, max_sequences=3, max_waiting=100, num_blocks=9, block_tokens=8, chunk_tokens=8, grain_tokens=8
+    context_length=40,
+    max_sequences=3,
+    max_waiting=100,
+    num_blocks=9,
+    block_tokens=8,
+    chunk_tokens=8,
+    alignment_tokens=8,
 )
-ANYWHERE = dataclasses.replace(LIMITS, grain_tokens=1, answers_like_prompts=True)
+ANYWHERE = dataclasses.replace(LIMITS, alignment_tokens=1, answers_like_prompts=True)
 """Where prompts may be cut, and prefixes shared, at any token."""
 STOP_IDS = frozenset({0, 7})
 
@@ -27,11 +33,11 @@ class Desk:
         self.loop = Loop(Scheduler(limits), runner, self._receive)
         runner.block_tokens, runner.answers_like_prompts = limits.block_tokens, limits.answers_like_prompts
 
-    def _receive(self, news: News) -> None:
-        for report in news.reports:
+    def _receive(self, update: EngineUpdate) -> None:
+        for report in update.reports:
             self.reports.setdefault(report.number, []).append(report)
-        if news.step is not None:
-            self.steps.append(news.step)
+        if update.step is not None:
+            self.steps.append(update.step)
 
     def submit(self, number: int, prompt: list[int], max_tokens: int, deadline: float | None = None) -> None:
         request = TokenRequest("x", prompt, SamplingParams(), max_tokens, self.stop_ids, deadline=deadline)
@@ -47,13 +53,13 @@ class Desk:
         """Steps until nothing is left to do."""
         while self.loop.is_busy:
             self.turn()
-        self.loop.check_books()
+        self.loop.check_for_leaks()
 
     def check_blocks(self) -> None:
         """Each block is held by those who stand in it, and what a sequence is still to write in by nobody else."""
-        scheduler, blocks = self.loop.scheduler, self.loop.scheduler.holdings.blocks
-        scheduler.holdings.let_sources_go()
-        kept = [prefix.blocks for prefix in scheduler.holdings.kept]
+        scheduler, blocks = self.loop.scheduler, self.loop.scheduler.allocator.blocks
+        scheduler.allocator.let_sources_go()
+        kept = [prefix.blocks for prefix in scheduler.allocator.kept]
         holders = Counter(block for held in [*kept, *(one.blocks for one in scheduler.running)] for block in held)
         used = {block for sequence in scheduler.running for block in sequence.blocks}
         assert all(blocks.num_holders(block) == count for block, count in holders.items())
@@ -85,4 +91,4 @@ class Desk:
     @property
     def num_kept(self) -> int:
         """Prefixes that are kept."""
-        return len(self.loop.scheduler.holdings.kept)
+        return len(self.loop.scheduler.allocator.kept)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from index_grpc.contract import FinishReason, SamplingParams, Token, TokenRequest
 from index_grpc.engine.door import Engine
-from index_grpc.engine.flights import Runner
+from index_grpc.engine.in_flight import Runner
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.worker import ThreadWorker
 

@@ -44,7 +44,7 @@ arrivals = st.lists(
 
 
 @pytest.mark.parametrize("run_ahead", [0, 1, 3])
-@pytest.mark.parametrize("grain_tokens", [1, 8])
+@pytest.mark.parametrize("alignment_tokens", [1, 8])
 @pytest.mark.parametrize("rows_independent", [True, False])
 @given(
     arrivals=arrivals,
@@ -55,7 +55,7 @@ arrivals = st.lists(
 )
 def test_every_interleaving(
     rows_independent: bool,
-    grain_tokens: int,
+    alignment_tokens: int,
     run_ahead: int,
     arrivals: list[Arrival],
     prefix_reuse: bool,
@@ -66,7 +66,7 @@ def test_every_interleaving(
     limits = dataclasses.replace(
         LIMITS,
         prefix_reuse=prefix_reuse,
-        grain_tokens=grain_tokens,
+        alignment_tokens=alignment_tokens,
         answers_like_prompts=answers_like_prompts,
         block_tokens=block_tokens,
         num_blocks=int(-(-LIMITS.context_length // block_tokens) * num_contexts),
@@ -190,4 +190,4 @@ def test_a_leak_is_noticed() -> None:
     desk = Desk(FakeRunner(LIMITS.chunk_tokens))
     desk.loop.scheduler.free_slots.pop()
     with pytest.raises(RuntimeError, match="1 slots"):
-        desk.loop.check_books()
+        desk.loop.check_for_leaks()

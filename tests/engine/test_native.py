@@ -17,7 +17,7 @@ from index_grpc.model.blocks import BlockCache
 from index_grpc.model.checkpoint import load_weights
 from index_grpc.model.config import ModelConfig, position_bytes, read_config
 from index_grpc.model.linear import fixed_rows_linear
-from index_grpc.model.llama import Llama
+from index_grpc.model.llama import TorchLlama
 from index_grpc.model.native import NativeLlama, shortened
 from index_grpc.model.native_weights import load_native
 from index_grpc.model.weights import LlamaWeights
@@ -51,7 +51,7 @@ class Text:
 class Desk:
     """A model with a cache that holds some texts."""
 
-    def __init__(self, model: NativeLlama | Llama, *lengths: int) -> None:
+    def __init__(self, model: NativeLlama | TorchLlama, *lengths: int) -> None:
         rng, vocab_size = random.Random(sum(lengths)), model.config.vocab_size
         self.model, self.cache = model, cast("Cache", model.new_cache())
         num_blocks = -(-MOST_TOKENS // model.block_tokens)
@@ -97,12 +97,12 @@ def native(directory: Path, kernels: str, num_threads: int = 2, *, as_int8: bool
     return load_native(directory, read_config(directory), NATIVE[kernels], num_threads, as_int8)
 
 
-def pytorch(directory: Path) -> Llama:
+def pytorch(directory: Path) -> TorchLlama:
     config, device = read_config(directory), torch.device("cpu")
     weights = LlamaWeights(config)
     with torch.inference_mode():
         load_weights(directory, config, weights, device, torch.float32)
-        return Llama(config, weights, fixed_rows_linear, rows_independent=True)
+        return TorchLlama(config, weights, fixed_rows_linear, rows_independent=True)
 
 
 @pytest.mark.parametrize("kernels", NATIVE)
@@ -200,7 +200,7 @@ def test_a_shape_that_does_not_fit_is_computed_with_pytorch(
     compute_with(monkeypatch, kernels)
     odd = make_checkpoint(tmp_path / "odd", hidden_size=40, num_heads=2, num_kv_heads=2)
     loaded = load_runner(settings(odd))
-    assert loaded.limits.grain_tokens == loaded.limits.chunk_tokens
+    assert loaded.limits.alignment_tokens == loaded.limits.chunk_tokens
     assert "heads of 20" in caplog.text
     with pytest.raises(StartupError, match=r"--quantize int8 is not possible here: .*heads of 20.*; leave it out"):
         load_runner(settings(odd, quantize="int8"))
@@ -210,7 +210,7 @@ def test_without_native_kernels_pytorch_computes(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     compute_with(monkeypatch, PYTORCH)
-    assert load_runner(settings(checkpoint)).limits.grain_tokens == 64
+    assert load_runner(settings(checkpoint)).limits.alignment_tokens == 64
     assert "C++ compiler" in caplog.text
     with pytest.raises(StartupError, match="--quantize int8 is not possible here"):
         load_runner(settings(checkpoint, quantize="int8"))
@@ -221,7 +221,7 @@ def test_without_native_kernels_pytorch_computes(
 @pytest.mark.skipif(not NATIVE, reason="no native kernels were built here")
 def test_the_native_kernels_are_what_computes(checkpoint: Path) -> None:
     loaded = load_runner(settings(checkpoint, quantize="int8"))
-    assert (loaded.limits.grain_tokens, loaded.model.dtype, loaded.model.quantization) == (1, "float32", "int8")
+    assert (loaded.limits.alignment_tokens, loaded.model.dtype, loaded.model.quantization) == (1, "float32", "int8")
 
 
 @pytest.mark.skipif(not NATIVE, reason="no native kernels were built here")

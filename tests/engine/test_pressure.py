@@ -13,7 +13,9 @@ from index_grpc.errors import DeviceLost, RequestFailed
 from tests.engine.desk import Desk
 from tests.engine.fake_runner import LATE_POISON, POISONS, VOCAB, FakeLaunched, FakeRunner, answer
 
-LIMITS = Limits(120, 6, 100, num_blocks=0, block_tokens=8, chunk_tokens=16, grain_tokens=1, answers_like_prompts=True)
+LIMITS = Limits(
+    120, 6, 100, num_blocks=0, block_tokens=8, chunk_tokens=16, alignment_tokens=1, answers_like_prompts=True
+)
 NUM_REQUESTS = 60
 
 
@@ -51,10 +53,10 @@ def rng_choice(rng: random.Random, numbers: dict[int, list[int]]) -> int | None:
 
 @pytest.mark.parametrize("run_ahead", [0, 1, 2])
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
-@pytest.mark.parametrize("grain_tokens", [1, 8])
+@pytest.mark.parametrize("alignment_tokens", [1, 8])
 @pytest.mark.parametrize("block_tokens", [8, 5, 120])
 def test_every_answer_is_the_one_it_is_alone(
-    block_tokens: int, grain_tokens: int, answers_like_prompts: bool, run_ahead: int
+    block_tokens: int, alignment_tokens: int, answers_like_prompts: bool, run_ahead: int
 ) -> None:
     for seed in range(4):
         rng = random.Random(seed)
@@ -62,7 +64,7 @@ def test_every_answer_is_the_one_it_is_alone(
             LIMITS,
             block_tokens=block_tokens,
             num_blocks=int(120 / block_tokens * rng.choice([1, 1.5, 2, 4])),
-            grain_tokens=grain_tokens,
+            alignment_tokens=alignment_tokens,
             answers_like_prompts=answers_like_prompts,
         )
         desk, talk = Desk(FakeRunner(16, run_ahead=run_ahead), limits, frozenset()), Talk(rng)
@@ -99,7 +101,7 @@ def test_who_came_last_stops_and_goes_on_later() -> None:
     while desk.loop.is_busy:
         desk.turn()
         order += [number for number in desk.reports if desk.reports[number][-1].ended and number not in order]
-    desk.loop.check_books()
+    desk.loop.check_for_leaks()
     assert order == [0, 1, 2]
     assert desk.num_preemptions > 0
     assert len(desk.reports[0]) == 60

@@ -123,7 +123,7 @@ def test_what_many_share_counts_once() -> None:
     for number in (1, 2):
         desk.submit(number, [*([11] * 32), 12 + number], max_tokens=7)
         desk.turn()
-    assert desk.loop.scheduler.holdings.blocks.num_used == 7
+    assert desk.loop.scheduler.allocator.blocks.num_used == 7
     desk.finish()
     assert [desk.last_output(number).cached_prompt_tokens for number in range(3)] == [0, 32, 32]
     assert desk.num_preemptions == 0

@@ -65,7 +65,7 @@ def table_of(prompts: list[list[int]], choices: list[SamplingParams], vocab_size
     """Slots with a prompt each."""
     table = SlotTable(len(prompts), vocab_size, torch.device("cpu"))
     for slot, (prompt, params) in enumerate(zip(prompts, choices, strict=True)):
-        table.history.open(slot, prompt)
+        table.token_counts.open(slot, prompt)
         table.knobs[slot] = torch.tensor(knobs(params), dtype=torch.float64)
     return table
 
@@ -108,7 +108,7 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
     row, prompt = logits(5), [3, 8, 8, 250]
     table = table_of([prompt], [params])
     columns = Knobs.of(table.knobs)
-    scores = penalised(row, table.history, torch.tensor([0]), columns)
+    scores = penalised(row, table.token_counts, torch.tensor([0]), columns)
     best, ids = scores.topk(NUM_CANDIDATES) if 0 < params.top_k <= NUM_CANDIDATES else scores.sort(descending=True)
     draws = (torch.arange(NUM_DRAWS, dtype=torch.float64) + 0.5) / NUM_DRAWS
     places = choose(best.double().expand(NUM_DRAWS, -1), columns, draws[:, None])[:, 0]
@@ -133,8 +133,8 @@ def test_native_draws_are_those_of_pytorch(kernels: str, vocab_size: int) -> Non
         steps = [step + slot for slot in slots]
         drawn = native(kernels, vocab_size).draw(rows, native_table, slots, steps)
         assert drawn == drawing.draw(rows, table, slots, steps)
-    assert torch.equal(native_table.history.occurred, table.history.occurred)
-    assert torch.equal(native_table.history.counts, table.history.counts)
+    assert torch.equal(native_table.token_counts.occurred, table.token_counts.occurred)
+    assert torch.equal(native_table.token_counts.counts, table.token_counts.counts)
 
 
 def test_penalties_of_the_answer(draw: Draw) -> None:

@@ -10,7 +10,7 @@ import grpc
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.contract import ServedModel, Token, TokenRequest
-from index_grpc.engine.flights import Computed
+from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker
@@ -81,7 +81,7 @@ class FakeServer:
             num_blocks=CONTEXT_LENGTH // 64 * max_sequences,
             block_tokens=64,
             chunk_tokens=64,
-            grain_tokens=64,
+            alignment_tokens=64,
         )
         model = ServedModel(MODEL, CONTEXT_LENGTH, tokenizer.vocab_size, 0, "cpu", "float32")
         self.worker = ThreadWorker(self.runner, limits)

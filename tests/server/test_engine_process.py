@@ -23,12 +23,12 @@ from index_grpc.errors import StartupError
 from index_grpc.launch import load, wants_process
 from index_grpc.server.app import App
 from index_grpc.server.loaded import Loaded
-from index_grpc.server.upkeep import Patience, keep_loaded
+from index_grpc.server.upkeep import RestartPolicy, keep_loaded
 from tests.conftest import settings
 from tests.process import serving
 from tests.server.asking import Stub, health_stub, refusal, seeded, streamed, unary
 
-QUICKLY = Patience(first_pause_seconds=0.0, longest_pause_seconds=0.0, most_failures=3)
+QUICKLY = RestartPolicy(first_pause_seconds=0.0, longest_pause_seconds=0.0, most_failures=3)
 NUM_STREAMS = 32
 WAIT_SECONDS = 60
 
@@ -51,11 +51,11 @@ class Server:
 
 
 @asynccontextmanager
-async def kept(load: Callable[[], Loaded], patience: Patience = QUICKLY, **changes: object) -> AsyncIterator[Server]:
+async def kept(load: Callable[[], Loaded], policy: RestartPolicy = QUICKLY, **changes: object) -> AsyncIterator[Server]:
     app = App(settings("any", **changes))
     address = await app.listen()
     await app.load(load)
-    keeping = asyncio.create_task(keep_loaded(app, load, patience))
+    keeping = asyncio.create_task(keep_loaded(app, load, policy))
     try:
         async with grpc.aio.insecure_channel(address) as channel:
             yield Server(app, address, channel)
@@ -190,7 +190,7 @@ async def test_an_engine_that_dies_again_and_again_is_given_up(checkpoint: Path)
 
 
 def test_pauses_grow_to_a_limit() -> None:
-    assert [Patience().pause_seconds(number) for number in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
+    assert [RestartPolicy().pause_seconds(number) for number in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
 
 
 def test_what_cannot_be_loaded_is_told_across(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ async def nothing_open(app: App) -> None:
     assert isinstance(worker, ThreadWorker)
     assert not worker._loop.sequences
     assert worker._inbox.empty()
-    worker._loop.check_books()
+    worker._loop.check_for_leaks()
 
 
 async def test_a_caller_who_leaves_just_when_a_refusal_is_sent(

@@ -45,7 +45,7 @@ async def test_steps_are_counted_as_they_happen() -> None:
     async with fake_server(metrics_port=0) as server:
         before = await scraped(server.app)
         answer = await server.stub.Chat(REQUEST)
-        await until(lambda: server.app.engine is not None and server.app.engine.held.num_running == 0)
+        await until(lambda: server.app.engine is not None and server.app.engine.occupancy.num_running == 0)
         after = await scraped(server.app)
 
         def rise(name: str) -> float:
@@ -78,7 +78,7 @@ async def held(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
     server.runner.step_seconds = 0.01
     calls = [asyncio.create_task(streamed(server.stub, ENDLESS)) for _ in range(number)]
     await server.has_open(number)
-    await until(lambda: server.app.engine is not None and server.app.engine.held.num_running == 1)
+    await until(lambda: server.app.engine is not None and server.app.engine.occupancy.num_running == 1)
     return calls
 
 

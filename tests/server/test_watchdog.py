@@ -10,7 +10,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.engine.door import RECENT_STEPS, Engine
 from index_grpc.errors import StartupError
-from index_grpc.server.upkeep import Patience, keep_loaded
+from index_grpc.server.upkeep import RestartPolicy, keep_loaded
 from index_grpc.server.watchdog import CHECK_SECONDS, SHORTEST_STALL_SECONDS, Watchdog
 from tests.server.asking import health_stub, read_refusal, refusal, streamed, until
 from tests.server.fake_runner import FakeServer, fake_server, letters
@@ -22,10 +22,10 @@ class ScriptedEngine:
     """What the watchdog sees of an engine."""
 
     def __init__(self) -> None:
-        self.num_open, self.num_news, self.longest_step_seconds = 0, 0, 0.0
+        self.num_open, self.num_updates, self.longest_step_seconds = 0, 0, 0.0
 
     def steps(self, seconds: float) -> None:
-        self.num_news += 1
+        self.num_updates += 1
         self.longest_step_seconds = max(self.longest_step_seconds, seconds)
 
 
@@ -164,7 +164,7 @@ async def refusal_or_none(server: FakeServer) -> str:
 
 async def test_a_stuck_thread_fails_its_callers_and_ends_the_server() -> None:
     async with fake_server(step_timeout_seconds=0.5) as server:
-        keeping = asyncio.create_task(keep_loaded(server.app, lambda: server.loaded, Patience()))
+        keeping = asyncio.create_task(keep_loaded(server.app, lambda: server.loaded, RestartPolicy()))
         server.runner.gate.clear()
         found = await refusal(server.stub.ChatStream(REQUEST))
         assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")

@@ -40,16 +40,18 @@ def _model(model: ServedModel) -> Metric:
 
 
 def _engine(engine: Engine) -> Iterator[Metric]:
-    held, limits = engine.held, engine.limits
+    occupancy, limits = engine.occupancy, engine.limits
     yield _gauge("running_requests", "Requests that are computed.", engine.num_running)
     yield _gauge("waiting_requests", "Requests that wait for their turn.", engine.num_waiting)
     yield _gauge("waiting_prompt_tokens", "Prompt tokens of requests without a token yet.", engine.num_expected_tokens)
     yield _gauge("max_running_requests", "How many are computed at most.", limits.max_sequences)
     yield _gauge("max_waiting_requests", "How many may wait.", limits.max_waiting)
     yield _gauge("max_waiting_prompt_tokens", "How many prompt tokens may wait.", limits.max_waiting_tokens)
-    used, capacity = held.num_used_tokens, limits.max_cache_tokens
+    used, capacity = occupancy.num_used_tokens, limits.max_cache_tokens
     yield _gauge("kv_cache_used_positions", "Positions of the blocks in which requests that run stand.", used)
-    yield _gauge("kv_cache_kept_positions", "Positions kept for prompts that begin the same.", held.num_kept_tokens)
+    yield _gauge(
+        "kv_cache_kept_positions", "Positions kept for prompts that begin the same.", occupancy.num_kept_tokens
+    )
     yield _gauge("kv_cache_capacity_positions", "Positions that there are.", capacity)
     yield _gauge("kv_cache_used_ratio", "Share of the positions that is used.", used / capacity)
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from index_grpc.contract import Candidate, Token
 from index_grpc.cuda.sampling import CANDIDATES, NOT_A_NUMBER
-from index_grpc.engine.device.slots import Slots
+from index_grpc.engine.cuda.slots import Slots
 from index_grpc.engine.sequence import Span
 from index_grpc.model.drawing import Knobs, choose, is_narrow, knobs, penalised, uniform
-from index_grpc.model.sending import sent
+from index_grpc.model.transfer import to_device
 
 ROWS_AT_ONCE = 32
 """Rows that PyTorch looks at together: each takes some megabytes for a while."""
@@ -25,20 +25,20 @@ def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor
     """Draws, into `drawn` [B], for those rows of logits [B, V] in which any token may come; tells their slots."""
     rows = [row for row, span in enumerate(spans) if span.samples and not drawn_by_kernels(span)]
     for some in _portions(rows):
-        _draw_from_rows(sent(some, logits.device), [spans[row] for row in some], logits, slots, drawn)
+        _draw_from_rows(to_device(some, logits.device), [spans[row] for row in some], logits, slots, drawn)
 
 
 def _draw_from_rows(rows: Tensor, spans: list[Span], logits: Tensor, slots: Slots, drawn: Tensor) -> None:
     device, params = logits.device, [span.sequence.request.sampling for span in spans]
-    numbers = sent([span.sequence.slot for span in spans], device)
-    table = Knobs.of(sent([knobs(one) for one in params], device, torch.float64))
+    numbers = to_device([span.sequence.slot for span in spans], device)
+    table = Knobs.of(to_device([knobs(one) for one in params], device, torch.float64))
     draws = [[uniform(one.seed, span.step)] for one, span in zip(params, spans, strict=True)]
-    scores = penalised(logits[rows], slots.history, numbers, table)
+    scores = penalised(logits[rows], slots.token_counts, numbers, table)
     best, ids = scores.sort(dim=1, descending=True, stable=True)
-    places = choose(best.double(), table, sent(draws, device, torch.float64))
+    places = choose(best.double(), table, to_device(draws, device, torch.float64))
     is_number = best[:, 0].isfinite()
     chosen = torch.where(is_number, ids.gather(1, places.clamp(min=0))[:, 0], 0)
-    slots.history.add(numbers, chosen)
+    slots.token_counts.add(numbers, chosen)
     slots.state.last_ids[numbers] = chosen.int()
     drawn[rows] = torch.where(is_number, chosen, NOT_A_NUMBER).int()
 
@@ -63,7 +63,7 @@ class Logprobs:
             nothing = torch.empty(0)
             return cls(rows, nothing, nothing, nothing)
         most = min(max(wanted[row].top_logprobs for row in rows), logits.shape[1])
-        portions = [sent(some, logits.device) for some in _portions(rows)]
+        portions = [to_device(some, logits.device) for some in _portions(rows)]
         found = zip(*(row_logprobs(logits[some], drawn[some], most) for some in portions), strict=True)
         return cls(rows, *(_on_its_way(torch.cat(tensors)) for tensors in found))
 

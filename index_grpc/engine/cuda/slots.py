@@ -10,8 +10,8 @@ from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.sampling import CANDIDATES, NUM_KNOBS, SlotState
 from index_grpc.engine.sequence import Sequence, Span
 from index_grpc.model import drawing
-from index_grpc.model.history import History
-from index_grpc.model.sending import sent
+from index_grpc.model.token_counts import TokenCounts
+from index_grpc.model.transfer import to_device
 
 SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny
 
@@ -47,11 +47,11 @@ class Slots:
 
     def __init__(self, num_slots: int, vocab_size: int, cache: BlockPool, device: torch.device) -> None:
         self.nobody, self.device, self._cache = num_slots, device, cache
-        self.history = History(num_slots + 1, vocab_size, device)
+        self.token_counts = TokenCounts(num_slots + 1, vocab_size, device)
         self.state = SlotState(
             knobs=torch.ones(num_slots + 1, NUM_KNOBS, device=device),
-            occurred=self.history.occurred,
-            counts=self.history.counts,
+            occurred=self.token_counts.occurred,
+            counts=self.token_counts.counts,
             last_ids=torch.zeros(num_slots + 1, dtype=torch.int32, device=device),
         )
         self._told = [NOTHING] * num_slots
@@ -69,7 +69,7 @@ class Slots:
             blocks += sequence.blocks[known:]
             told.append((slot, Told.after(span)))
         if places:
-            at, numbers = sent([places, blocks], self.device, torch.int32)
+            at, numbers = to_device([places, blocks], self.device, torch.int32)
             self._cache.tables.view(-1)[at] = numbers
         for slot, one in told:  # not before: what fails here is tried again, and must be told then
             self._told[slot] = one
@@ -85,8 +85,8 @@ class Slots:
 
     def _open(self, sequence: Sequence) -> None:
         slot, request = sequence.slot, sequence.request
-        self.history.open(slot, request.prompt_ids, sequence.ids[sequence.num_prompt :])
-        self.state.knobs[slot] = sent(knobs(request.sampling), self.device, torch.float32)
+        self.token_counts.open(slot, request.prompt_ids, sequence.ids[sequence.num_prompt :])
+        self.state.knobs[slot] = to_device(knobs(request.sampling), self.device, torch.float32)
 
 
 def knobs(sampling: SamplingParams) -> list[float]:

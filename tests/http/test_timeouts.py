@@ -37,7 +37,7 @@ async def ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> b
 
 @pytest.mark.parametrize("said", [b"", HALF_A_HEAD], ids=["nothing", "half a head"])
 async def test_a_head_that_does_not_come(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index_grpc.http.patience.HEAD_SECONDS", 0.05)
+    monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
     async with fake_server(http_port=0) as server:
         reader, writer = await connected(server.app)
         writer.write(said)
@@ -45,7 +45,7 @@ async def test_a_head_that_does_not_come(said: bytes, monkeypatch: pytest.Monkey
 
 
 async def test_a_second_head_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index_grpc.http.patience.HEAD_SECONDS", 0.05)
+    monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
     async with fake_server(http_port=0) as server:
         reader, writer = await connected(server.app)
         writer.write(WHOLE)
@@ -64,7 +64,7 @@ async def test_a_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_a_slow_answer_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index_grpc.http.patience.HEAD_SECONDS", 0.05)
+    monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
     async with fake_http() as (server, http):
         server.runner.gate.clear()
         messages = [{"role": "user", "content": "Hi"}]
@@ -91,7 +91,7 @@ async def test_a_handshake_that_does_not_come(said: bytes, pair: Pair, monkeypat
 
 def test_connections_amid_their_handshake_count(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the event loop that serves; asyncio's own leaves the socket of one that is refused to the collector."""
-    monkeypatch.setattr("index_grpc.http.patience.most_connections", lambda: 8)
+    monkeypatch.setattr("index_grpc.http.timeouts.most_connections", lambda: 8)
     for module in ("handshakes", "port"):  # so that nothing but a refusal ends a connection
         monkeypatch.setattr(f"index_grpc.http.{module}.HANDSHAKE_SECONDS", 60)
     uvloop.run(crowding(pair))
@@ -117,7 +117,7 @@ async def crowding(pair: Pair) -> None:
 
 
 async def test_more_connections_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index_grpc.http.patience.most_connections", lambda: 8)
+    monkeypatch.setattr("index_grpc.http.timeouts.most_connections", lambda: 8)
     async with fake_server(http_port=0) as server:
         first = [await connected(server.app) for _ in range(2)]
         reader, writer = await connected(server.app)

@@ -8,7 +8,7 @@ from torch import Tensor
 Numbers = Sequence[float] | Sequence[Sequence[float]]
 
 
-def sent(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
+def to_device(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
     """The numbers as a tensor there.
 
     On CUDA it is copied from pinned memory, so that the host waits neither for the copy nor for the device's work

@@ -9,12 +9,12 @@ from torch import Tensor
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.prefill_attention import QUERIES, Tokens, programs_of
 from index_grpc.cuda.sampling import Draws, draw
-from index_grpc.engine.device.drawing import draw_from_all, drawn_by_kernels
-from index_grpc.engine.device.graphs import Graphs, Work
-from index_grpc.engine.device.inputs import Inputs, as_ints
-from index_grpc.engine.device.shapes import MOST_PROMPTS, Shapes, at_least, prefill_sizes
-from index_grpc.engine.device.slots import Slots
-from index_grpc.engine.device.step import Part
+from index_grpc.engine.cuda.drawing import draw_from_all, drawn_by_kernels
+from index_grpc.engine.cuda.graphs import Graphs, Work
+from index_grpc.engine.cuda.inputs import Inputs, as_ints
+from index_grpc.engine.cuda.shapes import MOST_PROMPTS, Shapes, at_least, prefill_sizes
+from index_grpc.engine.cuda.slots import Slots
+from index_grpc.engine.cuda.step import Part
 from index_grpc.engine.sequence import Span
 from index_grpc.model.cuda import CudaLlama
 from index_grpc.model.drawing import uniform

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from index_grpc.contract import Token
-from index_grpc.engine.outcomes import Outcome, paired
+from index_grpc.engine.outcomes import SpanOutcome, paired
 from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch
 from index_grpc.errors import DeviceLost
@@ -50,7 +50,7 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
+class StepInFlight:
     """A step under way."""
 
     batch: Batch
@@ -59,22 +59,22 @@ class Flight:
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
+class StepResult:
     """What came of a step."""
 
-    outcomes: list[Outcome]
+    outcomes: list[SpanOutcome]
     launched_at: float
 
 
-class Flights:
+class StepsInFlight:
     """The steps of a runner that are under way, in the order in which they were launched."""
 
     def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
         self._scheduler, self._runner = scheduler, runner
-        self._flights: deque[Flight] = deque()
+        self._steps: deque[StepInFlight] = deque()
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._steps)
 
     def launch(self, batch: Batch) -> bool:
         """Launches a step. False if that fails, or if the runner can compute one sequence at a time only."""
@@ -84,26 +84,26 @@ class Flights:
             return False
         for span in batch.spans:
             span.launch()
-        self._flights.append(Flight(batch, launched, launched_at))
+        self._steps.append(StepInFlight(batch, launched, launched_at))
         return True
 
-    def each_alone(self, batch: Batch) -> Landing:
+    def each_alone(self, batch: Batch) -> StepResult:
         """Computes each span by itself, so that only a guilty one fails. Nothing may be under way."""
         started = time.monotonic()
-        return Landing(self._outcomes_alone(batch), started)
+        return StepResult(self._outcomes_alone(batch), started)
 
-    def collect(self) -> Landing:
+    def collect(self) -> StepResult:
         """Waits for the oldest step."""
-        flight = self._flights.popleft()
+        step = self._steps.popleft()
         try:
-            outcomes = paired(flight.batch.spans, flight.launched.wait())
+            outcomes = paired(step.batch.spans, step.launched.wait())
         except DeviceLost:
             raise
         except Exception as error:
-            _warn(flight.batch, error)
-            self._take_back(flight.batch)
-            outcomes = self._outcomes_alone(flight.batch)
-        return Landing(outcomes, flight.launched_at)
+            _warn(step.batch, error)
+            self._take_back(step.batch)
+            outcomes = self._outcomes_alone(step.batch)
+        return StepResult(outcomes, step.launched_at)
 
     def _launched(self, batch: Batch) -> Launched | None:
         """None if that failed."""
@@ -120,9 +120,9 @@ class Flights:
 
         What they copied from may have changed since, so who began with a copy begins again.
         """
-        later = [flight.batch for flight in self._flights]
-        while self._flights:
-            _wait_in_vain(self._flights.popleft().launched)
+        later = [step.batch for step in self._steps]
+        while self._steps:
+            _wait_in_vain(self._steps.popleft().launched)
         for one in reversed([batch, *later]):
             for span in one.spans:
                 span.take_back()
@@ -130,16 +130,16 @@ class Flights:
         for sequence in [one for one in self._scheduler.running if torn & set(one.blocks)]:
             self._scheduler.preempt(sequence)
 
-    def _outcomes_alone(self, batch: Batch) -> list[Outcome]:
+    def _outcomes_alone(self, batch: Batch) -> list[SpanOutcome]:
         """Leaves out spans that are not their sequence's next any more."""
-        outcomes: list[Outcome] = []
+        outcomes: list[SpanOutcome] = []
         for span in batch.spans:
             if span.is_next:
                 copies = [copy for copy in batch.copies if copy.target in span.sequence.blocks]
                 outcomes += self._alone(Batch([replace(span, known=True)], copies))
         return outcomes
 
-    def _alone(self, batch: Batch) -> list[Outcome]:
+    def _alone(self, batch: Batch) -> list[SpanOutcome]:
         (span,) = batch.spans
         try:
             outcomes = paired(batch.spans, self._runner.launch(batch).wait())

@@ -14,8 +14,8 @@ HEAD_SECONDS = 10.0
 """For the head of a request, from the connection's beginning or from the head's: as gRPC's port has it."""
 
 
-class PatientConfig(Config):
-    """That of a port whose connections are PatientProtocol's."""
+class TimeoutConfig(Config):
+    """That of a port whose connections are TimeoutProtocol's."""
 
     handshakes: Handshakes | None = None
     """None where connections are in the clear."""
@@ -26,10 +26,10 @@ def most_http_connections() -> int:
     return most_connections() // HTTP_SHARE
 
 
-class PatientProtocol(H11Protocol):
+class TimeoutProtocol(H11Protocol):
     """One connection. A class made of uvicorn's, which leaves no other way to say it."""
 
-    config: PatientConfig
+    config: TimeoutConfig
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - its own type differs by event loop

@@ -7,12 +7,12 @@ from index_grpc.cuda.decode_attention import Rows, Scratch, work_items
 from index_grpc.cuda.embedding import DRAWN_LAST
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.sampling import Draws, draw
-from index_grpc.engine.device.drawing import draw_from_all, drawn_by_kernels
-from index_grpc.engine.device.graphs import Graphs, Work
-from index_grpc.engine.device.inputs import Inputs, as_ints
-from index_grpc.engine.device.shapes import Shapes, at_least, decode_sizes
-from index_grpc.engine.device.slots import Slots
-from index_grpc.engine.device.step import Part
+from index_grpc.engine.cuda.drawing import draw_from_all, drawn_by_kernels
+from index_grpc.engine.cuda.graphs import Graphs, Work
+from index_grpc.engine.cuda.inputs import Inputs, as_ints
+from index_grpc.engine.cuda.shapes import Shapes, at_least, decode_sizes
+from index_grpc.engine.cuda.slots import Slots
+from index_grpc.engine.cuda.step import Part
 from index_grpc.engine.sequence import Span
 from index_grpc.model.cuda import CudaLlama
 from index_grpc.model.drawing import uniform

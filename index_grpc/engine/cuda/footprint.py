@@ -1,8 +1,8 @@
 """Memory of the device that steps take besides weights, keys and values."""
 
 from index_grpc.cuda.decode_attention import num_splits
-from index_grpc.engine.device.drawing import ROWS_AT_ONCE
-from index_grpc.engine.device.shapes import MOST_PROMPTS
+from index_grpc.engine.cuda.drawing import ROWS_AT_ONCE
+from index_grpc.engine.cuda.shapes import MOST_PROMPTS
 from index_grpc.model.cuda import CudaLlama
 
 LOOKED_AT_BYTES = 96

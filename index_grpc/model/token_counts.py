@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from index_grpc.model.sending import sent
+from index_grpc.model.transfer import to_device
 
 
-class History:
+class TokenCounts:
     """For each slot, which tokens have occurred in its sequence."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
@@ -21,10 +21,10 @@ class History:
         """Begins a slot's history with a prompt and what there is of its answer."""
         counts, occurred = self.counts[slot].zero_(), self.occurred[slot]
         if answer_ids:
-            answer = sent(answer_ids, counts.device)
+            answer = to_device(answer_ids, counts.device)
             counts.index_add_(0, answer, torch.ones_like(answer, dtype=counts.dtype))
         torch.gt(counts, 0, out=occurred)
-        occurred.index_fill_(0, sent(prompt_ids, occurred.device), True)
+        occurred.index_fill_(0, to_device(prompt_ids, occurred.device), True)
 
     def add(self, slots: Tensor, ids: Tensor) -> None:
         """Takes one generated token [B] for each of the slots [B]."""

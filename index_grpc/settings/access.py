@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from index_grpc.settings.topic import Topic, refuse
 
 
-class Entrance(Topic):
+class Access(Topic):
     """Encryption and keys."""
 
     tls_cert: Path | None = Field(

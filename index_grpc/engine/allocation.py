@@ -16,11 +16,11 @@ from index_grpc.engine.prefixes import KeptPrefixes, Match, Prefix
 from index_grpc.engine.sequence import Sequence
 
 
-class Holdings:
+class BlockAllocator:
     """Gives sequences their blocks and takes them back. Kept prefixes give way, least recently used first."""
 
-    def __init__(self, num_blocks: int, block_tokens: int, grain_tokens: int, most_kept: int) -> None:
-        self.blocks, self._block_tokens, self._grain_tokens = Blocks(num_blocks), block_tokens, grain_tokens
+    def __init__(self, num_blocks: int, block_tokens: int, alignment_tokens: int, most_kept: int) -> None:
+        self.blocks, self._block_tokens, self._alignment_tokens = Blocks(num_blocks), block_tokens, alignment_tokens
         self.kept = KeptPrefixes(self.blocks, most_kept)
         self._sources: list[int] = []
         """Blocks that the last step copies from; they stay as they are until it is launched."""
@@ -34,7 +34,7 @@ class Holdings:
 
         That is cut to whole blocks if there is no room to copy its last part.
         """
-        short = match and match.cut(lcm(self._block_tokens, self._grain_tokens))
+        short = match and match.cut(lcm(self._block_tokens, self._alignment_tokens))
         for candidate in (match, short):
             if self._num_new(candidate, num_blocks) + num_promised <= self.blocks.num_free + self.blocks.num_idle:
                 return True, candidate
@@ -79,7 +79,7 @@ class Holdings:
         self.blocks.release(self._sources)
         self._sources = []
 
-    def check_books(self) -> None:
+    def check_for_leaks(self) -> None:
         """With nothing running, only kept prefixes hold blocks; raises RuntimeError if something leaked."""
         self.let_sources_go()
         held = Counter(block for prefix in self.kept for block in prefix.blocks)

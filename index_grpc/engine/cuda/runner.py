@@ -8,20 +8,20 @@ import logging
 
 import torch
 
-from index_grpc.engine.device.decoding import Decoding
-from index_grpc.engine.device.graphs import Graphs
-from index_grpc.engine.device.lost import lost_device_told
-from index_grpc.engine.device.prefilling import Prefilling
-from index_grpc.engine.device.shapes import Shapes
-from index_grpc.engine.device.slots import Slots
-from index_grpc.engine.device.step import Step
+from index_grpc.engine.cuda.decoding import Decoding
+from index_grpc.engine.cuda.graphs import Graphs
+from index_grpc.engine.cuda.lost import lost_device_told
+from index_grpc.engine.cuda.prefilling import Prefilling
+from index_grpc.engine.cuda.shapes import Shapes
+from index_grpc.engine.cuda.slots import Slots
+from index_grpc.engine.cuda.step import Step
 from index_grpc.engine.sequence import Batch
 from index_grpc.model.cuda import CudaLlama
 
 log = logging.getLogger(__name__)
 
 
-class DeviceRunner:
+class CudaRunner:
     """The loop's Runner on CUDA."""
 
     run_ahead = 1

@@ -18,9 +18,9 @@
 // No task waits for a thread that is not running: where another program holds a core, the others do its share. Tasks
 // are claimed by counting `ticket` down: [ number of the job : 32 | tasks that nobody has claimed : 32 ]. A claim can
 // only succeed within the job it was meant for, and a job is over once every task of it is.
-class Crew {
+class ThreadPool {
  public:
-  explicit Crew(int num_threads) {
+  explicit ThreadPool(int num_threads) {
     try {
       for (int i = 1; i < num_threads; ++i) helpers_.emplace_back([this] { help(); });
     } catch (...) {  // the system gives no more threads
@@ -29,7 +29,7 @@ class Crew {
     }
   }
 
-  ~Crew() { dismiss(); }
+  ~ThreadPool() { dismiss(); }
 
   int size() const { return static_cast<int>(helpers_.size()) + 1; }
 
