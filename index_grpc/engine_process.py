@@ -1,6 +1,6 @@
-"""The engine's process: loads the model, then runs the loop until the server says so or is gone.
+"""The engine's process: loads the model, then runs the loop until the server stops it or ends.
 
-`engine.process` is the server's side of it.
+`engine.process` has the server's side.
 """
 
 import logging
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Called with the number of the file that is this process's end of the socket."""
+    """Runs the process. Its first argument is the file descriptor of its end of the socket."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # whoever stops a group of processes means the server, which drains
+        signal.signal(number, signal.SIG_IGN)  # a signal to the process group is meant for the server, which drains
     end = socket.socket(fileno=int(sys.argv[1]))
     settings: ServeSettings = receive(end)
     configure_logging(settings.log_level, settings.log_format)
@@ -39,11 +39,11 @@ def main() -> None:
         log.exception("the engine's process broke")
         os._exit(1)
     logging.shutdown()
-    os._exit(0)  # the interpreter's orderly end would wait for threads in native code
+    os._exit(0)  # a normal exit would wait for threads in native code
 
 
 def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
-    """Loads and works until told to stop."""
+    """Loads the model and runs the loop until told to stop."""
     from index_grpc.loading import load_runner  # slow to import: `follow` already watches the server
 
     def deliver(update: EngineUpdate) -> None:
@@ -61,7 +61,7 @@ def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]"
 
 
 def follow(end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
-    """Passes the server's orders on. Where the server is gone, nobody is left to work for."""
+    """Puts the server's orders into the inbox. Ends the process when the server is gone."""
     try:
         while True:
             inbox.put(receive(end))

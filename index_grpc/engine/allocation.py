@@ -1,7 +1,7 @@
-"""Who stands in which blocks: sequences that run, and prefixes kept after them. Never sees a tensor.
+"""Assigns blocks of the KV cache to running sequences and to prefixes kept after them. Handles no tensors.
 
-A sequence that begins as a prefix does shares the prefix's whole blocks. The block in which their common beginning ends
-is copied, unless the prefix is continued and nobody else stands in that block.
+A sequence whose first tokens equal a prefix's shares the prefix's full blocks. The block in which the common tokens end
+is copied, unless the sequence continues the prefix and nothing else holds that block.
 
     kept     [ b0 | b1 | b2 ]
     sequence [ b0 | b1 | b5 | b6 ]      shares two blocks; a part of b2 was copied to b5
@@ -17,22 +17,22 @@ from index_grpc.engine.sequence import Sequence
 
 
 class BlockAllocator:
-    """Gives sequences their blocks and takes them back. Kept prefixes give way, least recently used first."""
+    """Gives blocks to sequences and takes them back. Evicts kept prefixes, least recently used first, as needed."""
 
     def __init__(self, num_blocks: int, block_tokens: int, alignment_tokens: int, most_kept: int) -> None:
         self.blocks, self._block_tokens, self._alignment_tokens = Blocks(num_blocks), block_tokens, alignment_tokens
         self.kept = KeptPrefixes(self.blocks, most_kept)
         self._sources: list[int] = []
-        """Blocks that the last step copies from; they stay as they are until it is launched."""
+        """Blocks that the last scheduled step copies from; nothing overwrites them until that step is launched."""
 
     def num_for(self, num_tokens: int) -> int:
-        """Blocks for so many positions."""
+        """Returns how many blocks `num_tokens` positions need."""
         return -(-num_tokens // self._block_tokens)
 
     def fitting(self, match: Match | None, num_blocks: int, num_promised: int) -> tuple[bool, Match | None]:
-        """Whether `num_blocks` blocks are there beside those promised to others, and the match to begin from.
+        """Returns whether `num_blocks` blocks are available besides those promised to others, and the match to use.
 
-        That is cut to whole blocks if there is no room to copy its last part.
+        The match is cut to whole blocks if there is no room to copy its last, partly filled block.
         """
         short = match and match.cut(lcm(self._block_tokens, self._alignment_tokens))
         for candidate in (match, short):
@@ -41,7 +41,7 @@ class BlockAllocator:
         return False, None
 
     def begin(self, sequence: Sequence, match: Match) -> list[Copy]:
-        """Has a sequence begin with the match's tokens; the copies are to be made before its first step."""
+        """Lets a sequence begin with the match's tokens. Returns the copies to make before its first step."""
         prefix, (num_whole, rest) = match.prefix, divmod(match.num_tokens, self._block_tokens)
         num_shared = num_whole + bool(rest)
         if self._continues(match):
@@ -56,7 +56,7 @@ class BlockAllocator:
         return self._copy_last(sequence, rest) if rest else []
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Gives a sequence blocks for so many positions. False if there are too few; then it has what could be had."""
+        """Gives a sequence blocks for `num_tokens` positions. If too few are left, gives it those and returns False."""
         for _ in range(self.num_for(num_tokens) - len(sequence.blocks)):
             if not self._has_free():
                 return False
@@ -64,23 +64,23 @@ class BlockAllocator:
         return True
 
     def keep(self, sequence: Sequence, prefix: Prefix) -> None:
-        """Keeps an ended sequence's prefix and frees the rest."""
+        """Keeps an ended sequence's prefix and releases its other blocks."""
         self.blocks.release(sequence.blocks[len(prefix.blocks) :])
         self.kept.keep(prefix)
         sequence.blocks = []
 
     def let_go(self, sequence: Sequence) -> None:
-        """Frees what a sequence holds."""
+        """Releases all blocks of a sequence."""
         self.blocks.release(sequence.blocks)
         sequence.blocks = []
 
     def let_sources_go(self) -> None:
-        """To be called once the last step is launched."""
+        """Releases the blocks that the last step copied from. Call it once that step is launched."""
         self.blocks.release(self._sources)
         self._sources = []
 
     def check_for_leaks(self) -> None:
-        """With nothing running, only kept prefixes hold blocks; raises RuntimeError if something leaked."""
+        """Checks, when nothing runs, that only kept prefixes hold blocks. Raises RuntimeError if something leaked."""
         self.let_sources_go()
         held = Counter(block for prefix in self.kept for block in prefix.blocks)
         is_right = all(self.blocks.num_holders(block) == count for block, count in held.items())
@@ -88,7 +88,7 @@ class BlockAllocator:
             raise RuntimeError(f"idle, yet {self.blocks.num_used} blocks are not free, or kept ones are miscounted")
 
     def _num_new(self, match: Match | None, num_blocks: int) -> int:
-        """Blocks, of those free or idle, that a sequence of so many takes up when it begins with the match."""
+        """Returns how many free or idle blocks a sequence of `num_blocks` takes up if it begins with the match."""
         if match is None:
             return num_blocks
         blocks, (num_whole, rest) = match.prefix.blocks, divmod(match.num_tokens, self._block_tokens)
@@ -100,7 +100,7 @@ class BlockAllocator:
         return match.can_continue and self.kept.holds(match.prefix)
 
     def _copy_last(self, sequence: Sequence, num_tokens: int) -> list[Copy]:
-        """Where others stand in a sequence's last block too, copies its first positions to one of its own."""
+        """If others hold a sequence's last block too, copies its first `num_tokens` positions to a block of its own."""
         source = sequence.blocks[-1]
         if self.blocks.num_holders(source) == 1:
             return []
@@ -110,7 +110,7 @@ class BlockAllocator:
         return [Copy(source, target, num_tokens)]
 
     def _has_free(self) -> bool:
-        """Whether there is a free block, perhaps because kept prefixes gave way."""
+        """Returns whether there is a free block; evicts kept prefixes until there is one."""
         while not self.blocks.num_free and self.kept:
             self.kept.evict()
         return self.blocks.num_free > 0

@@ -1,14 +1,14 @@
-"""When whose time is over."""
+"""A heap of request deadlines."""
 
 import heapq
 from collections.abc import Container
 
 SPARE = 1000
-"""So many of requests that have ended may be remembered before they are looked for."""
+"""How many entries the heap may gain, beyond doubling, before those of ended requests are removed."""
 
 
 class Deadlines:
-    """Instants of `time.monotonic()` with the numbers of the requests that should have ended by then."""
+    """Deadlines, as instants of `time.monotonic()`, with the numbers of their requests."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int]] = []
@@ -18,7 +18,7 @@ class Deadlines:
         return len(self._heap)
 
     def note(self, deadline: float, number: int, still_open: Container[int]) -> None:
-        """Notes a request's; forgets those of requests that are not open any more from time to time."""
+        """Adds a request's deadline; now and then removes those of requests that are not in `still_open`."""
         if len(self._heap) > self._most:
             self._heap = [entry for entry in self._heap if entry[1] in still_open]
             heapq.heapify(self._heap)
@@ -26,7 +26,7 @@ class Deadlines:
         heapq.heappush(self._heap, (deadline, number))
 
     def take_passed(self, now: float) -> list[int]:
-        """The requests whose time has passed, once."""
+        """Removes the deadlines that have passed and returns the numbers of their requests."""
         passed = []
         while self._heap and self._heap[0][0] <= now:
             passed.append(heapq.heappop(self._heap)[1])

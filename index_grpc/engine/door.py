@@ -1,4 +1,4 @@
-"""The engine's door: requests go in from the event loop, streams of tokens come out."""
+"""The engine as the server uses it: takes requests on the event loop and returns streams of tokens."""
 
 import asyncio
 import itertools
@@ -26,26 +26,26 @@ from index_grpc.errors import (
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
 
 RECENT_STEPS = 2048
-"""Of which the longest is known: enough to hold a prompt's chunk among many tokens."""
+"""Steps over which the longest is searched: enough to include a prefill chunk among many decode steps."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineEvents:
-    """What is called when something happens that more than one request's caller may want to know."""
+    """Callbacks for events that matter beyond one request."""
 
     lost: Callable[[], None] = lambda: None
-    """Once, when it broke."""
+    """Called once, when the engine breaks or is given up."""
     stepped: Callable[[StepReport], None] = lambda step: None
     began: Callable[[Timing], None] = lambda timing: None
-    """An answer's first token is there."""
+    """Called when an answer's first token has arrived."""
     left: Callable[[int], None] = lambda num_tokens_saved: None
-    """The rest of an answer is not wanted: so many tokens at most will not have to be generated."""
+    """Called when a caller leaves before the end, with the most tokens that then need not be generated."""
 
 
 class Engine:
-    """The door to a worker. Everything here happens on the event loop that called `start`."""
+    """Passes requests to a worker and its tokens back. Everything here runs on the event loop that called `start`."""
 
     def __init__(self, worker: Worker, limits: Limits, events: EngineEvents | None = None) -> None:
         self.limits, self.pace = limits, Pace(limits.max_sequences)
@@ -54,9 +54,9 @@ class Engine:
         self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
         self.num_expected_tokens = 0
-        """Prompt tokens of the requests that have no token yet."""
+        """Prompt tokens of the requests that have no generated token yet."""
         self._end_error: IndexGrpcError | None = None
-        """Why nothing is computed any more."""
+        """The reason why nothing is computed any more, if so."""
         self._numbers = itertools.count()
 
     async def start(self) -> None:
@@ -65,7 +65,7 @@ class Engine:
         await self._worker.start(self._dispatch, self._close)
 
     async def stop(self, patience_seconds: float) -> None:
-        """Ends what is open at once and the worker after its step; one that takes longer than this is left behind."""
+        """Fails open requests at once and stops the worker after its step; abandons it after `patience_seconds`."""
         self._end(Draining("the server stopped before the answer was complete; call another server"))
         self._worker.post(Stop())
         if self._stopped.is_set():
@@ -80,7 +80,7 @@ class Engine:
             self._worker.abandon()
 
     def give_up(self) -> None:
-        """Counts the engine as lost though its worker goes on, in a step that seems never to end."""
+        """Declares the engine lost and abandons its worker, whose step seems never to end."""
         self._worker.abandon()
         self._lose()
 
@@ -92,12 +92,12 @@ class Engine:
 
     @property
     def lost(self) -> bool:
-        """Whether nothing is computed any more: it broke, was given up or was told to stop."""
+        """Whether nothing is computed any more: the engine broke, was given up or was told to stop."""
         return self._end_error is not None
 
     @property
     def longest_step_seconds(self) -> float:
-        """The longest of the last RECENT_STEPS steps: one that was held up for once is forgotten."""
+        """Duration of the longest of the last RECENT_STEPS steps, so that one rare slow step is forgotten."""
         return max(self._step_seconds, default=0.0)
 
     @property
@@ -107,21 +107,21 @@ class Engine:
 
     @property
     def num_open(self) -> int:
-        """Requests that run or wait."""
+        """Number of requests that run or wait."""
         return len(self._streams)
 
     @property
     def num_running(self) -> int:
-        """Requests that are computed, as the engine last said."""
+        """Number of running requests, by the worker's last update."""
         return min(self.occupancy.num_running, self.num_open)
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait for their turn, also those that the engine has not seen yet."""
+        """Number of waiting requests, including those that the worker has not seen yet."""
         return self.num_open - self.num_running
 
     def submit(self, request: TokenRequest, interval: int = 1) -> TokenStream:
-        """Takes a request, or refuses it at once: Overloaded, DeadlineTooShort, EngineLost or Draining.
+        """Takes a request, or raises Overloaded, DeadlineTooShort, EngineLost or Draining at once.
 
         `interval` is how many tokens the stream's reader waits for, after the first.
         """
@@ -137,7 +137,7 @@ class Engine:
         return stream
 
     def expected_wait_seconds(self) -> float:
-        """How long a request that came now would wait for its turn, by the present pace."""
+        """Estimates how long a request that arrived now would wait for a slot, at the present pace."""
         num_ahead = self.num_open - self.limits.max_sequences + 1
         return max(0, num_ahead) * self.pace.seconds
 
@@ -153,7 +153,7 @@ class Engine:
 
     @property
     def _delay_seconds(self) -> float:
-        """When one who is refused may come again."""
+        """After how many seconds a refused caller may try again."""
         return min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
 
     def _refuse_if_late(self, request: TokenRequest) -> None:
@@ -176,7 +176,7 @@ class Engine:
         self._events.left(most - stream.num_tokens)
 
     def _dispatch(self, update: EngineUpdate) -> None:
-        """A step's update, of however many requests, in one hop."""
+        """Handles an update: one callback for all requests of a step."""
         self.num_updates += 1
         for report in update.reports:
             stream = self._streams.get(report.number)
@@ -202,7 +202,7 @@ class Engine:
                 self.pace.record(stream.timing)
 
     def _close(self) -> None:
-        """The worker has ended."""
+        """Called when the worker has ended."""
         self._stopped.set()
         if self._worker.broke:
             self._lose()
@@ -213,6 +213,6 @@ class Engine:
             self._events.lost()
 
     def _end(self, error: IndexGrpcError) -> None:
-        """Nothing is computed from now on, so all that is open fails."""
+        """Fails all open requests; nothing is computed from now on."""
         self._end_error = error
         self._dispatch(EngineUpdate([Report(number, error=error) for number in self._streams], Occupancy()))

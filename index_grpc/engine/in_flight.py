@@ -1,4 +1,4 @@
-"""Steps under way: launched, collected, and where one fails, computed again, each sequence alone."""
+"""Launches and collects steps; if one fails, computes each of its sequences again, alone."""
 
 import logging
 import time
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class Launched(Protocol):
-    """A step that the device computes."""
+    """A step that the device was asked to compute."""
 
     def wait(self) -> list[Token | Exception]:
-        """A token, or why there is none, for each span that samples, in the batch's order. May raise for all of it."""
+        """Waits for a token or an error for each span that samples, in the batch's order. Raises if the step failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A step that was computed when it was launched."""
+    """A step that the launch itself has computed."""
 
     tokens: list[Token]
 
@@ -34,24 +34,24 @@ class Computed:
 
 
 class Runner(Protocol):
-    """What the loop needs of a device. Steps are computed in the order in which they are launched."""
+    """What the loop needs from a device. Steps are computed in the order in which they are launched."""
 
     rows_independent: bool
-    """Whether a sequence's tokens are the same in any batch. If not, the loop computes one sequence at a time."""
+    """Whether a sequence gets the same tokens in any batch. If not, the loop computes one sequence at a time."""
     run_ahead: int
-    """How many steps may be under way when another is launched; none where a launch computes at once."""
+    """How many steps may be in flight when another is launched; 0 if a launch computes at once."""
 
     def launch(self, batch: Batch) -> Launched:
-        """Begins to compute the batch: copies first, then the spans, and draws a token for each that samples.
+        """Begins to compute the batch: first the copies, then the spans; draws a token for each span that samples.
 
-        All or nothing: after a failure it may be called again with the same spans. DeviceLost says that nothing can be
-        computed any more.
+        After a failure it may be called again with the same spans. Raises DeviceLost if the device can compute nothing
+        any more.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class StepInFlight:
-    """A step under way."""
+    """A launched step that is not collected yet."""
 
     batch: Batch
     launched: Launched
@@ -60,14 +60,14 @@ class StepInFlight:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What came of a step."""
+    """The outcomes of a step's spans."""
 
     outcomes: list[SpanOutcome]
     launched_at: float
 
 
 class StepsInFlight:
-    """The steps of a runner that are under way, in the order in which they were launched."""
+    """A runner's steps in flight, in the order in which they were launched."""
 
     def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
         self._scheduler, self._runner = scheduler, runner
@@ -77,7 +77,7 @@ class StepsInFlight:
         return len(self._steps)
 
     def launch(self, batch: Batch) -> bool:
-        """Launches a step. False if that fails, or if the runner can compute one sequence at a time only."""
+        """Launches a step. Returns False if that fails, or if the runner can compute only one sequence at a time."""
         launched_at = time.monotonic()
         launched = self._launched(batch) if self._runner.rows_independent else None
         if launched is None:
@@ -88,12 +88,12 @@ class StepsInFlight:
         return True
 
     def each_alone(self, batch: Batch) -> StepResult:
-        """Computes each span by itself, so that only a guilty one fails. Nothing may be under way."""
+        """Computes each span alone, so that only those that cause a failure fail. No step may be in flight."""
         started = time.monotonic()
         return StepResult(self._outcomes_alone(batch), started)
 
     def collect(self) -> StepResult:
-        """Waits for the oldest step."""
+        """Waits for the oldest step and returns its result."""
         step = self._steps.popleft()
         try:
             outcomes = paired(step.batch.spans, step.launched.wait())
@@ -106,7 +106,7 @@ class StepsInFlight:
         return StepResult(outcomes, step.launched_at)
 
     def _launched(self, batch: Batch) -> Launched | None:
-        """None if that failed."""
+        """Launches a batch. Returns None if that failed."""
         try:
             return self._runner.launch(batch)
         except DeviceLost:
@@ -116,9 +116,9 @@ class StepsInFlight:
             return None
 
     def _take_back(self, batch: Batch) -> None:
-        """As if neither this batch nor those after it had been launched: the later ones build upon it.
+        """Resets sequences to before this batch and the later ones, which depend on it, were launched.
 
-        What they copied from may have changed since, so who began with a copy begins again.
+        The source of a copy may have changed since, so sequences that began with a copy are preempted.
         """
         later = [step.batch for step in self._steps]
         while self._steps:
@@ -131,7 +131,7 @@ class StepsInFlight:
             self._scheduler.preempt(sequence)
 
     def _outcomes_alone(self, batch: Batch) -> list[SpanOutcome]:
-        """Leaves out spans that are not their sequence's next any more."""
+        """Computes each span alone, except those that do not come next in their sequence any more."""
         outcomes: list[SpanOutcome] = []
         for span in batch.spans:
             if span.is_next:
@@ -152,7 +152,7 @@ class StepsInFlight:
 
 
 def _wait_in_vain(launched: Launched) -> None:
-    """Waits for a step that builds upon one that failed."""
+    """Waits for a step that depends on a failed one, and drops its result."""
     try:
         launched.wait()
     except DeviceLost:

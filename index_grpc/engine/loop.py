@@ -21,7 +21,7 @@ Deliver = Callable[[EngineUpdate], None]
 
 
 class Loop:
-    """Owns the scheduler and the runner; everything else talks to it through the inbox."""
+    """Owns the scheduler and the runner; other threads and processes reach it only through the inbox."""
 
     def __init__(
         self, scheduler: Scheduler, runner: Runner, deliver: Deliver, inbox: "SimpleQueue[Order] | None" = None
@@ -35,16 +35,16 @@ class Loop:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is anything to compute or to wait for."""
+        """Whether any sequence is open or any step in flight."""
         return bool(self.sequences or self.in_flight)
 
     def run(self) -> None:
-        """Works until stopped. What is still open then is the door's to end."""
+        """Runs steps until told to stop. Ending the requests that are open then is left to `Engine`."""
         while self._receive():
             self.step()
 
     def follow(self, order: Submit | Cancel) -> None:
-        """Takes a request in, or lets one go."""
+        """Adds or cancels a request."""
         if isinstance(order, Submit):
             self.sequences[order.number] = self.scheduler.add(order.number, order.request)
             if order.request.deadline is not None:
@@ -54,7 +54,7 @@ class Loop:
             self.deliver(EngineUpdate([report], self._occupancy()))
 
     def step(self) -> None:
-        """One turn: launches a step and, if enough are under way or there is none to launch, collects the oldest."""
+        """Launches a step and, if more than `run_ahead` are in flight or none was launched, collects the oldest."""
         batch = self.scheduler.schedule(time.monotonic())
         if batch.spans:
             if not self.in_flight.launch(batch):
@@ -65,11 +65,11 @@ class Loop:
             self._finish(self.in_flight.collect())
 
     def check_for_leaks(self) -> None:
-        """With nothing to compute, nothing may be held but kept prefixes; raises if something is."""
+        """Checks, when nothing runs, that only kept prefixes hold blocks. Raises RuntimeError if something leaked."""
         self.scheduler.check_for_leaks()
 
     def _receive(self) -> bool:
-        """Follows the orders in the inbox, waiting for one if there is nothing to compute. False when told to stop."""
+        """Follows the inbox's orders; waits for one if there is nothing to compute. Returns False if told to stop."""
         while not self.is_busy or not self.inbox.empty():
             if not self.is_busy:
                 self.check_for_leaks()
@@ -80,20 +80,20 @@ class Loop:
         return True
 
     def _compute_each_alone(self, batch: Batch) -> None:
-        """For a batch that could not be launched, once all that was launched before has been committed."""
+        """Computes a batch that could not be launched, after committing all steps launched before it."""
         while self.in_flight:
             self._finish(self.in_flight.collect())
         self._finish(self.in_flight.each_alone(batch))
 
     def _finish(self, result: StepResult) -> None:
-        """Commits what a step brought and tells of it."""
+        """Commits a step's result and delivers an update."""
         now = time.monotonic()
         self.step_seconds, self._collected_at = now - max(result.launched_at, self._collected_at), now
         reports = [*self._commit(result.outcomes, now), *self._expire(now)]
         self.deliver(EngineUpdate(reports, self._occupancy(), self._step_report(result.outcomes)))
 
     def _commit(self, outcomes: list[SpanOutcome], now: float) -> list[Report]:
-        """Moves the sequences on and retires those that end. What comes for one that has ended is dropped."""
+        """Adds the tokens to their sequences and retires those that end. Drops results of sequences ended before."""
         reports = []
         for span, result in outcomes:
             span.complete()
@@ -137,7 +137,7 @@ class Loop:
         )
 
     def _expire(self, now: float) -> list[Report]:
-        """Ends requests whose time is over: before their first token, or while they wait amid their answers."""
+        """Ends requests whose deadlines have passed: with an error if they have no token yet, else with TIME_LIMIT."""
         expired = map(self.sequences.get, self.deadlines.take_passed(now))
         return [self._end_late(sequence) for sequence in expired if sequence is not None]
 
@@ -149,7 +149,7 @@ class Loop:
         return Report(sequence.number, output)
 
     def _retire(self, sequence: Sequence, error: IndexGrpcError | None = None) -> Report:
-        """Takes the sequence out and frees all it holds."""
+        """Removes the sequence and frees its slot and blocks."""
         del self.sequences[sequence.number]
         self.scheduler.remove(sequence, keep=error is None)
         return Report(sequence.number, error=error)

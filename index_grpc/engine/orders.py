@@ -1,4 +1,4 @@
-"""What the door and the loop tell each other: orders go in, updates come out."""
+"""The messages between `Engine` and the loop: orders go in, updates come out."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,26 +8,26 @@ from index_grpc.errors import IndexGrpcError
 
 
 class Submit(NamedTuple):
-    """A new request, under a number of the door's choosing: callers may give two requests the same id."""
+    """A new request, under a number that `Engine` gives it: callers may give two requests the same id."""
 
     number: int
     request: TokenRequest
 
 
 class Cancel(NamedTuple):
-    """The rest of an answer is not wanted: its caller left, or found a stop string."""
+    """The rest of an answer is not needed: its reader has left, or has found a stop string."""
 
     number: int
 
 
 class Stop:
-    """The loop is to end."""
+    """Tells the loop to end."""
 
 
 class Report(NamedTuple):
-    """What happened to one request: tokens, or the error that ended it. `ended` is true in its last report.
+    """News of one request: tokens, or the error that ended it. `ended` is true in its last report.
 
-    Every request that was taken gets exactly one report with `ended`, a cancelled one too, as long as the loop runs.
+    As long as the loop runs, every submitted request gets exactly one report with `ended`, even a cancelled one.
     """
 
     number: int
@@ -38,33 +38,33 @@ class Report(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a step did."""
+    """Duration and counts of one step."""
 
     seconds: float
     batch_size: int
-    """Sequences that it computed something for."""
+    """Sequences in the step."""
     num_prompt_tokens: int
-    """Tokens of prompts that it computed."""
+    """Prompt tokens that it computed."""
     num_new_tokens: int
     """Tokens that it generated."""
     num_preemptions: int = 0
-    """Sequences that had to stop running for it, since there were no blocks left."""
+    """Preemptions since the last step's report, for lack of blocks or after a failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """What the engine holds."""
+    """How many sequences run, and what the KV cache holds."""
 
     num_running: int = 0
     num_used_tokens: int = 0
-    """Cache positions of the blocks in which running sequences stand."""
+    """Positions of the blocks that running sequences hold."""
     num_kept_tokens: int = 0
-    """Those of blocks that are only kept for prompts that begin the same; they give way when needed."""
+    """Positions of the blocks that only kept prefixes hold; they are freed when needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineUpdate:
-    """What goes to the door at once: reports of requests, what is held after them and, if there was one, the step."""
+    """One message to `Engine`: reports of requests, the occupancy after them and, if there was one, the step."""
 
     reports: list[Report]
     occupancy: Occupancy

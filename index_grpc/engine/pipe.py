@@ -1,6 +1,6 @@
-"""Messages between the server and the engine's process: a length of four bytes, then a pickled object.
+"""Messages between the server and the engine's process: a length in four bytes, then a pickled object.
 
-Both ends are ours and run the same code, so pickle is safe here and costs least.
+Both ends run this code on one machine, so pickle is safe here; it is also the cheapest format.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ LENGTH_BYTES = 4
 
 
 def framed(message: object) -> bytes:
-    """A message as it is sent."""
+    """Returns the bytes of a message: its length and the pickled object."""
     data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return len(data).to_bytes(LENGTH_BYTES) + data
 
 
-def receive(end: socket.socket) -> Any:  # noqa: ANN401 - whatever the other end sent
+def receive(end: socket.socket) -> Any:  # noqa: ANN401 - the other end may send anything
     """Waits for the next message. Raises EOFError once the other end has closed."""
     return pickle.loads(_exactly(end, int.from_bytes(_exactly(end, LENGTH_BYTES))))
 
 
 async def receive_async(reader: asyncio.StreamReader) -> Any:  # noqa: ANN401 - as `receive` does
-    """Like `receive`, from an event loop."""
+    """Does the same as `receive`, from an event loop."""
     try:
         return pickle.loads(await reader.readexactly(int.from_bytes(await reader.readexactly(LENGTH_BYTES))))
     except (asyncio.IncompleteReadError, ConnectionError) as error:

@@ -1,4 +1,4 @@
-"""A worker in a process of its own: it shares no interpreter with the server, and its end is not the server's.
+"""A worker in its own process: it shares no interpreter with the server, and a crash does not end the server.
 
     server                                 engine's process (`index_grpc.engine_process`)
     start_process  ── settings ─────────▶  loads the model
@@ -6,7 +6,7 @@
     ProcessWorker  ── orders ───────────▶  runs the loop
                    ◀─ a step's reports ──
 
-Either end sees at once that the other has gone: the socket between them closes.
+When one process ends, the socket between them closes, so the other notices at once.
 """
 
 import asyncio
@@ -30,19 +30,19 @@ from index_grpc.settings import ServeSettings
 MODULE = "index_grpc.engine_process"
 
 LONGEST_END_SECONDS = 5.0
-"""From the closing of the socket to the end of the process."""
+"""How long the process may take to end after the socket is closed."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the engine's process tells of the model once it is loaded."""
+    """The engine process's message once the model is loaded."""
 
     model: ServedModel
     limits: Limits
     directory: Path
-    """The checkpoint's."""
+    """The checkpoint's directory."""
 
 
 def start_process(settings: ServeSettings) -> "tuple[ProcessWorker, Ready]":
@@ -67,7 +67,7 @@ def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, its = socket.socketpair()
     with its:
         command = [sys.executable, *_options(), "-m", MODULE, str(its.fileno())]
-        # In a session of its own Ctrl-C does not reach it: the server completes its calls first.
+        # In its own session Ctrl-C does not reach the process: the server completes its calls first.
         process = subprocess.Popen(
             command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True, env=_environment()
         )
@@ -75,7 +75,7 @@ def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
 
 
 class ProcessWorker:
-    """The server's end of the engine's process."""
+    """A worker that sends orders to the engine's process and receives its updates."""
 
     is_replaceable = True
 
@@ -99,7 +99,7 @@ class ProcessWorker:
         self.process.kill()
 
     def reap(self) -> str:
-        """Waits for the process to end, or makes it; tells how it did."""
+        """Waits for the process to end, kills it after LONGEST_END_SECONDS, and returns the exit code or signal."""
         self._end.close()
         try:
             code = self.process.wait(LONGEST_END_SECONDS)
@@ -122,10 +122,10 @@ class ProcessWorker:
 
 
 def _options() -> list[str]:
-    """Has the interpreter pass over modules in the working directory, unless this one finds its own there."""
+    """Returns the option that ignores modules in the working directory, unless this process imports from there."""
     return [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
 
 
 def _environment() -> dict[str, str]:
-    """With a buffer a process's last words would be lost."""
+    """Returns an environment without output buffering: a crash would lose the last lines in a buffer."""
     return os.environ | {"PYTHONUNBUFFERED": "1"}

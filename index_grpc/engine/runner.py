@@ -1,4 +1,4 @@
-"""The runner for models on processors: a batch in, the next tokens out."""
+"""The runner on CPUs: computes a batch and draws the next tokens."""
 
 from collections.abc import Sequence as Items
 from typing import Any, Protocol
@@ -15,51 +15,51 @@ from index_grpc.model.drawing import SlotTable
 
 
 class Cache(Protocol):
-    """Keys and values in blocks by number; the kind of its places is known to its model only."""
+    """Keys and values in numbered blocks. Only its model knows the type of its places."""
 
-    def place(self, blocks: Items[int], start: int, count: int) -> Any:  # noqa: ANN401 - the model's own
-        """Where the next tokens of a sequence that stands in these blocks are to stand: from position `start` on."""
+    def place(self, blocks: Items[int], start: int, count: int) -> Any:  # noqa: ANN401 - each model has its own type
+        """Returns the place, in a sequence's blocks, of its next `count` tokens from position `start` on."""
 
     def copy(self, copy: Copy) -> None:
-        """Has the first positions of a block stand in another one too."""
+        """Copies the first positions of a block to another one."""
 
 
 class Computes(Protocol):
-    """What is known of any model that is ready to compute."""
+    """The properties of every model that is ready to compute."""
 
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
     engine: str
-    """What computes, for people."""
+    """Name of the software that computes, for people to read."""
     rows_independent: bool
     """Whether tokens computed together get the same bits as alone."""
     cuts_independent: bool
-    """Whether a token's bits are the same however its prompt is cut into parts that are computed together."""
+    """Whether a token's bits are the same however its prompt is cut into chunks."""
     answers_like_prompts: bool
-    """Whether a token's bits are the same as part of an answer, one at a time, and as part of a prompt."""
+    """Whether a token's bits are the same when decoded, one at a time, as when prefilled in a chunk."""
     block_tokens: int
-    """Positions of its cache's blocks."""
+    """Positions of a block of its cache."""
 
 
 class Model(Computes, Protocol):
-    """What the runner needs of a model: `TorchLlama`, or `NativeLlama`."""
+    """What the runner needs from a model: `TorchLlama` or `NativeLlama`."""
 
     def new_cache(self) -> Cache:
-        """An empty cache of this model's kind."""
+        """Returns an empty cache of this model's type."""
 
     def forward(self, token_ids: Items[int], places: Items[Any], sampled: Items[int]) -> Tensor:
-        """Logits [S, vocab_size] after the S different tokens that `sampled` numbers, in ascending order.
+        """Returns the logits [S, vocab_size] after S tokens. `sampled` has their different, ascending row numbers.
 
-        They are valid until the next call.
+        The logits are valid until the next call.
         """
 
     def draw(self, logits: Tensor, table: SlotTable, slots: Items[int], steps: Items[int]) -> list[int]:
-        """The next tokens where few candidates are left; see Draw."""
+        """Returns the next tokens; see Draw."""
 
 
 class CpuRunner:
-    """The loop's Runner for a model: its cache and a sampler."""
+    """The loop's Runner for a model on a CPU: holds the model's cache and a sampler."""
 
     run_ahead = 0
 
@@ -70,7 +70,7 @@ class CpuRunner:
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Computed:
-        """See Runner. Computes at once."""
+        """See Runner. Computes the step before it returns."""
         for copy in batch.copies:
             self.cache.copy(copy)
         places = [self.cache.place(span.sequence.blocks, span.start, span.count) for span in batch.spans]
@@ -80,7 +80,7 @@ class CpuRunner:
 
 
 def last_rows(spans: Items[Span]) -> list[int]:
-    """Rows of the spans' tokens at which those that sample end."""
+    """Returns, for each span that samples, the row of its last token among the rows of all spans."""
     rows, end = [], 0
     for span in spans:
         end += span.count

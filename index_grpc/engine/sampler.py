@@ -1,4 +1,4 @@
-"""The next token of each sequence from its logits. B is the number of rows, V the size of the vocabulary."""
+"""Draws the next token of each sequence from its logits. B is the number of rows, V the vocabulary size."""
 
 from collections.abc import Sequence as Items
 
@@ -12,38 +12,38 @@ from index_grpc.model.transfer import to_device
 
 
 class Sampler:
-    """Draws the next tokens, and keeps for each slot which tokens have occurred."""
+    """Draws the next tokens, and keeps a history of tokens for each slot."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device, draw: Draw) -> None:
         self._table, self._draw = SlotTable(num_slots, vocab_size, device), draw
         self._told: list[tuple[int, int] | None] = [None] * num_slots
-        """Whose history a slot holds, and how many tokens of the answer it knows."""
+        """For each slot, the sequence whose history it holds, and the number of answer tokens in it."""
 
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> list[Token]:
-        """The next token of each sequence from its row of logits [B, V], float32.
+        """Draws the next token of each sequence from its row of logits [B, V], float32.
 
         Raises FloatingPointError if a row's highest score is not finite.
         """
         slots = [sequence.slot for sequence in sequences]
         steps = [sequence.num_generated for sequence in sequences]
         for sequence, slot, step in zip(sequences, slots, steps, strict=True):
-            if self._told[slot] != (sequence.number, step):  # at first, and after a failure or preemption
+            if self._told[slot] != (sequence.number, step):  # a new sequence, or after a failure or preemption
                 self._open(sequence)
-            self._told[slot] = None  # if drawing fails, nobody knows what the history holds
+            self._told[slot] = None  # if drawing fails, the history may hold anything
         ids = self._draw(logits, self._table, slots, steps)
         for sequence, slot, step in zip(sequences, slots, steps, strict=True):
             self._told[slot] = (sequence.number, step + 1)
         return with_logprobs(ids, logits, sequences)
 
     def _open(self, sequence: Sequence) -> None:
-        """Has its slot know what has occurred, and how its tokens are drawn."""
+        """Fills the sequence's slot with its history and its sampling parameters."""
         slot, params = sequence.slot, sequence.request.sampling
         self._table.token_counts.open(slot, sequence.request.prompt_ids, sequence.ids[sequence.num_prompt :])
         self._table.knobs[slot] = to_device(knobs(params), self._table.device, torch.float64)
 
 
 def with_logprobs(ids: Items[int], logits: Tensor, sequences: list[Sequence]) -> list[Token]:
-    """Tokens of the chosen ids, with log-probabilities from logits [B, V] for the sequences that asked."""
+    """Returns tokens of the ids; adds log-probabilities from logits [B, V] for the sequences that asked for them."""
     tokens = list(map(Token, ids))
     for row, sequence in enumerate(sequences):
         if sequence.request.logprobs:

@@ -1,4 +1,4 @@
-"""Decides what each step computes. Never sees a tensor."""
+"""The scheduler: decides what each step computes. Handles no tensors."""
 
 import itertools
 from collections import OrderedDict
@@ -13,64 +13,64 @@ from index_grpc.engine.sequence import Batch, Sequence, Span
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the engine may hold at once."""
+    """Limits of what the engine may hold at once."""
 
     context_length: int
     max_sequences: int
     max_waiting: int
     num_blocks: int
-    """Blocks of keys and values that fit in memory: at least one whole context."""
+    """Blocks of the KV cache, enough for at least one whole context."""
     block_tokens: int
     """Positions of a block."""
     chunk_tokens: int
-    """The most prompt tokens that one step computes."""
+    """The most tokens that one step prefills."""
     alignment_tokens: int
-    """Prompts are cut, and prefixes shared, at multiples of this, which divides `chunk_tokens`; 1 is anywhere."""
+    """Prompts are cut, and prefixes shared, only at multiples of this divisor of `chunk_tokens`; 1 allows any place."""
     answers_like_prompts: bool = False
-    """Whether a token gets the same bits as part of an answer, one at a time, and as part of a prompt."""
+    """Whether a token's bits are the same when decoded, one at a time, as when prefilled in a chunk."""
     least_shared_tokens: int = 1
-    """Beginnings that have fewer tokens in common are not shared: it would cost more than it saves."""
+    """A shorter common prefix is not shared: it would cost more than it saves."""
     max_waiting_tokens: int = 131_072
-    """Prompt tokens of requests without a token yet, beyond which more are refused; one request is always taken."""
+    """The most prompt tokens of all requests that have no token yet; a request is always taken if there is no other."""
     prefix_reuse: bool = True
-    """Whether prefixes are kept for prompts that begin the same."""
+    """Whether prefixes are shared, and kept after their sequences end."""
 
     @property
     def max_cache_tokens(self) -> int:
-        """Positions of keys and values that fit in memory."""
+        """Positions in the KV cache."""
         return self.num_blocks * self.block_tokens
 
 
 class Scheduler:
-    """First come, first served: running sequences decode in every step, prompts are computed between, in chunks.
+    """Serves requests in order of arrival: running sequences decode in every step; prompts are prefilled in chunks.
 
-    A sequence begins to run when it has a slot and there are blocks for its prompt and one more. It takes them as it
-    grows. When there are none left, who came last stops running: its blocks go to the others, and it waits, as the
-    first in line, to be computed again. So who came first always gets through.
+    A sequence begins to run when there are a free slot and blocks for its prompt and one more. It takes blocks as it
+    grows. When none are left, the running sequence that arrived last is preempted: its blocks go to the others, and it
+    waits, first in the queue, to be computed again. So the sequence that arrived first always completes.
 
-    A prompt is cut where a step's share of prompt tokens ends, but only at the alignment: where attention over another
-    chunk would differ in its last bits, a seeded answer must not depend on load.
+    A prompt is cut where a step's budget of prompt tokens ends, but only at multiples of the alignment: other chunks
+    could change the last bits of attention, and a seeded answer must not depend on load.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.waiting: OrderedDict[int, Sequence] = OrderedDict()
-        """By number, first come first."""
+        """Waiting sequences by number, in order of arrival."""
         self.running: list[Sequence] = []
         self.free_slots = list(reversed(range(limits.max_sequences)))
         most_kept = 2 * limits.max_sequences if limits.prefix_reuse else 0
         self.allocator = BlockAllocator(limits.num_blocks, limits.block_tokens, limits.alignment_tokens, most_kept)
         self.num_preemptions = 0
-        """How often a sequence had to stop running so far."""
+        """Number of preemptions so far."""
 
     def add(self, number: int, request: TokenRequest) -> Sequence:
-        """Lines a request up."""
+        """Adds a request at the end of the queue."""
         longest = min(len(request.prompt_ids) + request.max_tokens, self.limits.context_length)
         self.waiting[number] = sequence = Sequence(number, request, longest)
         return sequence
 
     def remove(self, sequence: Sequence, keep: bool) -> None:
-        """Takes a sequence out, wherever it stands, and frees what it held; `keep` lets its prefix be reused."""
+        """Removes a waiting or running sequence and frees what it held, except for its prefix if `keep` is true."""
         if not sequence.is_running:
             del self.waiting[sequence.number]
             return
@@ -82,7 +82,7 @@ class Scheduler:
             self.allocator.let_go(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
-        """Has a running sequence wait until it can be computed again."""
+        """Stops a running sequence and frees its blocks; it waits to be computed again from the start."""
         self._stop_running(sequence)
         self.allocator.let_go(sequence)
         sequence.num_computed = sequence.num_confirmed = 0
@@ -92,7 +92,7 @@ class Scheduler:
         self.waiting = OrderedDict(sorted(self.waiting.items()))
 
     def schedule(self, now: float) -> Batch:
-        """The next step's batch: one token of each decoding sequence, then prompt chunks within the budget."""
+        """Returns the next step's batch: one token of each decoding sequence, then prompt chunks within the budget."""
         self.allocator.let_sources_go()
         num_preemptions = self.num_preemptions
         spans = self._decodes()
@@ -101,27 +101,27 @@ class Scheduler:
         return Batch(list(spans.values()), copies)
 
     def check_for_leaks(self) -> None:
-        """With nothing running, everything must be free; raises RuntimeError if something leaked."""
+        """Checks, when nothing runs, that all slots are free and no block leaked. Raises RuntimeError otherwise."""
         leaked = self.limits.max_sequences - len(self.free_slots)
         if self.running or self.waiting or leaked:
             raise RuntimeError(f"idle, yet {leaked} slots are not free")
         self.allocator.check_for_leaks()
 
     def _decodes(self) -> dict[int, Span]:
-        """A token of each sequence whose prompt is computed, by number."""
+        """Returns, by sequence number, a span of one token for each sequence whose prompt is computed."""
         spans: dict[int, Span] = {}
         for sequence in list(self.running):
             if self._is_prefilling(sequence) or sequence.num_ids >= sequence.longest:
-                continue  # or steps under way generate its last token
+                continue  # steps in flight may generate its last token already
             if self._give_room(sequence, sequence.num_computed + 1, spans):
                 spans[sequence.number] = sequence.next_span(1)
         return spans
 
     def _continue_prompts(self, spans: dict[int, Span]) -> int:
-        """Adds chunks of prompts that have begun. Returns what is left of the budget; 0 if no other may begin."""
+        """Adds the next chunks of running prompts. Returns the budget left, or 0 if no other prompt may begin."""
         budget = self.limits.chunk_tokens
         for sequence in [sequence for sequence in self.running if self._is_prefilling(sequence)]:
-            if not sequence.is_running:  # gave way to one before it
+            if not sequence.is_running:  # preempted for a sequence before it
                 continue
             count = self._next_chunk(sequence, budget)
             if not 0 < count <= budget:
@@ -132,7 +132,7 @@ class Scheduler:
         return budget
 
     def _begin_prompts(self, spans: dict[int, Span], budget: int, now: float) -> list[Copy]:
-        """Adds the first chunks of who is next in line."""
+        """Admits waiting sequences in order and adds their first chunks. Returns the copies to make first."""
         copies: list[Copy] = []
         while budget and self.waiting and self.free_slots:
             sequence = next(iter(self.waiting.values()))
@@ -150,7 +150,7 @@ class Scheduler:
         return copies
 
     def _room(self, sequence: Sequence) -> tuple[bool, Match | None]:
-        """Whether the first in line can begin and nobody has to stop for it, and the match to begin from."""
+        """Returns whether the first in the queue can begin without preempting others, and the match to begin from."""
         if sequence.num_launched:
             return False, None
         sequence.num_prefill = len(sequence.ids) if self.limits.answers_like_prompts else sequence.num_prompt
@@ -174,7 +174,10 @@ class Scheduler:
         sequence.slot = -1
 
     def _give_room(self, sequence: Sequence, num_tokens: int, spans: dict[int, Span]) -> bool:
-        """Gives a sequence blocks for so many positions, if need be those of who came last; False if that is itself."""
+        """Gives a sequence blocks for `num_tokens` positions, if need be by preempting the sequences that came last.
+
+        Returns False if the sequence itself was preempted.
+        """
         if num_tokens <= len(sequence.blocks) * self.limits.block_tokens:
             return True
         while not self.allocator.grow(sequence, num_tokens):
@@ -186,14 +189,14 @@ class Scheduler:
         return True
 
     def _num_wanted(self, sequence: Sequence) -> int:
-        """Blocks for what is there of a sequence and one more, but no more than it can ever need."""
+        """Returns the number of blocks for a sequence's known ids, plus one, but never more than it can ever need."""
         return min(self.allocator.num_for(len(sequence.ids)) + 1, self.allocator.num_for(sequence.longest))
 
     def _is_prefilling(self, sequence: Sequence) -> bool:
         return sequence.num_computed < sequence.num_prefill
 
     def _next_chunk(self, sequence: Sequence, budget: int) -> int:
-        """How many prompt tokens come next: up to the alignment's next multiple, or as many as the budget allows."""
+        """Returns how many tokens to prefill next: to the next multiple of the alignment; if that is 1, the budget."""
         start, alignment = sequence.num_computed, self.limits.alignment_tokens
         end = start + budget if alignment == 1 else (start // alignment + 1) * alignment
         return min(end, sequence.num_prefill) - start
@@ -203,7 +206,7 @@ class Scheduler:
             return None
         prefixes = itertools.chain(self.allocator.kept, map(self._prefix, self.running))
         limits = self.limits
-        # Who begins again copies nothing: a step that fails with copies may be what made it begin again.
+        # A preempted sequence begins again without copies: a failed step with copies may be why it was preempted.
         unit = (
             lcm(limits.block_tokens, limits.alignment_tokens) if sequence.num_preemptions else limits.alignment_tokens
         )
@@ -211,9 +214,9 @@ class Scheduler:
         return match if match and match.num_tokens >= self.limits.least_shared_tokens else None
 
     def _prefix(self, sequence: Sequence) -> Prefix:
-        """What of a sequence can be reused: what a fresh computation of the same ids gives bit for bit.
+        """Returns the part of a sequence that may be reused: what a fresh prefill of its ids would give bit for bit.
 
-        That is all of it where answers are like prompts, else the prompt, in whole grains.
+        That is all of it if `answers_like_prompts`, else its prompt, down to a multiple of the alignment.
         """
         most = sequence.longest if self.limits.answers_like_prompts else sequence.num_prompt
         num_tokens = min(most, sequence.num_confirmed) // self.limits.alignment_tokens * self.limits.alignment_tokens

@@ -1,4 +1,4 @@
-"""One request's tokens on their way from the engine to whoever reads them."""
+"""The stream of one request's tokens from the engine to their reader."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,15 +9,15 @@ from index_grpc.contract import Timing, Token, TokenOutput, TokenRequest
 from index_grpc.engine.orders import Report
 
 MOST_AT_ONCE = 256
-"""Tokens that a reader is handed together: what it makes of them, with all their alternatives, holds others up."""
+"""Most tokens that a reader gets at once: processing them, with all alternatives, delays other readers."""
 
 
 class TokenStream:
-    """What the engine generates for one request; an asynchronous iterator that ends after the finish.
+    """What the engine generates for one request: an asynchronous iterator that ends when the request has ended.
 
-    Outputs that nobody has taken yet are joined, so a slow reader gets fewer and larger ones, of up to MOST_AT_ONCE
-    tokens; there are never more in it than the request asked for. After the first token a reader waits until there are
-    `interval` of them, or the finish: waking one for each token costs more than it may be worth.
+    Outputs not yet read are joined, so a slow reader gets fewer and larger ones, of up to MOST_AT_ONCE tokens. The
+    stream never holds more tokens than the request asked for. After the first token the reader waits for `interval`
+    tokens or the end: waking it for each token costs time.
     """
 
     def __init__(self, request: TokenRequest, interval: int, leave: Callable[[], None]) -> None:
@@ -25,14 +25,14 @@ class TokenStream:
         self.num_tokens = 0
         """Tokens generated so far."""
         self.timing: Timing | None = None
-        """As of the last of them."""
+        """The timing that came with the last token."""
         self._leave = leave
         self._reader: asyncio.Future[None] | None = None
-        """Who waits for news."""
+        """Set when there is something to read; None until a reader has waited."""
         self._tokens: list[Token] = []
-        """Those that nobody has taken yet."""
+        """Tokens not read yet."""
         self._latest: TokenOutput | None = None
-        """What came with the last of them, until that is taken."""
+        """The output that came last, until it is read."""
         self._error: Exception | None = None
         self._ended = False
 
@@ -40,7 +40,7 @@ class TokenStream:
         return self
 
     async def __anext__(self) -> TokenOutput:
-        """The tokens since the last call. Raises the IndexGrpcError that ended the request, if one did."""
+        """Returns the tokens since the last call. Raises the IndexGrpcError that ended the request, if one did."""
         if not self._is_due:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
@@ -54,7 +54,7 @@ class TokenStream:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Leaves: whatever is still to be computed will not be."""
+        """Cancels the request unless it has ended."""
         if not self._ended:
             self._leave()
 
@@ -68,12 +68,12 @@ class TokenStream:
 
     @property
     def _is_due(self) -> bool:
-        """Whether there is something that its reader is to have now."""
+        """Whether the reader should get something now."""
         num_new = len(self._tokens)
         return self._ended or num_new >= self._interval or 0 < num_new == self.num_tokens
 
     def receive(self, report: Report) -> None:
-        """Takes news from the engine."""
+        """Takes a report from the engine, and wakes the reader if there is something to read."""
         if report.output is not None:
             self.num_tokens += len(report.output.tokens)
             self.timing = report.output.timing

@@ -1,4 +1,4 @@
-"""What runs the loop: a thread beside the event loop, or a process of its own."""
+"""Workers, which run the engine's loop: their protocol, and the worker in a thread. `process` has the other."""
 
 import asyncio
 import logging
@@ -21,21 +21,21 @@ log = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
-    """Runs a loop. Used from one event loop; orders go in, each step's update comes out in one hop."""
+    """Runs the engine's loop. Used from one event loop: takes orders, and delivers each step's news in one update."""
 
     broke: bool
-    """Whether it ended other than by an order to stop."""
+    """Whether it ended without an order to stop."""
     is_replaceable: bool
-    """Whether another may take its place once it broke: nothing of it can have been left in disorder here."""
+    """Whether another worker may replace it after it broke: only if it leaves no corrupt state in this process."""
 
     async def start(self, receive: Receive, ended: Ended) -> None:
-        """Starts. Calls `receive` with each step's update and `ended` once at the end, on the running event loop."""
+        """Starts the loop. Calls `receive` with each update and `ended` once at the end, on the running event loop."""
 
     def post(self, order: Order) -> None:
-        """Sends an order; does nothing once it has ended."""
+        """Sends an order; does nothing once the worker has ended."""
 
     def abandon(self) -> None:
-        """Leaves it behind amid a step that takes too long."""
+        """Stops waiting for the worker, whose step takes too long; kills it if that is possible."""
 
 
 class ThreadWorker:
@@ -59,7 +59,7 @@ class ThreadWorker:
         self._inbox.put(order)
 
     def abandon(self) -> None:
-        """See Worker. A thread cannot be ended from outside; it goes with the process."""
+        """See Worker. A thread cannot be killed from outside; it ends with the process."""
 
     def _deliver(self, update: EngineUpdate) -> None:
         self._events.call_soon_threadsafe(self._receive, update)
