@@ -1,1 +1,1 @@
-"""The loop's runner on CUDA: steps as graphs that the device goes through by itself."""
+"""The loop's runner on CUDA, which records steps as CUDA graphs and replays them."""

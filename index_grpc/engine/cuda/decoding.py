@@ -1,4 +1,4 @@
-"""Answers' tokens: one of each of some sequences, as a recorded step."""
+"""Decoding on CUDA: one token of each of some sequences, as a recorded step."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from index_grpc.model.drawing import uniform
 
 
 class Decoding:
-    """One token of each of some sequences."""
+    """Computes one token of each of some sequences."""
 
     def __init__(self, model: CudaLlama, cache: BlockPool, slots: Slots, graphs: Graphs, shapes: Shapes) -> None:
         config, num_slots, device = model.config, slots.nobody, model.device

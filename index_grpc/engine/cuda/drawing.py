@@ -1,4 +1,4 @@
-"""Draws that the kernels of `cuda.sampling` do not make, and what callers want to know of probabilities."""
+"""Draws tokens with PyTorch where the kernels of `cuda.sampling` do not, and computes log-probabilities."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from index_grpc.model.drawing import Knobs, choose, is_narrow, knobs, penalised,
 from index_grpc.model.transfer import to_device
 
 ROWS_AT_ONCE = 32
-"""Rows that PyTorch looks at together: each takes some megabytes for a while."""
+"""Rows that PyTorch draws from together: each takes some megabytes meanwhile."""
 
 
 def drawn_by_kernels(span: Span) -> bool:
-    """Whether the recorded step draws a token for it."""
+    """Returns whether the kernels of the step draw the span's token."""
     return span.samples and is_narrow(span.sequence.request.sampling, CANDIDATES)
 
 
 def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor) -> None:
-    """Draws, into `drawn` [B], for those rows of logits [B, V] in which any token may come; tells their slots."""
+    """Draws for the rows of logits [B, V] that the kernels leave out, into `drawn` [B] and their slots' state."""
     rows = [row for row, span in enumerate(spans) if span.samples and not drawn_by_kernels(span)]
     for some in _portions(rows):
         _draw_from_rows(to_device(some, logits.device), [spans[row] for row in some], logits, slots, drawn)
@@ -45,18 +45,18 @@ def _draw_from_rows(rows: Tensor, spans: list[Span], logits: Tensor, slots: Slot
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """Log-probabilities of rows, each of the token drawn and of the likeliest. On their way from the device."""
+    """Log-probabilities of each row's drawn token and of its likeliest tokens, being copied from the device."""
 
     rows: list[int]
     chosen: Tensor
     """[rows]."""
     values: Tensor
-    """[rows, as many of the likeliest as any wants]."""
+    """[rows, n]: n is the largest number of likeliest tokens that a request asks for."""
     ids: Tensor
 
     @classmethod
     def of(cls, logits: Tensor, drawn: Tensor, spans: list[Span]) -> "Logprobs":
-        """For those that ask, from logits [B, V] and the tokens drawn [B]."""
+        """Computes them for the spans that ask, from logits [B, V] and the tokens drawn [B]."""
         wanted = [span.sequence.request for span in spans]
         rows = [row for row, span in enumerate(spans) if span.samples and wanted[row].logprobs]
         if not rows:
@@ -68,7 +68,7 @@ class Logprobs:
         return cls(rows, *(_on_its_way(torch.cat(tensors)) for tensors in found))
 
     def tokens(self, drawn: list[int], spans: list[Span]) -> dict[int, Token]:
-        """By row, the tokens with them, once the device is done."""
+        """Returns the tokens with their log-probabilities, by row. Call it once the device is done."""
         found = {}
         for row, chosen, values, ids in zip(
             self.rows, self.chosen.tolist(), self.values.tolist(), self.ids.tolist(), strict=True
@@ -83,8 +83,8 @@ def _portions(rows: list[int]) -> list[list[int]]:
 
 
 def row_logprobs(logits: Tensor, drawn: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the tokens drawn [B] from logits [B, V], and of the likeliest: [B], [B, most], and their ids."""
-    # PyTorch sums a row in an order that depends on where it stands; float64 keeps that out of the rounded result.
+    """Returns log-probabilities of the drawn tokens, [B], of the `most` likeliest, [B, most], and the latter's ids."""
+    # The order in which PyTorch sums a row depends on the row's place; float64 keeps that out of the rounded result.
     logprobs = logits.double().log_softmax(dim=1).float()
     values, ids = logprobs.topk(most, dim=1)
     chosen = logprobs.gather(1, drawn.clamp(min=0).long()[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""Work of fixed shape: recorded once, then started as a whole."""
+"""CUDA graphs: work of fixed shape, recorded once, then started as a whole."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -10,7 +10,7 @@ Work = Callable[[], Tensor]
 
 
 class Graphs:
-    """Work by name. On CUDA it is captured in graphs, which share their memory: one runs at a time.
+    """Work by name. On CUDA it is captured in graphs, which share their memory, so only one may run at a time.
 
     A result is valid until other work is started.
     """
@@ -21,7 +21,7 @@ class Graphs:
         self._pool: Any = None
 
     def add(self, name: Hashable, work: Work) -> None:
-        """Records work, having run it once: kernels are compiled at their first run."""
+        """Records work after running it once, as kernels are compiled at their first run."""
         if not self._is_cuda:
             self._works[name] = work
             return
@@ -39,5 +39,5 @@ class Graphs:
         self._works[name] = replay
 
     def run(self, name: Hashable) -> Tensor:
-        """Starts it, and returns where its result will stand."""
+        """Starts work and returns the tensor that will hold its result."""
         return self._works[name]()

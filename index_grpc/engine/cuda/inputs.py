@@ -1,4 +1,4 @@
-"""Numbers that a step needs on the device, sent there in one copy."""
+"""The numbers that a step needs on the device, sent there in one copy."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 NUM_STAGES = 3
-"""Steps whose numbers may be on their way at once: one that runs, one that waits and the one being prepared."""
+"""Host buffers, used in turn: for a step that runs, one that waits and one being prepared."""
 
 
 class Inputs:
-    """Named runs of int32 numbers at fixed places of the device's memory."""
+    """Named arrays of int32 numbers at fixed addresses of device memory."""
 
     def __init__(self, device: torch.device, **sizes: int) -> None:
         self._starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
@@ -23,12 +23,12 @@ class Inputs:
         self._stages = cycle([(stage, stage.numpy()) for stage in stages])
 
     def of(self, name: str, size: int) -> Tensor:
-        """The first numbers of a run, as they stand on the device."""
+        """Returns the first `size` numbers of an array, as a view of device memory."""
         start = self._starts[name]
         return self._numbers[start : start + size]
 
     def send(self, **runs: "Sequence[int] | np.ndarray") -> None:
-        """Replaces the beginnings of runs; all others, and what is behind, may hold anything then."""
+        """Replaces the beginnings of the given arrays. All other numbers may hold anything afterwards."""
         stage, numbers = next(self._stages)
         end = 0
         for name, run in runs.items():
@@ -39,5 +39,5 @@ class Inputs:
 
 
 def as_ints(numbers: Sequence[float]) -> "np.ndarray":
-    """float32 numbers as int32 ones of the same bits."""
+    """Returns float32 numbers as int32 numbers with the same bits."""
     return np.asarray(numbers, dtype=np.float32).view(np.int32)

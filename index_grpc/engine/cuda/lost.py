@@ -1,4 +1,4 @@
-"""PyTorch's word for a device that computes nothing any more, as the engine's."""
+"""Translation of PyTorch's error for a lost device into the engine's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from index_grpc.errors import DeviceLost
 
 @contextmanager
 def lost_device_told() -> Iterator[None]:
-    """Raises DeviceLost in the place of PyTorch's own."""
+    """Raises DeviceLost in place of PyTorch's AcceleratorError."""
     try:
         yield
     except torch.AcceleratorError as error:

@@ -1,4 +1,4 @@
-"""Prompts' tokens: those of some sequences side by side, as a recorded step."""
+"""Prefilling on CUDA: tokens of some prompts side by side, as a recorded step."""
 
 from itertools import accumulate
 
@@ -21,7 +21,7 @@ from index_grpc.model.drawing import uniform
 
 
 class Prefilling:
-    """Tokens of some prompts, side by side."""
+    """Computes tokens of some prompts side by side."""
 
     def __init__(
         self, model: CudaLlama, cache: BlockPool, slots: Slots, graphs: Graphs, shapes: Shapes, chunk_tokens: int
@@ -39,7 +39,7 @@ class Prefilling:
             graphs.add(("prefill", size), self._work(size, num_spans))
 
     def launch(self, spans: list[Span]) -> Part:
-        """Begins to compute the spans. Logits come for the last token of each; only where it samples is one drawn."""
+        """Begins to compute the spans: logits of each one's last token, and a drawn token for each that samples."""
         size = at_least(sum(span.count for span in spans), self._sizes)
         recorded = min(size, MOST_PROMPTS)
         if len(spans) <= recorded:
@@ -89,5 +89,5 @@ class Prefilling:
 
 
 def _num_programs(size: int, num_spans: int) -> int:
-    """The most that so many tokens of so many spans can need: each span's last program may be all but empty."""
+    """Returns the most programs that `size` tokens need: the last one of each span may be nearly empty."""
     return size // QUERIES + num_spans

@@ -1,7 +1,7 @@
-"""Runs batches on CUDA: prompts' tokens and answers' tokens each as one recorded step.
+"""The runner on CUDA: computes a batch as up to two recorded steps, one for prefill and one for decode.
 
-Nothing here waits for the device but `Step.wait`: the next step is prepared while the last one runs. Token ids that the
-host does not know yet are read by the device from where it drew them.
+Only `Step.wait` waits for the device, so the next step is prepared while the last one runs. The device itself reads the
+token ids that the host does not know yet, from where it drew them.
 """
 
 import logging
@@ -55,6 +55,6 @@ class CudaRunner:
         return Step(batch.spans, parts, self.device)
 
     def _stand_here(self) -> None:
-        """Has this thread launch kernels and events on our device, which is another setting than where tensors are."""
+        """Makes our device the one on which this thread launches kernels and events; tensors do not decide that."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)

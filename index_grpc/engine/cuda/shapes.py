@@ -1,4 +1,4 @@
-"""The shapes of steps that are recorded, and how their products are cut."""
+"""The shapes of recorded steps, and the tiles of their matrix products."""
 
 from collections.abc import Sequence
 
@@ -9,43 +9,43 @@ from index_grpc.model.card import Card
 from index_grpc.model.cuda import Products
 
 MOST_PROMPTS = 64
-"""Whose last tokens a recorded step of prompts can sample."""
+"""The most prompts whose last tokens a recorded prefill step can sample."""
 
 
 def decode_sizes(max_sequences: int) -> list[int]:
-    """Numbers of rows of recorded decode steps."""
+    """Returns the numbers of rows for which decode steps are recorded."""
     sizes = [1, 2, 4, 8, 16, 32, 48, 64, 96, *range(128, 1025, 64)]
     return [size for size in sizes if size < max_sequences] + [max_sequences]
 
 
 def prefill_sizes(chunk_tokens: int) -> list[int]:
-    """Numbers of tokens of recorded steps of prompts."""
+    """Returns the numbers of tokens for which prefill steps are recorded."""
     sizes = [16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536]
     return [size for size in sizes if size < chunk_tokens] + [chunk_tokens]
 
 
 def at_least(size: int, sizes: Sequence[int]) -> int:
-    """The smallest of the sizes that is enough."""
+    """Returns the first of the ascending sizes that is at least `size`."""
     return next(one for one in sizes if one >= size)
 
 
 class Shapes:
-    """Tiles by the number of rows, for one number format on one card."""
+    """Chooses tiles by the number of rows, for one dtype on one GPU."""
 
     def __init__(self, dtype: torch.dtype, card: Card) -> None:
         self._is_narrow = dtype != torch.float32
         self._card = card
 
     def decode(self, num_rows: int) -> Products:
-        """For a decode step of so many rows."""
+        """Returns the tiles of a decode step of `num_rows` rows."""
         if not self._is_narrow:
             return Products(*[_plain(num_rows)] * 5)
         if num_rows <= FEW_ROWS:
             rows = 1 << (num_rows - 1).bit_length()
             short = Tiles(rows, 8, 256) if rows <= 4 else Tiles(rows, 16, 128)
-            long = Tiles(rows, 8, min(256, 1024 // rows))  # as many inputs as registers hold three times
+            long = Tiles(rows, 8, min(256, 1024 // rows))  # as many inputs as registers hold three times over
             return Products(short, short, short, long, short)
-        if self._card.has_tensor_memory:  # whose sums in parts Triton cannot compile
+        if self._card.has_tensor_memory:  # Triton cannot compile sliced sums that use it
             return Products(*[Tiles(32, 64, 128, 4, 3)] * 5)
         if not self._card.is_large:
             return Products(*[Tiles(64, 32, 64, 4, 3)] * 5)
@@ -56,7 +56,7 @@ class Shapes:
         return Products(tall, thin, tall, thin, Tiles(128, 64, 64, 4, 4))
 
     def prefill(self, num_tokens: int) -> Tiles:
-        """For a step of so many tokens of prompts."""
+        """Returns the tiles of a prefill step of `num_tokens` tokens."""
         if not self._is_narrow:
             return _plain(num_tokens)
         if not self._card.is_large:
@@ -67,5 +67,5 @@ class Shapes:
 
 
 def _plain(num_rows: int) -> Tiles:
-    """Without matrix units, whose float32 is not exact."""
+    """Returns tiles for float32 without tensor cores, whose float32 is not exact."""
     return Tiles(min(16, 1 << (num_rows - 1).bit_length()), 16, 32, 4, 2)

@@ -1,4 +1,4 @@
-"""What the device knows of each running sequence by its slot: its blocks, its history, how it is drawn for."""
+"""The device's state of each running sequence, by slot: its blocks, its history, its sampling parameters."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -17,23 +17,23 @@ SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny
 
 
 class Told(NamedTuple):
-    """What the device knows of a slot's sequence, once all steps under way are done."""
+    """The state that the device has of a slot's sequence once all steps in flight are done."""
 
     number: int
     num_preemptions: int
     num_blocks: int
     num_drawn: int
-    """Tokens of the answer in its history. Other than the sequence has where a step that drew has failed."""
+    """Answer tokens in its history. Differs from the sequence's number if a step that drew a token has failed."""
 
     @classmethod
     def after(cls, span: Span) -> "Told":
-        """Once the span is computed."""
+        """Returns the state once the span is computed."""
         sequence = span.sequence
         num_drawn = span.step + span.samples
         return cls(sequence.number, sequence.num_preemptions, len(sequence.blocks), num_drawn)
 
     def is_of(self, span: Span) -> bool:
-        """Whether the span goes on from there."""
+        """Returns whether the span continues from this state."""
         sequence = span.sequence
         of_span = (sequence.number, sequence.num_preemptions, span.step)
         return of_span == (self.number, self.num_preemptions, self.num_drawn)
@@ -43,7 +43,7 @@ NOTHING = Told(-1, 0, 0, 0)
 
 
 class Slots:
-    """Kept up to date from the host as sequences come and grow. The last slot is nobody's: it fills what is unused."""
+    """Updates the device's state as sequences begin and grow. The last slot serves the unused rows of a step."""
 
     def __init__(self, num_slots: int, vocab_size: int, cache: BlockPool, device: torch.device) -> None:
         self.nobody, self.device, self._cache = num_slots, device, cache
@@ -57,7 +57,7 @@ class Slots:
         self._told = [NOTHING] * num_slots
 
     def update(self, spans: Iterable[Span]) -> None:
-        """Has the device know of the sequences of spans that are about to be computed."""
+        """Sends the device what it lacks about the sequences of the spans that are to be computed next."""
         places: list[int] = []
         blocks: list[int] = []
         told: list[tuple[int, Told]] = []
@@ -71,11 +71,11 @@ class Slots:
         if places:
             at, numbers = to_device([places, blocks], self.device, torch.int32)
             self._cache.tables.view(-1)[at] = numbers
-        for slot, one in told:  # not before: what fails here is tried again, and must be told then
+        for slot, one in told:  # not earlier: if this method fails, the next try must send all again
             self._told[slot] = one
 
     def _num_known_blocks(self, span: Span) -> int:
-        """How many of its sequence's blocks the device knows; where that is none, its history is told anew, too."""
+        """Returns how many of the sequence's blocks the device knows. If its state does not fit, resets the slot."""
         sequence, told = span.sequence, self._told[span.sequence.slot]
         if told.is_of(span):
             return told.num_blocks
@@ -90,6 +90,6 @@ class Slots:
 
 
 def knobs(sampling: SamplingParams) -> list[float]:
-    """A row of the table that the kernels read; where any token may come, they look for one candidate in vain."""
+    """Returns a row of the kernels' table. Candidates are ignored if PyTorch draws, but at least one is searched."""
     temperature, *others, top_k, _ = drawing.knobs(sampling)
     return [max(temperature, SMALLEST_TEMPERATURE), *others, min(top_k, CANDIDATES) or 1, 0.0]

@@ -1,4 +1,4 @@
-"""A step under way on the device, and what comes of it."""
+"""A step in flight on the device, and its results."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from index_grpc.engine.sequence import Span
 
 
 class Part:
-    """Spans of a step that are computed together, and what the device draws for them."""
+    """Spans of a step that are computed together, and the tokens that the device draws for them."""
 
     def __init__(self, spans: list[Span], drawn: Tensor, logits: Tensor) -> None:
         self._spans, self._logprobs = spans, Logprobs.of(logits, drawn, spans)
@@ -19,7 +19,7 @@ class Part:
         self._drawn.copy_(drawn[: len(spans)], non_blocking=True)
 
     def tokens(self) -> dict[Span, Token | Exception]:
-        """By span, once the device is done."""
+        """Returns a token or an error for each span that samples. Call it once the device is done."""
         drawn: list[int] = self._drawn.tolist()
         told = self._logprobs.tokens(drawn, self._spans)
         return {span: _token(drawn[row], told.get(row)) for row, span in enumerate(self._spans) if span.samples}
@@ -32,7 +32,7 @@ def _token(token_id: int, told: Token | None) -> Token | Exception:
 
 
 class Step:
-    """A step under way."""
+    """A step in flight."""
 
     def __init__(self, spans: list[Span], parts: list[Part], device: torch.device) -> None:
         self._spans, self._parts = spans, parts
