@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA; each can also be run by Triton's interpreter, on tensors of a CPU."""
+"""Triton kernels for CUDA. Triton's interpreter can also run each of them, on CPU tensors."""
 
 import triton
 

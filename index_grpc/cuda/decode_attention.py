@@ -1,11 +1,10 @@
-"""Attention of one new token in each row over keys and values in blocks.
+"""Attention for decoding: one new token in each row attends to keys and values in blocks.
 
-A row's earlier positions are read block by block, each a split of its own, by as many programs as there is work for;
-whoever is the last to be done with a row's head puts its splits together, in order. So a result depends on its own row
-alone.
+Each block of a row is a split. For each head and split a program computes a partial result; the program that completes
+the last split of a row's head combines that head's splits, in order. So a result depends only on its own row.
 
 pool    [blocks, layers, 2, K, BLOCK, D]     keys and values of all rows
-tables  [slots, most blocks of a row]        which blocks a slot's row stands in
+tables  [slots, most blocks of a row]        the blocks of each slot's row, in order
 """
 
 from collections.abc import Sequence
@@ -21,32 +20,32 @@ from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 from index_grpc.cuda.pool import BLOCK_TOKENS, LOG2_E, BlockPool
 
 WARP_BYTES = 8192
-"""Keys and values that a warp holds: a program reads its whole split at once."""
+"""Bytes of keys and values that each warp holds: a program reads its whole split at once."""
 MOST_REGISTERS = 128
-"""Of a thread: so four programs fit on a processor, of which some read while others compute."""
+"""Registers of a thread: so few that four programs fit on an SM and some read while others compute."""
 COMBINED = 16
-"""Splits that are put together at once."""
+"""Splits that are combined at once."""
 PROGRAMS = 4096
-"""At most, some 30 for each processor of a large card; each takes the next piece of work when it is done with one."""
+"""The most programs, about 30 for each SM of a large GPU; each computes several items if there are more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """M rows of a step, each of one new token. int32."""
+    """M rows of a step, each with one new token. All tensors are int32."""
 
     slots: Tensor
-    """[M]: whose blocks."""
+    """[M]: the slot whose blocks the row reads."""
     positions: Tensor
-    """[M]: the new token's; -1 in a row that is not used."""
+    """[M]: the new token's position; -1 in an unused row."""
     items: Tensor
-    """[M · splits]: what there is to do: row · splits + split."""
+    """[M · splits]: the pieces of work, as row · splits + split."""
     num_items: Tensor
-    """[1]."""
+    """[1]: how many of the items are used."""
 
 
 @triton.jit
 def _rotated(numbers, partners, cosine, sine):
-    """A head's numbers [D] turned by its position's angles; the sines of the first half are negative."""
+    """Rotates a head's numbers [D] by its position's angles; the first half of `sine` must be negated."""
     return numbers.to(tl.float32) * cosine + partners.to(tl.float32) * sine
 
 
@@ -54,7 +53,7 @@ def _rotated(numbers, partners, cosine, sine):
 def _combine(
     sums, stats, place, num_splits, SPLITS: tl.constexpr, D: tl.constexpr, COMBINED: tl.constexpr
 ):  # fmt: skip
-    """Splits' weighted sums of one row's head as one, [D]."""
+    """Combines the splits' weighted sums of one row's head into one result, [D]."""
     columns = tl.arange(0, D)
     total = tl.zeros((D,), tl.float32)
     highest, weight = -1e30, 0.0
@@ -98,14 +97,14 @@ def _decode_attention(
         block = tl.load(tables + slot * table_stride + split).to(tl.int64)
         block_keys = pool + block * block_stride + layer_start + group_head * BLOCK * D
         block_values = block_keys + K * BLOCK * D
-        # What was computed in earlier steps is read before the kernels ahead have ended.
+        # Keys and values of earlier steps are read before the kernels ahead have ended.
         there = inside < position - split * BLOCK
         keys = tl.load(block_keys + inside * D + columns, mask=there, other=0.0)
         values = tl.load(block_values + inside * D + columns, mask=there, other=0.0)
         wait_for_previous(OVERLAPS)
         query_at = qkv + (row * (H + 2 * K) + head) * D
         key_at = qkv + (row * (H + 2 * K) + H + group_head) * D
-        # The new token's own key and value are asked for at once by those who will need them.
+        # The programs that need the new token's own key and value load them early, together with the query.
         is_last = split == last
         key, key_partners = tl.load(key_at + columns, mask=is_last), tl.load(key_at + partners, mask=is_last)
         value = tl.load(key_at + K * D + columns, mask=is_last, other=0.0)
@@ -139,12 +138,12 @@ def _decode_attention(
 
 
 def num_splits(length: int) -> int:
-    """Splits of a row in which the new token is the one of this number, counted from one."""
+    """Returns the number of splits of a row of `length` positions, the new token's included."""
     return (length - 1) // BLOCK_TOKENS + 1
 
 
 def work_items(lengths: Sequence[int], splits: int) -> "np.ndarray":
-    """`Rows.items` for rows of so many positions, the new token's included, of `splits` splits each at most."""
+    """Returns `Rows.items` for rows of `lengths` positions, new tokens included, with up to `splits` splits each."""
     counts = np.array([num_splits(length) for length in lengths], dtype=np.int32)
     ends = counts.cumsum()
     within = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
@@ -153,7 +152,7 @@ def work_items(lengths: Sequence[int], splits: int) -> "np.ndarray":
 
 
 class Scratch:
-    """What the programs of `decode_attention` leave for each other, for up to `num_rows` rows."""
+    """Memory in which the programs of `decode_attention` share partial results, for up to `num_rows` rows."""
 
     def __init__(self, num_rows: int, num_heads: int, head_dim: int, context_length: int, device: torch.device) -> None:
         self.splits = num_splits(context_length)
@@ -167,7 +166,7 @@ def decode_attention(
     layer: int, qkv: Tensor, cache: BlockPool, rows: Rows, rotary: tuple[Tensor, Tensor], scratch: Scratch,
     outputs: Tensor, overlaps: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Rotates queries and keys of qkv [M, H + 2K, D], keeps keys and values, and attends: outputs [M, H, D]."""
+    """Rotates queries and keys of qkv [M, H + 2K, D], stores keys and values, and fills outputs [M, H, D]."""
     pool, (_, num_heads, head_dim) = cache.pool, outputs.shape
     num_kv_heads = pool.shape[3]
     options = {"launch_pdl": True} if overlaps else {}

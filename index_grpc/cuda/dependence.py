@@ -1,9 +1,9 @@
-"""A kernel may start while the one before it still runs, as far as it does not need its results.
+"""Programmatic dependent launch: a kernel may start while the one before it still runs.
 
-Hopper and later can do so (programmatic dependent launch). What a kernel reads of weights it reads at once, then it
-waits for whatever the kernels before it write. In every kernel of a step with a row some program waits, and a kernel
-has not ended before all its programs have, so waiting for the one before is waiting for all. Hence no kernel may return
-early in all its programs.
+Hopper and later GPUs support it. A kernel loads its weights at once, then waits for the results of the kernels before
+it. If a step has a row, at least one program of each of its kernels waits, and a kernel ends only when all its programs
+have ended. So a kernel that waits for the one before it has waited for all. Therefore at least one program of every
+kernel must not return early.
 """
 
 import triton
@@ -13,13 +13,13 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def let_next_start(OVERLAPS: tl.constexpr):
-    """Allows the next kernel to start as soon as the device has room for it."""
+    """Allows the next kernel to start as soon as the device has room for its programs."""
     if OVERLAPS:
         gdc_launch_dependents()
 
 
 @triton.jit
 def wait_for_previous(OVERLAPS: tl.constexpr):
-    """Waits until the kernel before has ended and what it wrote can be read."""
+    """Waits until the kernel before has ended and its writes are visible."""
     if OVERLAPS:
         gdc_wait()

@@ -1,4 +1,4 @@
-"""Token ids to hidden states; ids that the host does not know yet are those that were drawn last."""
+"""The embedding: token ids to hidden states. An id that the host does not know yet is the one drawn last."""
 
 import triton
 import triton.language as tl
@@ -7,7 +7,7 @@ from torch import Tensor
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 
 DRAWN_LAST = -1
-"""In the place of an id: the one that was drawn last for the row's slot."""
+"""Stands for the id that was drawn last for the row's slot."""
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def _embed(ids, slots, last_ids, table, outputs, K: tl.constexpr, WIDTH: tl.cons
 def embed(
     ids: Tensor, slots: Tensor, last_ids: Tensor, table: Tensor, outputs: Tensor, overlaps: bool = False
 ) -> Tensor:
-    """Rows of the table [V, K] for ids [M], int32 → outputs [M, K]."""
+    """Fills outputs [M, K] with the rows of the table [V, K] for ids [M], int32."""
     depth = table.shape[1]
     options = {"launch_pdl": True} if overlaps else {}
     _embed[(len(ids),)](

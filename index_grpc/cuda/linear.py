@@ -1,8 +1,8 @@
-"""Matrix products with what comes before and after them: the norm, the gate, the residual.
+"""Matrix products fused with the norm before them and the gate and the residual after them.
 
-A row's result is the same bit for bit whatever other rows there are. Sums over K run in one order however a product is
-cut: in parts of K, each from its first input to its last, the parts added up from the first to the last. M is
-the number of rows, N that of outputs, K that of inputs.
+A row's result is the same bit for bit whatever the other rows are. A sum over K has one order however a product is cut
+into tiles: each part of K is summed from its first input to its last, then the parts are added from the first to the
+last. M is the number of rows, N that of outputs, K that of inputs.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from index_grpc.cuda.linear_few import linear_few, silu
 from index_grpc.cuda.norm import NUM_WARPS, Norm, normed
 
 FEW_ROWS = 16
-"""Tiles of up to so many rows, if they hold all there are, have each warp sum a part of K."""
+"""A sliced product whose rows fit in one tile of up to this many rows is computed by `linear_few`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """How a product is cut: each program computes `rows` × `columns` outputs, `depth` inputs at a time."""
+    """How a product is cut: each program computes `rows` × `columns` outputs, from `depth` inputs at a time."""
 
     rows: int
     columns: int
@@ -36,10 +36,10 @@ def _linear(
     N, K: tl.constexpr, SLICE: tl.constexpr, GATED: tl.constexpr, ADDED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
-    """Writes outputs [M, N] of inputs [M, K] by weight [N, K], or [2N, K] where gated."""
+    """Multiplies inputs [M, K] by a weight [N, K], or [2N, K] if GATED, into outputs [M, N]."""
     let_next_start(OVERLAPS)
     num_across, num_down = tl.cdiv(N, COLUMNS), tl.cdiv(num_rows, ROWS)
-    # Programs that run together share weights or inputs: GROUP tiles down, then the next column of tiles.
+    # Programs that run at the same time share weights or inputs: GROUP tiles down, then the next column of tiles.
     program = tl.program_id(0)
     in_group = GROUP * num_across
     first_down = program // in_group * GROUP
@@ -85,7 +85,7 @@ def _linear(
 
 
 def slice_of(depth: int) -> int:
-    """Inputs of one part of a sum over so many: an eighth, rounded up to what is multiplied at once."""
+    """Returns the inputs of one part of a sum over `depth`: an eighth, rounded up to a multiple of 256 or 16."""
     step = 256 if depth >= 2048 else 16
     return -(-depth // (8 * step)) * step
 
@@ -103,12 +103,12 @@ def linear(
     overlaps: bool = False,
     upcoming: Tensor | None = None,
 ) -> Tensor:
-    """Inputs [M, K] by a weight [N, K] → outputs [M, N], which it fills and returns.
+    """Multiplies inputs [M, K] by a weight [N, K]; fills and returns outputs [M, N].
 
-    Inputs are normed first where a `norm` is given. With `gated` the weight is [2N, K], gates before ups, and the
-    result silu(gate) · up. `residual` [M, N] is added and may be `outputs` itself. `sliced` sums K in parts, which is
-    what lets few rows be computed fast. Products of few rows have the weight that is read after theirs brought nearer:
-    `upcoming` [parts, numbers], of parts that are read side by side.
+    `norm` is applied to the inputs first. With `gated` the weight is [2N, K], gates before ups, and the result is
+    silu(gate) · up. `residual` [M, N] is added and may be `outputs` itself. `sliced` sums K in parts, which makes
+    products of few rows fast. `upcoming` [parts, numbers] is the weight that is read next, whose parts are read in
+    parallel; if kernels overlap, a product of few rows prefetches it into the L2 cache.
     """
     (num_rows, depth), num_outputs = inputs.shape, outputs.shape[1]
     part = slice_of(depth)
@@ -116,7 +116,7 @@ def linear(
     norms_itself = norm is not None and is_few and tiles.rows == 1
     if norm is not None and not norms_itself:
         inputs = normed(inputs, norm, overlaps)
-    # A part is computed in steps that divide it: powers of two.
+    # A part of K is computed in steps of a power of two that divides it.
     step = min(tiles.depth, part & -part) if sliced else tiles.depth
     shape = {"N": num_outputs, "K": depth, "GATED": gated, "ADDED": residual is not None, "OVERLAPS": overlaps}
     cut = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": step}
@@ -126,7 +126,7 @@ def linear(
         num_columns = 2 * num_outputs if gated else num_outputs
         width = triton.next_power_of_2(depth) if norms_itself else 0
         gain, eps = (norm.gain, norm.eps) if norm is not None else (inputs, 0.0)
-        next_weight = weight[:0] if upcoming is None else upcoming  # parts, each of so many numbers
+        next_weight = weight[:0] if upcoming is None else upcoming  # [parts, numbers of a part]
         linear_few[(triton.cdiv(num_columns, tiles.columns),)](
             inputs, gain, weight, addends, outputs, next_weight, eps, num_rows, next_weight.shape[1],
             SLICE=part, NORM_WIDTH=width, UPCOMING_PARTS=len(next_weight),

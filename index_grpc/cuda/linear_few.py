@@ -1,4 +1,4 @@
-"""Products of few rows, which are limited by reading the weights: each of eight warps sums a part of K.
+"""Products of few rows, whose time goes into reading the weights: each of eight warps sums a part of K.
 
 M is the number of rows, N that of outputs, K that of inputs.
 """
@@ -13,7 +13,7 @@ from index_grpc.cuda.prefetch import prefetch
 
 @triton.jit
 def silu(values):
-    """What a gate lets through."""
+    """Returns SiLU of the values, the activation of a gate."""
     return values / (1.0 + tl.exp(-values))
 
 
@@ -33,7 +33,7 @@ def _in_order(parts, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _part(numbers, places, start: tl.constexpr, K: tl.constexpr, SLICE: tl.constexpr):
-    """Weights or inputs from the place `start` of each slice on, if slices have one."""
+    """Loads weights or inputs from place `start` of each slice on; returns 0 past the end of the slices."""
     if start >= SLICE:
         return 0.0
     elif K == 8 * SLICE:
@@ -44,7 +44,7 @@ def _part(numbers, places, start: tl.constexpr, K: tl.constexpr, SLICE: tl.const
 
 @triton.jit
 def _factor(inputs, eps, K: tl.constexpr, WIDTH: tl.constexpr):
-    """What the norm multiplies a row by, summed as by the norm's own kernel."""
+    """Returns the norm's factor for a row, summed in the same order as in the norm's own kernel."""
     columns = tl.arange(0, WIDTH)
     return inverse_rms(tl.load(inputs + columns, mask=columns < K, other=0.0).to(tl.float32), eps, K)
 
@@ -54,9 +54,9 @@ def _parts_of_one(
     inputs, gain, weights, ahead, places, eps, K: tl.constexpr, SLICE: tl.constexpr,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, NORM_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Sums [8, 1, COLUMNS] of one row, which leaves registers for what is needed three steps later, and may be normed.
+    """Returns the parts' sums [8, 1, COLUMNS] for one row, whose few registers allow loading three steps ahead.
 
-    NORM_WIDTH is the power of two that a row to be normed fits in; else 0.
+    NORM_WIDTH is the power of two that holds the row if it is to be normed, else 0.
     """
     values, gains = inputs + places, gain + places
     right, second_right, third_right = ahead
@@ -84,7 +84,7 @@ def _parts_of_few(
     inputs, weights, ahead, places, num_rows, K: tl.constexpr, SLICE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Sums [8, ROWS, COLUMNS]."""
+    """Returns the parts' sums [8, ROWS, COLUMNS] for up to ROWS rows."""
     rows = tl.arange(0, ROWS)[None, :, None]
     values = inputs + rows * K + places
     right, second_right, _ = ahead
@@ -104,7 +104,10 @@ def linear_few(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, OVERLAPS: tl.constexpr, NORM_WIDTH: tl.constexpr,
     UPCOMING_PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Writes outputs [M, N] of at most ROWS rows by weight [N, K], or [2N, K] where gated: gates and ups alternate."""
+    """Multiplies inputs [M, K], at most ROWS rows, by a weight [N, K] into outputs [M, N].
+
+    If GATED the weight is [2N, K], gates before ups; the columns of a tile alternate between them.
+    """
     let_next_start(OVERLAPS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     weight_rows = (columns // 2 + columns % 2 * N) % (2 * N) if GATED else columns % N
@@ -114,7 +117,7 @@ def linear_few(
     rows, out = tl.arange(0, ROWS), tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     to = rows[:, None] * N + out[None, :]
     there = (rows < num_rows)[:, None] & (out < N)[None, :]
-    # Weights are read before the kernels ahead have ended, as many as registers hold: beside one row a third part.
+    # Weights are read before the kernels ahead have ended, as far as registers allow: a third step only for one row.
     ahead = (
         _part(weights, places, 0, K, SLICE),
         _part(weights, places, DEPTH, K, SLICE),

@@ -1,4 +1,4 @@
-"""RMS norm. M is the number of rows, K their length."""
+"""The RMS norm. M is the number of rows, K their length."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 
 NUM_WARPS = 8
-"""A sum's order depends on how many share it: as many here as in a product that norms its inputs."""
+"""The order of a sum depends on the number of warps, so it is the same as in `linear_few`, which norms rows too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """What rows are normed by."""
+    """The parameters of a norm."""
 
     gain: Tensor
     """[K]."""
@@ -24,7 +24,7 @@ class Norm:
 
 @triton.jit
 def inverse_rms(row, eps, K: tl.constexpr):
-    """One by the root of a row's mean square, of its K numbers and zeros after them."""
+    """Returns 1 / √(mean square + eps) of a row of K numbers; behind them are zeros."""
     return tl.rsqrt(tl.sum(row * row) / K + eps)
 
 
@@ -41,7 +41,7 @@ def _normed(inputs, gain, outputs, eps, K: tl.constexpr, WIDTH: tl.constexpr, OV
 
 
 def normed(inputs: Tensor, norm: Norm, overlaps: bool = False) -> Tensor:
-    """Inputs [M, K], normed and times the gain."""
+    """Returns inputs [M, K], normed and multiplied by the gain."""
     outputs, depth = torch.empty_like(inputs), inputs.shape[1]
     options = {"launch_pdl": True} if overlaps else {}
     width = triton.next_power_of_2(depth)

@@ -1,4 +1,4 @@
-"""The memory of keys and values on the device, in blocks by number."""
+"""The KV cache on the device, in numbered blocks."""
 
 import math
 
@@ -10,16 +10,16 @@ BLOCK_TOKENS = 64
 """Positions of a block."""
 
 LOG2_E = math.log2(math.e)
-"""Attention's exponentials are powers of two; so much larger are its scores."""
+"""Factor of attention's scores, as its exponentials are computed as powers of two."""
 
 
 class BlockPool:
-    """All blocks, and which of them each slot reads. Nothing here checks who owns what; the scheduler does.
+    """All blocks, and which of them each slot reads. The scheduler decides who owns a block; nothing here checks it.
 
     pool    [blocks, layers, 2, K, BLOCK_TOKENS, D]     keys, rotated, and values
-    tables  [slots, most blocks of a sequence]          which blocks a slot's sequence stands in, in order; int32
+    tables  [slots, most blocks of a sequence]          the blocks of each slot's sequence, in order; int32
 
-    One block more than asked for is nobody's: what fills unused places of a step may write there.
+    There is one block more than asked for, which no sequence owns: unused rows of a step may write there.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class BlockPool:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """`heads`: layers, key-value heads of each, and their size."""
+        """`heads` has the number of layers, of key-value heads in each, and the size of a head."""
         num_layers, num_kv_heads, head_dim = heads
         shape = (num_blocks + 1, num_layers, 2, num_kv_heads, BLOCK_TOKENS, head_dim)
         self.pool = torch.empty(shape, device=device, dtype=dtype)
@@ -41,6 +41,6 @@ class BlockPool:
         self.tables = torch.full((num_slots, most_blocks), self.nobody, dtype=torch.int32, device=device)
 
     def copy(self, copy: Copy) -> None:
-        """Has the first positions of a block stand in another one too."""
+        """Copies the first positions of a block to another one."""
         source, target = self.pool[copy.source], self.pool[copy.target]
         target[:, :, :, : copy.num_tokens] = source[:, :, :, : copy.num_tokens]

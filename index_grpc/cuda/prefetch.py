@@ -1,18 +1,18 @@
-"""Has memory bring the next product's weights into the L2 cache while nobody else asks it for anything.
+"""Prefetches the next product's weights into the L2 cache while the memory would be idle.
 
-A kernel's programs read their own weights ahead, as far as there are registers. While its last programs wait for the
-kernel before and sum up, the next kernel's programs have no room yet, and memory would stand idle.
+A kernel's programs load their own weights ahead, as far as registers allow. While its last programs wait for the kernel
+before and sum up, there is no room yet for the next kernel's programs, so nothing else uses the memory.
 """
 
 import triton
 import triton.language as tl
 
 PROGRAMS = tl.constexpr(256)
-"""The last ones of a kernel, some two for each processor of a large card: when they run, none is left to start."""
+"""How many of a kernel's last programs prefetch, about two for each SM of a large GPU: none starts after them."""
 WARPS = tl.constexpr(8)
-"""Of each program; one thread of each asks."""
+"""Warps of each program; one thread of each warp prefetches."""
 CHUNK_BYTES = tl.constexpr(8192)
-"""What a thread asks for: 16 MiB in all, about what memory brings while a token attends."""
+"""Bytes that a thread prefetches: 16 MiB in all, about what the memory delivers during a token's attention."""
 ASK = tl.constexpr("""{
     .reg .pred chosen;
     setp.ne.s32 chosen, $2, 0;
@@ -23,7 +23,7 @@ ASK = tl.constexpr("""{
 
 @triton.jit
 def prefetch(weight, part_size, PARTS: tl.constexpr):
-    """Asks for the beginnings of a weight's parts, `part_size` numbers each, which are read side by side."""
+    """Prefetches the beginnings of a weight's parts, `part_size` numbers each, which are read in parallel."""
     CHUNK: tl.constexpr = CHUNK_BYTES // (weight.dtype.element_ty.primitive_bitwidth // 8)
     thread = tl.arange(0, 32 * WARPS)
     warp = thread // 32

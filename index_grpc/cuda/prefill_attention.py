@@ -1,8 +1,8 @@
-"""Attention of prompts' tokens over keys and values in blocks: flash attention, one program for each few queries.
+"""Attention for prefill: prompt tokens attend to keys and values in blocks. Flash attention, 64 queries a program.
 
-A query's result is the same however its prompt is cut: it reads the blocks before it in order, whoever else is in its
-program; only what is no number in a later position of its block spoils it too. T is the number of tokens, of several
-prompts side by side.
+A query's result is the same however its prompt is cut: it reads the blocks before it in order, whatever other queries
+its program has. Only a value that is NaN or infinite at a later position that its program reads makes it NaN. T is the
+number of tokens, of several prompts side by side.
 """
 
 from collections.abc import Iterable
@@ -15,19 +15,19 @@ from torch import Tensor
 from index_grpc.cuda.pool import BLOCK_TOKENS, LOG2_E, BlockPool
 
 QUERIES = 64
-"""Of one program."""
+"""The most queries of one program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """T tokens of a step, and how they are shared out. int32."""
+    """T tokens of a step, and how they are divided among programs. All tensors are int32."""
 
     slots: Tensor
-    """[T]: whose blocks."""
+    """[T]: the slot whose blocks the token reads."""
     positions: Tensor
     """[T]."""
     programs: Tensor
-    """[programs, 2]: each one's first token, and how many, all of one prompt and side by side."""
+    """[programs, 2]: each program's first token and number of tokens, which are adjacent tokens of one prompt."""
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def _keep(
     qkv, pool, tables, slots, positions, cosines, sines, block_stride, layer_start, table_stride,
     H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """Rotates a token's queries in place and puts its keys, rotated, and values in its block."""
+    """Rotates a token's queries in place and stores its rotated keys and its values in its block."""
     token = tl.program_id(0)
     HALF: tl.constexpr = D // 2
     half, heads = tl.arange(0, HALF)[None, :], tl.arange(0, HEADS)[:, None]
@@ -95,7 +95,7 @@ def _prefill_attention(
 
 
 def programs_of(counts: Iterable[int]) -> list[tuple[int, int]]:
-    """`Tokens.programs` for pieces of prompts side by side, of so many tokens each."""
+    """Returns `Tokens.programs` for chunks of prompts side by side, of `counts` tokens each."""
     programs, first = [], 0
     for count in counts:
         programs += [(first + start, min(QUERIES, count - start)) for start in range(0, count, QUERIES)]
@@ -106,13 +106,13 @@ def programs_of(counts: Iterable[int]) -> list[tuple[int, int]]:
 def prefill_attention(
     layer: int, qkv: Tensor, cache: BlockPool, tokens: Tokens, rotary: tuple[Tensor, Tensor], outputs: Tensor
 ) -> Tensor:
-    """Rotates queries and keys of qkv [T, H + 2K, D], keeps keys and values, and attends: outputs [T, H, D]."""
+    """Rotates queries and keys of qkv [T, H + 2K, D], stores keys and values, and fills outputs [T, H, D]."""
     pool, (num_tokens, num_heads, head_dim) = cache.pool, outputs.shape
     num_kv_heads = pool.shape[3]
     strides = (pool.stride(0), layer * pool.stride(1), cache.tables.stride(0))
     shape = {"H": num_heads, "K": num_kv_heads, "D": head_dim, "BLOCK": BLOCK_TOKENS}
     heads = triton.next_power_of_2(num_heads + 2 * num_kv_heads)
-    num_stages = 3 if qkv.element_size() == 2 else 1  # blocks of float32 under way would not fit in a small card
+    num_stages = 3 if qkv.element_size() == 2 else 1  # more of float32 would not fit in a small GPU's shared memory
     _keep[(num_tokens,)](
         qkv, pool, cache.tables, tokens.slots, tokens.positions, *rotary, *strides, **shape, HEADS=heads
     )

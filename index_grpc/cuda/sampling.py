@@ -1,6 +1,6 @@
-"""Draws the next token of each row on the device, where a small top_k leaves few candidates.
+"""Draws the next token of each row on the device, for rows with a top_k small enough to leave few candidates.
 
-The same rules as in `model.drawing`, in float32. A row's draw depends on its own row alone.
+The rules are those of `model.drawing`, in float32. A row's draw depends only on its own row.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from torch import Tensor
 from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 
 CHUNK = 1024
-"""Logits that one program looks through."""
+"""Logits that one program searches."""
 CANDIDATES = 64
-"""The largest top_k that is drawn here."""
+"""The largest top_k of a row that is drawn here."""
 NUM_KNOBS = 8
-"""Columns of the table of slots' knobs: temperature, top_p, min_p, the penalties for repetition, frequency and
-presence, how many candidates are wanted, and one to spare."""
+"""Columns of the table of sampling parameters: temperature, top_p, min_p, the penalties for repetition, frequency and
+presence, the number of candidates, and one unused."""
 
 BELOW_ONE = 1 - 2**-24
 """The largest number below 1 in float32."""
 
 NOT_A_NUMBER = -1
-"""Drawn where the model's output is not a number."""
+"""Stored in place of a token if the model's output is not a number."""
 
 
 @triton.jit
 def _ordered(scores, ids):
-    """Scores and ids as integers in their order: higher scores first, then lower ids; no number before all."""
+    """Packs scores and ids into integers: larger for higher scores, then for lower ids; NaN is the largest."""
     bits = scores.to(tl.int32, bitcast=True)
     bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     bits = tl.where(scores != scores, 0x7FFFFFFF, bits)
@@ -41,7 +41,7 @@ def _candidates(
     logits, slots, knobs, occurred, counts, found, V, logits_stride, CHUNK: tl.constexpr, CANDIDATES: tl.constexpr,
     NUM_KNOBS: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
-    """The likeliest of a chunk of a row, as many as its slot wants, penalised by its history."""
+    """Finds the likeliest tokens of a chunk of a row after penalties, as many as its slot has candidates."""
     let_next_start(OVERLAPS)
     row, chunk = tl.program_id(0), tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
@@ -106,7 +106,7 @@ def _draw(
     kept = (given & (before < top_p) & (shares >= min_p * largest)) | (places == 0)
     reached = tl.cumsum(tl.where(kept, shares, 0.0))
     all_reached = tl.max(reached)
-    # Sums are rounded, and not all in one order: what the draw seems to reach may lie past the last token kept.
+    # Sums are rounded, and not all in one order, so the place found may lie past the last token kept.
     last_kept = tl.max(tl.where(kept, places, 0))
     place = tl.minimum(tl.sum((reached <= draw * all_reached).to(tl.int32)), last_kept)
     chosen = tl.sum(tl.where(places == place, ids, 0))
@@ -120,19 +120,19 @@ def _draw(
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """What B rows are drawn with."""
+    """Slots and random numbers with which B rows are drawn."""
 
     slots: Tensor
     """[B], int32."""
     numbers: Tensor
-    """[B], float32: in [0, 1); what rounding has made 1 counts as a little less."""
+    """[B], float32: random numbers in [0, 1); one that was rounded to 1 counts as BELOW_ONE."""
     samples: Tensor
-    """[B], int32: 1 where a token is wanted, 0 where the row is not for here."""
+    """[B], int32: 1 if a token is to be drawn here for the row, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """What each slot is drawn with, what has occurred in it and what was drawn last."""
+    """The sampling parameters, the token history and the last drawn token of each slot."""
 
     knobs: Tensor
     """[slots, NUM_KNOBS], float32."""
@@ -145,7 +145,7 @@ class SlotState:
 
 
 def draw(logits: Tensor, draws: Draws, state: SlotState, drawn: Tensor, overlaps: bool = False) -> None:
-    """Draws for each row of logits [B, V], float32, that wants it: into `drawn` [B], int32, and the slot's state."""
+    """Draws for the rows of logits [B, V], float32, that `draws` selects: into `drawn` [B], int32, and `state`."""
     num_rows, vocab_size = logits.shape
     num_chunks = triton.cdiv(vocab_size, CHUNK)
     occurred = state.occurred.view(torch.uint8)
