@@ -1,1 +1,1 @@
-"""From a checkpoint to logits and drawn tokens; knows slots, but no requests."""
+"""The model: loads checkpoints, computes logits and draws tokens. Knows slots, but not requests."""

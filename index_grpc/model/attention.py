@@ -1,7 +1,7 @@
-"""Attention with PyTorch: each sequence looks back over its own row at its exact length.
+"""Attention with PyTorch: each sequence attends to its own row at its exact length.
 
-So a neighbour can neither slow nor change it. L is the number of tokens in a row, n those of a place; T, H, K, D as in
-`llama.py`.
+So the other sequences of a batch neither slow it down nor change its result. L is the number of tokens in a row, n the
+number of tokens of a place; T, H, K and D are as in `llama.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ Attend = Callable[[int, Tensor, Tensor], Tensor]
 
 
 def attention(places: Sequence[RowPlace], grouped: bool) -> Attend:
-    """Attention for a batch's tokens in order: stores their keys and values, then looks back over each row.
+    """Returns attention for a batch's tokens in order: it stores their keys and values, then attends to each row.
 
-    `grouped` tells whether several query heads share one of keys and values.
+    `grouped` tells whether several query heads share one key-value head.
     """
     masks = [None if place.count == 1 else _causal_mask(place) for place in places]
 
     def attend(layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
         attended = torch.empty_like(queries)
-        # Views with the tokens in dimension 2, so that all that is left for each sequence is to narrow them.
+        # Views with the tokens in dimension 2, so that each sequence only needs to narrow them.
         looking, seen = queries.transpose(0, 1)[None], attended.transpose(0, 1)[None]  # [1, H, T, D]
         new = keys_values.permute(1, 2, 0, 3)  # [2, K, T, D]
         first = 0
@@ -44,6 +44,6 @@ def attention(places: Sequence[RowPlace], grouped: bool) -> Attend:
 
 
 def _causal_mask(place: RowPlace) -> Tensor:
-    """[n, L] true where a token may look; a single token needs none, as it may look at all before it."""
+    """Returns [n, L], true where a token may attend; a single token needs no mask, as it may attend to all L."""
     allowed = torch.ones(place.count, place.end, dtype=torch.bool, device=place.row.device)
     return allowed.tril(diagonal=place.start)

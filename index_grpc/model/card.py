@@ -1,4 +1,4 @@
-"""What a GPU is like, as far as it decides how kernels are launched, or whether they can be."""
+"""The properties of a GPU that decide how kernels are launched, or whether they can be."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 LARGE_MEMORY = 200_000
-"""Bytes that programs of one processor share, as on Hopper; the tiles for fewer fit in 99 KB."""
+"""Bytes of shared memory that make a GPU large, as Hopper is; the tiles for smaller GPUs fit in 99 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,18 +14,18 @@ class Card:
     """A GPU."""
 
     capability: tuple[int, int]
-    """What CUDA can do there: (8, 0) is Ampere, (9, 0) Hopper, (10, 0) Blackwell in data centres."""
+    """The compute capability: (8, 0) is Ampere, (9, 0) Hopper, (10, 0) Blackwell in data centres."""
     shared_bytes: int
-    """Memory that programs of one of its processors share."""
+    """Bytes of shared memory that one program can have."""
     name: str = ""
-    """What its maker calls it."""
+    """The product name."""
 
     @classmethod
     def of(cls, device: torch.device) -> "Card":
-        """The card of a device; on a processor Triton's interpreter stands for one without any gifts."""
+        """Returns the GPU of a device; for a CPU, which Triton's interpreter uses, a GPU without any capabilities."""
         if device.type != "cuda":
             return cls((0, 0), 0)
-        properties: Any = torch.cuda.get_device_properties(device)  # its type does not list all
+        properties: Any = torch.cuda.get_device_properties(device)  # its type does not list all attributes
         capability = torch.cuda.get_device_capability(device)
         return cls(capability, int(properties.shared_memory_per_block_optin), str(properties.name))
 
@@ -36,10 +36,10 @@ class Card:
 
     @property
     def is_large(self) -> bool:
-        """Whether programs have much memory to share."""
+        """Whether a program can have much shared memory."""
         return self.shared_bytes >= LARGE_MEMORY
 
     @property
     def has_tensor_memory(self) -> bool:
-        """Whether products of 64 rows and more go through a memory of their own."""
+        """Whether products of 64 rows and more are summed in tensor memory."""
         return self.capability[0] in (10, 11)

@@ -1,4 +1,4 @@
-"""Fills a module that waits on the meta device with a checkpoint's weights, one tensor at a time."""
+"""Loads a checkpoint's weights into a module on the meta device, one tensor at a time."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ MOST_PROBLEMS = 10
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name → shape of every tensor that a checkpoint must hold."""
+    """Returns the names and shapes of all tensors that a checkpoint must have."""
     hidden, mlp = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     layer = {
@@ -42,17 +42,17 @@ def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def num_parameters(config: ModelConfig) -> int:
-    """Weights of the model; those that embedding and head share count once."""
+    """Counts the model's weights; those that the embedding and the head share count once."""
     return sum(math.prod(shape) for shape in expected_tensors(config).values())
 
 
 def load_weights(
     directory: Path, config: ModelConfig, module: nn.Module, device: torch.device | str, dtype: torch.dtype
 ) -> None:
-    """Puts every tensor in its place in `module`, on `device` in `dtype`; folds the norm head on the way.
+    """Loads every tensor into `module`, on `device` in `dtype`, and folds the norm head.
 
-    The module's parameters bear the checkpoint's names. Only one tensor at a time exists twice. Raises CheckpointError
-    before anything is filled if a file is broken or the tensors are not those that the config calls for.
+    The module's parameters have the checkpoint's names. Only one tensor at a time exists twice. Raises CheckpointError
+    before anything is loaded if a file is broken or the tensors are not those that the config requires.
     """
     tensors = open_checked(directory, config)
     for name in expected_tensors(config):
@@ -85,10 +85,10 @@ def open_checked(directory: Path, config: ModelConfig) -> dict[str, StoredTensor
 
 
 def fold_norm_head(weight: Tensor) -> Tensor:
-    """Rows of the head with length one, [vocab_size, hidden_size], in the weight's own type.
+    """Returns the head [vocab_size, hidden_size] with rows of length one, in the weight's own dtype.
 
-    The model computes logits from the normalised rows; with the rows normalised once, it is a plain Llama. Rounding
-    belongs to the result, so this comes before any change of type. Doing it twice changes nothing but that rounding.
+    The model computes logits from normalised rows; with the rows normalised once, it is a plain Llama. Rounding is part
+    of the result, so fold before any change of dtype. Folding twice changes nothing but the rounding.
     """
     smallest = torch.finfo(weight.dtype).smallest_normal * torch.finfo(weight.dtype).eps
     return functional.normalize(weight, dim=1, eps=max(1e-12, smallest))  # 1e-12 is zero in float16
@@ -107,20 +107,20 @@ def _problems(expected: dict[str, tuple[int, ...]], tensors: dict[str, StoredTen
 
 
 def read_head(tensors: dict[str, StoredTensor], config: ModelConfig) -> Tensor:
-    """The head's weight [vocab_size, hidden_size] as the forward pass needs it: the norm head folded."""
+    """Reads the head's weight [vocab_size, hidden_size] and folds the norm head."""
     head = read(tensors[EMBEDDING if config.tie_word_embeddings else HEAD])
     return fold_norm_head(head) if config.norm_head else head
 
 
 def read(tensor: StoredTensor) -> Tensor:
-    """A tensor's values, perhaps a view of the mapped file. Raises CheckpointError if they cannot be read."""
+    """Reads a tensor's values, perhaps as a view of the mapped file. Raises CheckpointError if that fails."""
     try:
         return tensor.read()
-    except Exception as error:  # whatever the file's reader raises for a file that changed since it was opened
+    except Exception as error:  # the reader may raise anything if the file has changed since it was opened
         raise CheckpointError(f"{tensor.path}: cannot be read ({error}); download it again") from error
 
 
 def _place(module: nn.Module, name: str, value: Tensor, device: torch.device | str, dtype: torch.dtype) -> None:
-    # A copy always: the value may be a view of the mapped file, which can change or vanish while the service runs.
+    # Always copies: the value may be a view of the mapped file, which can change or vanish while the service runs.
     value = value.to(device=device, dtype=dtype, copy=True)
     set_module_tensor_to_device(module, name, device, value=value, dtype=dtype, clear_cache=False)

@@ -1,4 +1,4 @@
-"""What a checkpoint's `config.json` says of the model's shape."""
+"""The model's shape, as read from a checkpoint's `config.json`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The shape of a Llama body, with or without a norm head. Cannot be built with sizes that do not fit together."""
+    """The shape of a Llama model, with or without a norm head. Its sizes always fit together."""
 
     num_layers: int
     hidden_size: int
@@ -27,17 +27,17 @@ class ModelConfig:
     head_dim: int
     vocab_size: int
     context_length: int
-    """Positions the model was trained for, in tokens."""
+    """Number of positions for which the model was trained."""
     rms_norm_eps: float = 1e-6
     rope_theta: float = DEFAULT_ROPE_THETA
     norm_head: bool = False
-    """Whether each row of `lm_head.weight` counts with length one."""
+    """Whether each row of `lm_head.weight` is normalised to length one."""
     tie_word_embeddings: bool = False
     dtype: str = "bfloat16"
-    """The type the file says its weights have: one of DTYPES."""
+    """The dtype of the weights according to the file: one of DTYPES."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError naming the fields that do not fit."""
+        """Raises ValueError with the names of the fields that do not fit."""
         if self.num_heads % self.num_kv_heads:
             heads = f"num_attention_heads {self.num_heads} is no multiple of num_key_value_heads"
             raise ValueError(f"{heads} {self.num_kv_heads}")
@@ -52,12 +52,12 @@ class ModelConfig:
 
 
 def position_bytes(config: ModelConfig, item_bytes: int) -> int:
-    """Bytes that one position's keys and values take over all layers, in numbers of so many bytes."""
+    """Returns the bytes of one position's keys and values in all layers, at `item_bytes` for each number."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """Reads `config.json`. Raises CheckpointError naming the file, the key and the value that cannot be served."""
+    """Reads `config.json`. Raises CheckpointError with the file, the key and the value that is not supported."""
     path = directory / "config.json"
     values = read_object(path, "a checkpoint's directory has a config.json")
     model_type = values.get("model_type")
@@ -88,9 +88,9 @@ def _llama_config(values: dict[str, Any]) -> ModelConfig:
 
 
 def _theta(fields: Fields, group: str) -> float:
-    """The base of rotary embedding, from beside the group of its settings or, as transformers 5 writes it, from within.
+    """Returns the base of the rotary embedding: a top-level field or, as transformers 5 writes it, one of the group.
 
-    transformers reads the same of these, but its import would take longer than all else at start.
+    transformers reads the same value, but importing it would take longer than everything else at start.
     """
     inner = fields.group(group)
     inner_theta = _plain_theta(inner)
@@ -104,7 +104,7 @@ def _theta(fields: Fields, group: str) -> float:
 
 
 def _plain_theta(rope: Fields) -> float:
-    """The base of rotary embedding where nothing else of it is out of the ordinary."""
+    """Returns the base of the rotary embedding. Raises ValueError if the embedding is not of the plain kind."""
     for key in ("rope_type", "type"):  # the newer name and the older one
         rope.one_of(key, ("default",), default="default")
     _refuse_partial_rotation(rope)
@@ -123,7 +123,7 @@ def _shape(fields: Fields, rope_theta: float, norm_head: bool) -> ModelConfig:
     hidden_size = fields.positive_int("hidden_size")
     if "head_dim" not in fields and hidden_size % num_heads:
         raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_heads}")
-    dtype_key = "dtype" if "dtype" in fields else "torch_dtype"  # the newer name of the same thing
+    dtype_key = "dtype" if "dtype" in fields else "torch_dtype"  # `dtype` is the newer name
     return ModelConfig(
         num_layers=fields.positive_int("num_hidden_layers", most=MOST_LAYERS),
         hidden_size=hidden_size,

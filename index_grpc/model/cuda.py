@@ -1,7 +1,7 @@
 """The model on the Triton kernels of `index_grpc.cuda`.
 
-Prompts go through products that are limited by arithmetic, answers through products that are limited by reading the
-weights. Either way a token has the same bits whatever is computed with it, and a prompt's however it is cut.
+Prefill uses products for many rows, limited by arithmetic; decode uses products for few rows, limited by reading the
+weights. In both a token has the same bits in any batch, and a prompt's token however the prompt is cut.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from index_grpc.model.weights import LayerWeights, LlamaWeights
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer's weights, those that read the same input as one."""
+    """One layer's weights; projections that read the same input are fused."""
 
     input_norm: Norm
     qkv: Tensor
@@ -49,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """How each product of a step is cut."""
+    """The tiles of each product of a step."""
 
     qkv: Tiles
     output: Tiles
@@ -63,13 +63,13 @@ class CudaLlama:
 
     rows_independent = cuts_independent = True
     answers_like_prompts = False
-    """Products of few rows are summed in parts, and attention of one token in splits."""
+    """Decode sums products in parts and attention in splits, in another order than prefill."""
     block_tokens = BLOCK_TOKENS
 
     def __init__(self, config: ModelConfig, weights: LlamaWeights) -> None:
-        """Takes the weights over, one layer at a time, so that no second copy of them stands in memory.
+        """Takes over the weights, one layer at a time, so that memory never holds a second copy of all of them.
 
-        What fusing leaves behind is PyTorch's to give to others, or to be told to give back.
+        PyTorch keeps the memory that fusing frees, for other tensors, until it is told to return it to the system.
         """
         body, self.config = weights.model, config
         self.embedding: Tensor = body.embed_tokens.weight
@@ -83,11 +83,11 @@ class CudaLlama:
 
     @property
     def overlaps(self) -> bool:
-        """Whether its kernels may start before those ahead of them have ended."""
+        """Whether its kernels may start before the kernels ahead of them have ended."""
         return self.card.overlaps
 
     def new_cache(self, num_blocks: int, num_slots: int) -> BlockPool:
-        """Room for keys and values of so many blocks, read by so many slots."""
+        """Returns a KV cache of `num_blocks` blocks, which `num_slots` slots read."""
         config = self.config
         heads = (config.num_layers, config.num_kv_heads, config.head_dim)
         return BlockPool(
@@ -127,7 +127,7 @@ class CudaLlama:
     def prefill(
         self, ids: Tensor, tokens: Tokens, ends: Tensor, cache: BlockPool, tiles: Tiles, logits: Tensor
     ) -> Tensor:
-        """Fills and returns logits [S, vocab_size], float32, after the S of T prompts' tokens that `ends` numbers."""
+        """Fills and returns logits [S, vocab_size], float32, after the S of T prompt tokens in the rows `ends`."""
         config, num_tokens = self.config, len(ids)
         num_heads = config.num_heads + 2 * config.num_kv_heads
         hidden = torch.nn.functional.embedding(ids, self.embedding)
@@ -165,6 +165,6 @@ class CudaLlama:
 
 
 def rotary_halves(config: ModelConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles, [context_length, D / 2] each, float32."""
+    """Returns cosine and sine of every position's angles, [context_length, D / 2] each, float32."""
     angles = rotary_angles(config)
     return angles.cos().to(device), angles.sin().to(device)

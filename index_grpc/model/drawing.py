@@ -1,8 +1,8 @@
-"""Logits to token ids, every row by its own parameters: in PyTorch, the rules that `native/draw.h` follows too.
+"""Draws tokens from logits with PyTorch, each row by its own parameters. `native/draw.h` follows the same rules.
 
 B is the number of rows, V the size of the vocabulary. The order is that of transformers: penalties, temperature, top_k,
-top_p, min_p. Nothing here depends on which rows share a pass, and the random number of a draw is a function of
-(seed, step) alone, so a seeded request draws the same tokens in any company.
+top_p, min_p. A row's draw does not depend on other rows, and its random number depends only on (seed, step), so a
+seeded request draws the same tokens in any batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ from index_grpc.model.token_counts import TokenCounts
 from index_grpc.model.transfer import to_device
 
 NUM_CANDIDATES = 64
-"""The largest top_k that leaves few candidates: they are found without sorting the whole vocabulary."""
+"""The largest top_k whose candidates are found without sorting the whole vocabulary."""
 
 SMALLEST_PENALTY = torch.finfo(torch.float32).tiny
-"""A repetition penalty below it would become 0 in float32, and a logit of 0 divided by it no number."""
+"""A smaller repetition penalty would become 0 in float32, and a logit of 0 divided by it would be NaN."""
 
 _MASK_64 = (1 << 64) - 1
 
 
 def uniform(seed: int, step: int) -> float:
-    """A number in [0, 1) that depends on its arguments alone (SplitMix64 of both)."""
+    """Returns a number in [0, 1) that depends only on its arguments (SplitMix64 of both)."""
     z = (((seed << 32) | step) + 0x9E3779B97F4A7C15) & _MASK_64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK_64
@@ -36,7 +36,7 @@ def uniform(seed: int, step: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """The columns of a table of parameters, [B, 1] each, float64; `native/draw.h` reads its rows too."""
+    """The columns of a table of sampling parameters, [B, 1] each, float64; `native/draw.h` reads the table's rows."""
 
     temperature: Tensor
     top_p: Tensor
@@ -45,12 +45,12 @@ class Knobs:
     frequency_penalty: Tensor
     presence_penalty: Tensor
     top_k: Tensor
-    """0 is off."""
+    """0 means no limit."""
     seed: Tensor
 
     @classmethod
     def of(cls, table: Tensor) -> "Knobs":
-        """Those of a table [B, 8]."""
+        """Splits a table [B, 8] into its columns."""
         return cls(*table.split(1, dim=1))
 
 
@@ -58,12 +58,12 @@ NUM_KNOBS = len(Knobs.__slots__)
 
 
 def is_narrow(params: SamplingParams, most: int) -> bool:
-    """Whether no more than `most` candidates are left, so that the others need no place in an order."""
+    """Returns whether at most `most` candidates are left, so that the other tokens need not be sorted."""
     return params.temperature == 0.0 or 0 < params.top_k <= most
 
 
 def knobs(params: SamplingParams) -> list[float]:
-    """A row of the table."""
+    """Returns a request's row of the table."""
     is_greedy = params.temperature == 0.0
     return [
         1.0 if is_greedy else params.temperature,
@@ -78,7 +78,7 @@ def knobs(params: SamplingParams) -> list[float]:
 
 
 class SlotTable:
-    """What the tokens of each slot's sequence are drawn with, and what has occurred in it."""
+    """The sampling parameters and the token history of each slot's sequence."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
         self.device = device
@@ -90,15 +90,15 @@ class Draw(Protocol):
     """Draws tokens."""
 
     def __call__(self, logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
-        """The next token of each row of logits [B, V], float32, which the history of the row's slot takes.
+        """Draws the next token of each row of logits [B, V], float32, and adds it to the history of the row's slot.
 
-        `steps` tells which tokens of their answers they are, from 0 on. Raises FloatingPointError if a row's highest
-        score is not finite; then the histories may be wrong.
+        `steps` has the index of each token in its answer, from 0 on. Raises FloatingPointError if a row's highest score
+        is not finite; then the histories may be wrong.
         """
 
 
 def draw(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
-    """Draw with PyTorch: the vocabulary is sorted for rows only that need it."""
+    """Draws with PyTorch, see Draw. Sorts the vocabulary only for the rows that need it."""
     most = min(NUM_CANDIDATES, logits.shape[1])
     top_k = Knobs.of(table.knobs).top_k[to_device(slots, table.device), 0].tolist()
     few = [row for row, limit in enumerate(top_k) if 0 < limit <= most]
@@ -126,11 +126,11 @@ def _draw(
     slots: Sequence[int],
     steps: Sequence[int],
 ) -> list[int]:
-    """Draws among what `rank` makes of scores [B, V]: scores, highest first, and ids, [B, n] each."""
+    """Draws among what `rank` returns for scores [B, V]: scores, highest first, and ids, [B, n] each."""
     rows = to_device(slots, table.device)
     knobs = Knobs.of(table.knobs[rows])
     best, ids = rank(penalised(logits, table.token_counts, rows, knobs))
-    if not bool(best[:, 0].isfinite().all()):  # what is not a number sorts before all numbers, so one look finds it
+    if not bool(best[:, 0].isfinite().all()):  # NaN sorts before all numbers, so the first column tells
         raise FloatingPointError("the model's output is not a number")
     numbers = [uniform(int(seed), step) for (seed,), step in zip(knobs.seed.tolist(), steps, strict=True)]
     draws = to_device(numbers, table.device, torch.float64)[:, None]
@@ -141,7 +141,7 @@ def _draw(
 
 
 def penalised(logits: Tensor, token_counts: TokenCounts, slots: Tensor, knobs: Knobs) -> Tensor:
-    """Logits [B, V] less what has occurred in the slots [B]."""
+    """Returns the logits [B, V] after penalties for the tokens that have occurred in the slots [B]."""
     counts, limits = token_counts.counts[slots], torch.finfo(logits.dtype)
     factor = torch.where(token_counts.occurred[slots], knobs.repetition_penalty.float(), 1.0)
     scores = torch.where(logits < 0, logits * factor, logits / factor)
@@ -151,7 +151,7 @@ def penalised(logits: Tensor, token_counts: TokenCounts, slots: Tensor, knobs: K
 
 
 def choose(best: Tensor, knobs: Knobs, draws: Tensor) -> Tensor:
-    """Which place [B, 1] of each row of ranked scores [B, n] the draw [B, 1], from 0 to 1, falls on."""
+    """Returns the place [B, 1] in each row of ranked scores [B, n] on which the draw [B, 1], in [0, 1), falls."""
     places = torch.arange(best.shape[1], device=best.device)
     limit = torch.where(knobs.top_k > 0, knobs.top_k, float(best.shape[1]))
     scaled = ((best - best[:, :1]) / knobs.temperature).masked_fill(places >= limit, -torch.inf)  # the first is 0

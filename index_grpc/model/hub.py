@@ -1,4 +1,4 @@
-"""From a model's name to a directory with its files: the demo, a directory, or a download from a hub.
+"""Finds the directory with a model's files by the model's name: the demo, a directory, or a download from a hub.
 
 Only data is fetched, never code: no `.py` file of a repository reaches this machine.
 """
@@ -29,10 +29,10 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*
 
 
 def resolve(model: str, revision: str | None = None) -> tuple[str, Path]:
-    """The name a model is served under and the directory with its files.
+    """Returns the name under which a model is served and the directory with its files.
 
     `model` is `demo`, a directory, or a hub id such as `IndexTeam/Index-1.9B-Chat`, which is downloaded unless the
-    local cache holds it. Raises CheckpointError saying what to do.
+    local cache has it. Raises CheckpointError with a remedy.
     """
     place = os.path.expanduser(model)
     if model != DEMO and not os.path.isdir(place):
@@ -52,16 +52,16 @@ def resolve(model: str, revision: str | None = None) -> tuple[str, Path]:
 def fetch(model: str, revision: str | None, output: Path | None) -> Path:
     """Fetches a hub model into `output`, or into the cache, and returns its directory.
 
-    What an earlier, interrupted download completed is not fetched again. Raises CheckpointError.
+    Files that an earlier, interrupted download completed are not fetched again. Raises CheckpointError.
     """
     if not HUB_ID.fullmatch(model):
         raise CheckpointError(f"model {model!r} is no hub id; pass an owner/name such as IndexTeam/Index-1.9B-Chat")
     api = HfApi(endpoint=_endpoint())
     try:
         commit = api.model_info(model, revision=revision).sha
-    except Exception as error:  # of the hub's client, of its HTTP library or of the system: no common family
+    except Exception as error:  # from the hub client, its HTTP library or the system: no common base class
         raise explain(error, model, revision, _endpoint(), output) from error
-    # The cache notes what a branch stood for only if it is asked for by its name; offline it is found by that.
+    # The cache records a branch's commit only if asked for the branch by name, as it will be asked offline.
     return _fetch(model, commit if output else revision, output)
 
 
@@ -82,7 +82,7 @@ def _fetch(model: str, revision: str | None, output: Path | None) -> Path:
         if any(directory.glob("model*.safetensors")):
             return directory
         return _snapshot(model, revision, output, PICKLES)
-    except Exception as error:  # of the hub's client, of its HTTP library or of the system: no common family
+    except Exception as error:  # from the hub client, its HTTP library or the system: no common base class
         raise explain(error, model, revision, _endpoint(), output) from error
 
 

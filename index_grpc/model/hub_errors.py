@@ -1,4 +1,4 @@
-"""One clear sentence for each way in which a download fails."""
+"""The error messages for the ways in which a download can fail."""
 
 import errno
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ SENTENCES: tuple[tuple[type[Exception], str], ...] = (
     (PermissionError, "cannot be written to {place} ({origin}); set HF_HOME or the output elsewhere"),
     (Exception, "cannot be fetched from {endpoint} ({origin}); check the network and try again, " + OTHER_WAYS),
 )
-"""What each error means, the narrower before the wider."""
+"""The message for each error, subclasses before base classes."""
 
 
 def explain(error: Exception, model: str, revision: str | None, endpoint: str, output: Path | None) -> CheckpointError:
-    """What went wrong and what to do about it."""
+    """Returns an error that says what went wrong and what to do about it."""
     causes = list(_causes(error))
     if any(getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for cause in causes):
         sentence = NO_SPACE
@@ -47,7 +47,7 @@ def explain(error: Exception, model: str, revision: str | None, endpoint: str, o
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from, the origin last."""
+    """Yields the error and its causes, the original one last."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""The JSON files of a checkpoint."""
+"""Reads the JSON files of a checkpoint."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ AGAIN = "download it again"
 
 
 def read_object(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
-    """The object that a file holds; `remedy` is what to do if it cannot be read. Raises CheckpointError."""
+    """Returns the object in a file. Raises CheckpointError; `remedy` says what to do if the file cannot be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from error
-    except (ValueError, RecursionError) as error:  # the latter of what is nested without end
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise CheckpointError(f"{path}: is not JSON in UTF-8 ({error}); {AGAIN}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: holds a {type(values).__name__} and should hold a JSON object")

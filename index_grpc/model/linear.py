@@ -1,9 +1,9 @@
-"""Matrix products whose rows do not depend on their neighbours.
+"""Matrix products whose rows do not depend on each other.
 
 A server computes the tokens of many callers as the rows of one matrix. The usual product picks its kernel by the
-number of rows, so a row's last bits, and with them a sampled token, would depend on who else is being served. The
-products here give each row the same bits in any company; `rows_are_independent` tries it on the machine at hand before
-they are used.
+number of rows, so a row's last bits, and with them a sampled token, would depend on the other callers. The products
+here give each row the same bits in any batch; `rows_are_independent` tests that on the present machine before they are
+used.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ FIXED_ROWS = 64
 
 
 def packed_linear(weight: Tensor) -> Linear:
-    """oneDNN's product on a weight laid out once for this processor: float32 on a CPU.
+    """Returns oneDNN's product with a weight packed once for this CPU, for float32.
 
-    One to three rows are padded to four: below that oneDNN takes other kernels, with other last bits and slower.
+    One to three rows are padded to four: for fewer oneDNN uses slower kernels that give other last bits.
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     multiply = torch.ops.mkldnn._linear_pointwise
@@ -40,7 +40,7 @@ def packed_linear(weight: Tensor) -> Linear:
 
 
 def fixed_rows_linear(weight: Tensor) -> Linear:
-    """The usual product, always over FIXED_ROWS rows: the last part is padded, so the kernel is always the same."""
+    """Returns the usual product over parts of FIXED_ROWS rows; it pads the last part, so the kernel never changes."""
     weight = weight.contiguous()
 
     def linear(rows: Tensor) -> Tensor:
@@ -53,25 +53,25 @@ def fixed_rows_linear(weight: Tensor) -> Linear:
 
 
 def linear_kinds(device: torch.device, dtype: torch.dtype) -> list[LinearKind]:
-    """The kinds that may work here, fastest first."""
+    """Returns the kinds that may work here, fastest first."""
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
         return [packed_linear, fixed_rows_linear]
     return [fixed_rows_linear]
 
 
 def agrees(kind: LinearKind, weight: Tensor) -> bool:
-    """Whether the kind computes the product with the weight, within rounding; false where it cannot run at all."""
+    """Returns whether the kind's product with the weight is right within rounding; False if it cannot run at all."""
     rows = _random_rows(5, weight)
     expected = functional.linear(rows.double(), weight.double())
     try:
         error = (kind(weight)(rows) - expected).norm() / expected.norm()
-    except (AttributeError, RuntimeError, NotImplementedError):  # a private operator may be gone or refuse
+    except (AttributeError, RuntimeError, NotImplementedError):  # a private operator may be missing or refuse
         return False
     return bool(error < (1e-5 if weight.dtype == torch.float32 else 2e-2))
 
 
 def rows_are_independent(function: Linear, in_features: int, like: Tensor, most_rows: int) -> bool:
-    """Whether a row's result is the same bit for bit at every place in batches of 1 to `most_rows` rows."""
+    """Tests whether a row's result is the same bit for bit at every place in batches of 1 to `most_rows` rows."""
     rows = _random_rows(most_rows, like, in_features)
     whole = function(rows)
     sizes = sorted({min(size, most_rows) for size in (1, 2, 3, 4, 5, 8, 13, 16, 17, 32, 33, 48, 64, 65, 96, most_rows)})

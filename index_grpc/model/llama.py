@@ -1,7 +1,7 @@
-"""The Llama forward pass with PyTorch, over a flat run of tokens.
+"""The Llama forward pass with PyTorch, over the tokens of a batch.
 
-Tokens of different sequences stand side by side as rows; only attention needs to know which belong together. T is the
-number of tokens, H the number of query heads, K of key-value heads, D a head's size.
+The tokens of all sequences are rows of one matrix; only attention needs to know which belong together. T is the number
+of tokens, H the number of query heads, K that of key-value heads, D the size of a head.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from index_grpc.model.weights import LayerWeights, LlamaWeights
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer: attention, then feed-forward, each on a normed copy and added back."""
+    """One layer: attention, then feed-forward; each reads normed hidden states and adds its result to them."""
 
     config: ModelConfig
     input_norm: Tensor
@@ -46,7 +46,7 @@ class Layer:
         )
 
     def forward(self, index: int, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        """hidden [T, hidden_size] → the same shape."""
+        """Maps hidden states [T, hidden_size] to new ones of the same shape."""
         config, num_tokens = self.config, hidden.shape[0]
         num_rotated = config.num_heads + config.num_kv_heads
         qkv = self.qkv(self._norm(hidden, self.input_norm))
@@ -65,17 +65,17 @@ class Layer:
 class TorchLlama:
     """A model ready to compute: fused weights in one dtype on one device.
 
-    `rows_independent` tells whether tokens computed together get the same bits as alone; where it is false, the caller
+    `rows_independent` tells whether tokens computed together get the same bits as alone; if it is false, the caller
     must compute one sequence at a time to keep answers independent of each other.
     """
 
     cuts_independent = False
-    """A token's last bits depend on how the prompt was cut into the parts that are computed together."""
+    """A token's last bits depend on how the prompt was cut into chunks."""
     answers_like_prompts = False
     draw = staticmethod(draw)
 
     def __init__(self, config: ModelConfig, weights: LlamaWeights, kind: LinearKind, rows_independent: bool) -> None:
-        """Takes the weights over, one layer at a time, so that no second copy of them stands in memory."""
+        """Takes over the weights, one layer at a time, so that memory never holds a second copy of all of them."""
         body, self.config, self.rows_independent = weights.model, config, rows_independent
         self.embedding: Tensor = body.embed_tokens.weight
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
@@ -87,15 +87,15 @@ class TorchLlama:
         self.engine = f"PyTorch {torch.__version__}"
 
     def new_cache(self) -> RowCache:
-        """An empty cache for this model's keys and values."""
+        """Returns an empty cache for this model's keys and values."""
         return RowCache(self.config, self.device, self.dtype)
 
     @torch.inference_mode()
     def forward(self, token_ids: Sequence[int], places: Sequence[RowPlace], sampled: Sequence[int]) -> Tensor:
-        """Computes T tokens, which stand at `places` in order, and keeps their keys and values there.
+        """Computes T tokens, whose places are `places` in order, and stores their keys and values there.
 
-        Returns the logits [S, vocab_size], float32, of what may follow the S different tokens that `sampled`
-        numbers, in ascending order.
+        Returns the logits [S, vocab_size], float32, after S of the tokens. `sampled` has their different, ascending row
+        numbers.
         """
         positions = self._tensor([position for place in places for position in range(place.start, place.end)])
         rotary = (self.rotary[0][positions], self.rotary[1][positions])
@@ -114,21 +114,21 @@ class TorchLlama:
 
 
 def rotary_tables(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles, [context_length, 1, D] each; computed in float32."""
+    """Returns cosine and sine of every position's angles, [context_length, 1, D] each; computes in float32."""
     angles = rotary_angles(config)
     both_halves = torch.cat([angles, angles], dim=-1)[:, None, :]
     return both_halves.cos().to(device, dtype), both_halves.sin().to(device, dtype)
 
 
 def rotary_angles(config: ModelConfig) -> Tensor:
-    """By which each pair of a head turns at every position, [context_length, D / 2], float32."""
+    """Returns the angles that rotate each pair of a head at every position, [context_length, D / 2], float32."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     frequencies = 1.0 / config.rope_theta**exponents  # [D / 2]
     return torch.outer(torch.arange(config.context_length, dtype=torch.float32), frequencies)
 
 
 def rotate(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
-    """Turns heads [T, N, D] by their positions' angles, in place: the half-split layout."""
+    """Rotates heads [T, N, D] by their positions' angles, in place, in the half-split layout."""
     cosine, sine = rotary
     first, second = heads.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
@@ -138,9 +138,9 @@ def rotate(heads: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
 def choose_kind(
     config: ModelConfig, device: torch.device, dtype: torch.dtype, most_rows: int
 ) -> tuple[LinearKind, bool]:
-    """The fastest product that is right for these shapes, and whether rows are independent with it.
+    """Returns the fastest product that is right for these shapes, and whether rows are independent with it.
 
-    Tried on one layer and the head with random weights, in batches of up to `most_rows` rows.
+    Tests one layer and the head with random weights, in batches of up to `most_rows` rows.
     """
     layer = LayerWeights(config).to(device, dtype)
     head = torch.randn(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
@@ -153,12 +153,12 @@ def choose_kind(
 
 
 def _alone(layer: Layer, like: Tensor) -> Linear:
-    """All of a layer but attention, as a function of hidden states."""
+    """Returns a layer without its attention as a function of hidden states."""
     angle = torch.ones(1, device=like.device, dtype=like.dtype)
     rotary = (angle.cos(), angle.sin())
     return lambda hidden: layer.forward(0, hidden, rotary, _no_attention)
 
 
 def _no_attention(_layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
-    """Stands in for attention where only the rest of a layer is tried."""
+    """Replaces attention while the rest of a layer is tested."""
     return queries + keys_values[:, 0].mean(dim=1, keepdim=True)

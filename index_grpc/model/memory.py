@@ -1,4 +1,4 @@
-"""How memory is taken from the system, and given back."""
+"""Controls how memory is taken from the system and given back."""
 
 import ctypes
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from torch import Tensor
 
 M_MMAP_THRESHOLD = -3
 LOADING_THRESHOLD_BYTES = 2**20
-USUAL_THRESHOLD_BYTES = 32 * 2**20  # where glibc's own, growing threshold ends
+USUAL_THRESHOLD_BYTES = 32 * 2**20  # the largest value of glibc's own threshold, which grows
 
 MADV_HUGEPAGE = 14
 LARGE_PAGE_BYTES = 2**21
@@ -16,10 +16,10 @@ LARGE_PAGE_BYTES = 2**21
 
 @contextmanager
 def large_blocks_apart() -> Iterator[None]:
-    """Has glibc map each large block by itself, so that memory goes back to the system as soon as it is freed.
+    """Makes glibc map each large block separately, so that its memory returns to the system as soon as it is freed.
 
-    Loading frees every tensor once it has been laid out anew. In the heap they would leave holes that nothing later
-    fits: a quarter of the weights' size. Elsewhere than on glibc it changes nothing.
+    Loading frees every tensor after packing it. In the heap these would leave holes in which nothing later fits, a
+    quarter of the weights' size. Without glibc this changes nothing.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:
@@ -33,7 +33,7 @@ def large_blocks_apart() -> Iterator[None]:
 
 
 def in_large_pages(tensor: Tensor) -> Tensor:
-    """Asks Linux to back a new tensor's memory with large pages: fewer addresses to look up when it is streamed."""
+    """Asks Linux to back a new tensor with large pages, which need fewer address look-ups. Returns the tensor."""
     first = -(-tensor.data_ptr() // LARGE_PAGE_BYTES) * LARGE_PAGE_BYTES
     num_bytes = (tensor.data_ptr() + tensor.nbytes - first) // LARGE_PAGE_BYTES * LARGE_PAGE_BYTES
     advise = getattr(ctypes.CDLL(None), "madvise", None)

@@ -1,7 +1,7 @@
-"""The model on the kernels of `index_grpc.native`: float32 on an x86 processor.
+"""The model on the kernels of `index_grpc.native`: float32 on an x86 CPU.
 
-Weights are stored in 16 bits where nothing is lost by it, as with a bfloat16 checkpoint, or, if asked for, in 8 bits;
-the arithmetic is float32 always. Every token has the same bits in any batch and however its prompt is cut.
+Weights are stored in 16 bits if that loses nothing, as with a bfloat16 checkpoint, or in 8 bits on request; the
+arithmetic is always float32. Every token has the same bits in any batch and however its prompt is cut.
 """
 
 import ctypes
@@ -21,12 +21,12 @@ from index_grpc.model.llama import rotary_tables
 from index_grpc.native import library as native
 
 BUILDS = {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}
-"""Builds of the library, best first, by what PyTorch says of the processor; ATEN_CPU_CAPABILITY can lower it."""
+"""Builds of the library, best first, by the CPU capability in PyTorch, which ATEN_CPU_CAPABILITY can lower."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """A build of the library, and whether it multiplies on the processor's matrix unit."""
+    """A build of the library, and whether it multiplies on the CPU's matrix unit (AMX)."""
 
     build: str
     library: ctypes.CDLL
@@ -36,12 +36,12 @@ class Kernels:
         return f"{self.build}, amx" if self.tiles else self.build
 
     def fit(self, config: ModelConfig) -> bool:
-        """Whether they can compute a model of this shape: heads and rows of whole registers, not too many together."""
+        """Returns whether heads and rows fill whole registers and few enough query heads share a key-value head."""
         lanes, group = self.library.index_lanes(), config.num_heads // config.num_kv_heads
         return not (config.head_dim % lanes or config.hidden_size % lanes) and group <= native.MOST_QUERIES
 
     def storage(self, weight: Tensor, *, as_int8: bool) -> int:
-        """How a weight, bfloat16 or float32, is best stored."""
+        """Returns the best storage format of a weight in bfloat16 or float32."""
         if as_int8:
             return native.INT8
         if weight.dtype == torch.bfloat16:
@@ -50,7 +50,7 @@ class Kernels:
 
 
 def all_kernels() -> list[Kernels]:
-    """Every way to compute that this processor has and that was built, best first."""
+    """Returns all kernels that were built and that this CPU can run, best first."""
     found = []
     for build in BUILDS.get(torch.backends.cpu.get_cpu_capability(), ()) if platform.machine() == "x86_64" else ():
         library = native.open_library(build)
@@ -62,12 +62,12 @@ def all_kernels() -> list[Kernels]:
 
 
 def find_kernels() -> Kernels | None:
-    """The best kernels for this processor, or None if there are none."""
+    """Returns the best kernels for this CPU, or None if there are none."""
     return next(iter(all_kernels()), None)
 
 
 class NativeLlama:
-    """A model ready to compute. Used from one thread at a time."""
+    """A model ready to compute. Only one thread may use it at a time."""
 
     rows_independent = True
     cuts_independent = True
@@ -76,7 +76,7 @@ class NativeLlama:
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, config: ModelConfig, kernels: Kernels, num_threads: int) -> None:
-        """Holds no weights yet; see `load_native`."""
+        """Creates the model without weights, which `load_native` sets."""
         self.config, self._kernels, self._library = config, kernels, kernels.library
         self.engine = f"native kernels ({kernels}), {num_threads} {'thread' if num_threads == 1 else 'threads'}"
         shape = native.Shape(
@@ -102,29 +102,29 @@ class NativeLlama:
             self._library.index_destroy(handle)
 
     def set_embedding(self, table: Tensor) -> None:
-        """Takes over the table [vocab_size, hidden_size], bfloat16 or float32."""
+        """Takes over the embedding table [vocab_size, hidden_size], bfloat16 or float32."""
         self._embedding = table.contiguous()
         is_bfloat16 = table.dtype == torch.bfloat16
         self._library.index_set_embedding(self._handle, self._embedding.data_ptr(), is_bfloat16, *table.shape)
 
     def set_norm(self, layer: int, number: int, weight: Tensor) -> None:
-        """Copies a norm's weight; see `native.library` for the numbers."""
+        """Copies a norm's weight. `native.library` lists the norms' numbers."""
         weight = weight.float().contiguous()
         _check(self._library.index_set_norm(self._handle, layer, number, weight.data_ptr(), len(weight)))
 
     def set_matrix(self, layer: int, number: int, weight: Tensor, as_int8: bool) -> None:
-        """Copies a weight [outputs, inputs], laid out for the kernels."""
+        """Copies a weight [outputs, inputs] into the layout of the kernels."""
         weight = shortened(weight).contiguous()
         storage, is_bfloat16 = self._kernels.storage(weight, as_int8=as_int8), weight.dtype == torch.bfloat16
         place = (self._handle, layer, number)
         _check(self._library.index_set_matrix(*place, weight.data_ptr(), is_bfloat16, *weight.shape, storage))
 
     def new_cache(self) -> BlockCache:
-        """An empty cache for this model's keys and values."""
+        """Returns an empty cache for this model's keys and values."""
         return BlockCache(self.config)
 
     def forward(self, token_ids: Sequence[int], places: Sequence[BlockPlace], sampled: Sequence[int]) -> Tensor:
-        """See TorchLlama.forward; the logits stand where the next call writes its own."""
+        """See TorchLlama.forward. The next call overwrites the logits."""
         if len(sampled) > len(self._logits):
             self._logits = torch.empty(len(sampled), self._logits_stride)
         addresses = [address for place in places for address in place.addresses]
@@ -146,14 +146,14 @@ class NativeLlama:
         return list(ids)
 
     def read(self, floats: Tensor) -> float:
-        """Reads a float32 tensor with all threads and returns its sum, roughly: what memory allows at best."""
+        """Reads a float32 tensor with all threads, as fast as memory allows, and returns its approximate sum."""
         total = c_float()
         _check(self._library.index_read(self._handle, floats.data_ptr(), floats.nbytes, ctypes.byref(total)))
         return total.value
 
 
 def shortened(weight: Tensor) -> Tensor:
-    """The weight in bfloat16 if that says the same, else in float32."""
+    """Returns the weight in bfloat16 if that is exact, else in float32."""
     short = weight.bfloat16()
     return short if weight.dtype == torch.bfloat16 or torch.equal(short.float(), weight.float()) else weight.float()
 

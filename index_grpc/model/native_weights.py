@@ -1,4 +1,4 @@
-"""From a checkpoint to the native model: read from the mapped file, laid out anew, let go, one layer's at a time."""
+"""Loads a checkpoint into the native model: reads, packs and frees one matrix of the mapped files at a time."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ MATRICES = {
     native.GATE_UP: ("mlp.gate_proj", "mlp.up_proj"),
     native.DOWN: ("mlp.down_proj",),
 }
-"""Projections that read the same input are one matrix."""
+"""The projections of each matrix: those that read the same input are joined."""
 
 NORMS = {native.INPUT_NORM: "input_layernorm", native.POST_ATTENTION_NORM: "post_attention_layernorm"}
 
 
 def load_native(directory: Path, config: ModelConfig, kernels: Kernels, num_threads: int, as_int8: bool) -> NativeLlama:
-    """The checkpoint's weights, ready to compute. Raises CheckpointError for what `open_checked` refuses."""
+    """Returns a model with the checkpoint's weights. Raises CheckpointError for what `open_checked` refuses."""
     tensors, model = open_checked(directory, config), NativeLlama(config, kernels, num_threads)
     model.set_embedding(shortened(read(tensors[EMBEDDING])).clone())
     for index in range(config.num_layers):

@@ -1,6 +1,6 @@
-"""Keys and values in one contiguous row for each sequence, as attention with PyTorch reads them.
+"""The KV cache for attention with PyTorch: one contiguous row of keys and values for each sequence.
 
-A row is a block with room for a whole context, so a sequence stands in one of them only.
+A row is a block with room for a whole context, so a sequence holds only one.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class RowPlace:
 
 
 class RowCache:
-    """All rows by number. A row is made when it is first used; the system gives memory only where it is written."""
+    """All rows by number. A row is allocated at its first use; the system gives memory only for what is written."""
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
         self._shape = (config.num_layers, 2, config.num_kv_heads, config.context_length, config.head_dim)
@@ -37,12 +37,12 @@ class RowCache:
         self._rows: dict[int, Tensor] = {}
 
     def place(self, blocks: Sequence[int], start: int, count: int) -> RowPlace:
-        """Where a sequence's next tokens are to stand."""
+        """Returns the place of a sequence's next `count` tokens, from position `start` on."""
         (block,) = blocks
         return RowPlace(self._row(block), start, count)
 
     def copy(self, copy: Copy) -> None:
-        """Has the first positions of a row stand in another one too."""
+        """Copies the first positions of a row to another one."""
         source, target = self._row(copy.source), self._row(copy.target)
         target[:, :, :, : copy.num_tokens] = source[:, :, :, : copy.num_tokens]
 

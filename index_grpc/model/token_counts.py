@@ -1,4 +1,4 @@
-"""What has occurred in the sequences that run."""
+"""The token history of each running sequence."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ from index_grpc.model.transfer import to_device
 
 
 class TokenCounts:
-    """For each slot, which tokens have occurred in its sequence."""
+    """For each slot, the tokens that have occurred in its sequence, and how often."""
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
         self.occurred = torch.zeros(num_slots, vocab_size, dtype=torch.bool, device=device)
-        """Tokens of prompt and answer."""
+        """Whether each token occurs in the prompt or the answer."""
         self.counts = torch.zeros(num_slots, vocab_size, dtype=torch.float32, device=device)
         """How often each token occurs in the answer."""
 
     def open(self, slot: int, prompt_ids: Sequence[int], answer_ids: Sequence[int] = ()) -> None:
-        """Begins a slot's history with a prompt and what there is of its answer."""
+        """Replaces a slot's history by that of a prompt and the answer's tokens so far."""
         counts, occurred = self.counts[slot].zero_(), self.occurred[slot]
         if answer_ids:
             answer = to_device(answer_ids, counts.device)
@@ -27,6 +27,6 @@ class TokenCounts:
         occurred.index_fill_(0, to_device(prompt_ids, occurred.device), True)
 
     def add(self, slots: Tensor, ids: Tensor) -> None:
-        """Takes one generated token [B] for each of the slots [B]."""
+        """Adds the generated tokens `ids` [B] to the histories of the slots [B]."""
         self.occurred[slots, ids] = True
         self.counts[slots, ids] += 1

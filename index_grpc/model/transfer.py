@@ -1,4 +1,4 @@
-"""Numbers of the host on their way to a device."""
+"""Copies numbers from the host to a device."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ Numbers = Sequence[float] | Sequence[Sequence[float]]
 
 
 def to_device(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
-    """The numbers as a tensor there.
+    """Returns the numbers as a tensor on the device.
 
-    On CUDA it is copied from pinned memory, so that the host waits neither for the copy nor for the device's work
-    before it.
+    On CUDA it is copied from pinned memory, so that the host waits neither for the copy nor for the device's earlier
+    work.
     """
     tensor = torch.tensor(numbers, dtype=dtype)
     if device.type != "cuda":

@@ -21,7 +21,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""What weights are looked for under, first choice first."""
+"""The names of weight files, first choice first."""
 
 SAFETENSORS_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 GIT_LFS_POINTER = b"version https://git-lfs"
@@ -29,18 +29,18 @@ GIT_LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor that lies in a file until `read` is called."""
+    """A tensor that stays in its file until `read` is called."""
 
     path: Path
     shape: tuple[int, ...]
     dtype: str
-    """Such as "bfloat16", or the file's own word for a type that is not served."""
+    """Such as "bfloat16", or the file's own name for a dtype that is not supported."""
     read: Callable[[], Tensor]
-    """The tensor on the CPU; may share memory with the mapped file, so it must be copied and never written."""
+    """Returns the tensor on the CPU. It may share memory with the mapped file, so copy it and never write to it."""
 
 
 def open_weights(directory: Path) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint by name. Raises CheckpointError for a file that is missing, broken or unsafe."""
+    """Opens all tensors of a checkpoint, by name. Raises CheckpointError if a file is missing, broken or unsafe."""
     tensors: dict[str, StoredTensor] = {}
     for path in weight_paths(directory):
         _check_present(path)
@@ -49,7 +49,7 @@ def open_weights(directory: Path) -> dict[str, StoredTensor]:
 
 
 def weight_paths(directory: Path) -> list[Path]:
-    """The files with weights: one, or the shards that an index names. Raises CheckpointError if there are none."""
+    """Returns the weight files: one, or the shards that an index names. Raises CheckpointError if there are none."""
     found = next((directory / name for name in WEIGHT_FILES if (directory / name).exists()), None)
     if found is None:
         raise CheckpointError(f"{directory}: has no weights; looked for {', '.join(WEIGHT_FILES)}")
@@ -66,7 +66,7 @@ def weight_paths(directory: Path) -> list[Path]:
 
 
 def _is_file_name(name: object) -> bool:
-    """Whether it names a file within a directory; the system takes no zero byte and no half of a surrogate pair."""
+    """Returns whether it is a file name. The system accepts neither a zero byte nor half of a surrogate pair."""
     return isinstance(name, str) and name.isprintable() and name not in ("", "..") and Path(name).name == name
 
 
@@ -100,7 +100,7 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _open_pickle(path: Path) -> dict[str, StoredTensor]:
-    """Maps the file; the restricted unpickler builds tensors and plain containers and refuses all else unexecuted."""
+    """Maps the file. The restricted unpickler builds tensors and plain containers, and refuses to run all else."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -108,7 +108,7 @@ def _open_pickle(path: Path) -> dict[str, StoredTensor]:
         what = f"asks for {asked[1]}" if asked else "cannot be read as tensors"
         remedy = "nothing of it was run; use a file with tensors only, such as model.safetensors"
         raise CheckpointError(f"{path}: {what}; {remedy}") from error
-    except Exception as error:  # a broken archive fails in whatever part of it is read first, and says no more
+    except Exception as error:  # a broken archive raises whatever the part that is read first raises
         raise _broken(path) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__} and should hold tensors by name")

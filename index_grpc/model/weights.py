@@ -1,4 +1,4 @@
-"""The weights by the names they have in a checkpoint, waiting on the meta device to be filled."""
+"""Modules for the weights, with the names of a checkpoint; on the meta device until they are loaded."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from index_grpc.model.config import ModelConfig
 
 
 class AttentionWeights(nn.Module):
-    """Projections of one attention layer."""
+    """The projections of one layer's attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -21,12 +21,12 @@ class AttentionWeights(nn.Module):
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
 
     def fused(self) -> Tensor:
-        """The projections that read the same input as one: queries, keys, values, [(H + 2K) D, hidden_size]."""
+        """Returns the projections that read the same input as one: queries, keys, values, [(H + 2K) D, hidden_size]."""
         return torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
 
 
 class MlpWeights(nn.Module):
-    """Projections of one feed-forward layer."""
+    """The projections of one layer's feed-forward part."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class MlpWeights(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def fused(self) -> Tensor:
-        """The projections that read the same input as one: gates before ups, [2 intermediate_size, hidden_size]."""
+        """Returns the projections that read the same input as one: gates, ups, [2 intermediate_size, hidden_size]."""
         return torch.cat([self.gate_proj.weight, self.up_proj.weight])
 
 
 class LayerWeights(nn.Module):
-    """One layer."""
+    """The weights of one layer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class LayerWeights(nn.Module):
 
 
 class BodyWeights(nn.Module):
-    """Embedding, layers and last norm."""
+    """The weights of the embedding, the layers and the final norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class BodyWeights(nn.Module):
 
 
 class LlamaWeights(nn.Module):
-    """The whole model. Holds names and shapes only until `checkpoint.load_weights` fills it."""
+    """The weights of the whole model. Holds only names and shapes until `checkpoint.load_weights` fills it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class LlamaWeights(nn.Module):
         self.requires_grad_(False)
 
     def take_layers(self) -> Iterator[LayerWeights]:
-        """Each layer once: its weights are let go when the next one is taken, so few tensors exist twice."""
+        """Yields each layer once and keeps no reference to it, so that few tensors exist twice."""
         layers = self.model.layers
         for position in range(len(layers)):
             layer = layers[position]
