@@ -1,4 +1,4 @@
-"""From settings to a runner: checkpoint → weights → model, sized to the memory there is."""
+"""Loads the runner that the settings describe: checkpoint → weights → model, sized to the free memory."""
 
 import logging
 import time
@@ -32,19 +32,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedRunner:
-    """All that the engine's loop needs, and what callers may know of the model."""
+    """What the engine's loop needs, and what callers may know of the model."""
 
     model: ServedModel
     runner: "CpuRunner | CudaRunner"
     limits: Limits
     tokenizer: Tokenizer
     directory: Path
-    """The checkpoint's."""
+    """The checkpoint's directory."""
 
 
 def load_runner(settings: ServeSettings) -> LoadedRunner:
-    """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
-    adopt_libraries()  # which are imported by now
+    """Loads the model of the settings. Raises StartupError, with one sentence, if that is not possible."""
+    adopt_libraries()  # they are imported by now
     try:
         return _load(settings)
     except (MemoryError, RuntimeError) as error:
@@ -55,13 +55,13 @@ def load_runner(settings: ServeSettings) -> LoadedRunner:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Triton, CUDA where it makes a recorded step ready, and PyTorch on the processor have no class for that."""
+    """Returns whether memory ran out. Triton, CUDA graphs and PyTorch on a CPU have no exception class for it."""
     words = ("out of memory", "can't allocate memory")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _less_memory(settings: ServeSettings) -> str:
-    """The flags that make the service smaller."""
+    """Returns the flags that make the service take less memory."""
     if not on_cuda(settings):
         return "fewer --threads, --quantize int8"
     cache = "--kv-memory-fraction" if settings.kv_memory_bytes is None else "--kv-memory-bytes"

@@ -1,4 +1,4 @@
-"""Checkpoints as a whole: whether their parts fit together, and fetching one."""
+"""Checks that the parts of a checkpoint fit together, and downloads checkpoints."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from index_grpc.text.tokenizer import Tokenizer
 
 
 def describe(directory: Path) -> tuple[ModelConfig, Tokenizer]:
-    """A checkpoint's shape and tokenizer. Raises CheckpointError if they do not fit together."""
+    """Returns a checkpoint's config and tokenizer. Raises CheckpointError if they do not fit together."""
     config, tokenizer = read_config(directory), Tokenizer.load(directory)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
@@ -21,9 +21,9 @@ def describe(directory: Path) -> tuple[ModelConfig, Tokenizer]:
 
 
 def download(model: str, revision: str | None = None, output: Path | None = None) -> Path:
-    """Fetches a hub model, checks that it can be served, without reading its weights, and returns its directory.
+    """Downloads a hub model, checks, without reading its weights, that it can be served, and returns its directory.
 
-    It goes into `output` or, without one, into the hub client's cache. Raises CheckpointError.
+    The files go to `output`, by default the hub client's cache. Raises CheckpointError.
     """
     directory = fetch(model, revision, output)
     config, _ = describe(directory)

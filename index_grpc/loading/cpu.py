@@ -1,4 +1,4 @@
-"""The model on the processor: with the native kernels if they can, else with PyTorch."""
+"""Loads the model on the CPU: on the native kernels if they can compute it, else on PyTorch."""
 
 import logging
 from pathlib import Path
@@ -27,14 +27,14 @@ TINY_PARAMETERS = 20_000_000
 
 
 def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> tuple[Limits, CpuRunner]:
-    """A runner on the processor, and what it may hold."""
+    """Returns a runner on the CPU, and its limits."""
     model = load_model(directory, config, settings)
     limits = limits_for(model, settings)
     return limits, CpuRunner(model, limits.max_sequences)
 
 
 def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) -> Model:
-    """The checkpoint's weights, ready to compute: with the native kernels if they can, else with PyTorch."""
+    """Returns the model with its weights: on the native kernels if they can compute it, else on PyTorch."""
     dtype = chosen_dtype(settings, CPU)
     num_threads = settings.threads or default_threads(config)
     if num_threads > (cores := num_cores()):
@@ -42,15 +42,15 @@ def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) ->
     kernels = choose_kernels(config, dtype, settings.quantize)
     with torch.inference_mode(), large_blocks_apart():
         if kernels is not None:
-            torch.set_num_threads(1)  # what PyTorch still does is small, and its threads would be in the way
+            torch.set_num_threads(1)  # PyTorch has little to do then, and its threads would slow down the kernels'
             return load_native(directory, config, kernels, num_threads, as_int8=settings.quantize == "int8")
         torch.set_num_threads(num_threads)
         return load_llama(directory, config, dtype, most_rows=max_sequences(settings, CPU) + CHUNK_TOKENS["cpu"])
 
 
 def load_llama(directory: Path, config: ModelConfig, dtype: torch.dtype, most_rows: int) -> TorchLlama:
-    """The model with PyTorch, for batches of up to `most_rows` tokens."""
-    open_checked(directory, config)  # before products of these sizes are tried, which takes time and memory
+    """Returns the model on PyTorch, for batches of up to `most_rows` tokens."""
+    open_checked(directory, config)  # before products of these sizes are tested, which takes time and memory
     kind, rows_independent = choose_kind(config, CPU, dtype, most_rows)
     _warn_if_slow(dtype, kind, rows_independent)
     weights = LlamaWeights(config)
@@ -59,7 +59,7 @@ def load_llama(directory: Path, config: ModelConfig, dtype: torch.dtype, most_ro
 
 
 def choose_kernels(config: ModelConfig, dtype: torch.dtype, quantize: str) -> Kernels | None:
-    """The native kernels, if they can compute this; else None. Raises StartupError where only they could."""
+    """Returns the native kernels if they can compute this, else None. Raises StartupError if `quantize` needs them."""
     kernels = find_kernels() if dtype == torch.float32 else None
     if kernels is not None and kernels.fit(config):
         return kernels
@@ -78,7 +78,7 @@ def choose_kernels(config: ModelConfig, dtype: torch.dtype, quantize: str) -> Ke
 
 
 def default_threads(config: ModelConfig) -> int:
-    """A thread for each core, but one for a tiny model, whose products are done before a second thread has woken."""
+    """Returns one thread per core, or 1 for a tiny model, whose products are done before a second thread wakes up."""
     return 1 if num_parameters(config) < TINY_PARAMETERS else num_cores()
 
 

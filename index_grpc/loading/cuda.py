@@ -1,4 +1,4 @@
-"""The model on a GPU."""
+"""Loads the model on a GPU."""
 
 import os
 import shutil
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from index_grpc.engine.cuda.runner import CudaRunner
 
 OLDEST_CUDA = (8, 0)
-"""The capability that the kernels' matrix products need: Ampere's."""
+"""The compute capability that the kernels' matrix products need: Ampere's."""
 SMALLEST_HEAD, LARGEST_HEAD = 16, 256
-"""What attention can compute; half of that at most where programs of a processor share little memory."""
+"""The head sizes that attention can compute; on GPUs with little shared memory, up to half of the largest."""
 
 
 def load_on_cuda(
     directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings
 ) -> "tuple[Limits, CudaRunner]":
-    """A runner on a GPU, and what it may hold."""
+    """Returns a runner on a GPU, and its limits."""
     refuse_what_cuda_cannot(config, device, Card.of(device), settings.quantize)
-    from index_grpc.engine.cuda.footprint import footprint_bytes  # needs Triton, which CUDA builds bring along
+    from index_grpc.engine.cuda.footprint import footprint_bytes  # needs Triton, which comes with CUDA builds
     from index_grpc.engine.cuda.runner import CudaRunner
     from index_grpc.model.cuda import CudaLlama
 
@@ -40,14 +40,14 @@ def load_on_cuda(
     with torch.inference_mode():
         load_weights(directory, config, weights, device, chosen_dtype(settings, device))
         model = CudaLlama(config, weights)
-    torch.cuda.empty_cache()  # what fusing has left behind counts as free again
+    torch.cuda.empty_cache()  # the memory that fusing freed counts as free again
     taken = footprint_bytes(model, max_sequences(settings, device), CHUNK_TOKENS[device.type])
     limits = limits_for(model, settings, taken)
     return limits, CudaRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
 
 
 def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, card: Card, quantize: str) -> None:
-    """Raises StartupError where the kernels for CUDA could not be compiled, or do not do what is asked."""
+    """Raises StartupError if the kernels for CUDA could not be compiled, or do not support what is asked for."""
     if quantize != "none":
         raise StartupError(f"--quantize {quantize} is not possible on {device}; leave it out")
     if card.capability < OLDEST_CUDA:
@@ -61,7 +61,7 @@ def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, card: Car
 
 
 def refuse_without_compiler(device: torch.device) -> None:
-    """Raises StartupError where Triton could not compile what loads its kernels: it needs a compiler and headers."""
+    """Raises StartupError if the C compiler or headers are missing with which Triton builds its kernels' launchers."""
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         raise StartupError(f"kernels for {device} are compiled with a C compiler; install gcc or clang, or set CC")
     directory = sysconfig.get_paths("posix_prefix")["include"]

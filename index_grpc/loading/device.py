@@ -1,4 +1,4 @@
-"""Which device computes, in which number format."""
+"""Chooses the device that computes, and its dtype."""
 
 import torch
 
@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a `--device` setting. Raises StartupError if it is not there."""
+    """Returns the device of a `--device` setting. Raises StartupError if it does not exist."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name if ":" in name or name == "cpu" else f"{name}:0")
@@ -20,11 +20,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def on_cuda(settings: ServeSettings) -> bool:
-    """Whether a GPU is to compute."""
+    """Returns whether a GPU is to compute."""
     return choose_device(settings.device).type == "cuda"
 
 
 def chosen_dtype(settings: ServeSettings, device: torch.device) -> torch.dtype:
-    """As the settings say; else bfloat16 where it is fast, float32 elsewhere."""
+    """Returns the dtype of the settings; by default bfloat16 on a GPU, float32 on a CPU."""
     default = torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(settings.dtype, default)

@@ -1,4 +1,4 @@
-"""How much the engine may hold: from the settings and the memory that there is."""
+"""Computes how much the engine may hold, from the settings and the free memory."""
 
 import torch
 
@@ -13,17 +13,17 @@ CHUNK_TOKENS = {"cpu": 64, "cuda": 1024}
 """Prompt tokens of one step: enough to keep the device busy, few enough that running streams hardly wait."""
 
 MAX_SEQUENCES = {"cpu": 32, "cuda": 128}
-"""Computed at once where the settings do not say: more would bring each caller's tokens too slowly."""
+"""Default of sequences computed at once: with more, each caller's tokens would come too slowly."""
 
 LEAST_SHARED_TOKENS = 16
-"""All prompts begin with the mark of a turn; copying a block for so little takes longer than computing it."""
+"""All prompts begin with the same turn marker; copying a block for so few tokens takes longer than computing."""
 
 CACHE_SHARE = {"cpu": 0.8, "cuda": 0.9}
-"""Of the memory that is free once the weights are loaded, how much keys and values may take, if nothing is said."""
+"""Default share that the KV cache takes of the memory that is free once the weights are loaded."""
 
 
 def limits_for(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -> Limits:
-    """What the engine may hold, by the settings and the memory that the weights have left, less what steps take."""
+    """Returns the engine's limits by the settings and the free memory, of which steps take `taken_bytes`."""
     chunk_tokens = CHUNK_TOKENS[model.device.type]
     return Limits(
         context_length=model.config.context_length,
@@ -41,15 +41,15 @@ def limits_for(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -
 
 
 def max_sequences(settings: ServeSettings, device: torch.device) -> int:
-    """Sequences computed at once."""
+    """Returns how many sequences are computed at once."""
     return settings.max_sequences or MAX_SEQUENCES[device.type]
 
 
 def num_cache_blocks(model: Computes, settings: ServeSettings, taken_bytes: int = 0) -> int:
-    """Blocks of keys and values that the memory set aside for them holds.
+    """Returns how many blocks the memory for the KV cache holds.
 
-    Unless the settings say how many bytes, at most two whole contexts for each sequence that runs, one of them for a
-    kept prefix. Raises StartupError if not even one context fits, or if there are not so many bytes.
+    Unless the settings give its bytes, it has at most two whole contexts for each running sequence, one of them for a
+    kept prefix. Raises StartupError if not even one context fits, or if the bytes of the settings are not free.
     """
     block_bytes = model.block_tokens * position_bytes(model.config, model.dtype.itemsize)
     longest = -(-model.config.context_length // model.block_tokens)
@@ -75,25 +75,25 @@ def num_cache_blocks(model: Computes, settings: ServeSettings, taken_bytes: int 
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a device that can still be taken."""
+    """Returns the free memory of a device, in bytes."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
 
 
 def _told(device: torch.device, free: int, taken: int, share: float) -> str:
-    """How much there is for keys and values."""
+    """Returns a sentence on how much memory there is for keys and values."""
     steps, of = (f", of which steps take {in_units(taken)}", "the rest") if taken else ("", "them")
     may_hold = f"--kv-memory-fraction {share:g} of {of} may hold keys and values"
     return f"{in_units(free)} are free on {device} beside the weights{steps}; {may_hold}"
 
 
 def _remedy(taken: int, *, may_raise: bool) -> str:
-    """What gives them more."""
+    """Returns what the operator can do to give them more."""
     ways = {"free some memory": True, "raise the fraction": may_raise, "allow fewer --max-sequences": bool(taken)}
     return f"{', '.join(way for way, helps in ways.items() if helps)} or use another device"
 
 
 def in_units(num_bytes: float) -> str:
-    """A size for people."""
+    """Formats a size for people to read."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"
