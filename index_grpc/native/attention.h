@@ -1,9 +1,9 @@
 // Attention over rows of keys and values, computed for each query as if it were alone.
 //
-// A sequence's keys and values stand in blocks of kBlockTokens positions: for each layer the keys, then the values, [kv
-// heads, kBlockTokens, head size] each.
-// Every query's scores, shares and mix are added up in an order that depends on its own position only, so the result
-// has the same bits whether the token came in a prompt of any cut or was generated, and whoever else is being served.
+// A sequence's keys and values are in blocks of kBlockTokens positions: for each layer the keys, then the values, [kv
+// heads, kBlockTokens, head size] each. A query's shares are its softmax weights, its mix the weighted sum of values.
+// Every query's scores, shares and mix are added up in an order that depends only on its own position, so the result
+// has the same bits whether the token is prefilled, in whatever chunks, or decoded, and in any batch.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ struct Heads {
   int group() const { return num_heads / num_kv_heads; }
 };
 
-// The keys, or the values, of one head of one layer: the same place in every block, [kBlockTokens, head_dim].
+// The keys or the values of one head of one layer: [kBlockTokens, head_dim] at the same offset of every block.
 struct Look {
   float* const* blocks;
   int64_t offset;
@@ -38,22 +38,22 @@ struct Look {
   }
 };
 
-constexpr int kMostQueries = 64;      // of a task: they share what is read of the row
-constexpr int kFloatsAhead = 4096;    // how far ahead of their use keys and values are fetched
-constexpr int kMixedTogether = 16;    // positions whose values are mixed, for all queries, before the next ones
+constexpr int kMostQueries = 64;      // of one task: they share the keys and values that it reads
+constexpr int kFloatsAhead = 4096;    // how far ahead of their use keys and values are prefetched
+constexpr int kMixedTogether = 16;    // positions whose values are mixed for all queries before the next ones
 
-// Fetches keys and values in the order in which a task reads them: the keys of a head, its values, the keys of the next
-// head and so on. Only what will be read is fetched, and no head but the first waits for its first keys.
+// Prefetches keys and values in the order in which a task reads them: the keys of a head, its values, the keys of the
+// next head and so on. It prefetches only what will be read. Only the first head has to wait for its first keys.
 class Ahead {
  public:
-  // From the keys of one head on, those of `num_heads` heads, `num_positions` each. A head's values stand `to_values`
+  // Begins at the keys of one head and covers `num_heads` heads, `num_positions` each. A head's values are `to_values`
   // floats after its keys.
   Ahead(const Look& keys, int64_t to_values, int num_heads, int num_positions)
       : next_(keys), to_values_(to_values), num_runs_(2 * num_heads), num_positions_(num_positions) {
     fetch(kFloatsAhead / keys.head_dim);
   }
 
-  // Fetches `count` positions more; called before so many are read.
+  // Prefetches `count` more positions; call it before reading as many.
   void fetch(int count) {
     while (count > 0 && num_runs_ > 0) {
       const int some = std::min({count, num_positions_ - position_, kBlockTokens - position_ % kBlockTokens});
@@ -67,9 +67,9 @@ class Ahead {
 
  private:
   static constexpr int kLine = 16;  // floats
-  static constexpr int kLevel = 2;  // for __builtin_prefetch: into the second cache, since the first is soon full
+  static constexpr int kLevel = 2;  // for __builtin_prefetch: into the L2 cache, as the L1 cache is soon full
 
-  // From keys to values, or from values to the next head's keys.
+  // Moves on from keys to values, or from values to the next head's keys.
   void turn() {
     const bool had_keys = num_runs_ % 2 == 0;
     --num_runs_;
@@ -79,22 +79,22 @@ class Ahead {
 
   Look next_;
   const int64_t to_values_;
-  int num_runs_;             // of keys or of values, still to be fetched
+  int num_runs_;             // of keys or of values, still to be prefetched
   const int num_positions_;  // of each
   int position_ = 0;
 };
 
-// Some queries, each [head_dim], that look at the same keys and values.
+// Some queries, each [head_dim], that attend to the same keys and values.
 struct Queries {
   int count = 0;
   const float* query[kMostQueries];
   float* out[kMostQueries];
-  int num_keys[kMostQueries];  // how many keys each may see
+  int num_keys[kMostQueries];  // how many keys each may attend to
 
   int most_keys() const { return *std::max_element(num_keys, num_keys + count); }
 };
 
-// Dot products of one query with kLanes keys.
+// Returns the dot products of one query with kLanes keys.
 ALWAYS_INLINE Vec dots(const float* query, const float* keys, int head_dim) {
   Vec parts[kLanes] = {};
   for (int at = 0; at < head_dim; at += kLanes) {
@@ -107,7 +107,7 @@ ALWAYS_INLINE Vec dots(const float* query, const float* keys, int head_dim) {
   return sums(parts);
 }
 
-// scores [count, stride]: dot products with every key, kLanes keys at a time; what lies past a query's keys is noise.
+// Fills scores [count, stride] with dot products, kLanes keys at a time. Scores past a query's num_keys are undefined.
 inline void score(const Queries& queries, const Look& keys, float* scores, int64_t stride, Ahead& ahead) {
   const int most = queries.most_keys();
   for (int first = 0; first < most; first += kLanes) {
@@ -119,7 +119,7 @@ inline void score(const Queries& queries, const Look& keys, float* scores, int64
   }
 }
 
-// Scores → shares that sum to one, times the sum that is returned; zero past num_keys, up to whole registers.
+// Turns scores into shares, not yet divided by their sum, which it returns. Zeros fill the last register past num_keys.
 inline float shares(float* scores, int num_keys) {
   const int last = (num_keys - 1) / kLanes * kLanes;
   const Vec minus_infinity = all(-std::numeric_limits<float>::infinity());
@@ -137,7 +137,7 @@ inline float shares(float* scores, int num_keys) {
   return sum(total);
 }
 
-// Adds kWidth registers of `count` values to the mixes of kQueries queries, each with its own shares.
+// Adds kWidth registers of each of `count` values to the mixes of kQueries queries, each with its own shares.
 template <int kQueries, int kWidth>
 ALWAYS_INLINE void mix_some(const float* const (&shares)[kQueries], const float* values, int head_dim, int count,
                             float* const (&out)[kQueries], int at) {
@@ -170,7 +170,7 @@ void mix(const float* const (&shares)[kQueries], const float* values, int head_d
   for (; at < head_dim; at += kLanes) mix_some<kQueries, 1>(shares, values, head_dim, count, out, at);
 }
 
-// The values of some positions, from `first` on, for all queries: two at a time as far as both see.
+// Mixes the values of some positions, from `first` on: for two queries at once as far as both may attend to them.
 inline void mix_piece(const Queries& queries, const float* scores, int64_t stride, int first, const Look& values) {
   const float* piece = values.at(first);
   const auto seen = [&](int i) { return std::clamp(queries.num_keys[i] - first, 0, kMixedTogether); };
@@ -191,8 +191,8 @@ inline void mix_piece(const Queries& queries, const float* scores, int64_t strid
   if (i < queries.count) rest(i, 0);
 }
 
-// Each query's mix of the values it sees. `scores` has room for count rows of `stride` floats, whole registers. `ahead`
-// is told what is read.
+// Computes each query's mix of the values that it may attend to. `scores` has room for count rows of `stride` floats,
+// which fill whole registers. `ahead` prefetches in step with the reading.
 inline void attend(const Queries& queries, const Look& keys, const Look& values, float* scores, int64_t stride,
                    Ahead& ahead) {
   const int head_dim = keys.head_dim;

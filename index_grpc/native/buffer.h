@@ -8,13 +8,13 @@
 #include <new>
 #include <utility>
 
-// Zeroed memory of its own, in large pages where the system has them: streaming weights then looks up few addresses.
+// Zeroed memory, in large pages where the system has them, so that reading weights needs few address look-ups.
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t num_bytes) : size_((num_bytes + kPage - 1) / kPage * kPage) {
     if (size_ == 0) return;
-    // One page more than needed is mapped, and what stands out of the aligned part is given back.
+    // Maps one page more than needed and unmaps what lies outside the aligned part.
     const size_t mapped = size_ + kPage;
     void* found = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (found == MAP_FAILED) throw std::bad_alloc();

@@ -1,4 +1,4 @@
-// The next token of a row of logits, drawn among the likeliest. The rules are those of `model/drawing.py`.
+// Draws the next token of a row of logits. The rules are those of `model/drawing.py`.
 #pragma once
 
 #include <cmath>
@@ -7,21 +7,21 @@
 #include "rank.h"
 #include "rank_all.h"
 
-constexpr int kNotANumber = -1;  // drawn where the logits hold a number that is not one
+constexpr int kNotANumber = -1;  // in place of a token: a score is NaN, or the highest is not finite
 
-// How a slot's tokens are drawn; a row of the table of `model/drawing.py`.
+// A slot's sampling parameters: a row of the table of `model/drawing.py`.
 struct Knobs {
   double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, top_k, seed;
 };
 
-// All slots: how each one's tokens are drawn, and what has occurred in its sequence, [vocab_size] as in Ranking.
+// The sampling parameters of all slots and their token histories, [vocab_size] for each slot, as in Ranking.
 struct SlotTable {
   const Knobs* knobs;
   uint8_t* occurred;
   float* counts;
 };
 
-// Rows of logits, each with its slot, and which token of its answer is drawn, from 0 on.
+// Rows of logits, with the slot of each and the index in its answer of the token to draw, from 0 on.
 struct DrawnRows {
   const float* logits;
   int64_t logits_stride;
@@ -29,7 +29,7 @@ struct DrawnRows {
   const int32_t* steps;
 };
 
-// A number in [0, 1) that depends on its arguments alone (SplitMix64 of both).
+// Returns a number in [0, 1) that depends only on its arguments (SplitMix64 of both).
 inline double uniform(uint64_t seed, uint64_t step) {
   uint64_t z = (seed << 32 | step) + 0x9E3779B97F4A7C15;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
@@ -37,8 +37,8 @@ inline double uniform(uint64_t seed, uint64_t step) {
   return static_cast<double>((z ^ (z >> 31)) >> 11) / static_cast<double>(uint64_t{1} << 53);
 }
 
-// On which of `count` places the draw from [0, 1) falls. share(place) is how likely a place's token is by the first
-// one's, never more than at the place before; `total` is what all of them sum to.
+// Returns on which of `count` places the draw, from [0, 1), falls. share(place) is the probability of a place's token
+// divided by the first place's; it never grows from place to place. `total` is the sum of all shares.
 template <class Share>
 int choose(const Share& share, int count, double total, const Knobs& knobs, double draw) {
   int num_kept = count;
@@ -57,7 +57,7 @@ int choose(const Share& share, int count, double total, const Knobs& knobs, doub
   return num_kept - 1;
 }
 
-// One of the likeliest few; kNotANumber where there is none.
+// Draws one of at most kMostCandidates tokens, or returns kNotANumber.
 inline int32_t drawn_from_few(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
   float scores[kMostCandidates];
   int32_t ids[kMostCandidates];
@@ -70,7 +70,7 @@ inline int32_t drawn_from_few(const Ranking& row, int vocab_size, const Knobs& k
   return ids[choose([&](int place) { return shares[place]; }, row.num_wanted, total, knobs, draw)];
 }
 
-// One of all tokens, or of more than can be ranked beforehand; kNotANumber where there is none.
+// Draws one of all tokens, or of more than kMostCandidates, or returns kNotANumber.
 inline int32_t drawn_from_all(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
   const int count = row.num_wanted > 0 ? row.num_wanted : vocab_size;
   RankedVocabulary vocabulary(row, vocab_size, count, knobs.temperature);
@@ -79,7 +79,7 @@ inline int32_t drawn_from_all(const Ranking& row, int vocab_size, const Knobs& k
   return vocabulary.id(choose(share, count, vocabulary.total(), knobs, draw));
 }
 
-// The next token of one row, which its slot's history takes; kNotANumber where there is none.
+// Draws the next token of one row and adds it to its slot's history, or returns kNotANumber.
 inline int32_t draw(const DrawnRows& rows, int row, const SlotTable& table, int vocab_size) {
   const int64_t slot = rows.slots[row];
   const Knobs& knobs = table.knobs[slot];

@@ -1,4 +1,4 @@
-// What Python calls, as plain C; `library.py` declares the same on the other side.
+// The C functions that Python calls; `library.py` declares them for Python.
 
 #include <exception>
 #include <vector>
@@ -11,21 +11,21 @@
 
 extern "C" {
 
-// Width of the registers that this library was compiled for, in floats.
+// The width, in floats, of the registers for which this library was compiled.
 EXPORTED int index_lanes() { return kLanes; }
 
-// Sizes that both sides must agree on.
+// Sizes that must be the same in `library.py`.
 EXPORTED int index_block_tokens() { return kBlockTokens; }
 EXPORTED int index_most_candidates() { return kMostCandidates; }
 EXPORTED int index_most_queries() { return kMostQueries; }
 
-// Floats from one row of logits to the next, for a vocabulary.
+// The number of floats from one row of logits to the next.
 EXPORTED int64_t index_logits_stride(int vocab_size) { return (vocab_size + kPanel - 1) / kPanel * kPanel; }
 
-// Whether formats of tiles can be multiplied here; the first call asks the system.
+// Whether this process can multiply the tiles format; the first call asks the system for permission.
 EXPORTED int index_has_tiles() { return tiles_are_there(); }
 
-// Null where there is not enough memory.
+// Returns null if there is not enough memory or if threads cannot be started.
 EXPORTED Llama* index_create(const Shape* shape, int num_threads) {
   try {
     return new Llama(*shape, num_threads);
@@ -42,8 +42,8 @@ EXPORTED void index_set_embedding(Llama* model, const void* data, int is_bfloat1
 
 EXPORTED void index_set_rotary(Llama* model, const float* cosine, const float* sine) { model->set_rotary(cosine, sine); }
 
-// Norms by number: 0 before attention, 1 before the feed-forward part; the last one of the model where `layer` is -1.
-// Copies the weight; 0 where there is not enough memory.
+// Copies a norm's weight. `number` is 0 for the norm before attention, 1 for the one before the feed-forward part; a
+// `layer` of -1 means the model's final norm. Returns 0 if there is not enough memory.
 EXPORTED int index_set_norm(Llama* model, int layer, int number, const float* weight, int size) {
   try {
     std::vector<float>& norm = layer < 0     ? model->final_norm()
@@ -56,8 +56,8 @@ EXPORTED int index_set_norm(Llama* model, int layer, int number, const float* we
   }
 }
 
-// Matrices by number: qkv, output, gate_up, down; the head where `layer` is -1. Copies the weight; 0 where there is not
-// enough memory.
+// Copies a matrix's weight. `number` is 0 for qkv, 1 for output, 2 for gate_up, 3 for down; a `layer` of -1 means the
+// head. Returns 0 if there is not enough memory.
 EXPORTED int index_set_matrix(Llama* model, int layer, int number, const void* data, int is_bfloat16, int num_outputs,
                      int num_inputs, int format) {
   try {
@@ -76,8 +76,8 @@ EXPORTED int index_set_matrix(Llama* model, int layer, int number, const void* d
   }
 }
 
-// See Llama::forward. A span is three numbers: how many blocks it has, which follow those of the spans before it in
-// `blocks`, its first position, and how many tokens. 0 where there is not enough memory.
+// See Llama::forward. A span is three numbers: its number of blocks, its first position and its number of tokens.
+// `blocks` has the blocks of all spans in order. Returns 0 if there is not enough memory.
 EXPORTED int index_forward(Llama* model, const int32_t* token_ids, float* const* blocks, const int32_t* spans,
                            int num_spans, const int32_t* sampled, int num_sampled, float* logits,
                            int64_t logits_stride) {
@@ -95,7 +95,7 @@ EXPORTED int index_forward(Llama* model, const int32_t* token_ids, float* const*
   }
 }
 
-// See draw: a token for each of `num_rows` rows. Returns 0 where there is not enough memory.
+// See draw: draws a token for each of `num_rows` rows. Returns 0 if there is not enough memory.
 EXPORTED int index_draw(Llama* model, const SlotTable* table, const DrawnRows* rows, int num_rows, int vocab_size,
                         int32_t* ids) {
   try {
@@ -106,7 +106,7 @@ EXPORTED int index_draw(Llama* model, const SlotTable* table, const DrawnRows* r
   }
 }
 
-// Reads `num_bytes` with all threads and adds them up: what memory allows at best. 0 where there is not enough of it.
+// Reads and adds `num_bytes` of floats with all threads, as fast as memory allows. Returns 0 if memory runs out.
 EXPORTED int index_read(Llama* model, const float* data, int64_t num_bytes, float* sum_of_all) {
   try {
     const int num_tasks = 8 * model->threads().size();

@@ -1,4 +1,4 @@
-"""The C interface of `kernels.cpp`, as Python sees it."""
+"""The C interface of `kernels.cpp`, declared for Python."""
 
 import ctypes
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
@@ -9,16 +9,16 @@ BLOCK_TOKENS = 64
 """Positions of a block of keys and values: [layers, 2, kv heads, BLOCK_TOKENS, head size], float32."""
 
 MOST_CANDIDATES = 64
-"""The largest top_k whose candidates `index_draw` finds without ranking more."""
+"""The largest top_k for which `index_draw` ranks only the candidates."""
 
 NOT_A_NUMBER = -1
-"""What it draws where the highest logit is not finite."""
+"""What `index_draw` returns in place of a token if a score is NaN or the highest one is not finite."""
 
 MOST_QUERIES = 64
-"""Heads that may share keys and values."""
+"""The most query heads that may share a key-value head."""
 
 FLOAT32, BFLOAT16, INT8, BFLOAT16_TILES = range(4)
-"""How a matrix's weights are stored; in tiles for the matrix unit of the processor."""
+"""The storage formats of a matrix's weights; tiles are for the CPU's matrix unit."""
 
 QKV, OUTPUT, GATE_UP, DOWN = 0, 1, 2, 3
 """Numbers of a layer's matrices."""
@@ -27,10 +27,10 @@ INPUT_NORM, POST_ATTENTION_NORM = 0, 1
 """Numbers of a layer's norms."""
 
 MODEL = -1
-"""In the place of a layer's index: the head, and the norm before it."""
+"""In place of a layer's index, stands for the head and the final norm."""
 
 NUMBERS = POINTER(c_int32)
-"""An array of whole numbers."""
+"""An array of int32 numbers."""
 
 
 class Shape(ctypes.Structure):
@@ -49,13 +49,13 @@ class Shape(ctypes.Structure):
 
 
 class SlotTable(ctypes.Structure):
-    """All slots: parameters by which tokens are drawn, and what has occurred; see `model.drawing.SlotTable`."""
+    """The sampling parameters and token histories of all slots; see `model.drawing.SlotTable`."""
 
     _fields_ = [("knobs", c_void_p), ("occurred", c_void_p), ("counts", c_void_p)]
 
 
 class DrawnRows(ctypes.Structure):
-    """Rows of logits, each one's slot, and which token of its answer is drawn."""
+    """Rows of logits, with the slot of each and the index in its answer of the token to draw."""
 
     _fields_ = [
         ("logits", c_void_p),
@@ -88,7 +88,7 @@ SIGNATURES = {
 
 
 def open_library(build: str) -> ctypes.CDLL | None:
-    """The library of a build, or None if it was not built here. Raises ImportError if it is of other sources."""
+    """Opens the library of a build; None if it was not built. Raises ImportError if it is of other sources."""
     found = (Path(__file__).with_name(f"{build}{suffix}") for suffix in EXTENSION_SUFFIXES)
     path = next((path for path in found if path.exists()), None)
     if path is None:

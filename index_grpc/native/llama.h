@@ -1,4 +1,4 @@
-// The Llama forward pass over a flat run of tokens of many sequences.
+// The Llama forward pass over the tokens of a batch.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +22,8 @@ struct Layer {
   Matrix qkv, output, gate_up, down;
 };
 
-// A table of rows, one for each token of a run. The stride keeps equal places of neighbouring rows out of each other's
-// way in the cache, which equal distances of 4096 bytes would not.
+// A table with one row for each token of a batch. The stride is never a multiple of 4096 bytes, because then the same
+// column of all rows would compete for the same part of the cache.
 struct Table {
   Buffer buffer;
   int64_t stride = 0;
@@ -45,13 +45,13 @@ class Llama {
   Matrix& head() { return head_; }
   std::vector<float>& final_norm() { return final_norm_; }
 
-  // The table of embeddings [vocab_size, hidden_size] stays the caller's.
+  // The caller keeps the table of embeddings [vocab_size, hidden_size] alive.
   void set_embedding(const Rows& rows) { embedding_ = rows; }
-  // Cosine and sine of each position's angles [positions, head_dim], the caller's too.
+  // The caller also keeps the cosine and sine of each position's angles alive, [positions, head_dim].
   void set_rotary(const float* cosine, const float* sine) { cosine_ = cosine, sine_ = sine; }
 
-  // Computes the tokens of all spans, in order, and stores their keys and values in the spans' blocks. Of the tokens that
-  // `sampled` numbers, each once and in ascending order, logits [num_sampled, logits_stride] tell what may follow.
+  // Computes the tokens of all spans, in order, and stores their keys and values in the spans' blocks. Fills logits
+  // [num_sampled, logits_stride] after the tokens whose different, ascending row numbers are in `sampled`.
   void forward(const int32_t* token_ids, const Span* spans, int num_spans, const int32_t* sampled, int num_sampled,
                float* logits, int64_t logits_stride) {
     place(spans, num_spans);
@@ -76,7 +76,7 @@ class Llama {
     const Span* span;
     int position;
   };
-  // Tokens of a span that attend together.
+  // Adjacent tokens of a span whose attention is computed together.
   struct Stretch {
     const Span* span;
     int first_token, start, count;
@@ -100,7 +100,7 @@ class Llama {
     order_stretches();
   }
 
-  // The longest first: a prompt begun last would keep one thread busy after the others.
+  // Puts the longest first: a long one begun last would keep one thread busy after the others.
   void order_stretches() {
     std::sort(stretches_.begin(), stretches_.end(),
               [](const Stretch& one, const Stretch& other) { return one.num_looks() > other.num_looks(); });
@@ -114,7 +114,7 @@ class Llama {
     gated_.resize(num_tokens, shape_.intermediate_size);
   }
 
-  // Calls do_token(token) for every token, a few of them a task.
+  // Calls do_token(token) for every token, a few tokens in each task.
   template <class DoToken>
   void each_token(int num_tokens, const DoToken& do_token) {
     constexpr int kTogether = 4;
@@ -124,7 +124,7 @@ class Llama {
     });
   }
 
-  // A layer's queries, keys and values of all tokens; from here on the keys and values stand in the tokens' blocks.
+  // Computes a layer's queries, keys and values of all tokens, and stores the keys and values in the tokens' blocks.
   void store_keys(int index, int num_tokens) {
     const Layer& layer = layers_[index];
     each_token(num_tokens, [&](int token) { norm(hidden_.row(token), layer.input_norm, normed_.row(token)); });
@@ -132,7 +132,7 @@ class Llama {
     each_token(num_tokens, [&](int token) { keep(index, token); });
   }
 
-  // The rest of a layer, attention and feed-forward.
+  // Computes the rest of a layer: attention and the feed-forward part.
   void finish_layer(int index, int num_tokens) {
     const Layer& layer = layers_[index];
     look_back(index);
@@ -142,8 +142,8 @@ class Llama {
     product(layer.down, num_tokens, gated_, Finish::kAdd, hidden_);
   }
 
-  // Of the last layer the other tokens leave keys and values only. Those that stay move to the front: row i is of token
-  // sampled[i] from here on, which `places_` does not know.
+  // Drops the tokens that are not sampled: from the last layer only their keys and values are needed. Moves the rows of
+  // the others to the front: from here on row i belongs to token sampled[i], but `places_` stays as it was.
   void drop_all_but(const int32_t* sampled, int num_sampled) {
     if (num_sampled == static_cast<int>(places_.size())) return;
     stretches_.clear();
@@ -174,13 +174,13 @@ class Llama {
     }
   }
 
-  // A layer's keys (0) or values (1) of a kv head, wherever a span's blocks are.
+  // Returns a layer's keys (kind 0) or values (kind 1) of a kv head in a span's blocks.
   Look cached(const Span& span, int index, int kind, int kv_head) const {
     const int64_t place = (static_cast<int64_t>(index) * 2 + kind) * shape_.num_kv_heads + kv_head;
     return {span.blocks, place * kBlockTokens * shape_.head_dim, shape_.head_dim};
   }
 
-  // Turns a token's queries and keys by the angles of its position, and stores keys and values.
+  // Rotates a token's queries and keys by the angles of its position, scales the queries, and stores keys and values.
   void keep(int index, int token) const {
     const auto [span, position] = places_[token];
     const int size = shape_.head_dim, num_heads = shape_.num_heads, num_kv_heads = shape_.num_kv_heads;
@@ -196,7 +196,7 @@ class Llama {
     }
   }
 
-  // The half-split layout: the first half of a head turns with the second.
+  // Rotates a head in the half-split layout: each number of the first half is paired with one of the second half.
   void rotate(float* head, int position) const {
     const int size = shape_.head_dim, half = size / 2;
     const float *cosine = cosine_ + static_cast<int64_t>(position) * size;
@@ -208,8 +208,8 @@ class Llama {
     }
   }
 
-  // Attention of all stretches. The heads of one stand side by side in memory, so they are shared out only as far as
-  // there are too few stretches.
+  // Computes attention of all stretches. A stretch's heads are side by side in memory, so they are split among tasks
+  // only if there are too few stretches.
   void look_back(int index) {
     const int num_stretches = static_cast<int>(stretches_.size()), num_kv_heads = shape_.num_kv_heads;
     if (num_stretches == 0) return;

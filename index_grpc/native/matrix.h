@@ -1,7 +1,7 @@
-// Weights as they are stored, and what products with them have in common.
+// The storage of weights, and functions that all products with them use.
 //
 // A matrix [outputs, inputs] is cut into panels of 2 * kLanes outputs, the first half "low" and the second half "high".
-// Within a panel group of inputs follows group of inputs, so that a product reads it from the first byte to the last.
+// A panel stores one group of inputs after the other, so that a product reads it from the first byte to the last.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +11,13 @@
 #include "vector.h"
 
 constexpr int kPanel = 2 * kLanes;
-constexpr int kGroup = 32;         // inputs
-constexpr int kAheadBytes = 2560;  // how far ahead of their use weights are fetched
+constexpr int kGroup = 32;         // inputs of a group
+constexpr int kAheadBytes = 2560;  // how far ahead of their use weights are prefetched
 
 // kTiles is bfloat16, laid out for the matrix unit.
 enum class Format : int32_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2, kTiles = 3 };
 
-// What is done with a row's two registers of sums, of a panel's low and high outputs.
+// What to do with a row's two registers of sums, those of a panel's low and high outputs.
 enum class Finish { kStore, kAdd, kGate };
 
 struct Matrix {

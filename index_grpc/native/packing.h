@@ -1,4 +1,4 @@
-// Laying weights out in panels, from rows as a checkpoint holds them.
+// Packs weights from the rows of a checkpoint into panels.
 #pragma once
 
 #include <cmath>
@@ -21,8 +21,8 @@ struct Rows {
   }
 };
 
-// Which output stands in a lane of a panel. Of a gated pair, two weights one after the other, the first one's outputs
-// are low and the second one's high, so that each meets its gate in the same lane.
+// Decides which output is in which lane of a panel. A gated weight is two weights, one after the other: the first one's
+// outputs are low and the second one's are high, so that each is in the same lane as its gate.
 struct Order {
   const Rows& rows;
   bool gated;
@@ -31,7 +31,7 @@ struct Order {
     const int width = gated ? kLanes : kPanel, count = gated ? rows.num_outputs / 2 : rows.num_outputs;
     return (count + width - 1) / width;
   }
-  // -1 in lanes past the last output.
+  // Returns -1 for lanes past the last output.
   int output(int panel, int lane) const {
     if (!gated) return panel * kPanel + lane < rows.num_outputs ? panel * kPanel + lane : -1;
     const int half = rows.num_outputs / 2, place = panel * kLanes + lane % kLanes;
@@ -62,7 +62,7 @@ inline void pack_panel_bfloat16(const Order& order, int panel, char* to) {
   }
 }
 
-// The least bfloat16 that is not below a value.
+// Returns the smallest bfloat16 that is not below a value.
 inline uint16_t bfloat16_not_below(float value) {
   const uint32_t word = word_of(value);
   return static_cast<uint16_t>((word >> 16) + ((word & 0xffff) != 0));

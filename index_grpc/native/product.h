@@ -1,4 +1,4 @@
-// Products of activations with a matrix, on what the matrix was laid out for.
+// Products of activations with a matrix, in registers or on the matrix unit, according to the matrix's format.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 #include "registers.h"
 #include "tiles.h"
 
-// in [num_rows, inputs] times a matrix → out [num_rows, outputs]. Strides are floats from row to row; a row of `out` must
-// have room for whole panels.
+// in [num_rows, inputs] times a matrix → out [num_rows, outputs]. Strides are in floats, from row to row. Each row of
+// `out` must have room for whole panels.
 struct Operands {
   int num_rows;
   const float* in;
@@ -46,8 +46,8 @@ class Products {
   }
 
  private:
-  // Calls do_panels(first, end) for shares of the panels, on all threads. Where a thread has several, they shrink towards
-  // the end, some to nothing, so that threads that began with large ones end almost together.
+  // Calls do_panels(first, end) for shares of the panels, on all threads. If there are more panels than threads, the
+  // shares get smaller towards the end, some even empty, so that all threads end at almost the same time.
   template <class DoPanels>
   void share_out(const Matrix& matrix, const DoPanels& do_panels) {
     const int64_t num_panels = matrix.num_panels, num_tasks = std::min(matrix.num_panels, 8 * threads_.size());
@@ -72,9 +72,9 @@ class Products {
   }
 
 #if INDEX_LANES == 16
-  // What a thread has of its own. Each splits all rows for itself: what another core has just written comes slower.
+  // A thread's own split rows. Each thread splits all rows itself: data that another core has just written is slow.
   struct Own {
-    uint64_t number = 0;  // of the product that the rows were split for
+    uint64_t number = 0;  // of the product for which the rows were split
     Buffer split;
   };
 
@@ -82,7 +82,7 @@ class Products {
     const SplitRows split(own.split, rows.num_rows, matrix.num_inputs);
     if (own.number != number) {
       for (int row = 0; row < rows.num_rows; ++row) split.fill(row, rows.in + row * rows.in_stride);
-      asm volatile("" ::: "memory");  // loads into tiles are not seen to read what was filled
+      asm volatile("" ::: "memory");  // the compiler does not see that tile loads read what was filled
       own.number = number;
     }
     return split;

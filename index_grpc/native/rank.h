@@ -1,4 +1,4 @@
-// The likeliest tokens of each row of logits, once what has occurred is penalised.
+// Finds the likeliest tokens of a row of logits, after the penalties for tokens that have occurred.
 #pragma once
 
 #include <algorithm>
@@ -8,21 +8,21 @@
 
 constexpr int kMostCandidates = 64;
 
-// One row of logits [vocab_size], and what is known of its sequence.
+// One row of logits [vocab_size], the token history of its sequence, and the penalties.
 struct Ranking {
   const float* logits;
-  const uint8_t* occurred;  // [vocab_size] 1 where a token stands in prompt or answer
-  const float* counts;      // [vocab_size] how often a token stands in the answer; null where that does not matter
+  const uint8_t* occurred;  // [vocab_size] 1 if a token occurs in prompt or answer
+  const float* counts;      // [vocab_size] how often a token occurs in the answer; null if that does not matter
   float repetition_penalty, frequency_penalty, presence_penalty;
-  int32_t num_wanted;  // 0 is all; `rank` finds from 1 to kMostCandidates
+  int32_t num_wanted;  // 0 means all; `rank` allows 1 to kMostCandidates
 };
 
-// The best of what has been offered, best first; of equal ones the first that came.
+// The best of the offered scores, best first; of equal scores, the one offered first comes first.
 class Best {
  public:
   explicit Best(int most) : most_(most) { std::fill_n(scores_, most, -std::numeric_limits<float>::infinity()); }
 
-  // What an offer must exceed.
+  // The score that an offer must exceed.
   float bar() const { return scores_[most_ - 1]; }
 
   void offer(float score, int32_t id) {
@@ -47,7 +47,7 @@ class Best {
   int32_t ids_[kMostCandidates] = {};
 };
 
-// The scores of kLanes tokens. A penalty so small that it overflows gives the largest number instead.
+// Returns the scores of kLanes tokens. If a tiny penalty makes one overflow, it becomes the largest finite number.
 ALWAYS_INLINE Vec penalised(const Ranking& row, Vec logits, Vec occurred, Vec counts) {
   const float most = std::numeric_limits<float>::max();
   Vec scores = logits < 0.0f ? logits * row.repetition_penalty : logits / row.repetition_penalty;
@@ -59,7 +59,7 @@ ALWAYS_INLINE Vec penalised(const Ranking& row, Vec logits, Vec occurred, Vec co
   return scores - counts * row.frequency_penalty - (counts > 0.0f ? all(row.presence_penalty) : Vec{});
 }
 
-// Offers kLanes scores, of tokens from `first` on, to the best; true if one of them is not a number.
+// Offers kLanes scores, of tokens from `first` on, to `best`; returns whether one of them is NaN.
 ALWAYS_INLINE bool offer_all(Vec scores, int first, Best& best) {
   for (uint32_t higher = bits(scores > best.bar()); higher != 0; higher &= higher - 1) {
     const int lane = __builtin_ctz(higher);
@@ -68,14 +68,14 @@ ALWAYS_INLINE bool offer_all(Vec scores, int first, Best& best) {
   return bits(scores != scores) != 0;
 }
 
-// Calls each(scores, first) for kLanes tokens after the other, from `first` on; what is missing at the end is -inf.
+// Calls each(scores, first) for kLanes tokens at a time, from `first` on; scores past the last token are -inf.
 template <class Each>
 ALWAYS_INLINE void for_all_scores(const Ranking& row, int vocab_size, const Each& each) {
   const int whole = vocab_size / kLanes * kLanes;
   for (int first = 0; first < whole; first += kLanes) {
     const Vec occurred = from_bytes(row.occurred + first);
     Vec scores = load(row.logits + first);
-    if (bits(occurred > 0.0f) != 0) {  // seldom, and all that is slow is in there
+    if (bits(occurred > 0.0f) != 0) {  // seldom true; only this branch is slow
       const Vec counts = row.counts == nullptr ? Vec{} : load(row.counts + first);
       scores = penalised(row, scores, occurred, counts);
     }
@@ -92,8 +92,8 @@ ALWAYS_INLINE void for_all_scores(const Ranking& row, int vocab_size, const Each
   }
 }
 
-// Writes the scores and ids [num_wanted] of the row's likeliest tokens, likeliest first. Where a score is not a number,
-// the first one written is not a number either.
+// Writes the scores and ids [num_wanted] of the row's likeliest tokens, likeliest first. If any score of the row is
+// NaN, the first score written is NaN.
 inline void rank(const Ranking& row, int vocab_size, float* scores, int32_t* ids) {
   Best best(row.num_wanted);
   bool unordered = false;

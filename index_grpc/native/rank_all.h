@@ -1,4 +1,4 @@
-// All tokens of a row of logits, ranked as far as is asked for.
+// Ranks all tokens of a row of logits, but only as far as needed.
 #pragma once
 
 #include <algorithm>
@@ -8,15 +8,15 @@
 
 #include "rank.h"
 
-constexpr int kRankedFirst = 1024;  // of a whole vocabulary; draws hardly ever fall on others
+constexpr int kRankedFirst = 1024;  // tokens of a whole vocabulary; draws hardly ever fall on others
 
-// How likely a score is by the highest one.
+// Returns the probability of a score divided by that of the highest score.
 inline double likelihood(float score, float highest, double temperature) {
   return std::exp((static_cast<double>(score) - highest) / temperature);
 }
 
-// The likeliest `count` tokens of a vocabulary. To sort a whole one takes far longer than to find the few tokens that
-// draws nearly always fall on, so the others are put in order only if one of them is asked for.
+// The likeliest `count` tokens of a vocabulary. Sorting a whole vocabulary takes far longer than finding the few tokens
+// on which draws nearly always fall, so the other tokens are sorted only if one of them is asked for.
 class RankedVocabulary {
  public:
   RankedVocabulary(const Ranking& row, int vocab_size, int count, double temperature)
@@ -32,17 +32,17 @@ class RankedVocabulary {
     if (is_number_) rank(count < vocab_size ? count : std::min(kRankedFirst, count));
   }
 
-  // Whether the highest score is finite, and all are numbers.
+  // Whether the highest score is finite and no score is NaN.
   bool is_number() const { return is_number_; }
 
-  // What the shares of all sum to, whichever are in order.
+  // Returns the sum of the shares of all `count` tokens, sorted or not.
   double total() const {
     double total = 0.0;
     for (int place = 0; place < count_; ++place) total += share_of(ids_[place]);
     return total;
   }
 
-  // How likely the token at a place is, by the likeliest one.
+  // Returns the probability of the token at a place divided by that of the likeliest token.
   double share(int place) {
     if (place >= num_ranked_) rank(count_);
     return share_of(ids_[place]);
@@ -56,7 +56,7 @@ class RankedVocabulary {
  private:
   double share_of(int32_t id) const { return likelihood(scores_[id], highest_, temperature_); }
 
-  // Puts the likeliest so many in order, of equal ones the first first.
+  // Sorts the likeliest `count` tokens, equal scores by ascending id.
   void rank(int count) {
     const auto end = ids_.begin() + count;
     const auto likelier = [this](int32_t one, int32_t other) {

@@ -1,17 +1,17 @@
-// Products in the registers that every processor has.
+// Products in vector registers, which every supported CPU has.
 //
-// One input's weights of a panel are two registers, `low` and `high`. A row of activations is multiplied with a panel by
-// adding input after input into two registers of its own. That order is the same for one row and for a hundred, so a row
-// has the same bits in any company.
+// One input's weights in a panel are two registers, `low` and `high`. A row of activations is multiplied by a panel by
+// adding input after input into two registers of its own. That order is the same for any number of rows, so a row has
+// the same bits in any batch.
 #pragma once
 
 #include <algorithm>
 
 #include "matrix.h"
 
-constexpr int kMostRows = kLanes == 16 ? 12 : 6;  // rows whose sums fit into the registers at once
+constexpr int kMostRows = kLanes == 16 ? 12 : 6;  // rows whose sums fit in the registers at once
 
-// How each format lays out a group of inputs within a panel. `open` looks at what the group's inputs share.
+// How each format stores a group of inputs within a panel. `open` reads what the inputs of the group share.
 struct Float32Group {
   static constexpr int64_t kInputBytes = kPanel * 4, kHeadBytes = 0;
   ALWAYS_INLINE void open(const char* /*head*/) {}
@@ -31,7 +31,7 @@ struct Bfloat16Group {
   }
 };
 
-// Each output's weights are whole numbers from -127 to 127 times a scale, a bfloat16, that a group of inputs shares.
+// Each output's weights are whole numbers from -127 to 127 times a bfloat16 scale, which a group of inputs shares.
 struct Int8Group {
   static constexpr int64_t kInputBytes = kPanel, kHeadBytes = kPanel * 2;
   Vec low_scale, high_scale;
@@ -53,7 +53,7 @@ constexpr int64_t panel_bytes(int num_inputs) {
   return (bytes + 63) / 64 * 64;
 }
 
-// kRows rows of `in`, `in_stride` floats apart, times one panel.
+// Multiplies kRows rows of `in`, `in_stride` floats apart, by one panel.
 template <class Group, int kRows>
 void multiply_rows(const float* in, int64_t in_stride, const char* panel, int num_inputs, Finish how, float* out,
                    int64_t out_stride) {
@@ -89,7 +89,7 @@ void multiply_some(int num_rows, const float* in, int64_t in_stride, const char*
   multiply_rows<Group, kRows>(in, in_stride, panel, num_inputs, how, out, out_stride);
 }
 
-// All rows times one panel, in equal shares of at most kMostRows.
+// Multiplies all rows by one panel, in equal shares of at most kMostRows rows.
 template <class Group>
 void multiply_panel(int num_rows, const float* in, int64_t in_stride, const char* panel, int num_inputs, Finish how,
                     float* out, int64_t out_stride) {

@@ -1,4 +1,4 @@
-// The threads that compute.
+// A pool of threads that compute.
 #pragma once
 
 #include <immintrin.h>
@@ -13,11 +13,11 @@
 #include <utility>
 #include <vector>
 
-// Shares the tasks of one job out, to whoever is free: the calling thread and its helpers.
+// Runs the tasks of one job on the calling thread and on helper threads, whichever are free.
 //
-// No task waits for a thread that is not running: where another program holds a core, the others do its share. Tasks
-// are claimed by counting `ticket` down: [ number of the job : 32 | tasks that nobody has claimed : 32 ]. A claim can
-// only succeed within the job it was meant for, and a job is over once every task of it is.
+// No task waits for a thread that is not running: if another program occupies a core, the other threads do its share.
+// Threads claim tasks by counting `ticket_` down: [ number of the job : 32 | unclaimed tasks : 32 ]. A claim can only
+// succeed within the job for which it was meant, and a job ends when all its tasks have ended.
 class ThreadPool {
  public:
   explicit ThreadPool(int num_threads) {
@@ -33,8 +33,8 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  // Calls task(i) once for each i from 0 to num_tasks - 1 and returns when all have returned. What a task throws, of
-  // several the first, is thrown on from here, and where threads share a job, not before it is over.
+  // Calls task(i) once for each i from 0 to num_tasks - 1 and returns when all have returned. Rethrows the first
+  // exception of a task; if helpers take part, only once all tasks have ended.
   template <class Task>
   void run(int num_tasks, const Task& task) {
     if (num_tasks <= 1 || helpers_.empty()) {
@@ -55,8 +55,8 @@ class ThreadPool {
   }
 
  private:
-  static constexpr int kSpinsBeforeYield = 2'000;   // some 30 microseconds, longer than most tasks
-  static constexpr int kSpinsBeforeSleep = 20'000;  // the gap between two steps is shorter
+  static constexpr int kSpinsBeforeYield = 2'000;   // about 30 microseconds, longer than most tasks
+  static constexpr int kSpinsBeforeSleep = 20'000;  // longer than the gap between two steps
 
   static void pause(int spins) {
     if (spins < kSpinsBeforeYield) {
@@ -66,7 +66,7 @@ class ThreadPool {
     }
   }
 
-  // Claims a task and does it; false if there is none.
+  // Claims a task and runs it; returns false if there is none.
   bool work() {
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while (static_cast<uint32_t>(ticket) != 0) {
@@ -83,7 +83,7 @@ class ThreadPool {
     return false;
   }
 
-  // The job is over only after this, so the thread that waits for it sees what was kept.
+  // Keeps the first exception. The job ends only after this, so the thread that waits for it sees the exception.
   void keep(std::exception_ptr thrown) {
     std::lock_guard lock(mutex_);
     if (!thrown_) thrown_ = std::move(thrown);
@@ -121,7 +121,7 @@ class ThreadPool {
   }
 
   void wake_all() {
-    { std::lock_guard lock(mutex_); }  // whoever is about to sleep has looked at the ticket or will see it
+    { std::lock_guard lock(mutex_); }  // a helper about to sleep either waits by now or will see the new ticket
     wake_.notify_all();
   }
 
@@ -130,7 +130,7 @@ class ThreadPool {
   void (*call_)(const void*, int) = nullptr;
   const void* job_ = nullptr;
   int num_tasks_ = 0;
-  std::exception_ptr thrown_;  // by a task of the job; guarded by the mutex until all are done
+  std::exception_ptr thrown_;  // by a task of the job; guarded by the mutex until all tasks have ended
   alignas(64) std::atomic<int> num_done_{0};
   alignas(64) std::atomic<int> num_asleep_{0};
   std::atomic<bool> ends_{false};

@@ -1,9 +1,9 @@
-// Products on the matrix unit of newer processors (AMX), as exact as float32.
+// Products on the matrix unit of newer CPUs (AMX), as exact as float32.
 //
 // The unit multiplies tiles of bfloat16 and adds in float32. A float32 is the sum of three bfloat16, each with eight bits
 // of its significand, so activations are split into such parts and the products of all parts with the weights are added
 // up. A tile's rows do not depend on each other and groups of inputs are added in their order, so a row has the same bits
-// in any company.
+// in any batch.
 #pragma once
 
 #include "matrix.h"
@@ -22,7 +22,7 @@ constexpr int64_t kTileBytes = kTileRows * kTileRowBytes;
 constexpr int kActivationParts = 3;
 static_assert(kGroup * 2 == kTileRowBytes && kTileRows == kLanes);
 
-// Whether this process may use the unit. Linux wants to be asked before the first use.
+// Whether this process may use the unit. Linux requires that a process asks for permission before the first use.
 inline bool tiles_are_there() {
   static const bool there = [] {
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
@@ -36,15 +36,15 @@ inline bool tiles_are_there() {
 
 constexpr int num_groups(int num_inputs) { return (num_inputs + kGroup - 1) / kGroup; }
 
-// The upper halves of floats, as 16 bfloat16.
+// Returns the upper halves of 16 floats, as bfloat16.
 ALWAYS_INLINE __m256i upper_halves(Vec value) {
   return _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(reinterpret_cast<Words>(value) >> 16));
 }
 
 ALWAYS_INLINE Vec first_part(Vec value) { return reinterpret_cast<Vec>(reinterpret_cast<Words>(value) & 0xffff0000u); }
 
-// Rows of activations in parts: [blocks of rows, groups of inputs, parts, a tile of rows]. Blocks are of equal size, but
-// for the last, whose tiles end with whatever was there.
+// Rows of activations, split into parts: [blocks of rows, groups of inputs, parts, a tile of rows]. All blocks have the
+// same number of rows, except for the last, whose tiles end with undefined rows.
 class SplitRows {
  public:
   SplitRows(Buffer& buffer, int num_rows, int num_inputs)
@@ -66,7 +66,7 @@ class SplitRows {
     return data_ + number * kTileBytes;
   }
 
-  // Takes a row of `in` [num_rows, num_inputs]; inputs past the last are zero.
+  // Splits a row of activations [num_inputs]; pads the last group with zeros.
   void fill(int row, const float* in) const {
     const int block = row / block_rows_, place = row % block_rows_;
     for (int input = 0; input < num_groups(num_inputs_) * kGroup; input += kLanes) {
@@ -84,8 +84,8 @@ class SplitRows {
   char* data_;
 };
 
-// The calling thread's tiles while this lives: 0 to 3 hold sums and 6 and 7 activations, of so many rows; 4 and 5 hold
-// weights, a row for each two inputs.
+// Configures the calling thread's tiles while it lives: tiles 0 to 3 hold sums and 6 and 7 activations, `num_rows` rows
+// each; 4 and 5 hold weights, one row for every two inputs.
 class TilesInUse {
  public:
   explicit TilesInUse(int num_rows) {
@@ -103,7 +103,7 @@ class TilesInUse {
   };
 };
 
-// A share of the two tiles that are needed next: all at once they would hold up what is needed now.
+// Prefetches a share of two later tiles of weights: prefetching all at once would delay the loads that are needed now.
 ALWAYS_INLINE void fetch_share(const char* tiles, int share) {
   constexpr int64_t kShares = 2 * kActivationParts, kBytes = 2 * kTileBytes;
   for (int64_t at = kBytes * share / kShares / 64 * 64; at < kBytes * (share + 1) / kShares / 64 * 64; at += 64) {
@@ -111,8 +111,8 @@ ALWAYS_INLINE void fetch_share(const char* tiles, int share) {
   }
 }
 
-// One block of rows, or two, times a panel: [groups, low and high tile]. Sums are those of block 0, low and high, then of
-// block 1.
+// Multiplies one or two blocks of rows by a panel: [groups, low and high tile]. `sums` has those of the first block,
+// low and high, then those of the second.
 template <bool kTwo>
 ALWAYS_INLINE void multiply_blocks(const SplitRows& rows, int block, const char* panel,
                                    float (&sums)[4][kTileRows * kLanes]) {
@@ -142,7 +142,7 @@ ALWAYS_INLINE void multiply_blocks(const SplitRows& rows, int block, const char*
   _tile_stored(3, sums[3], kTileRowBytes);
 }
 
-// All rows times a panel, by a thread whose tiles are in use.
+// Multiplies all rows by a panel, on a thread that has a TilesInUse.
 inline void multiply_tiles(const SplitRows& rows, const char* panel, Finish how, float* out, int64_t out_stride) {
   alignas(64) float sums[4][kTileRows * kLanes];
   for (int block = 0; block < rows.num_blocks(); block += 2) {

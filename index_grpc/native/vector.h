@@ -1,4 +1,4 @@
-// One register of floats, as wide as the processor that this file is compiled for, and what is computed in it.
+// A register of floats, as wide as those of the CPU for which this file is compiled, and the functions on it.
 #pragma once
 
 #include <immintrin.h>
@@ -38,7 +38,7 @@ ALWAYS_INLINE Ints count_from(int first) {
 #endif
 }
 
-// Up to kLanes floats, zero past `count`.
+// Loads up to kLanes floats, with zeros past `count`.
 ALWAYS_INLINE Vec load_some(const float* from, int count) {
   if (count >= kLanes) return load(from);
   Vec found = {};
@@ -46,7 +46,7 @@ ALWAYS_INLINE Vec load_some(const float* from, int count) {
   return found;
 }
 
-// kLanes whole numbers of a byte each, as floats.
+// Converts kLanes signed bytes to floats.
 ALWAYS_INLINE Vec from_bytes(const void* from) {
 #if INDEX_LANES == 16
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from))));
@@ -64,7 +64,7 @@ ALWAYS_INLINE uint32_t bits(Ints comparison) {
 #endif
 }
 
-// Sums lane by lane from the first, so that the order never changes.
+// Sums the lanes from the first to the last, so that the order never changes.
 ALWAYS_INLINE float sum(Vec value) {
   float total = value[0];
   for (int lane = 1; lane < kLanes; ++lane) total += value[lane];
@@ -81,7 +81,7 @@ ALWAYS_INLINE float largest(Vec value) {
 ALWAYS_INLINE Vec exponential(Vec x) {
   x = larger(x, all(-87.0f));
   x = x < 88.0f ? x : all(88.0f);
-  const Vec shifted = x * 1.44269504f + 12582912.0f;  // adding 1.5 * 2^23 rounds to a whole number of halvings
+  const Vec shifted = x * 1.44269504f + 12582912.0f;  // adding 1.5 * 2^23 rounds to a whole power of two
   const Vec whole = shifted - 12582912.0f;
   const Vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
   Vec power = all(1.9875691500e-4f);
@@ -95,7 +95,7 @@ ALWAYS_INLINE Vec exponential(Vec x) {
   return power * reinterpret_cast<Vec>(exponent);
 }
 
-// Pairs of lanes summed within each 128 bits: [a0+a1, a2+a3, b0+b1, b2+b3, ...].
+// Sums pairs of lanes within each 128 bits: [a0+a1, a2+a3, b0+b1, b2+b3, ...].
 ALWAYS_INLINE Vec pair_sums(Vec a, Vec b) {
 #if INDEX_LANES == 16
   return __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
@@ -106,7 +106,7 @@ ALWAYS_INLINE Vec pair_sums(Vec a, Vec b) {
 #endif
 }
 
-// Quarters of 128 bits summed in pairs, those of a first.
+// Sums neighbouring parts of 128 bits, those of `a` first.
 ALWAYS_INLINE Vec quarter_sums(Vec a, Vec b) {
 #if INDEX_LANES == 16
   return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
