@@ -3,18 +3,15 @@
 import tomllib
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as some
-from pydantic import SecretStr
 
 from index_grpc.cli import main
 from index_grpc.configuration.environment import is_of_kubernetes
-from index_grpc.configuration.file import as_toml, read_settings
+from index_grpc.configuration.file import as_toml
 from index_grpc.settings import TOPICS, ServeSettings
-from index_grpc.settings.topic import Topic
 
 CHANGED = """
 model = "IndexTeam/Index-1.9B-Chat"
@@ -186,35 +183,6 @@ def test_what_only_looks_like_kubernetes_is_ours() -> None:
     assert not is_of_kubernetes("INDEX_GRPC_PORT", "50051")
     assert not is_of_kubernetes("INDEX_GRPC_OTHER_PORT", "50051")
     assert "INDEX_GRPC_OTHER_PORT, which is no setting" in refused(INDEX_GRPC_OTHER_PORT="50051")
-
-
-class Secrets(Topic):
-    """As one will be that holds a key."""
-
-    key: SecretStr | None = None
-
-
-class WithSecret(Secrets, ServeSettings):
-    """Settings with that topic."""
-
-
-@pytest.fixture
-def with_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("file", "mistakes"):
-        monkeypatch.setattr(f"index_grpc.configuration.{module}.ServeSettings", WithSecret)
-    monkeypatch.setitem(TOPICS, "Secrets", Secrets)
-
-
-@pytest.mark.usefixtures("with_secret")
-def test_secrets_are_not_printed(file: Path) -> None:
-    settings = WithSecret.model_validate({"key": "hush"})
-    written = as_toml(settings, dict.fromkeys(WithSecret.model_fields, "file"))
-    assert "# key is set and secret  # file" in written
-    assert "hush" not in written
-    file.write_text("key = [17, 'hush']")
-    with pytest.raises(click.UsageError) as caught:
-        read_settings(file)
-    assert caught.value.message == "serve.toml: key is wrong; it should be a valid string"
 
 
 def test_every_setting_has_one_topic() -> None:

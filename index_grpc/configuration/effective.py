@@ -33,7 +33,7 @@ def effective_settings(ctx: click.Context) -> ServeSettings:
         if not first["loc"]:  # settings that do not go together
             raise click.UsageError(first["msg"]) from None
         name = str(first["loc"][0])
-        raise click.UsageError(setting_problem(error, name, origin(ctx, name).written_as)) from None
+        raise click.UsageError(setting_problem(error, origin(ctx, name).written_as)) from None
 
 
 def origin(ctx: click.Context, name: str) -> Origin:

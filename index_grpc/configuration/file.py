@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import SecretStr, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from index_grpc.configuration.mistakes import closest, setting_problem
 from index_grpc.settings import TOPICS, ServeSettings
@@ -34,11 +34,11 @@ def _check(path: Path, name: str, value: object) -> None:
     try:
         TypeAdapter(field.rebuild_annotation()).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
-        raise click.UsageError(setting_problem(error, name, f"{path}: {name}")) from None
+        raise click.UsageError(setting_problem(error, f"{path}: {name}")) from None
 
 
 def as_toml(settings: ServeSettings, origins: Mapping[str, str]) -> str:
-    """The settings by topic, each with its origin as a comment; `read_settings` takes it. Secrets are left out."""
+    """The settings by topic, each with its origin as a comment; `read_settings` takes it."""
     lines = []
     for title, topic in TOPICS.items():
         lines += ["", f"# {title}"]
@@ -49,8 +49,6 @@ def as_toml(settings: ServeSettings, origins: Mapping[str, str]) -> str:
 def _line(name: str, value: object) -> str:
     if value is None:
         return f"# {name} is not set"
-    if isinstance(value, SecretStr):
-        return f"# {name} is set and secret"
     return f"{name} = {_toml(value)}"
 
 
