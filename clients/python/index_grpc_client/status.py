@@ -52,5 +52,5 @@ def status_details(trailers: Iterable[tuple[str, str | bytes]]) -> StatusDetails
         reason=info.reason,
         violations=tuple(Violation(found.field, found.description) for found in bad_request.field_violations),
         retry_after=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
-        request_id=request.request_id or info.metadata.get("request_id", "") or str(headers.get(REQUEST_ID_KEY, "")),
+        request_id=request.request_id or str(headers.get(REQUEST_ID_KEY, "")),
     )
