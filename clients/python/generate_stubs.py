@@ -1,4 +1,4 @@
-"""Generates the Python stubs, the descriptor set and the shipped copy of the contract from `protos/`.
+"""Generates the Python stubs and the shipped copy of the contract from `protos/`.
 
 The generator is old on purpose: code it writes imports under every protobuf from 4.25 on, while code from a current one
 refuses older runtimes, and a client lives beside other people's protobuf. It needs an environment of its own, as does
@@ -33,14 +33,13 @@ def environment(name: str, requirements: list[str]) -> Path:
 
 
 def generate(output: Path) -> None:
-    """Runs the compiler; `output` then holds `index/v1/chat_pb2*.py(i)` and `index.binpb`."""
+    """Runs the compiler; `output` then holds `index/v1/chat_pb2*.py(i)`."""
     compiler, typer = environment("generator", GENERATOR), environment("typer", TYPER)
     output.mkdir(parents=True, exist_ok=True)
     flags = [f"--{kind}_out={output}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     plugins = [f"--plugin=protoc-gen-{kind}={typer}/protoc-gen-{kind}" for kind in ("mypy", "mypy_grpc")]
-    descriptors = [f"--descriptor_set_out={output}/index.binpb", "--include_imports", "--include_source_info"]
     command = [str(compiler / "python"), "-m", "grpc_tools.protoc", f"--proto_path={PROTOS}"]
-    subprocess.run([*command, *plugins, *flags, *descriptors, PROTO], check=True)
+    subprocess.run([*command, *plugins, *flags, PROTO], check=True)
 
 
 def install(output: Path) -> None:
@@ -54,7 +53,6 @@ def install(output: Path) -> None:
     shipped = PACKAGE / "protos" / PROTO
     shipped.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PROTOS / PROTO, shipped)
-    shutil.copyfile(output / "index.binpb", PACKAGE / "protos" / "index.binpb")
 
 
 def main() -> None:

@@ -89,6 +89,6 @@ def test_public_things_are_documented() -> None:
 
 def test_what_is_shipped() -> None:
     files = resources.files("index_grpc_client")
-    for name in ("py.typed", "protos/index.binpb", "protos/index/v1/chat.proto", "v1/chat_pb2.pyi"):
+    for name in ("py.typed", "protos/index/v1/chat.proto", "v1/chat_pb2.pyi"):
         assert (files / name).is_file(), name
     assert metadata.version("index-grpc-client") == index_grpc_client.__version__
