@@ -26,13 +26,11 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.PromptTooLong: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
-    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.KeyMissing: grpc.StatusCode.UNAUTHENTICATED,
     errors.KeyWrong: grpc.StatusCode.UNAUTHENTICATED,
     errors.KeyExpired: grpc.StatusCode.UNAUTHENTICATED,
     errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.MessageTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Loading: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.UNAVAILABLE,
     errors.Draining: grpc.StatusCode.UNAVAILABLE,
@@ -41,6 +39,7 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.RequestFailed: grpc.StatusCode.INTERNAL,
 }
+"""Holds every error that is raised in a call; of Unauthenticated and Unavailable only the kinds are."""
 
 SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Codes that OpenTelemetry counts as errors of a server."""

@@ -11,10 +11,10 @@ from index_grpc.contract import ServedModel
 from index_grpc.errors import (
     IndexGrpcError,
     InvalidRequest,
+    Loading,
     ModelNotFound,
     PromptTooLong,
     RateLimited,
-    Unavailable,
     Violation,
 )
 from index_grpc.http.completion_form import CompletionForm
@@ -189,7 +189,7 @@ def test_every_error_has_its_status(kind: type[IndexGrpcError]) -> None:
 
 
 def test_when_to_come_again() -> None:
-    headers = problem_of(Unavailable("x", 1.25), "").headers
+    headers = problem_of(Loading("x", 1.25), "").headers
     assert headers == {"retry-after": "2", "retry-after-ms": "1250"}
 
 

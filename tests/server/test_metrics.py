@@ -10,7 +10,7 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.errors import StartupError
+from index_grpc.errors import StartupError, Unauthenticated, Unavailable
 from tests.process import serving
 from tests.server.asking import refusal, seeded, streamed, unary, until
 from tests.server.fake_runner import FAILS, FakeServer, fake_server
@@ -71,6 +71,14 @@ async def test_errors_are_counted_by_reason_and_no_label_is_a_callers() -> None:
         assert found.value(CALLS, rpc_response_status_code="INTERNAL", error_type="INTERNAL") == 1
         assert found.value(CALLS, rpc_response_status_code="INVALID_ARGUMENT", error_type="") == 1
         assert "s3cret" not in found.text
+
+
+async def test_only_reasons_that_are_raised_begin_at_zero() -> None:
+    async with fake_server(metrics_port=0) as server:
+        samples = [sample for family in (await scraped(server.app)).families for sample in family.samples]
+    reasons = {sample.labels["reason"] for sample in samples if sample.name == "index_grpc_errors_total"}
+    assert {"KEY_MISSING", "OVERLOADED"} <= reasons
+    assert not reasons & {Unauthenticated.reason, Unavailable.reason}
 
 
 async def held(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
