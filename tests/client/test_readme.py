@@ -11,7 +11,8 @@ from index_grpc_client.cli.commands import index_client
 from .fake_server import TEXT, FakeServer
 
 README = Path(__file__).resolve().parents[2] / "clients" / "python" / "README.md"
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+PAGE = README.read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 COMMANDS = [
     line.rpartition("| ")[2].partition(" && ")[0]
@@ -27,6 +28,12 @@ def test_python(code: str, server: FakeServer, capsys: pytest.CaptureFixture[str
     exec(compile(code.replace("127.0.0.1:50051", server.address), README, "exec"), {"__name__": "__main__"})
     out = capsys.readouterr().out
     assert TEXT in out or "my-call" in out
+    assert [line for line in out.splitlines() if TEXT in line and line != TEXT] == []  # each answer has its own
+
+
+def test_links_work_on_a_package_index_too() -> None:
+    """There the page stands without the repository around it."""
+    assert re.findall(r"\]\((?!https://)[^)]*\)", PAGE) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
