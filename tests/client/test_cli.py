@@ -259,7 +259,10 @@ def test_model(run: Run) -> None:
     lines = run("model").stdout.splitlines()
     assert "context_length: 100" in lines
     assert "default_top_k: 5" in lines
-    assert json.loads(run("model", "--json").stdout)["default_sampling"]["top_k"] == 5
+    sampling = json.loads(run("model", "--json").stdout)["default_sampling"]
+    assert sampling["top_k"] == 5
+    fields = [field.name for field in chat_pb2.SamplingParams.DESCRIPTOR.fields]
+    assert [*sampling, "seed"] == fields, "another order than the contract's"
 
 
 def test_count(run: Run) -> None:

@@ -23,27 +23,27 @@ class TokenCount:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn, in the order in which it is applied; see `ChatOptions` for ranges."""
+    """How the next token is drawn; see `ChatOptions` for ranges."""
 
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
     repetition_penalty: float
     frequency_penalty: float
     presence_penalty: float
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
 
     @classmethod
     def from_wire(cls, sampling: chat_pb2.SamplingParams) -> Self:
         """Copies the generated message."""
         return cls(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
             repetition_penalty=sampling.repetition_penalty,
             frequency_penalty=sampling.frequency_penalty,
             presence_penalty=sampling.presence_penalty,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
         )
 
 
