@@ -3,8 +3,7 @@
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha._async import ReflectionServicer
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 V1, V1ALPHA = "grpc.reflection.v1", "grpc.reflection.v1alpha"
 """Both versions have the same messages; grpcio-reflection ships only the older one."""
@@ -13,7 +12,8 @@ NAMES = [f"{package}.ServerReflection" for package in (V1, V1ALPHA)]
 
 def add_reflection(server: grpc.aio.Server, *services: str) -> None:
     """Registers reflection for the services and for itself, under both of its names."""
-    servicer = ReflectionServicer([*services, *NAMES], pool=_with_v1())
+    names, pool = [*services, *NAMES], _with_v1()
+    servicer = reflection.aio.ReflectionServicer(names, pool=pool)  # type: ignore[attr-defined] # its stubs lack it
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,
