@@ -6,10 +6,10 @@ from difflib import get_close_matches
 from pydantic import ValidationError
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """What a name that is not known may have meant."""
-    found = get_close_matches(name, sorted(known), n=1)
-    return f"did you mean {found[0]}?" if found else "index-grpc serve --help lists them all"
+def closest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """What a name that is not known may have meant. A prefix that all names have makes none of them closer."""
+    found = get_close_matches(name.removeprefix(prefix), sorted(other.removeprefix(prefix) for other in known), n=1)
+    return f"did you mean {prefix}{found[0]}?" if found else "index-grpc serve --help lists them all"
 
 
 def setting_problem(error: ValidationError, written_as: str) -> str:
