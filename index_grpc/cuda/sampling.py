@@ -14,7 +14,7 @@ from index_grpc.cuda.dependence import let_next_start, wait_for_previous
 
 CHUNK = 1024
 """Logits that one program searches."""
-CANDIDATES = 64
+MAX_CANDIDATES = 64
 """The largest top_k of a row that is drawn here."""
 NUM_KNOBS = 8
 """Columns of the table of sampling parameters: temperature, top_p, min_p, the penalties for repetition, frequency and
@@ -38,7 +38,7 @@ def _ordered(scores, ids):
 
 @triton.jit
 def _candidates(
-    logits, slots, knobs, occurred, counts, found, V, logits_stride, CHUNK: tl.constexpr, CANDIDATES: tl.constexpr,
+    logits, slots, knobs, occurred, counts, found, V, logits_stride, CHUNK: tl.constexpr, MAX_CANDIDATES: tl.constexpr,
     NUM_KNOBS: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """Finds the likeliest tokens of a chunk of a row after penalties, as many as its slot has candidates."""
@@ -62,7 +62,7 @@ def _candidates(
         count = tl.load(counts + slot * V + ids, mask=there, other=0.0)
         scores = scores - count * frequency - tl.where(count > 0, presence, 0.0)
     keys = tl.where(there, _ordered(scores, ids), -0x7FFFFFFFFFFFFFFF)
-    to = found + (row * tl.num_programs(1) + chunk) * CANDIDATES
+    to = found + (row * tl.num_programs(1) + chunk) * MAX_CANDIDATES
     for place in range(wanted):
         best = tl.max(keys)
         tl.store(to + place, best)
@@ -72,7 +72,7 @@ def _candidates(
 @triton.jit(do_not_specialize=["num_chunks"])
 def _draw(
     found, slots, draws, knobs, samples, occurred, counts, last_ids, drawn, V, num_chunks,
-    CHUNKS: tl.constexpr, CANDIDATES: tl.constexpr, NUM_KNOBS: tl.constexpr, NONE: tl.constexpr,
+    CHUNKS: tl.constexpr, MAX_CANDIDATES: tl.constexpr, NUM_KNOBS: tl.constexpr, NONE: tl.constexpr,
     BELOW_ONE: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     let_next_start(OVERLAPS)
@@ -82,12 +82,12 @@ def _draw(
     knob = knobs + slot * NUM_KNOBS
     temperature, top_p, min_p = tl.load(knob), tl.load(knob + 1), tl.load(knob + 2)
     wanted = tl.load(knob + 6).to(tl.int32)
-    chunks, places = tl.arange(0, CHUNKS), tl.arange(0, CANDIDATES)
+    chunks, places = tl.arange(0, CHUNKS), tl.arange(0, MAX_CANDIDATES)
     wait_for_previous(OVERLAPS)
-    at = found + (row * num_chunks + chunks[:, None]) * CANDIDATES + places[None, :]
+    at = found + (row * num_chunks + chunks[:, None]) * MAX_CANDIDATES + places[None, :]
     there = (chunks[:, None] < num_chunks) & (places[None, :] < wanted)
     keys = tl.load(at, mask=there, other=-0x7FFFFFFFFFFFFFFF)
-    best = tl.full((CANDIDATES,), -0x7FFFFFFFFFFFFFFF, tl.int64)
+    best = tl.full((MAX_CANDIDATES,), -0x7FFFFFFFFFFFFFFF, tl.int64)
     for place in range(wanted):
         highest = tl.max(keys)
         best = tl.where(places == place, highest, best)
@@ -149,9 +149,9 @@ def draw(logits: Tensor, draws: Draws, state: SlotState, drawn: Tensor, overlaps
     num_rows, vocab_size = logits.shape
     num_chunks = triton.cdiv(vocab_size, CHUNK)
     occurred = state.occurred.view(torch.uint8)
-    found = torch.empty(num_rows * num_chunks * CANDIDATES, dtype=torch.int64, device=logits.device)
+    found = torch.empty(num_rows * num_chunks * MAX_CANDIDATES, dtype=torch.int64, device=logits.device)
     options = {"launch_pdl": True} if overlaps else {}
-    shape = {"CANDIDATES": CANDIDATES, "NUM_KNOBS": NUM_KNOBS, "OVERLAPS": overlaps}
+    shape = {"MAX_CANDIDATES": MAX_CANDIDATES, "NUM_KNOBS": NUM_KNOBS, "OVERLAPS": overlaps}
     _candidates[(num_rows, num_chunks)](
         logits, draws.slots, state.knobs, occurred, state.counts, found, vocab_size, logits.stride(0),
         CHUNK=CHUNK, **shape, **options,

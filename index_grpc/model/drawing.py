@@ -17,7 +17,7 @@ from index_grpc.contract import SamplingParams
 from index_grpc.model.token_counts import TokenCounts
 from index_grpc.model.transfer import to_device
 
-NUM_CANDIDATES = 64
+MAX_CANDIDATES = 64
 """The largest top_k whose candidates are found without sorting the whole vocabulary."""
 
 SMALLEST_PENALTY = torch.finfo(torch.float32).tiny
@@ -99,7 +99,7 @@ class Draw(Protocol):
 
 def draw(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
     """Draws with PyTorch, see Draw. Sorts the vocabulary only for the rows that need it."""
-    most = min(NUM_CANDIDATES, logits.shape[1])
+    most = min(MAX_CANDIDATES, logits.shape[1])
     top_k = Knobs.of(table.knobs).top_k[to_device(slots, table.device), 0].tolist()
     few = [row for row, limit in enumerate(top_k) if 0 < limit <= most]
     many = [row for row, limit in enumerate(top_k) if not 0 < limit <= most]

@@ -57,20 +57,20 @@ int choose(const Share& share, int count, double total, const Knobs& knobs, doub
   return num_kept - 1;
 }
 
-// Draws one of at most kMostCandidates tokens, or returns kNotANumber.
+// Draws one of at most kMaxCandidates tokens, or returns kNotANumber.
 inline int32_t drawn_from_few(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
-  float scores[kMostCandidates];
-  int32_t ids[kMostCandidates];
+  float scores[kMaxCandidates];
+  int32_t ids[kMaxCandidates];
   rank(row, vocab_size, scores, ids);
   if (!std::isfinite(scores[0])) return kNotANumber;
-  double shares[kMostCandidates], total = 0.0;
+  double shares[kMaxCandidates], total = 0.0;
   for (int place = 0; place < row.num_wanted; ++place) {
     total += shares[place] = likelihood(scores[place], scores[0], knobs.temperature);
   }
   return ids[choose([&](int place) { return shares[place]; }, row.num_wanted, total, knobs, draw)];
 }
 
-// Draws one of all tokens, or of more than kMostCandidates, or returns kNotANumber.
+// Draws one of all tokens, or of more than kMaxCandidates, or returns kNotANumber.
 inline int32_t drawn_from_all(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
   const int count = row.num_wanted > 0 ? row.num_wanted : vocab_size;
   RankedVocabulary vocabulary(row, vocab_size, count, knobs.temperature);
@@ -96,7 +96,7 @@ inline int32_t draw(const DrawnRows& rows, int row, const SlotTable& table, int 
       static_cast<int32_t>(std::min<double>(knobs.top_k, vocab_size)),
   };
   const double number = uniform(static_cast<uint64_t>(knobs.seed), rows.steps[row]);
-  const bool are_few = 0 < ranking.num_wanted && ranking.num_wanted <= kMostCandidates;
+  const bool are_few = 0 < ranking.num_wanted && ranking.num_wanted <= kMaxCandidates;
   const int32_t id = are_few ? drawn_from_few(ranking, vocab_size, knobs, number)
                              : drawn_from_all(ranking, vocab_size, knobs, number);
   if (id == kNotANumber) return id;

@@ -16,7 +16,6 @@ EXPORTED int index_lanes() { return kLanes; }
 
 // Sizes that must be the same in `library.py`.
 EXPORTED int index_block_tokens() { return kBlockTokens; }
-EXPORTED int index_most_candidates() { return kMostCandidates; }
 EXPORTED int index_most_queries() { return kMostQueries; }
 
 // The number of floats from one row of logits to the next.

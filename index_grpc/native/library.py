@@ -8,9 +8,6 @@ from pathlib import Path
 BLOCK_TOKENS = 64
 """Positions of a block of keys and values: [layers, 2, kv heads, BLOCK_TOKENS, head size], float32."""
 
-MOST_CANDIDATES = 64
-"""The largest top_k for which `index_draw` ranks only the candidates."""
-
 NOT_A_NUMBER = -1
 """What `index_draw` returns in place of a token if a score is NaN or the highest one is not finite."""
 
@@ -68,7 +65,6 @@ class DrawnRows(ctypes.Structure):
 SIGNATURES = {
     "index_lanes": (c_int, []),
     "index_block_tokens": (c_int, []),
-    "index_most_candidates": (c_int, []),
     "index_most_queries": (c_int, []),
     "index_has_tiles": (c_int, []),
     "index_logits_stride": (c_int64, [c_int]),
@@ -97,7 +93,7 @@ def open_library(build: str) -> ctypes.CDLL | None:
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    built = (library.index_block_tokens(), library.index_most_candidates(), library.index_most_queries())
-    if built != (BLOCK_TOKENS, MOST_CANDIDATES, MOST_QUERIES):
+    built = (library.index_block_tokens(), library.index_most_queries())
+    if built != (BLOCK_TOKENS, MOST_QUERIES):
         raise ImportError(f"{path} was built from other sources; install index-grpc again")
     return library

@@ -6,7 +6,8 @@
 
 #include "vector.h"
 
-constexpr int kMostCandidates = 64;
+// The largest top_k whose candidates are found without ordering the whole vocabulary.
+constexpr int kMaxCandidates = 64;
 
 // One row of logits [vocab_size], the token history of its sequence, and the penalties.
 struct Ranking {
@@ -14,7 +15,7 @@ struct Ranking {
   const uint8_t* occurred;  // [vocab_size] 1 if a token occurs in prompt or answer
   const float* counts;      // [vocab_size] how often a token occurs in the answer; null if that does not matter
   float repetition_penalty, frequency_penalty, presence_penalty;
-  int32_t num_wanted;  // 0 means all; `rank` allows 1 to kMostCandidates
+  int32_t num_wanted;  // 0 means all; `rank` allows 1 to kMaxCandidates
 };
 
 // The best of the offered scores, best first; of equal scores, the one offered first comes first.
@@ -43,8 +44,8 @@ class Best {
 
  private:
   int most_;
-  float scores_[kMostCandidates];
-  int32_t ids_[kMostCandidates] = {};
+  float scores_[kMaxCandidates];
+  int32_t ids_[kMaxCandidates] = {};
 };
 
 // Returns the scores of kLanes tokens. If a tiny penalty makes one overflow, it becomes the largest finite number.

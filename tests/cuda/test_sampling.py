@@ -57,7 +57,7 @@ class Rows:
         table = torch.tensor([drawing.knobs(params) for params in self.params], dtype=torch.float64)
         columns = Knobs.of(table.to(self.device))
         slots = torch.tensor(self.slots, device=self.device)
-        best, ids = penalised(self.logits, self.token_counts, slots, columns).topk(drawing.NUM_CANDIDATES)
+        best, ids = penalised(self.logits, self.token_counts, slots, columns).topk(drawing.MAX_CANDIDATES)
 
         def at(shift: float) -> Tensor:
             return choose(best.double(), columns, torch.full_like(columns.seed, number + shift))

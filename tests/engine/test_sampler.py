@@ -22,7 +22,7 @@ from index_grpc.engine.sequence import Sequence
 from index_grpc.model import drawing
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.drawing import (
-    NUM_CANDIDATES,
+    MAX_CANDIDATES,
     Draw,
     Knobs,
     SlotTable,
@@ -109,7 +109,7 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
     table = table_of([prompt], [params])
     columns = Knobs.of(table.knobs)
     scores = penalised(row, table.token_counts, torch.tensor([0]), columns)
-    best, ids = scores.topk(NUM_CANDIDATES) if 0 < params.top_k <= NUM_CANDIDATES else scores.sort(descending=True)
+    best, ids = scores.topk(MAX_CANDIDATES) if 0 < params.top_k <= MAX_CANDIDATES else scores.sort(descending=True)
     draws = (torch.arange(NUM_DRAWS, dtype=torch.float64) + 0.5) / NUM_DRAWS
     places = choose(best.double().expand(NUM_DRAWS, -1), columns, draws[:, None])[:, 0]
     shares = torch.bincount(ids[0][places], minlength=VOCAB) / NUM_DRAWS
@@ -123,7 +123,7 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
 def test_native_draws_are_those_of_pytorch(kernels: str, vocab_size: int) -> None:
     """Token after token, whatever the parameters, and both take them down alike."""
     generator, rng = torch.Generator().manual_seed(vocab_size), random.Random(vocab_size)
-    top_ks = [rng.choice([rng.randint(1, NUM_CANDIDATES), 0, 65, 100, vocab_size - 1, 10**9]) for _ in range(60)]
+    top_ks = [rng.choice([rng.randint(1, MAX_CANDIDATES), 0, 65, 100, vocab_size - 1, 10**9]) for _ in range(60)]
     choices = [random_params(rng, top_k=top_k) for top_k in top_ks]
     prompts = [[rng.randrange(vocab_size) for _ in range(rng.randint(1, 30))] for _ in choices]
     native_table, table = table_of(prompts, choices, vocab_size), table_of(prompts, choices, vocab_size)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from index_grpc.contract import Candidate, Token
-from index_grpc.cuda.sampling import CANDIDATES, NOT_A_NUMBER
+from index_grpc.cuda.sampling import MAX_CANDIDATES, NOT_A_NUMBER
 from index_grpc.engine.cuda.slots import Slots
 from index_grpc.engine.sequence import Span
 from index_grpc.model.drawing import Knobs, choose, is_narrow, knobs, penalised, uniform
@@ -18,7 +18,7 @@ ROWS_AT_ONCE = 32
 
 def drawn_by_kernels(span: Span) -> bool:
     """Returns whether the kernels of the step draw the span's token."""
-    return span.samples and is_narrow(span.sequence.request.sampling, CANDIDATES)
+    return span.samples and is_narrow(span.sequence.request.sampling, MAX_CANDIDATES)
 
 
 def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor) -> None:

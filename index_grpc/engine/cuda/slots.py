@@ -7,7 +7,7 @@ import torch
 
 from index_grpc.contract import SamplingParams
 from index_grpc.cuda.pool import BlockPool
-from index_grpc.cuda.sampling import CANDIDATES, NUM_KNOBS, SlotState
+from index_grpc.cuda.sampling import MAX_CANDIDATES, NUM_KNOBS, SlotState
 from index_grpc.engine.sequence import Sequence, Span
 from index_grpc.model import drawing
 from index_grpc.model.token_counts import TokenCounts
@@ -92,4 +92,4 @@ class Slots:
 def knobs(sampling: SamplingParams) -> list[float]:
     """Returns a row of the kernels' table. Candidates are ignored if PyTorch draws, but at least one is searched."""
     temperature, *others, top_k, _ = drawing.knobs(sampling)
-    return [max(temperature, SMALLEST_TEMPERATURE), *others, min(top_k, CANDIDATES) or 1, 0.0]
+    return [max(temperature, SMALLEST_TEMPERATURE), *others, min(top_k, MAX_CANDIDATES) or 1, 0.0]
