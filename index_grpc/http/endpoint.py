@@ -34,14 +34,17 @@ BODY_SECONDS = 60.0
 class Endpoint:
     """An ASGI application: opens the call, has it answered while the caller is there, words what goes wrong."""
 
-    def __init__(self, calls: Calls, max_body_mib: int, path: str, answer: Respond, words: Words) -> None:
+    def __init__(
+        self, calls: Calls, max_body_mib: int, path: str, answer: Respond, words: Words, *, is_chat: bool
+    ) -> None:
         self._calls, self._max_body_mib = calls, max_body_mib
-        self._path, self._answer, self._words = path, answer, words
+        self._path, self._answer, self._words, self._is_chat = path, answer, words, is_chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Called for each request."""
         headers = Headers(scope=scope)
         call = open_call(self._path, headers)
+        call.is_chat = self._is_chat
         outlet = Outlet(call.id, send)
         with suppress(asyncio.CancelledError):  # the caller has left: there is nobody to tell
             try:

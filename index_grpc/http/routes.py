@@ -23,14 +23,14 @@ def routes(app: App) -> Starlette:
     """The whole of what the port answers."""
     models = Models(app.answering)
 
-    def call(method: str, path: str, answer: Respond) -> Route:
-        endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, _words(path))
+    def call(method: str, path: str, answer: Respond, *, is_chat: bool = False) -> Route:
+        endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, _words(path), is_chat=is_chat)
         return Route(path, endpoint, methods=[method])
 
     asgi = Starlette(
         routes=[
-            call("POST", "/", Tutorial(app.answering).answer),
-            call("POST", f"{OPENAI}/chat/completions", Completions(app.answering).answer),
+            call("POST", "/", Tutorial(app.answering).answer, is_chat=True),
+            call("POST", f"{OPENAI}/chat/completions", Completions(app.answering).answer, is_chat=True),
             call("GET", f"{OPENAI}/models", models.list),
             call("GET", f"{OPENAI}/models/{{name:path}}", models.one),
             *probes(app),

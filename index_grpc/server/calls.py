@@ -52,6 +52,8 @@ class Call:
     """Why it was refused or broken off, if it was."""
     service: str = ""
     """Name of the gRPC service; empty for a call over HTTP, whose method is its path."""
+    is_chat: bool = False
+    """Whether it asks for an answer."""
     code: str = "CANCELLED"
     """Name of its status code, once it has ended. CANCELLED stays where the handler just ends: its caller has left."""
 

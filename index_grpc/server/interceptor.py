@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from index_grpc.errors import IndexGrpcError
 from index_grpc.server.calls import REQUEST_ID, Calls, open_call
 from index_grpc.server.message import Parse, parsed, read_message
+from index_grpc.server.servicer import CHAT_METHODS
 from index_grpc.server.status import Context, Trailer, abort
 
 LATEST_CANCEL_SECONDS = 5.0
@@ -89,7 +90,7 @@ class CallInterceptor(Interceptor):
         """Opens a call, and has it answered."""
         data = await read_message(context)
         call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
-        call.service = self._service
+        call.service, call.is_chat = self._service, method in CHAT_METHODS
         try:
             with self._calls.served(call):
                 request = parsed(parse, data, self._context_length())

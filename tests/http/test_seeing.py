@@ -15,6 +15,7 @@ async def test_their_metrics_name_the_path(path: str, body: dict[str, Any]) -> N
         found = await scraped(server.app)
     labels = {"rpc_system_name": "http", "rpc_method": path, "rpc_response_status_code": "OK"}
     assert found.value("rpc_server_call_duration_seconds_count", **labels, error_type="") == 1
+    assert found.value("gen_ai_server_request_duration_seconds_count", error_type="") == 1
 
 
 @pytest.mark.parametrize(("path", "body"), [("/", {"prompt": "Hi", "max_length": 5}), (COMPLETIONS, asking())])

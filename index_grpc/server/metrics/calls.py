@@ -9,8 +9,6 @@ from index_grpc.contract import Finish, FinishReason
 from index_grpc.server.calls import Call
 from index_grpc.server.status import CODES, SERVER_FAULTS
 
-CHAT_METHODS = frozenset({"Chat", "ChatStream", "/", "/v1/chat/completions"})
-
 RPC_LABELS = ("rpc_system_name", "rpc_method", "rpc_response_status_code", "error_type")
 CHAT_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 OPERATION, PROVIDER = "chat", "index-grpc"
@@ -53,7 +51,7 @@ class CallMetrics:
         self._calls.labels(call.system, call.full_method, call.code, fault).observe(call.seconds)
         if call.error is not None:
             self._errors.labels(call.error.reason).inc()
-        if call.method in CHAT_METHODS:
+        if call.is_chat:
             error = call.error.reason if call.error else call.code if call.code != "OK" else ""
             self._requests.labels(OPERATION, PROVIDER, model, error).observe(call.seconds)
         if call.finish is not None:
