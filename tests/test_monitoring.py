@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from prometheus_client import Metric
 
+from tests.http.asking import fake_http
 from tests.prometheus import running_prometheus
 from tests.server.asking import refusal, unary
-from tests.server.fake_runner import FakeServer, fake_server
+from tests.server.fake_runner import FakeServer
 from tests.server.scraping import Scrape, metrics_address, scraped
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,21 +26,22 @@ ALERTS, TESTS = (MONITORING / "alerts.yaml").read_text(), (MONITORING / "alerts_
 DASHBOARD = json.loads((MONITORING / "grafana-dashboard.json").read_text())
 ROWS = ["Traffic", "Latency", "Engine", "Memory", "Faults"]
 
-NAME = re.compile(r"\b(?:index_grpc|gen_ai|rpc|process)_\w+")
+NAME = re.compile(r"\b(?:index_grpc|gen_ai|rpc|http|process)_\w+")
 
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool here; it comes with Prometheus")
 
 
-async def exercise(server: FakeServer) -> None:
+async def exercise(server: FakeServer, http: httpx2.AsyncClient) -> None:
     """Makes something of everything happen."""
     await unary(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5))
     await refusal(server.stub.Chat(pb.ChatRequest()))
+    await http.get("/v1/models")
 
 
 @pytest.fixture(scope="module")
 async def scrape() -> AsyncIterator[Scrape]:
-    async with fake_server(metrics_port=0) as server:
-        await exercise(server)
+    async with fake_http(metrics_port=0) as (server, http):
+        await exercise(server, http)
         yield await scraped(server.app)
 
 
@@ -129,13 +132,13 @@ async def test_promtool_finds_nothing_wrong(scrape: Scrape) -> None:
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="no Prometheus here")
 async def test_prometheus_fills_every_panel_and_evaluates_every_alert(tmp_path: Path) -> None:
     async with (
-        fake_server(metrics_port=0) as server,
+        fake_http(metrics_port=0) as (server, http),
         running_prometheus(tmp_path, metrics_address(server.app), MONITORING / "alerts.yaml") as prometheus,
         asyncio.timeout(60),
     ):
         empty = [panel_query(expression) for expression in expressions()]
         while empty:
-            await exercise(server)
+            await exercise(server, http)
             empty = [query for query in empty if not await prometheus.result(query)]
         await prometheus.rules_are_evaluated()
         while await prometheus.alerts():  # a scrape may come late on a busy machine

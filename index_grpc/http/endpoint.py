@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from index_grpc.errors import IndexGrpcError, InvalidRequest, MessageTooLarge, Violation
 from index_grpc.http.problem import Words, problem_of
 from index_grpc.http.response import Outlet
-from index_grpc.server.calls import Call, Calls, open_call
+from index_grpc.server.calls import Call, Calls, Http, open_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Endpoint:
         """Called for each request."""
         headers = Headers(scope=scope)
         call = open_call(self._path, headers)
-        call.is_chat = self._is_chat
         outlet = Outlet(call.id, send)
+        call.is_chat, call.http = self._is_chat, Http(scope["method"], scope["scheme"], outlet.status)
         with suppress(asyncio.CancelledError):  # the caller has left: there is nobody to tell
             try:
                 with self._calls.served(call):

@@ -6,6 +6,8 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Send
 
+from index_grpc.errors import IndexGrpcError
+from index_grpc.http.problem import problem_of
 from index_grpc.server.calls import REQUEST_ID
 
 EVENT_HEADERS = {
@@ -25,8 +27,17 @@ class Outlet:
     """Where the one response to a request is sent."""
 
     def __init__(self, request_id: str, send: Send) -> None:
-        self.has_begun = False
+        self._status: int | None = None
         self._request_id, self._send = request_id, send
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its headers have left."""
+        return self._status is not None
+
+    def status(self, error: IndexGrpcError | None) -> int | None:
+        """The status that was sent, or that an error will be sent with; see Http."""
+        return problem_of(error, self._request_id).status if error and not self.has_begun else self._status
 
     async def send_json(self, value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """The whole response."""
@@ -43,5 +54,5 @@ class Outlet:
         await self._send({"type": "http.response.body", "body": body, "more_body": not last})
 
     async def _start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        self.has_begun = True
+        self._status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

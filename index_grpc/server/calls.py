@@ -25,6 +25,16 @@ MOST_DEADLINE_MARGIN_SECONDS = 0.2
 """How long before a call's deadline its answer should leave, at most; for short deadlines a tenth of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Http:
+    """What a call over HTTP has that one over gRPC has not."""
+
+    method: str
+    scheme: str
+    status: Callable[[IndexGrpcError | None], int | None]
+    """The status of the response, sent or about to be, to a call that ends so. None where the caller left before."""
+
+
 @dataclass(slots=True)
 class Call:
     """One call in progress."""
@@ -52,6 +62,8 @@ class Call:
     """Why it was refused or broken off, if it was."""
     service: str = ""
     """Name of the gRPC service; empty for a call over HTTP, whose method is its path."""
+    http: Http | None = None
+    """None for a call over gRPC."""
     is_chat: bool = False
     """Whether it asks for an answer."""
     code: str = "CANCELLED"

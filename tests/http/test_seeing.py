@@ -1,11 +1,15 @@
 """Calls over HTTP are seen like those over gRPC."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from tests.http.asking import COMPLETIONS, asking, fake_http
+from tests.server.fake_runner import FAILS
 from tests.server.scraping import scraped
+
+CALLS = "http_server_request_duration_seconds_count"
 
 
 @pytest.mark.parametrize(("path", "body"), [("/", {"prompt": "Hi", "max_length": 5}), (COMPLETIONS, asking())])
@@ -13,9 +17,38 @@ async def test_their_metrics_name_the_path(path: str, body: dict[str, Any]) -> N
     async with fake_http(metrics_port=0) as (server, http):
         assert (await http.post(path, json=body)).status_code == 200
         found = await scraped(server.app)
-    labels = {"rpc_system_name": "http", "rpc_method": path, "rpc_response_status_code": "OK"}
-    assert found.value("rpc_server_call_duration_seconds_count", **labels, error_type="") == 1
+    labels = {"http_request_method": "POST", "http_route": path, "http_response_status_code": "200"}
+    assert found.value(CALLS, **labels, url_scheme="http", error_type="") == 1
     assert found.value("gen_ai_server_request_duration_seconds_count", error_type="") == 1
+
+
+async def test_their_metrics_name_the_status_that_was_sent() -> None:
+    async with fake_http(metrics_port=0) as (server, http):
+        failing = {"x-request-id": f"{FAILS}now"}
+        assert (await http.post(COMPLETIONS, json={})).status_code == 400
+        assert (await http.get("/v1/models/other")).status_code == 404
+        assert (await http.post(COMPLETIONS, json=asking(), headers=failing)).status_code == 500
+        found = await scraped(server.app)
+    assert found.value(CALLS, http_response_status_code="400", error_type="") == 1
+    assert found.value(CALLS, http_route="/v1/models/{name:path}", http_response_status_code="404") == 1
+    assert found.value(CALLS, http_response_status_code="500", error_type="INTERNAL") == 1
+
+
+async def test_the_status_of_a_response_that_broke_off_or_never_began() -> None:
+    async with fake_http(metrics_port=0) as (server, http):
+        server.runner.step_seconds = 0.001
+        endless = asking() | {"max_tokens": 4000}
+        left = asyncio.create_task(http.post(COMPLETIONS, json=endless))
+        await server.has_open(1)
+        left.cancel()
+        await server.has_open(0)
+        async with http.stream("POST", COMPLETIONS, json=endless | {"stream": True}) as response:
+            assert server.app.engine is not None
+            server.app.engine.give_up()
+            assert "engine_lost" in (await response.aread()).decode()
+        found = await scraped(server.app)
+    assert found.value(CALLS, http_response_status_code="", error_type="") == 1
+    assert found.value(CALLS, http_response_status_code="200", error_type="UNAVAILABLE") == 1
 
 
 @pytest.mark.parametrize(("path", "body"), [("/", {"prompt": "Hi", "max_length": 5}), (COMPLETIONS, asking())])

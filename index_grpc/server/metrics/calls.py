@@ -9,6 +9,7 @@ from index_grpc.contract import Finish, FinishReason
 from index_grpc.server.calls import Call
 from index_grpc.server.status import CODES, SERVER_FAULTS
 
+HTTP_LABELS = ("http_request_method", "http_route", "http_response_status_code", "url_scheme", "error_type")
 RPC_LABELS = ("rpc_system_name", "rpc_method", "rpc_response_status_code", "error_type")
 CHAT_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 OPERATION, PROVIDER = "chat", "index-grpc"
@@ -30,8 +31,10 @@ class CallMetrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"index_grpc_{name}", text, labels, registry=registry)
 
-        name, text = "rpc_server_call_duration_seconds", "Duration of calls of the service."
+        name, text = "rpc_server_call_duration_seconds", "Duration of calls over gRPC."
         self._calls = histogram(name, text, RPC_LABELS, CALL_BUCKETS)
+        name, text = "http_server_request_duration_seconds", "Duration of calls over HTTP."
+        self._http_calls = histogram(name, text, HTTP_LABELS, CALL_BUCKETS)
         name, text = "gen_ai_server_request_duration_seconds", "Duration of calls that ask for an answer."
         self._requests = histogram(name, text, (*CHAT_LABELS, "error_type"), REQUEST_BUCKETS)
         name, text = "gen_ai_server_time_to_first_token_seconds", "From a call's arrival to its first token."
@@ -47,8 +50,7 @@ class CallMetrics:
 
     def count(self, call: Call, model: str) -> None:
         """A call has ended."""
-        fault = call.code if call.code in SERVER_FAULTS else ""
-        self._calls.labels(call.system, call.full_method, call.code, fault).observe(call.seconds)
+        self._of_port(call).observe(call.seconds)
         if call.error is not None:
             self._errors.labels(call.error.reason).inc()
         if call.is_chat:
@@ -60,6 +62,14 @@ class CallMetrics:
     def count_first_token(self, seconds: float, model: str) -> None:
         """An answer has begun, so long after its call's arrival."""
         self._first_token.labels(OPERATION, PROVIDER, model).observe(seconds)
+
+    def _of_port(self, call: Call) -> Histogram:
+        """What measures a call, in the words of the protocol it came by."""
+        fault, http = call.code if call.code in SERVER_FAULTS else "", call.http
+        if http is None:
+            return self._calls.labels(call.system, call.full_method, call.code, fault)
+        status = http.status(call.error) or ""
+        return self._http_calls.labels(http.method, call.full_method, status, http.scheme, fault)
 
     def _count_finish(self, finish: Finish, model: str) -> None:
         self._finishes.labels(finish.reason.value).inc()
