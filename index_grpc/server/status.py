@@ -51,6 +51,8 @@ MOST_QUOTED_CHARACTERS = 64
 
 ATTEMPTS_BEFORE = "grpc-previous-rpc-attempts"
 """What a retrying client's gRPC sends along."""
+NOT_AGAIN = "-1"
+"""In the place of a delay that outlasts the call: gRPC would wait for its deadline, and tell of that alone."""
 LONGEST_DELAY_SECONDS = 30.0
 """The delay of a call that comes again and again grows up to this."""
 GROWTH = 3.0
@@ -71,7 +73,7 @@ async def abort(context: Context, error: errors.IndexGrpcError, request_id: str,
         details.append(BadRequest(field_violations=_fitting(error)))
     if delay_ms is not None:
         details.append(_retry_info(delay_ms))
-        trailers.append(("grpc-retry-pushback-ms", str(delay_ms)))
+        trailers.append(("grpc-retry-pushback-ms", str(delay_ms) if _has_time(context, delay_ms) else NOT_AGAIN))
     trailers.append(("grpc-status-details-bin", _status(code, message, details)))
     await context.abort(code, message, tuple(trailers))
     raise AssertionError("abort always raises")
@@ -113,6 +115,12 @@ def _delay_milliseconds(error: errors.IndexGrpcError, context: Context) -> int |
     num_before = int(given) if isinstance(given, str) and re.fullmatch("[0-9]{1,2}", given) else 0
     longest = max(error.retry_after_seconds, LONGEST_DELAY_SECONDS)
     return max(1, math.ceil(1000 * min(error.retry_after_seconds * GROWTH**num_before, longest)))
+
+
+def _has_time(context: Context, delay_ms: int) -> bool:
+    """Whether the call's deadline, if it has one, is further away than this."""
+    seconds_left = context.time_remaining()
+    return seconds_left is None or delay_ms < 1000 * seconds_left
 
 
 def _retry_info(delay_ms: int) -> RetryInfo:

@@ -10,7 +10,7 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.contract import Message
+from index_grpc.contract import Message, Timing
 from index_grpc.errors import StartupError
 from index_grpc.server.app import App
 from tests.conftest import settings
@@ -135,6 +135,21 @@ async def test_who_is_refused_again_is_told_to_stay_away_longer() -> None:
             third = await refusal(ChatServiceStub(channel).Chat(REQUEST))
         check_come_again(third, "OVERLOADED")
         assert third.retry_seconds == pytest.approx(9 * first.retry_seconds)
+        server.runner.gate.set()
+        assert await held == TEXT
+
+
+async def test_who_has_no_time_to_come_again_is_told_why_at_once() -> None:
+    """Its gRPC would wait until its time is over, and tell of that alone."""
+    async with fake_server(max_sequences=1, max_waiting=0) as server:
+        (held,) = await filled(server, 1)
+        assert server.app.engine is not None
+        for _ in range(100):
+            server.app.engine.pace.record(Timing(queue=0.0, time_to_first_token=1.0, total=60.0))
+        options = [("grpc.service_config", retrying(max_attempts=5))]
+        async with grpc.aio.insecure_channel(server.address, options=options) as channel:
+            found = await refusal(ChatServiceStub(channel).Chat(REQUEST, timeout=25))
+        assert (found.code, found.reason, found.retry_seconds) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED", 30)
         server.runner.gate.set()
         assert await held == TEXT
 
