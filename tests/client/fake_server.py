@@ -69,6 +69,11 @@ def rate_limited(retry_after_s: int = 3) -> Failure:
     return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests", (info, retry))
 
 
+def too_late() -> Failure:
+    info = error_details_pb2.ErrorInfo(reason="DEADLINE_TOO_SHORT", domain="index-grpc")
+    return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "its time was over before it could begin", (info,))
+
+
 @dataclass
 class Script:
     """What the server does next; tests write it, and read what came."""

@@ -44,7 +44,7 @@ Exit codes:
   1    the server refused or failed; health: the service is not serving
   2    the command line is wrong
   3    the server cannot be reached, or is loading, full or stopping; or was lost amid its answer
-  4    the timeout passed
+  4    the timeout passed, or no answer could begin in time
   130  interrupted by Ctrl-C"""
 
 
@@ -104,6 +104,11 @@ HINTS_ON_CONNECTING = {
 """What to try next where no connection is made, by what stands in gRPC's message."""
 
 
+HINT_TOO_SLOW = "--timeout, given before the command, waits longer; for an answer, --max-tokens asks for less"
+HINT_TOO_LATE = "a longer --time-limit, or --timeout given before the command, leaves time for an answer"
+"""Where the server has refused for want of time, which either may have set."""
+
+
 def hint_if_unavailable(error: UnavailableError, address: str) -> str:
     """Returns what to try next with a server that cannot answer now."""
     if error.retry_after is not None:
@@ -136,7 +141,7 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
         case UnavailableError():
             return hint_if_unavailable(error, address)
         case DeadlineError():
-            return "--timeout, given before the command, waits longer; for an answer, --max-tokens asks for less"
+            return HINT_TOO_LATE if error.reason else HINT_TOO_SLOW
         case UnauthenticatedError():
             return "--api-key, given before the command, or INDEX_GRPC_API_KEY gives the key"
         case LimitExceededError():
