@@ -77,7 +77,7 @@ def configure_logging(level: str, log_format: str) -> None:
 
 def adopt_libraries() -> None:
     """Has what libraries log come out as all else does: when they are imported, some bring handlers of their own."""
-    for name, logger in logging.root.manager.loggerDict.items():
+    for name, logger in [*logging.root.manager.loggerDict.items()]:  # other threads may add to them
         if name.partition(".")[0] in NOISY and isinstance(logger, logging.Logger) and logger.handlers:
             logger.handlers.clear()
             logger.propagate = True
