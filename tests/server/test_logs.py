@@ -174,7 +174,7 @@ def test_json_is_json_whatever_the_locale(locale: dict[str, str]) -> None:
     assert json.loads(line)["prompt"] == text
 
 
-@pytest.mark.parametrize(("level", "num_written"), [("error", 1), ("warning", 2), ("debug", 2)])
+@pytest.mark.parametrize(("level", "num_written"), [("error", 1), ("debug", 2)])
 def test_libraries_keep_to_the_level_and_the_format(checkpoint: Path, level: str, num_written: int) -> None:
     """Some set levels of their own when they are imported, and bring handlers."""
     program = (
