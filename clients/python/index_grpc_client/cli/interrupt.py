@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -24,9 +25,9 @@ def interruptible(
 
     @functools.wraps(work)
     async def run(*args: Parameters.args, **options: Parameters.kwargs) -> Result:
-        cancel = signal.getsignal(signal.SIGINT)
-        if not isinstance(cancel, functools.partial):  # asyncio has not set its own, as where Ctrl-C is ignored
-            return await work(*args, **options)
+        cancel, in_main = signal.getsignal(signal.SIGINT), threading.current_thread() is threading.main_thread()
+        if not (in_main and isinstance(cancel, functools.partial)):
+            return await work(*args, **options)  # asyncio has not set its own either, as where Ctrl-C is ignored
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, end_at_once)
