@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index_grpc.contract import FinishReason
@@ -46,6 +46,7 @@ arrivals = st.lists(
 @pytest.mark.parametrize("run_ahead", [0, 1, 3])
 @pytest.mark.parametrize("alignment_tokens", [1, 8])
 @pytest.mark.parametrize("rows_independent", [True, False])
+@settings(deadline=None)
 @given(
     arrivals=arrivals,
     prefix_reuse=st.booleans(),
