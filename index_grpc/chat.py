@@ -48,7 +48,7 @@ class Chat:
         """
         ids = await self.prompt_ids(request.messages)
         if len(ids) >= self.context_length:
-            raise PromptTooLong(str(len(ids)), self.context_length)
+            raise PromptTooLong(len(ids), self.context_length)
         answer = Answer(request, len(ids), self.tokenizer)
         return Chunks(answer, self.engine.submit(_token_request(request, ids), self._interval(request, whole)), note)
 
@@ -67,7 +67,7 @@ class Chat:
     def _lay_out(self, messages: Sequence[Message]) -> list[int]:
         at_least = fewest_tokens(self.tokenizer, messages)
         if at_least >= self.context_length:
-            raise PromptTooLong(f"at least {at_least}", self.context_length)
+            raise PromptTooLong(at_least, self.context_length, at_least=True)
         return prompt_ids(self.tokenizer, messages)
 
 

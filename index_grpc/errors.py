@@ -7,11 +7,18 @@ ELSEWHERE_OR_LATER = "call another server, or come back"
 
 
 class IndexGrpcError(Exception):
-    """The family. `reason` is the stable word for programs, the message the sentence for people."""
+    """The family. `reason` is the stable word for programs, the message the sentence for people.
+
+    `metadata` holds values of the message that a program may want, so that it need not read sentences.
+    """
 
     reason = "UNKNOWN"
     retry_after_seconds: float | None = None
     """When it may be tried again; None if that would change nothing."""
+
+    def __init__(self, message: str, **metadata: str | int) -> None:
+        super().__init__(message)
+        self.metadata = {name: str(value) for name, value in metadata.items()}
 
 
 class StartupError(IndexGrpcError):
@@ -43,8 +50,8 @@ class InvalidRequest(IndexGrpcError):
 
     reason = "INVALID_REQUEST"
 
-    def __init__(self, *violations: Violation) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+    def __init__(self, *violations: Violation, **metadata: str | int) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations), **metadata)
         self.violations = violations
 
 
@@ -53,14 +60,17 @@ class PromptTooLong(InvalidRequest):
 
     reason = "PROMPT_TOO_LONG"
 
-    def __init__(self, count: str, context_length: int) -> None:
+    def __init__(self, num_tokens: int, context_length: int, *, at_least: bool = False) -> None:
+        """`at_least`: the prompt was not counted to its end, and may take more."""
         remedy = "shorten the prompt or drop the oldest messages of the history"
+        count, name = (f"at least {num_tokens}", "min_prompt_tokens") if at_least else (num_tokens, "prompt_tokens")
         super().__init__(
             Violation(
                 "prompt",
                 f"takes {count} tokens with its history; the context holds {context_length} tokens and an answer "
                 f"needs at least one of them; {remedy}",
-            )
+            ),
+            **{name: num_tokens, "context_length": context_length},
         )
 
 
@@ -105,8 +115,8 @@ class RateLimited(IndexGrpcError):
 
     reason = "RATE_LIMITED"
 
-    def __init__(self, message: str, retry_after_seconds: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, retry_after_seconds: float, **metadata: str | int) -> None:
+        super().__init__(message, **metadata)
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -115,8 +125,8 @@ class Unavailable(IndexGrpcError):
 
     reason = "UNAVAILABLE"
 
-    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, retry_after_seconds: float = 1.0, **metadata: str | int) -> None:
+        super().__init__(message, **metadata)
         self.retry_after_seconds = retry_after_seconds
 
 

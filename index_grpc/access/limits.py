@@ -44,10 +44,13 @@ class KeyUsage:
         """Counts a call as long as it is open. Raises RateLimited if it is one too many."""
         if key.max_concurrent is not None and self.num_open >= key.max_concurrent:
             limit = f"key {name} has as many calls open as it may at a time, {key.max_concurrent}"
-            raise RateLimited(f"{limit}; wait for one to end", NEXT_PLACE_SECONDS)
+            told = f"{limit}; wait for one to end"
+            raise RateLimited(told, NEXT_PLACE_SECONDS, key=name, max_concurrent=key.max_concurrent)
         if key.requests_per_minute is not None and (seconds := self._bucket.take(key.requests_per_minute)):
-            limit = f"key {name} may make {key.requests_per_minute:g} requests a minute"
-            raise RateLimited(f"{limit}; come again in {seconds:.1f} s", seconds)
+            per_minute = f"{key.requests_per_minute:g}"
+            limit = f"key {name} may make {per_minute} requests a minute"
+            told = f"{limit}; come again in {seconds:.1f} s"
+            raise RateLimited(told, seconds, key=name, requests_per_minute=per_minute)
         self.num_open += 1
         try:
             yield

@@ -145,11 +145,22 @@ class Engine:
         limits, expected = self.limits, self.num_expected_tokens
         if self.num_open >= limits.max_sequences + limits.max_waiting:
             taken = f"all {limits.max_sequences} places to run and {limits.max_waiting} to wait are taken"
-            raise Overloaded(f"{taken}; {ELSEWHERE_OR_LATER}", self._delay_seconds)
+            raise Overloaded(
+                f"{taken}; {ELSEWHERE_OR_LATER}",
+                self._delay_seconds,
+                max_sequences=limits.max_sequences,
+                max_waiting=limits.max_waiting,
+            )
         if expected and expected + num_prompt > limits.max_waiting_tokens:
             ahead = f"prompts of {expected} tokens are still to be computed"
             more = f"with this one of {num_prompt} more than {limits.max_waiting_tokens}"
-            raise Overloaded(f"{ahead}, {more}; {ELSEWHERE_OR_LATER}", self._delay_seconds)
+            raise Overloaded(
+                f"{ahead}, {more}; {ELSEWHERE_OR_LATER}",
+                self._delay_seconds,
+                waiting_tokens=expected,
+                prompt_tokens=num_prompt,
+                max_waiting_tokens=limits.max_waiting_tokens,
+            )
 
     @property
     def _delay_seconds(self) -> float:

@@ -78,7 +78,8 @@ class Endpoint:
 
     def _refuse_too_large(self, size: int) -> None:
         if size > self._max_body_mib * 2**20:
-            raise MessageTooLarge(f"the body has {size} bytes or more; allowed are {self._max_body_mib} MiB; send less")
+            told = f"the body has {size} bytes or more; allowed are {self._max_body_mib} MiB; send less"
+            raise MessageTooLarge(told, max_message_mib=self._max_body_mib)
 
     async def _tell(self, error: IndexGrpcError, call: Call, outlet: Outlet) -> None:
         problem = problem_of(error, call.id)

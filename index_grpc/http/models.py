@@ -22,7 +22,8 @@ class Models:
         """That of the name in the path. Raises ModelNotFound if that is another."""
         described, name = self._described(), exchange.scope["path_params"]["name"]
         if name != described["id"]:
-            raise ModelNotFound(f"model is {quoted(name)}; served is {described['id']!r}")
+            served = str(described["id"])
+            raise ModelNotFound(f"model is {quoted(name)}; served is {served!r}", served_model=served)
         await exchange.outlet.send_json(described)
 
     def _described(self) -> dict[str, object]:

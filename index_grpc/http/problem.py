@@ -1,7 +1,7 @@
 """What goes wrong, as HTTP tells it: one table of status codes, two forms of words."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -39,6 +39,8 @@ class Problem:
     field: str | None = None
     """The first field that is wrong."""
     retry_after_seconds: float | None = None
+    metadata: Mapping[str, str] | None = None
+    """Values of the message for programs."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -61,6 +63,7 @@ def problem_of(error: errors.IndexGrpcError, request_id: str) -> Problem:
         reason=error.reason,
         field=_field(error),
         retry_after_seconds=error.retry_after_seconds,
+        metadata=error.metadata,
     )
 
 
@@ -79,9 +82,16 @@ def openai_words(problem: Problem) -> dict[str, object]:
     """OpenAI's error object."""
     kind = OPENAI_TYPES.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
     code = OPENAI_CODES.get(problem.reason, problem.reason.lower())
-    return {"error": {"message": problem.message, "type": kind, "param": problem.field, "code": code}}
+    told: dict[str, object] = {"message": problem.message, "type": kind, "param": problem.field, "code": code}
+    return {"error": told | _metadata(problem)}
 
 
 def tutorial_words(problem: Problem) -> dict[str, object]:
     """The tutorial has none of its own; these go with its answer."""
-    return {"status": problem.status, "message": problem.message, "reason": problem.reason, "time": clock_time()}
+    told: dict[str, object] = {"status": problem.status, "message": problem.message, "reason": problem.reason}
+    return told | {"time": clock_time()} | _metadata(problem)
+
+
+def _metadata(problem: Problem) -> dict[str, object]:
+    """As a member beside the form's own, if there is any: callers pass over members that they do not know."""
+    return {"metadata": problem.metadata} if problem.metadata else {}

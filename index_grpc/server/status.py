@@ -67,7 +67,8 @@ def quoted(text: str) -> str:
 async def abort(context: Context, error: errors.IndexGrpcError, request_id: str, *more: Trailer) -> NoReturn:
     """Ends the call with the error's status, its details, the request id and more trailers."""
     code, message, delay_ms = CODES[type(error)], message_of(error, request_id), _delay_milliseconds(error, context)
-    details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN), RequestInfo(request_id=request_id)]
+    info = ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    details: list[Message] = [info, RequestInfo(request_id=request_id)]
     trailers: list[Trailer] = [("x-request-id", request_id), *more]
     if isinstance(error, errors.InvalidRequest):
         details.append(BadRequest(field_violations=_fitting(error)))

@@ -50,7 +50,7 @@ def refuse_too_many_messages(num_history: int, context_length: int) -> None:
     """
     at_least = num_history + 2  # a mark for each message, for the prompt and for the answer
     if at_least >= context_length:
-        raise PromptTooLong(f"at least {at_least}", context_length)
+        raise PromptTooLong(at_least, context_length, at_least=True)
 
 
 class Violations:

@@ -36,6 +36,12 @@ def makes(usage: KeyUsage, key: Key, number: int) -> None:
             pass
 
 
+def refused_metadata(usage: KeyUsage, key: Key) -> dict[str, str]:
+    with pytest.raises(RateLimited) as caught, usage.of_one_call("one", key):
+        pass
+    return caught.value.metadata
+
+
 def refused_seconds(usage: KeyUsage, key: Key) -> float:
     with pytest.raises(RateLimited) as caught, usage.of_one_call("one", key):
         pass
@@ -75,6 +81,13 @@ def test_calls_at_a_time(clock: Clock) -> None:
             assert refused_seconds(usage, limited) > 0
     makes(usage, limited, 2)
     assert usage.num_open == 0
+
+
+def test_the_limit_that_was_hit_is_told(clock: Clock) -> None:
+    usage, limited = KeyUsage(clock), key(max_concurrent=1, requests_per_minute=0.5)
+    with usage.of_one_call("one", limited):
+        assert refused_metadata(usage, limited) == {"key": "one", "max_concurrent": "1"}
+    assert refused_metadata(usage, limited) == {"key": "one", "requests_per_minute": "0.5"}
 
 
 def test_a_call_that_fails_is_over(clock: Clock) -> None:

@@ -70,6 +70,13 @@ def test_a_failure_of_the_service_is_not_taken_for_a_loss() -> None:
     assert type(translate(rpc_error(failed), "r1", SoFar(True, "so far"))) is InternalError
 
 
+def test_an_error_has_the_values_of_its_message() -> None:
+    info = error_details_pb2.ErrorInfo(reason="OVERLOADED", metadata={"max_waiting": "8"})
+    error = translate(rpc_error(Failure(grpc.StatusCode.UNAVAILABLE, "why", (info,))))
+    assert error.metadata == {"max_waiting": "8"}
+    assert translate(rpc_error(Failure(grpc.StatusCode.UNAVAILABLE, "why"))).metadata == {}
+
+
 def test_what_the_message_says_is_not_said_again() -> None:
     violations = (Violation("prompt", "is empty"), Violation("seed", "is -1"))
     error = IndexGrpcError("prompt: is empty", details=StatusDetails(violations=violations))
@@ -85,14 +92,14 @@ def test_the_cause_is_kept() -> None:
 
 def test_all_details_are_read() -> None:
     details = (
-        error_details_pb2.ErrorInfo(reason="BAD", domain="index-grpc"),
+        error_details_pb2.ErrorInfo(reason="BAD", domain="index-grpc", metadata={"max_waiting": "8"}),
         error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000)),
         error_details_pb2.RequestInfo(request_id="r9"),
         error_details_pb2.BadRequest(field_violations=[{"field": "stop[0]", "description": "is empty"}]),
         error_details_pb2.Help(),
     )
     read = status_details(Failure(grpc.StatusCode.INVALID_ARGUMENT, "why", details).trailers())
-    assert read == StatusDetails("BAD", (Violation("stop[0]", "is empty"),), 1.5, "r9")
+    assert read == StatusDetails("BAD", (Violation("stop[0]", "is empty"),), 1.5, "r9", {"max_waiting": "8"})
 
 
 def test_the_request_id_may_come_as_a_trailer_of_its_own() -> None:

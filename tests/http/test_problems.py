@@ -116,6 +116,17 @@ async def test_another_model_is_not_found(http: httpx2.AsyncClient) -> None:
     for response in (await http.post(COMPLETIONS, json=asking(model="gpt-5")), await http.get("/v1/models/a/b")):
         assert response.status_code == 404
         assert error_of(response)["code"] == "model_not_found"
+        assert error_of(response)["metadata"] == {"served_model": "random"}
+
+
+async def test_numbers_of_the_message_stand_beside_it(http: httpx2.AsyncClient) -> None:
+    long = "Hi " * 400
+    error = error_of(await http.post(COMPLETIONS, json=asking(long)))
+    told = (await http.post("/", json={"prompt": long})).json()
+    assert error["metadata"] == told["metadata"]
+    assert error["metadata"]["context_length"] == "512"
+    assert f"takes {error['metadata']['prompt_tokens']} tokens" in error["message"]
+    assert "metadata" not in error_of(await http.post(COMPLETIONS, json=asking(top_p=0)))
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/models/", "/v1/chat/completions/"])
@@ -146,6 +157,7 @@ async def test_a_body_that_is_too_large(announced: bool) -> None:
         response = await http.post(COMPLETIONS, content=body)
         assert response.status_code == 413
         assert error_of(response)["message"].endswith("allowed are 1 MiB; send less")
+        assert error_of(response)["metadata"] == {"max_message_mib": "1"}
         fitting = json.dumps(asking("x")).encode().ljust(MIB)
         assert (await http.post(COMPLETIONS, content=fitting)).status_code == 200
 
@@ -168,7 +180,7 @@ async def test_a_failure_shows_nothing_but_its_id() -> None:
 
 def raised(kind: type[IndexGrpcError]) -> IndexGrpcError:
     if issubclass(kind, PromptTooLong):
-        return kind("5", 4)
+        return kind(5, 4)
     if issubclass(kind, RateLimited):
         return kind("something", 1.0)
     return kind(Violation("x", "y")) if issubclass(kind, InvalidRequest) else kind("something")

@@ -44,6 +44,11 @@ class Refusal:
         return str(info.reason)
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """ErrorInfo's metadata."""
+        return dict(self.detail(ErrorInfo).metadata)
+
+    @property
     def request_id(self) -> str:
         """RequestInfo's id."""
         return str(self.detail(RequestInfo).request_id)

@@ -88,6 +88,7 @@ def check_invalid(found: Refusal, expected: dict[str, str]) -> None:
     assert found.violations == expected
     field, description = next(iter(expected.items()))
     assert found.message.startswith(f"{field}: {description}")
+    assert found.metadata == {}
     assert found.request_id == found.trailers["x-request-id"]
     assert RetryInfo not in found.details
     assert "grpc-retry-pushback-ms" not in found.trailers
@@ -176,6 +177,7 @@ async def test_another_model_is_not_found(stub: Stub, app: App, name: str) -> No
     assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
     assert found.message.startswith(f"model is '{name[:5]}")
     assert found.message.endswith("; served is 'random'; leave it unset to take that")
+    assert found.metadata == {"served_model": "random"}
     assert BadRequest not in found.details
     assert found.size_on_the_wire <= MOST_TRAILER_BYTES
 
@@ -192,6 +194,8 @@ async def test_a_prompt_beyond_the_context_is_told_both_counts(stub: Stub, promp
     assert holds == f"the context holds {CONTEXT_LENGTH} tokens and an answer needs at least one of them"
     assert remedy == "shorten the prompt or drop the oldest messages of the history"
     count = int(takes.removeprefix("takes ").removeprefix("at least ").split()[0])
+    name = "min_prompt_tokens" if "at least" in takes else "prompt_tokens"
+    assert found.metadata == {name: str(count), "context_length": str(CONTEXT_LENGTH)}
     assert len(prompt) / 10 <= count <= len(prompt) + 2
     if len(prompt) < 10_000:
         counted = await stub.CountTokens(pb.CountTokensRequest(prompt=prompt))

@@ -54,7 +54,9 @@ async def test_a_full_queue_refuses_until_a_place_is_free(max_waiting: int) -> N
     async with fake_server(max_sequences=1, max_waiting=max_waiting) as server:
         held = await filled(server, 1 + max_waiting)
         for call in (server.stub.Chat(REQUEST), server.stub.ChatStream(REQUEST)):
-            check_come_again(await refusal(call), "OVERLOADED")
+            found = await refusal(call)
+            check_come_again(found, "OVERLOADED")
+            assert found.metadata == {"max_sequences": "1", "max_waiting": str(max_waiting)}
         assert (await server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"))).prompt_tokens > 0
         server.runner.gate.set()
         assert await asyncio.gather(*held) == [TEXT] * len(held)
@@ -70,6 +72,10 @@ async def test_the_queue_is_bounded_by_tokens_too() -> None:
         found = await refusal(server.stub.Chat(REQUEST))
         check_come_again(found, "OVERLOADED")
         assert "are still to be computed" in found.message
+        assert found.metadata.pop("max_waiting_tokens") == "20"
+        waiting, own = (found.metadata[name] for name in ("waiting_tokens", "prompt_tokens"))
+        assert f"prompts of {waiting} tokens" in found.message
+        assert f"this one of {own} more than 20" in found.message
         server.runner.gate.set()
         assert await asyncio.gather(*held) == [TEXT]
         assert await unary(server.stub, REQUEST) == TEXT

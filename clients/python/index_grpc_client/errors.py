@@ -32,6 +32,8 @@ class IndexGrpcError(grpc.RpcError):
         self._message = message
         self.reason = details.reason
         """A stable word for programs, such as `PROMPT_TOO_LONG`; empty if the server did not give one."""
+        self.metadata = details.metadata
+        """Values of the message for programs, such as `context_length`, all of them text; empty if there are none."""
         self.request_id = details.request_id or request_id
         """Names the call in the server's log; empty if neither side named it."""
         self.violations: tuple[Violation, ...] = details.violations

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
@@ -32,6 +32,8 @@ class StatusDetails:
     retry_after: float | None = None
     """Seconds, from google.rpc.RetryInfo."""
     request_id: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """From google.rpc.ErrorInfo."""
 
 
 def status_details(trailers: Iterable[tuple[str, str | bytes]]) -> StatusDetails:
@@ -53,4 +55,5 @@ def status_details(trailers: Iterable[tuple[str, str | bytes]]) -> StatusDetails
         violations=tuple(Violation(found.field, found.description) for found in bad_request.field_violations),
         retry_after=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
         request_id=request.request_id or str(headers.get(REQUEST_ID_KEY, "")),
+        metadata=dict(info.metadata),
     )

@@ -7,7 +7,12 @@ Errors are gRPC statuses only, never messages of a stream. Every error of the se
 carries a google.rpc.ErrorInfo with a stable `reason` in the domain `index-grpc`; INVALID_ARGUMENT also carries a
 google.rpc.BadRequest that lists all violations by field path (`history[3].role`), as many as fit into the
 trailers; UNAVAILABLE, and RESOURCE_EXHAUSTED for a key's limits, carry a google.rpc.RetryInfo and the trailer
-`grpc-retry-pushback-ms`.
+`grpc-retry-pushback-ms`. The ErrorInfo's `metadata` holds values of the message, numbers in decimal:
+ - PROMPT_TOO_LONG: `context_length`, and `prompt_tokens` or, where the prompt was not counted to its end,
+   `min_prompt_tokens`
+ - MODEL_NOT_FOUND: `served_model`
+ - OVERLOADED: `max_sequences` and `max_waiting`, or `max_waiting_tokens`, `waiting_tokens` and `prompt_tokens`
+ - RATE_LIMITED: `key`, and `requests_per_minute` or `max_concurrent`
 """
 
 from collections import abc as _abc
