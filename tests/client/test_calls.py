@@ -116,10 +116,10 @@ async def test_a_closed_client_says_so(either: EitherClient) -> None:
 
 
 async def test_retries_end(either: EitherClient, script: Script) -> None:
-    script.failures.extend([overloaded(9)] * 5)
+    script.failures.extend([overloaded(9)] * 6)
     with pytest.raises(UnavailableError, match="queue is full") as caught:
         await settled(either.chat("Hi"))
-    assert len(script.requests) == 4
+    assert len(script.requests) == 5
     assert (caught.value.reason, caught.value.retry_after) == ("QUEUE_FULL", 9.0)
 
 

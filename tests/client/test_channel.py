@@ -24,9 +24,9 @@ def test_the_service_config() -> None:
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
     [method] = config["methodConfig"]
     assert method["name"] == [{"service": SERVICE}, {"service": "grpc.health.v1.Health"}]
-    assert method["retryPolicy"]["maxAttempts"] == 4
+    assert method["retryPolicy"]["maxAttempts"] == 5
     assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
-    assert "healthCheckConfig" not in config
+    assert {"healthCheckConfig", "retryThrottling"}.isdisjoint(config)
 
 
 @pytest.mark.parametrize("given", [{"grpc.keepalive_time_ms": 5}, [("grpc.keepalive_time_ms", 5)]])

@@ -139,7 +139,7 @@ def test_failures_have_an_exit_code_and_a_hint(
 
 
 def test_a_full_server_says_when_to_come_back(run: Run, script: Script) -> None:
-    script.failures.extend([overloaded(2)] * 4)
+    script.failures.extend([overloaded(2)] * 5)
     result = run("ask", "Hi")
     assert result.exit_code == 3
     assert result.stderr == "error: the queue is full\nhint: the server asks to try again in 2 s\n"

@@ -28,7 +28,7 @@ def open_channel(settings: ChannelSettings) -> grpc.aio.Channel:
 class AsyncClient:
     """Calls an index-grpc server from asyncio. An async context manager; belongs to the event loop it is made in.
 
-    A call that finds the server unavailable is retried, up to four attempts in all, as long as no answer has begun.
+    A call that finds the server unavailable is retried, up to five attempts in all, as long as no answer has begun.
     Failed calls raise IndexGrpcError; calls of a closed client, ValueError. The generated stub, for what the methods
     leave out, is at `stub`.
     """

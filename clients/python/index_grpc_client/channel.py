@@ -102,9 +102,12 @@ def service_config() -> str:
     that waits for its next attempt while the last healthy server turns unhealthy, and the call never ends. A server
     that is not serving refuses by itself, and the next attempt goes to another one. CANCELLED is what gRPC makes of a
     call that reaches a server in the moment in which it stops.
+
+    Retries are not throttled: gRPC 1.85 would count each stream that its reader leaves as a failure, since it ends with
+    CANCELLED, and retry nothing once enough are left. The times that a refusing server gives keep callers away.
     """
     retry_policy = {
-        "maxAttempts": 4,
+        "maxAttempts": 5,  # the most that gRPC makes, whatever is asked for
         "initialBackoff": "0.1s",
         "maxBackoff": "1s",
         "backoffMultiplier": 3,

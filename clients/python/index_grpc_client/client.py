@@ -27,7 +27,7 @@ def open_channel(settings: ChannelSettings) -> grpc.Channel:
 class Client:
     """Calls an index-grpc server. A context manager; safe to share between threads.
 
-    A call that finds the server unavailable is retried, up to four attempts in all, as long as no answer has begun.
+    A call that finds the server unavailable is retried, up to five attempts in all, as long as no answer has begun.
     Failed calls raise IndexGrpcError; calls of a closed client, ValueError. The generated stub, for what the methods
     leave out, is at `stub`.
     """
