@@ -57,6 +57,11 @@ def bad_request(message: str, reason: str = "INVALID_REQUEST", **violations: str
     return Failure(grpc.StatusCode.INVALID_ARGUMENT, message, details)
 
 
+def unknown_model(message: str) -> Failure:
+    info = error_details_pb2.ErrorInfo(reason="MODEL_NOT_FOUND", domain="index-grpc")
+    return Failure(grpc.StatusCode.NOT_FOUND, message, (info,))
+
+
 def overloaded(retry_after_s: int = 2) -> Failure:
     info = error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="index-grpc")
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=retry_after_s))

@@ -20,10 +20,12 @@ from index_grpc_client import (
     FinishReason,
     HealthStatus,
     IncompleteAnswerError,
+    IndexGrpcError,
     InvalidRequestError,
     Message,
     ModelNotFoundError,
     Role,
+    UnauthenticatedError,
     UnavailableError,
     Violation,
     assistant,
@@ -32,7 +34,7 @@ from index_grpc_client import (
 from index_grpc_client.v1 import chat_pb2
 
 from .either import EitherClient, drained, settled
-from .fake_server import TEXT, WORDS, Failure, FakeServer, Script, bad_request, overloaded
+from .fake_server import TEXT, WORDS, Failure, FakeServer, Script, bad_request, overloaded, unknown_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,10 +135,23 @@ async def test_violations_are_listed(either: EitherClient, script: Script) -> No
 
 
 async def test_an_unknown_model_is_named(either: EitherClient, script: Script) -> None:
-    script.failures.append(Failure(grpc.StatusCode.NOT_FOUND, "no model other"))
+    script.failures.append(unknown_model("no model other"))
     with pytest.raises(ModelNotFoundError, match="no model other"):
         await settled(either.chat("Hi", model="other", request_id="r2"))
     assert script.requests[0].model == "other"
+
+
+async def test_what_is_not_found_need_not_be_a_model(either: EitherClient, script: Script) -> None:
+    script.failures.append(Failure(grpc.StatusCode.NOT_FOUND, "no such path"))
+    with pytest.raises(IndexGrpcError, match="no such path") as caught:
+        await settled(either.chat("Hi"))
+    assert type(caught.value) is IndexGrpcError
+
+
+async def test_health_hides_no_other_failure(either: EitherClient, script: Script) -> None:
+    script.failures.append(Failure(grpc.StatusCode.UNAUTHENTICATED, "no key"))
+    with pytest.raises(UnauthenticatedError, match="no key"):
+        await settled(either.health())
 
 
 async def test_a_stream_without_finish_raises(either: EitherClient, script: Script) -> None:

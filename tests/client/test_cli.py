@@ -14,7 +14,17 @@ from index_grpc_client.cli.commands import index_client
 from index_grpc_client.cli.failure import hint
 from index_grpc_client.v1 import chat_pb2
 
-from .fake_server import TEXT, Failure, FakeServer, Script, bad_request, overloaded, rate_limited, too_late
+from .fake_server import (
+    TEXT,
+    Failure,
+    FakeServer,
+    Script,
+    bad_request,
+    overloaded,
+    rate_limited,
+    too_late,
+    unknown_model,
+)
 
 Run = Callable[..., Result]
 
@@ -118,7 +128,7 @@ def test_one_violation_is_one_line(run: Run, script: Script, message: str) -> No
     ("failure", "exit_code", "hint"),
     [
         (Failure(grpc.StatusCode.UNAUTHENTICATED, "no key"), 1, "--api-key"),
-        (Failure(grpc.StatusCode.NOT_FOUND, "no such model"), 1, "`index-client model`"),
+        (unknown_model("no such model"), 1, "`index-client model`"),
         (Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "too slow"), 4, "--timeout"),
         (too_late(), 4, "--time-limit"),
         (Failure(grpc.StatusCode.UNIMPLEMENTED, "no such method"), 1, "may not be an index-grpc server"),

@@ -12,6 +12,7 @@ from index_grpc_client import (
     Conversation,
     InvalidRequestError,
     Message,
+    PromptTooLongError,
     Role,
     UnavailableError,
     assistant,
@@ -153,7 +154,7 @@ async def test_instructions_may_come_with_the_history_and_change(either: EitherC
 
 async def test_beyond_the_context_both_counts_are_named(either: EitherClient) -> None:
     chat = conversation(either, history=[user("x" * 90)])
-    with pytest.raises(InvalidRequestError, match="prompt: 110 tokens, but the context holds 100"):
+    with pytest.raises(PromptTooLongError, match="prompt: 110 tokens, but the context holds 100"):
         await settled(chat.ask("y" * 20))
     assert chat.history == (user("x" * 90),)
 
@@ -204,7 +205,7 @@ async def test_trimming_makes_room_for_the_answer_asked_for(either: EitherClient
 
 async def test_what_cannot_fit_is_refused(either: EitherClient, script: Script) -> None:
     chat = conversation(either, history=long_history(3), trim=True)
-    with pytest.raises(InvalidRequestError, match="101 tokens"):
+    with pytest.raises(PromptTooLongError, match="101 tokens"):
         await settled(chat.ask("p" * 101))
     assert len(chat.history) == 6, "a turn that failed must not cost the history"
 

@@ -7,16 +7,23 @@ import index_grpc_client
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
-from index_grpc_client import IncompleteAnswerError, IndexGrpcError, InternalError, UnavailableError, Violation
-from index_grpc_client.errors import ERRORS, translate, translated
+from index_grpc_client import (
+    IncompleteAnswerError,
+    IndexGrpcError,
+    InternalError,
+    InvalidRequestError,
+    PromptTooLongError,
+    UnavailableError,
+    Violation,
+)
+from index_grpc_client.errors import ERRORS, ERRORS_BY_REASON, translate, translated
 from index_grpc_client.request import CallBuilder
 from index_grpc_client.status import DETAILS_KEY, StatusDetails, status_details
 
 from .fake_server import Failure, bad_request
 
-CODES_OF_THE_SERVICE = {
+CODES_WITH_A_CLASS = {
     "INVALID_ARGUMENT",
-    "NOT_FOUND",
     "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
     "UNAUTHENTICATED",
@@ -35,12 +42,14 @@ def rpc_error(failure: Failure) -> grpc.RpcError:
 
 
 def test_the_table_is_whole() -> None:
-    assert {code.name for code in ERRORS} == CODES_OF_THE_SERVICE
+    assert {code.name for code in ERRORS} == CODES_WITH_A_CLASS
     exported = {value for value in vars(index_grpc_client).values() if isinstance(value, type)}
     family = {value for value in exported if issubclass(value, IndexGrpcError)}
-    assert set(ERRORS.values()) == family - {IndexGrpcError, IncompleteAnswerError}
-    assert len(set(ERRORS.values())) == len(ERRORS), "two codes share a class"
+    classes = [*ERRORS.values(), *ERRORS_BY_REASON.values()]
+    assert set(classes) == family - {IndexGrpcError, IncompleteAnswerError}
+    assert len(set(classes)) == len(classes), "two codes or reasons share a class"
     assert issubclass(IncompleteAnswerError, UnavailableError)
+    assert issubclass(PromptTooLongError, InvalidRequestError)
     assert issubclass(IndexGrpcError, grpc.RpcError)
 
 
@@ -50,6 +59,13 @@ def test_every_code_becomes_one_of_ours(code: grpc.StatusCode) -> None:
     assert type(error) is ERRORS.get(code, IndexGrpcError)
     assert (error.code(), error.details(), error.request_id, error.text) == (code, "why", "r1", "")
     assert str(error) == "why"
+
+
+@pytest.mark.parametrize(("reason", "kind"), ERRORS_BY_REASON.items())
+def test_a_reason_counts_before_the_code(reason: str, kind: type[IndexGrpcError]) -> None:
+    for code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND):
+        error = translate(rpc_error(Failure(code, "why", (error_details_pb2.ErrorInfo(reason=reason),))))
+        assert (type(error), error.code(), error.reason) == (kind, code, reason)
 
 
 class SoFar(NamedTuple):

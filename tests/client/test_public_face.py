@@ -26,8 +26,8 @@ NAMES = """
     AskOptions AsyncChatStream AsyncClient AsyncConversation CallCancelledError CallOptions ChatOptions ChatResult
     ChatStream Chunk Client Conversation CountOptions DEFAULT_ADDRESS DeadlineError Finish FinishReason HealthStatus
     IncompleteAnswerError IndexGrpcError InternalError InvalidRequestError LimitExceededError Message ModelInfo
-    ModelNotFoundError Role Sampling Start Timing TokenCount TokenLogprob UnauthenticatedError UnavailableError Usage
-    Violation __version__ assistant system tls_credentials user
+    ModelNotFoundError PromptTooLongError Role Sampling Start Timing TokenCount TokenLogprob UnauthenticatedError
+    UnavailableError Usage Violation __version__ assistant system tls_credentials user
 """
 
 

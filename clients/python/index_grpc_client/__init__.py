@@ -19,6 +19,7 @@ from index_grpc_client.errors import (
     InvalidRequestError,
     LimitExceededError,
     ModelNotFoundError,
+    PromptTooLongError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "Message",
     "ModelInfo",
     "ModelNotFoundError",
+    "PromptTooLongError",
     "Role",
     "Sampling",
     "Start",

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from index_grpc_client.aio_stream import AsyncChatStream
 from index_grpc_client.channel import DEFAULT_ADDRESS, SERVICE, ChannelOptions, ChannelSettings
-from index_grpc_client.errors import ModelNotFoundError, translated
+from index_grpc_client.errors import IndexGrpcError, translated
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.options import CallOptions, ChatOptions, CountOptions
 from index_grpc_client.request import CallBuilder
@@ -99,7 +99,9 @@ class AsyncClient:
         try:
             with translated(call):
                 response = await self._health_stub.Check(call.request, timeout=call.timeout, metadata=call.metadata)
-        except ModelNotFoundError:
+        except IndexGrpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
             return HealthStatus.SERVICE_UNKNOWN
         return HealthStatus.from_wire(response)
 

@@ -7,7 +7,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from index_grpc_client.channel import DEFAULT_ADDRESS, SERVICE, ChannelOptions, ChannelSettings
-from index_grpc_client.errors import ModelNotFoundError, translated
+from index_grpc_client.errors import IndexGrpcError, translated
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.options import CallOptions, ChatOptions, CountOptions
 from index_grpc_client.request import CallBuilder
@@ -98,7 +98,9 @@ class Client:
         try:
             with translated(call):
                 response = self._health_stub.Check(call.request, timeout=call.timeout, metadata=call.metadata)
-        except ModelNotFoundError:
+        except IndexGrpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
             return HealthStatus.SERVICE_UNKNOWN
         return HealthStatus.from_wire(response)
 

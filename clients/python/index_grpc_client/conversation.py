@@ -5,7 +5,7 @@ from typing import Unpack
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.client import Client
-from index_grpc_client.errors import InvalidRequestError, LimitExceededError
+from index_grpc_client.errors import LimitExceededError, PromptTooLongError
 from index_grpc_client.memory import Memory, Turn, remaining_if_too_long
 from index_grpc_client.message import AnyMessage, Message
 from index_grpc_client.options import AskOptions
@@ -15,7 +15,7 @@ from index_grpc_client.result import ChatResult, Chunk
 class Conversation(Memory):
     """A chat that remembers. One turn at a time: what is asked beside another turn does not know of it.
 
-    A prompt that does not fit into the model's context with the history is an InvalidRequestError that names both
+    A prompt that does not fit into the model's context with the history is a PromptTooLongError that names both
     counts, unless `trim` is set: then the oldest turns are forgotten, never the instructions, until there is room for
     `max_tokens` of answer, or for half the context if that is less. That costs a call for each turn, and a few more
     when something must go.
@@ -63,7 +63,7 @@ class Conversation(Memory):
     def _remaining(self, prompt: str, history: tuple[Message, ...], turn: Turn) -> int:
         try:
             return self._client.count_tokens(prompt, history=history, **turn.for_lookup()).remaining_tokens
-        except (InvalidRequestError, LimitExceededError) as error:
+        except (PromptTooLongError, LimitExceededError) as error:
             return remaining_if_too_long(error)
 
 
@@ -112,5 +112,5 @@ class AsyncConversation(Memory):
     async def _remaining(self, prompt: str, history: tuple[Message, ...], turn: Turn) -> int:
         try:
             return (await self._client.count_tokens(prompt, history=history, **turn.for_lookup())).remaining_tokens
-        except (InvalidRequestError, LimitExceededError) as error:
+        except (PromptTooLongError, LimitExceededError) as error:
             return remaining_if_too_long(error)

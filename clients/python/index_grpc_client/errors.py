@@ -1,4 +1,4 @@
-"""What calls raise: one family, one class for each status code the service uses.
+"""What calls raise: one family, one class for each status code the service uses, some for single reasons.
 
 All are `grpc.RpcError`s with `code()` and `details()`, so code that handles gRPC errors handles these. The error of
 grpc itself, with all its metadata, is the `__cause__`.
@@ -62,6 +62,10 @@ class InvalidRequestError(IndexGrpcError):
     """The request cannot be answered as it is; `violations` lists all that is wrong with it."""
 
 
+class PromptTooLongError(InvalidRequestError):
+    """The prompt with its history leaves no room in the model's context for an answer; `metadata` has the counts."""
+
+
 class ModelNotFoundError(IndexGrpcError):
     """`model` was given, and the server serves another one."""
 
@@ -104,7 +108,6 @@ class InternalError(IndexGrpcError):
 
 ERRORS: dict[grpc.StatusCode, type[IndexGrpcError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
-    grpc.StatusCode.NOT_FOUND: ModelNotFoundError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
@@ -113,6 +116,12 @@ ERRORS: dict[grpc.StatusCode, type[IndexGrpcError]] = {
     grpc.StatusCode.INTERNAL: InternalError,
 }
 """The class for each status code; others are IndexGrpcError."""
+
+ERRORS_BY_REASON: dict[str, type[IndexGrpcError]] = {
+    "PROMPT_TOO_LONG": PromptTooLongError,
+    "MODEL_NOT_FOUND": ModelNotFoundError,
+}
+"""The class for each reason that says more than its status code does; it counts first."""
 
 CODES_WHEN_CUT_OFF = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 """What gRPC makes of a stream that a proxy resets, or ends without a status, when it has lost the server behind it."""
@@ -146,7 +155,7 @@ def translate(error: grpc.RpcError, request_id: str = "", answer: Answer | None 
     code, message = error.code(), error.details() or ""
     trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
     details = status_details(trailers)
-    kind = ERRORS.get(code, IndexGrpcError)
+    kind = ERRORS_BY_REASON.get(details.reason) or ERRORS.get(code, IndexGrpcError)
     if answer is not None and _was_cut_off(code, message, details.reason, answer.has_begun):
         kind = IncompleteAnswerError
     return kind(message, code, details, request_id=request_id, text=answer.text if answer else "")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from typing import TypeAlias
 
-from index_grpc_client.errors import InvalidRequestError, LimitExceededError, was_too_large
+from index_grpc_client.errors import LimitExceededError, PromptTooLongError, was_too_large
 from index_grpc_client.limits import allowed_timeout
 from index_grpc_client.message import AnyMessage, Message, Role, messages
 from index_grpc_client.message import system as system_message
@@ -22,10 +22,9 @@ A generator, so that the search is the same whether the client that counts is as
 """
 
 
-def remaining_if_too_long(error: InvalidRequestError | LimitExceededError) -> int:
+def remaining_if_too_long(error: PromptTooLongError | LimitExceededError) -> int:
     """Returns that no token remains if the prompt was too long to be counted, or even sent; raises other errors on."""
-    too_large_to_send = isinstance(error, LimitExceededError) and was_too_large(error)
-    if error.reason != "PROMPT_TOO_LONG" and not too_large_to_send:
+    if isinstance(error, LimitExceededError) and not was_too_large(error):
         raise error
     return 0
 
