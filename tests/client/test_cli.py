@@ -172,9 +172,7 @@ def test_an_address_without_a_port(address: str, has_port: bool, monkeypatch: py
     for name in ("grpc_proxy", "https_proxy", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
     missing = "the address has no port, so 443 was tried; --address HOST:PORT gives one"
-    there = (
-        f"is a server running at {address}? --address, given before the command, or INDEX_GRPC_ADDRESS names another"
-    )
+    there = f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
     assert hint(UnavailableError("connection refused"), address) == (there if has_port else missing)
 
 
@@ -220,6 +218,8 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(run: Run, script: Script, 
         (["chat", "--time-limit", "nan"], "--time-limit is nan s; allowed is more than 0 s, at most 315,576,000,000"),
         (["--address", "", "model"], "--address is '', which names no host; allowed is host:port or unix:PATH"),
         (["--address", "a:99999", "model"], "--address is 'a:99999', which has the port 99999; allowed is 1 to 65535"),
+        (["model", "--address", "a:99999"], "--address is 'a:99999', which has the port 99999; allowed is 1 to 65535"),
+        (["--server-name", "x", "model"], "--server-name goes with --tls, --ca or --cert; add one"),
         (["--api-key", "ké", "model"], "--api-key holds '\\xe9' at character 1; allowed are printable ASCII char"),
         (["ask", "--json", "--top-logprobs", "3", "Hi"], "--top-logprobs needs --logprobs"),
         (["ask", "\udcff\udcfe"], "prompt holds '\\udcff' at character 0, which is not UTF-8; allowed is"),
@@ -285,6 +285,30 @@ def test_count(run: Run) -> None:
 def test_the_api_key_is_sent(run: Run, script: Script) -> None:
     run("--api-key", "secret", "model")
     assert script.metadata[0]["authorization"] == "Bearer secret"
+
+
+COMMANDS = [("ask", "Hi"), ("chat",), ("count", "Hi"), ("health",), ("model",)]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_the_connection_may_stand_on_either_side_of_the_command(
+    run: Run, server: FakeServer, script: Script, command: tuple[str, ...]
+) -> None:
+    elsewhere, here = ("--address", "127.0.0.1:1"), ("--address", server.address, "--timeout", "5")
+    for arguments in ((*here, *command), (*command, *here), (*elsewhere, "--api-key", "k", *command, *here)):
+        assert run(*arguments, stdin="Hi\n").exit_code == 0, arguments
+    if command != ("health",):
+        assert script.metadata[-1]["authorization"] == "Bearer k", (
+            "what is not given behind the command counts from before"
+        )
+    assert run(command[0], "--help").stdout.count("--address TEXT") == 1
+
+
+def test_what_goes_wrong_names_the_address_behind_the_command(run: Run) -> None:
+    result = run("model", "--address", "127.0.0.1:1", "--timeout", "5")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: 127.0.0.1:1 cannot be reached: ")
+    assert "at 127.0.0.1:1? --address or" in result.stderr
 
 
 def test_a_certificate_file_turns_encryption_on(run: Run, tmp_path: Path) -> None:

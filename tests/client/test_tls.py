@@ -66,6 +66,20 @@ def test_the_command_line_trusts_a_file(tls_server: FakeServer, tmp_path: Path) 
         assert (result.exit_code, result.stdout) == (0, f"{TEXT if command[0] == 'ask' else 'SERVING'}\n")
 
 
+def test_the_command_line_takes_another_name_than_the_address(ca: trustme.CA, tmp_path: Path) -> None:
+    named = issued(ca, tmp_path, "named", "index-grpc")
+    server = FakeServer(grpc.ssl_server_credentials([(named.key.read_bytes(), named.cert.read_bytes())]))
+    try:
+        trust = ("--ca", tmp_path / "ca.pem", "--timeout", "5")
+        result = run(server, *trust, "--server-name", "index-grpc", "ask", "Hi")
+        assert (result.exit_code, result.stdout) == (0, f"{TEXT}\n")
+        result = run(server, *trust, "ask", "Hi")
+        assert result.exit_code == 3
+        assert "--server-name" in result.stderr.splitlines()[1]
+    finally:
+        server.stop()
+
+
 def test_the_command_line_shows_a_certificate(asking_server: FakeServer, ca: trustme.CA, tmp_path: Path) -> None:
     mine, trust = issued(ca, tmp_path, "mine", "caller"), ("--ca", tmp_path / "ca.pem")
     result = run(asking_server, *trust, "--cert", mine.cert, "--key", mine.key, "ask", "Hi")

@@ -14,7 +14,7 @@ import click
 from index_grpc_client.channel import SERVICE
 from index_grpc_client.cli.ask import ask, read_prompt, to_json
 from index_grpc_client.cli.chat import chat
-from index_grpc_client.cli.connection import Connection, connection_options
+from index_grpc_client.cli.connection import Connection, behind_command, connection_options
 from index_grpc_client.cli.failure import EXIT_CODES, Exit, complain, exit_code, report
 from index_grpc_client.cli.interrupt import interruptible
 from index_grpc_client.errors import IndexGrpcError
@@ -64,7 +64,7 @@ class Commands(click.Group):
             with one_line_usage_errors():
                 return super().invoke(ctx)
         except IndexGrpcError as error:
-            report(error, ctx.params["address"])
+            report(error, ctx.obj.address)
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             ctx.exit(Exit.INTERRUPTED)
@@ -139,4 +139,5 @@ def count(connection: Connection, prompt: tuple[str, ...], system: str | None, a
 
 
 for command in (ask, chat, count, health, model):
+    command.params += [behind_command(option) for option in index_client.params if option.expose_value]
     index_client.add_command(command)

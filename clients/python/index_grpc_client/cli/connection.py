@@ -1,12 +1,14 @@
 """The options that say which server to call and how."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import grpc
+from click.core import ParameterSource
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.channel import DEFAULT_ADDRESS, allowed_address
@@ -31,15 +33,23 @@ class Connection:
     ca: Path | None
     cert: Path | None
     key: Path | None
+    server_name: str | None
     api_key: str | None
 
     def client(self) -> AsyncClient:
         """Returns a client to be closed by the caller."""
-        credentials, api_key = self._credentials(), self.api_key or None
-        return AsyncClient(self.address, credentials=credentials, api_key=api_key, timeout=self.timeout)
+        return AsyncClient(
+            self.address,
+            credentials=self._credentials(),
+            api_key=self.api_key or None,
+            timeout=self.timeout,
+            channel_options={"grpc.ssl_target_name_override": self.server_name} if self.server_name else None,
+        )
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         if not (self.tls or self.ca or self.cert or self.key):
+            if self.server_name:
+                raise click.UsageError("--server-name goes with --tls, --ca or --cert; add one")
             return None
         try:
             return tls_credentials(self.ca, cert=self.cert, key=self.key)
@@ -85,6 +95,11 @@ def connection_options(command: Command) -> Command:
             help="PEM file with the private key of --cert.",
         ),
         click.option(
+            "--server-name",
+            callback=checked(allowed_header),
+            help="Host name in the server's certificate, where --address is another.",
+        ),
+        click.option(
             "--api-key",
             envvar="INDEX_GRPC_API_KEY",
             show_envvar=True,
@@ -95,3 +110,17 @@ def connection_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def behind_command(option: click.Parameter) -> click.Parameter:
+    """Returns an option of the connection as it may stand behind the command, too; there it counts first."""
+    behind, check = copy(option), option.callback
+
+    def override(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
+        name = str(parameter.name)
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = check(ctx, parameter, value) if check else value
+            ctx.obj = ctx.find_root().obj = replace(ctx.obj, **{name: value})
+
+    behind.callback, behind.expose_value = override, False
+    return behind

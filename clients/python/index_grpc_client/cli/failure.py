@@ -96,7 +96,7 @@ PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 HINTS_ON_CONNECTING = {
     "certificate has expired": "who runs the server must renew its certificate",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted; --ca names a file of certificates to trust",
-    "Hostname Verification": "the server's certificate is for another host name; --address has to be that one",
+    "Hostname Verification": "the server's certificate is for another host name, which --server-name may give",
     "WRONG_VERSION_NUMBER": "the server does not encrypt; leave --tls, --ca, --cert and --key out",
     "security handshaker": "the files of --ca, --cert and --key must be PEM, and the key that of the certificate",
     "Socket closed": "does the server encrypt? --tls or --ca; does it want a certificate? --cert and --key",
@@ -121,7 +121,7 @@ def hint_if_unavailable(error: UnavailableError, address: str) -> str:
     if not is_local(address) and (proxy := next((name for name in PROXIES if os.environ.get(name)), None)):
         hosts = ",".join(host_names(address))
         return f"{proxy} is set, so gRPC goes by that proxy; no_proxy={hosts} spares this server"
-    return f"is a server running at {address}? --address, given before the command, or INDEX_GRPC_ADDRESS names another"
+    return f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
 
 
 def hint_if_too_much(error: LimitExceededError) -> str | None:
@@ -143,7 +143,7 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
         case DeadlineError():
             return HINT_TOO_LATE if error.reason else HINT_TOO_SLOW
         case UnauthenticatedError():
-            return "--api-key, given before the command, or INDEX_GRPC_API_KEY gives the key"
+            return "--api-key or INDEX_GRPC_API_KEY gives the key"
         case LimitExceededError():
             return hint_if_too_much(error)
         case ModelNotFoundError():
