@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from index_grpc_client.cli.commands import index_client
 from index_grpc_client.cli.failure import Exit
 
 from index_grpc.cli import main
@@ -18,6 +19,7 @@ from tests.server.fake_runner import FakeServer, fake_server
 
 SERVING = (0, "SERVING\n", "")
 NOT_SERVING = (1, "NOT_SERVING\n", "")
+UNKNOWN = (1, "SERVICE_UNKNOWN\n", "")
 HEAVY = {"torch", "pydantic", "transformers", "numpy", "uvloop", "index_grpc_client", "index_grpc.settings"}
 
 
@@ -41,9 +43,15 @@ async def test_it_tells_ready_from_alive() -> None:
         assert [await probe(*at), await probe(*at, "--service", "liveness")] == [NOT_SERVING, SERVING]
         await server.load()
         assert [await probe(*at), await probe(*at, "--service", "index.v1.ChatService")] == [SERVING, SERVING]
-        code, line = await failing(*at, "--service", "index.v1.ChatServices")
-        assert code == 1
-        assert "no service 'index.v1.ChatServices'; there are ''" in line
+        assert await probe(*at, "--service", "index.v1.ChatServices") == UNKNOWN
+
+
+@pytest.mark.parametrize("service", [(), ("--service", "liveness"), ("--service", "none")], ids=" ".join)
+async def test_the_clients_command_says_the_same(service: tuple[str, ...]) -> None:
+    async with fake_server(loaded=False) as server:
+        arguments = ("health", *service, "--address", server.address)
+        theirs = await asyncio.to_thread(CliRunner().invoke, index_client, arguments)
+        assert await probe(*arguments[1:]) == (theirs.exit_code, theirs.stdout, theirs.stderr)
 
 
 async def test_the_environment_names_the_server_and_no_proxy_is_asked() -> None:

@@ -16,13 +16,13 @@ DEFAULT_TIMEOUT_SECONDS = 2.0
 MOST_PORT = 65535
 HOST_AND_PORT = re.compile(r"(dns:(///)?)?(\[[^\[\]]+\]|[^:\[\]\s/]+):(?P<port>[0-9]{1,5})")
 UNIX_PATH = re.compile("unix(-abstract)?:.+")
-SERVING, NOT_SERVING_EXIT_CODE = "SERVING", 1
+SERVING, SERVICE_UNKNOWN, NOT_SERVING_EXIT_CODE = "SERVING", "SERVICE_UNKNOWN", 1
 
 # The codes are index-client's.
 EPILOG = """\b
 Exit codes:
   0  the service is serving
-  1  it is not: loading, stopping or without an engine; or the server refused to tell
+  1  it is not: loading, stopping, without an engine, or not known; or the server refused to tell
   2  the command line is wrong
   3  the server cannot be reached
   4  the timeout passed"""
@@ -133,6 +133,8 @@ def _status(channel: "grpc.Channel", address: str, service: str, timeout: float,
         answer = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=timeout, metadata=metadata)
     except grpc.RpcError as error:
         code = error.code()
+        if code is grpc.StatusCode.NOT_FOUND:
+            return SERVICE_UNKNOWN
         kinds = {grpc.StatusCode.UNAVAILABLE: Unreachable, grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut}
         problem = " ".join((error.details() or code.name).split())
         raise kinds.get(code, click.ClickException)(f"{address}: {problem}") from None

@@ -256,11 +256,12 @@ def test_a_terminal_without_a_prompt_is_no_prompt(run: Run, monkeypatch: pytest.
     assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "error: no prompt: give one, or pipe one in")
 
 
-def test_health(run: Run, server: FakeServer) -> None:
+def test_health(run: Run, server: FakeServer, script: Script) -> None:
     result = run("health")
     assert (result.exit_code, result.stdout) == (0, "SERVING\n")
+    assert script.requests[0].service == "", "index-grpc health asks after the whole server, too"
     server.serve(False)
-    result = run("health", "--service", "")
+    result = run("health", "--service", "index.v1.ChatService")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "NOT_SERVING\n", "")
     result = run("health", "--service", "none")
     assert (result.exit_code, result.stdout) == (1, "SERVICE_UNKNOWN\n")

@@ -6,7 +6,7 @@ from typing import Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from index_grpc_client.channel import DEFAULT_ADDRESS, SERVICE, ChannelOptions, ChannelSettings
+from index_grpc_client.channel import DEFAULT_ADDRESS, ChannelOptions, ChannelSettings
 from index_grpc_client.errors import IndexGrpcError, translated
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.options import CallOptions, ChatOptions, CountOptions
@@ -92,8 +92,8 @@ class Client:
             response = self.stub.GetModel(call.request, timeout=call.timeout, metadata=call.metadata)
         return ModelInfo.from_wire(response)
 
-    def health(self, service: str = SERVICE, **options: Unpack[CallOptions]) -> HealthStatus:
-        """Asks how a service of the server is; `""` asks for the server as a whole."""
+    def health(self, service: str = "", **options: Unpack[CallOptions]) -> HealthStatus:
+        """Asks how the server is, or one service of it."""
         call = self._build.health(service, **options)
         try:
             with translated(call):

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from index_grpc_client.channel import SERVICE
 from index_grpc_client.cli.ask import ask, read_prompt, to_json
 from index_grpc_client.cli.chat import chat
 from index_grpc_client.cli.connection import Connection, behind_command, connection_options
@@ -80,10 +79,10 @@ def index_client(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 
 
 @click.command()
-@click.option("--service", default=SERVICE, show_default=True, help="The service to ask for; '' is the whole server.")
+@click.option("--service", default="", help="The service to ask after; unset is the whole server.")
 @click.pass_obj
 def health(connection: Connection, service: str) -> None:
-    """Print the health of the server; exit 0 only if it is SERVING."""
+    """Print the health of the server, as callers find it, retries included; exit 0 only if it is SERVING."""
 
     @interruptible
     async def ask_health() -> HealthStatus:

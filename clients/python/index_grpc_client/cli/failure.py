@@ -104,8 +104,8 @@ HINTS_ON_CONNECTING = {
 """What to try next where no connection is made, by what stands in gRPC's message."""
 
 
-HINT_TOO_SLOW = "--timeout, given before the command, waits longer; for an answer, --max-tokens asks for less"
-HINT_TOO_LATE = "a longer --time-limit, or --timeout given before the command, leaves time for an answer"
+HINT_TOO_SLOW = "--timeout waits longer; for an answer, --max-tokens asks for less"
+HINT_TOO_LATE = "a longer --time-limit or --timeout leaves time for an answer"
 """Where the server has refused for want of time, which either may have set."""
 
 
