@@ -17,6 +17,8 @@ from index_grpc.machine import most_connections
 from index_grpc.server.unix_socket import permissions, require_free
 from index_grpc.settings import ServeSettings
 
+LEAST_PING_INTERVAL_MS = 10_000
+"""Between a caller's pings while nothing is sent to it; at the third that comes sooner gRPC ends the connection."""
 HTTP_SHARE = 4
 """One in so many of the connections that the system allows may be HTTP's, where that is answered."""
 MOST_UNSEEN_CALLS = 20_000
@@ -105,7 +107,7 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_INTERVAL_MS),
     ]
 
 
