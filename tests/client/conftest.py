@@ -1,7 +1,9 @@
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from click.testing import CliRunner, Result
 from index_grpc_client import AsyncClient, Client
+from index_grpc_client.cli.commands import index_client
 
 from .either import EitherClient
 from .fake_server import FakeServer, Script
@@ -40,3 +42,14 @@ async def either(request: pytest.FixtureRequest, server: FakeServer) -> AsyncIte
     else:
         async with AsyncClient(server.address, timeout=60) as async_client:
             yield async_client
+
+
+@pytest.fixture
+def run(server: FakeServer) -> Callable[..., Result]:
+    """Runs the command line against the server."""
+
+    def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
+        runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
+        return runner.invoke(index_client, arguments, input=stdin, catch_exceptions=False)
+
+    return run

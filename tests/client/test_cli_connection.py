@@ -1,0 +1,84 @@
+"""The command line's options that say which server to call, and what it says where none can be reached."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from index_grpc_client import UnavailableError
+from index_grpc_client.cli.failure import hint
+
+from .fake_server import TEXT, FakeServer, Script
+
+Run = Callable[..., Result]
+
+
+def test_where_no_server_is(run: Run, server: FakeServer) -> None:
+    server.stop()
+    result = run("model")
+    lines = result.stderr.splitlines()
+    assert (result.exit_code, len(lines)) == (3, 2)
+    assert lines[0].startswith(f"error: {server.address} cannot be reached: ")
+    assert lines[1].startswith(f"hint: is a server running at {server.address}?")
+
+
+@pytest.mark.parametrize(
+    ("address", "has_port"),
+    [("localhost", False), ("::1", False), ("[::1]", False), ("[::1]:1", True), ("a:1", True), ("unix:/run/a", True)],
+)
+def test_an_address_without_a_port(address: str, has_port: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    missing = "the address has no port, so 443 was tried; --address HOST:PORT gives one"
+    there = f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
+    assert hint(UnavailableError("connection refused"), address) == (there if has_port else missing)
+
+
+def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.delenv("grpc_proxy", raising=False)
+    found = hint(UnavailableError("connection refused"), "a:1")
+    assert found == "http_proxy is set, so gRPC goes by that proxy; no_proxy=a spares this server"
+    for address in ("127.0.0.1:1", "unix:/run/a"):
+        assert str(hint(UnavailableError("connection refused"), address)).startswith("is a server running at")
+
+
+def test_a_timeout_may_be_far_away(run: Run) -> None:
+    for timeout in ("1e300", "9.2e9", "inf"):
+        assert run("--timeout", timeout, "ask", "Hi").stdout == f"{TEXT}\n"
+
+
+def test_the_api_key_is_sent(run: Run, script: Script) -> None:
+    run("--api-key", "secret", "model")
+    assert script.metadata[0]["authorization"] == "Bearer secret"
+
+
+COMMANDS = [("ask", "Hi"), ("chat",), ("count", "Hi"), ("health",), ("model",)]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_the_connection_may_stand_on_either_side_of_the_command(
+    run: Run, server: FakeServer, script: Script, command: tuple[str, ...]
+) -> None:
+    elsewhere, here = ("--address", "127.0.0.1:1"), ("--address", server.address, "--timeout", "5")
+    for arguments in ((*here, *command), (*command, *here), (*elsewhere, "--api-key", "k", *command, *here)):
+        assert run(*arguments, stdin="Hi\n").exit_code == 0, arguments
+    if command != ("health",):
+        assert script.metadata[-1]["authorization"] == "Bearer k", (
+            "what is not given behind the command counts from before"
+        )
+    assert run(command[0], "--help").stdout.count("--address TEXT") == 1
+
+
+def test_what_goes_wrong_names_the_address_behind_the_command(run: Run) -> None:
+    result = run("model", "--address", "127.0.0.1:1", "--timeout", "5")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: 127.0.0.1:1 cannot be reached: ")
+    assert "at 127.0.0.1:1? --address or" in result.stderr
+
+
+def test_a_certificate_file_turns_encryption_on(run: Run, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text("no certificate")
+    assert run("--ca", str(ca), "--timeout", "5", "model").exit_code == 3, "a server in the clear was talked to"
