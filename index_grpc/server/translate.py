@@ -117,6 +117,7 @@ def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
         max_waiting=limits.max_waiting,
         quantization=model.quantization,
         kv_cache_tokens=limits.max_cache_tokens,
+        max_waiting_tokens=limits.max_waiting_tokens,
     )
 
 

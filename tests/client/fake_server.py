@@ -173,6 +173,7 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
             vocab_size=300,
             max_sequences=4,
             max_waiting=8,
+            max_waiting_tokens=9000,
         )
 
     def _arrive(self, request: Message, context: Context) -> None:

@@ -89,6 +89,7 @@ async def test_the_model_describes_itself(stub: Stub) -> None:
     assert model.default_max_tokens == 1024
     assert (model.model, model.context_length, model.device, model.dtype) == ("random", 512, "cpu", "float32")
     assert (model.max_sequences, model.max_waiting) == (MAX_SEQUENCES, MAX_WAITING)
+    assert model.max_waiting_tokens == 131_072
     assert model.server_version == __version__
     assert model.vocab_size == 500
     assert model.num_parameters > 1_000_000

@@ -72,6 +72,8 @@ class ModelInfo:
     """How weights are stored where that loses something: `int8`, or empty."""
     kv_cache_tokens: int
     """Tokens whose keys and values fit in the server's memory, shared by all calls; 0 if the server does not say."""
+    max_waiting_tokens: int
+    """Prompt tokens that may wait before the server refuses; one call always may. 0 if the server does not say."""
 
     @classmethod
     def from_wire(cls, response: chat_pb2.GetModelResponse) -> Self:
@@ -90,4 +92,5 @@ class ModelInfo:
             max_waiting=response.max_waiting,
             quantization=response.quantization,
             kv_cache_tokens=response.kv_cache_tokens,
+            max_waiting_tokens=response.max_waiting_tokens,
         )

@@ -661,6 +661,7 @@ class GetModelResponse(_message.Message):
     MAX_WAITING_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     KV_CACHE_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name: `demo`, a hub id, or a directory's name."""
     context_length: _builtins.int
@@ -685,6 +686,8 @@ class GetModelResponse(_message.Message):
     """How weights are stored where that loses something: `int8`, or empty."""
     kv_cache_tokens: _builtins.int
     """Tokens whose keys and values fit in the server's memory, shared by all calls; where they do not, calls wait."""
+    max_waiting_tokens: _builtins.int
+    """Prompt tokens that may wait to be computed before the server refuses; one call always may."""
     @_builtins.property
     def default_sampling(self) -> Global___SamplingParams:
         """What unset fields of SamplingParams mean. `seed` is unset: each call gets its own."""
@@ -705,10 +708,11 @@ class GetModelResponse(_message.Message):
         max_waiting: _builtins.int = ...,
         quantization: _builtins.str = ...,
         kv_cache_tokens: _builtins.int = ...,
+        max_waiting_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "default_max_tokens", b"default_max_tokens", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "kv_cache_tokens", b"kv_cache_tokens", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "model", b"model", "num_parameters", b"num_parameters", "quantization", b"quantization", "server_version", b"server_version", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "default_max_tokens", b"default_max_tokens", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "kv_cache_tokens", b"kv_cache_tokens", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "max_waiting_tokens", b"max_waiting_tokens", "model", b"model", "num_parameters", b"num_parameters", "quantization", b"quantization", "server_version", b"server_version", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
