@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 NOISY = ("httpx", "filelock", "huggingface_hub", "torch", "urllib3")
 """Libraries whose lower levels tell a reader nothing."""
 
-PLAIN_WORD = re.compile(r"[\w.:/+-]+", re.ASCII)
+PLAIN_WORD = re.compile(r"[\w.:/+\[\]-]+", re.ASCII)
 UNSAFE_IN_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What ends a line or moves a terminal's cursor."""
 UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029]")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 
 from pydantic_core import to_json
 from starlette.datastructures import Headers
@@ -13,6 +14,7 @@ from index_grpc.errors import IndexGrpcError, InvalidRequest, MessageTooLarge, V
 from index_grpc.http.problem import Words, problem_of
 from index_grpc.http.response import Outlet
 from index_grpc.server.calls import Call, Calls, Http, open_call
+from index_grpc.server.listen import bracketed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Called for each request."""
         headers = Headers(scope=scope)
-        call = open_call(self._path, headers)
+        call = open_call(self._path, headers, peer_of(scope.get("client")))
         outlet = Outlet(call.id, send)
         call.is_chat, call.http = self._is_chat, Http(scope["method"], scope["scheme"], outlet.status)
         with suppress(asyncio.CancelledError):  # the caller has left: there is nobody to tell
@@ -88,6 +90,17 @@ class Endpoint:
             await outlet.send_events([to_json(told)], last=True)
         else:
             await outlet.send_json(told, problem.status, problem.headers)
+
+
+def peer_of(client: tuple[str, int] | None) -> str:
+    """A caller's address as gRPC writes it; empty if it is not known any more."""
+    if client is None:
+        return ""
+    host, port = client
+    address = ip_address(host)
+    if isinstance(address, IPv6Address):  # what comes by IPv4 to a port for both
+        address = address.ipv4_mapped or address
+    return f"ipv{address.version}:{bracketed(str(address))}:{port}"
 
 
 @asynccontextmanager

@@ -28,6 +28,8 @@ class CallLog(Observer):
         if call.finish is not None:
             fields |= _of_finish(call.finish)
         fields["total_seconds"] = round(call.seconds, 6)
+        if call.peer:
+            fields["peer"] = call.peer
         if call.trace_id:
             fields["trace_id"] = call.trace_id
         if call.asked is not None and call.deltas is not None:

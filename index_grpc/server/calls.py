@@ -43,6 +43,8 @@ class Call:
     id: str
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """gRPC's metadata or the headers of HTTP, names in lower case; of one that came more than once the last."""
+    peer: str = ""
+    """Address it came from, as gRPC writes it: `ipv4:192.0.2.1:4711`, `ipv6:[2001:db8::1]:4711`, `unix:`."""
     arrival: float = field(default_factory=time.monotonic)
     created: float = field(default_factory=time.time)
     """Seconds since 1970."""
@@ -152,9 +154,9 @@ def authorization(metadata: Mapping[str, Any]) -> str:
     return str(metadata.get(AUTHORIZATION, ""))
 
 
-def open_call(method: str, metadata: Mapping[str, Any], seconds_left: float | None = None) -> Call:
+def open_call(method: str, metadata: Mapping[str, Any], peer: str, seconds_left: float | None = None) -> Call:
     """A call that has just arrived; `seconds_left` is how long its caller will listen, if that is known."""
-    call = Call(method, request_id(metadata), metadata)
+    call = Call(method, request_id(metadata), metadata, peer)
     if seconds_left is not None:
         call.deadline = call.arrival + seconds_left - min(MOST_DEADLINE_MARGIN_SECONDS, seconds_left / 10)
     return call

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import Message
@@ -89,7 +90,8 @@ class CallInterceptor(Interceptor):
     async def _outcome(self, method: str, behaviour: Behaviour, parse: Parse, context: Context) -> CallOutcome:
         """Opens a call, and has it answered."""
         data = await read_message(context)
-        call = open_call(method, dict(context.invocation_metadata() or ()), context.time_remaining())
+        metadata, peer = dict(context.invocation_metadata() or ()), unquote(context.peer())
+        call = open_call(method, metadata, peer, context.time_remaining())
         call.service, call.is_chat = self._service, method in CHAT_METHODS
         try:
             with self._calls.served(call):

@@ -97,6 +97,7 @@ def _attributes(call: Call) -> Attributes:
         "rpc.method": call.full_method,
         "rpc.response.status_code": call.code,
         "gen_ai.response.id": call.id,
+        **_of_peer(call.peer),
     }
     if call.error is not None:
         attributes["error.type"] = call.error.reason
@@ -105,6 +106,21 @@ def _attributes(call: Call) -> Attributes:
     if call.finish is not None:
         attributes |= _of_finish(call.finish)
     return attributes
+
+
+def _of_peer(peer: str) -> Attributes:
+    """Nothing of a caller through a unix socket, which has no address."""
+    family, _, address = peer.partition(":")
+    if not family.startswith("ip"):
+        return {}
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    return {
+        "client.address": host,
+        "client.port": int(port),
+        "network.peer.address": host,
+        "network.peer.port": int(port),
+    }
 
 
 def _of_request(asked: ChatRequest, call: Call) -> Attributes:

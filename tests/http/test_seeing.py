@@ -1,10 +1,12 @@
 """Calls over HTTP are seen like those over gRPC."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
 
+from index_grpc.http.endpoint import peer_of
 from tests.http.asking import COMPLETIONS, asking, fake_http
 from tests.server.fake_runner import FAILS
 from tests.server.scraping import scraped
@@ -59,3 +61,19 @@ async def test_their_texts_are_logged_on_demand(
     async with fake_http(log_prompts=True) as (_, http):
         assert (await http.post(path, json=body)).status_code == 200
     assert "prompt=Hi answer=abcde" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "peer"),
+    [("127.0.0.1", "ipv4:127.0.0.1"), ("::1", "ipv6:[::1]"), ("::ffff:127.0.0.1", "ipv4:127.0.0.1")],
+)
+def test_an_address_is_written_as_grpc_does(host: str, peer: str) -> None:
+    assert peer_of((host, 5)) == f"{peer}:5"
+    assert peer_of(None) == ""
+
+
+async def test_the_log_says_where_they_came_from(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with fake_http() as (_, http):
+        assert (await http.post("/", json={"prompt": "Hi", "max_length": 5})).status_code == 200
+    assert re.search(r" method=/ code=OK .* peer=ipv4:127\.0\.0\.1:[0-9]+$", caplog.text, re.MULTILINE)

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -20,7 +21,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.logs import NOISY, Event, JsonFormatter, TextFormatter
 from tests.process import serving
-from tests.server.asking import refusal, seeded, streamed, unary
+from tests.server.asking import refusal, seeded, streamed, unary, until
 from tests.server.fake_runner import FAILS, FakeServer, fake_server, letters
 
 MARKER = "Geheimnis"
@@ -71,6 +72,7 @@ async def test_a_call_is_one_object_with_typed_fields(lines: list[dict[str, Any]
     seconds = [line.pop(f"{name}_seconds") for name in ("queue", "first_token", "total")]
     assert all(isinstance(length, float) for length in seconds)
     assert seconds == sorted(seconds)
+    assert re.fullmatch(r"ipv4:127\.0\.0\.1:[0-9]+", line.pop("peer"))
     prompt_tokens = line.pop("prompt_tokens")
     assert prompt_tokens > 3
     assert line == {
@@ -84,6 +86,25 @@ async def test_a_call_is_one_object_with_typed_fields(lines: list[dict[str, Any]
         "completion_tokens": 20,
         "cached_prompt_tokens": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "peer"),
+    [({}, r"ipv4:127\.0\.0\.1:[0-9]+"), ({"host": "::1"}, r"ipv6:\[::1\]:[0-9]+"), ({"unix_socket": True}, "unix:")],
+    ids=["IPv4", "IPv6", "unix"],
+)
+async def test_the_line_says_where_a_call_came_from(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, changes: dict[str, Any], peer: str
+) -> None:
+    if "host" in changes and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    if "unix_socket" in changes:
+        changes = {"unix_socket": tmp_path / "index.sock"}
+    caplog.set_level("INFO")
+    async with fake_server(**changes) as server:
+        await server.stub.GetModel(pb.GetModelRequest(), **called("one"))
+        await until(lambda: "request_id=one " in caplog.text)
+    assert re.search(rf"call request_id=one method=GetModel .* peer={peer}$", caplog.text, re.MULTILINE)
 
 
 async def test_a_refused_call_says_why(lines: list[dict[str, Any]]) -> None:

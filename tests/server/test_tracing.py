@@ -104,10 +104,13 @@ async def test_what_is_told_of_a_call() -> None:
         *_, span = await it.spans(4)
     attributes = dict(span.attributes or {})
     assert attributes.pop("gen_ai.usage.input_tokens") > 3  # type: ignore[operator]
+    assert attributes.pop("client.port") == attributes.pop("network.peer.port")
     assert attributes == {
         "rpc.system.name": "grpc",
         "rpc.method": CHAT,
         "rpc.response.status_code": "OK",
+        "client.address": "127.0.0.1",
+        "network.peer.address": "127.0.0.1",
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "index-grpc",
         "gen_ai.request.model": MODEL,
@@ -158,6 +161,13 @@ async def test_refused_and_cancelled_calls() -> None:
     assert (cancelled.attributes or {})["rpc.response.status_code"] == "CANCELLED"
     assert (cancelled.attributes or {})["gen_ai.request.max_tokens"] == 5
     assert cancelled.status.status_code is StatusCode.UNSET
+
+
+async def test_a_caller_on_the_same_machine_has_no_address(tmp_path: Path) -> None:
+    async with traced(unix_socket=tmp_path / "index.sock") as it:
+        await it.server.stub.GetModel(pb.GetModelRequest())
+        attributes = (await it.span()).attributes or {}
+    assert not {"client.address", "network.peer.address"} & set(attributes)
 
 
 async def test_the_other_calls_have_a_span_too() -> None:
