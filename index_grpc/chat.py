@@ -1,4 +1,4 @@
-"""Messages in, text out: layout → engine → detokenizer → stop strings."""
+"""Answers conversations with text: prompt layout → engine → detokenizer → stop strings."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -25,26 +25,26 @@ from index_grpc.text.stops import StopMatcher
 from index_grpc.text.tokenizer import Tokenizer
 
 INLINE_CHARACTERS = 2_000
-"""Up to this size, laying out a prompt on the event loop costs less than a hop to a thread and back."""
+"""Prompts of up to this size are laid out on the event loop, since handing them to a thread would cost more."""
 
 WHOLE_INTERVAL = 64
-"""Tokens of an answer that is wanted whole are taken together, but not so many that others wait for their text."""
+"""How many tokens of an answer that is wanted whole are handled together. More would delay the text of other calls."""
 
 
 class Chat:
-    """Answers ChatRequests with text. One for each engine, used from the engine's event loop."""
+    """Answers ChatRequests with text. There is one for each engine, used on the engine's event loop."""
 
     def __init__(self, tokenizer: Tokenizer, engine: Engine, stream_interval: int = 1) -> None:
-        """`stream_interval` is how many tokens a chunk waits for, after the first."""
+        """`stream_interval` is how many tokens each chunk after the first waits for."""
         self.tokenizer, self.engine, self._stream_interval = tokenizer, engine, stream_interval
         self.context_length = engine.limits.context_length
 
     async def answer(
         self, request: ChatRequest, note: Callable[[Chunk], None] = lambda chunk: None, *, whole: bool = False
     ) -> "Chunks":
-        """Begins to answer; `note` is told of each part before it is handed out. `whole` is for who wants no parts.
+        """Begins to answer. `note` is called with each chunk before it is returned; `whole`: the caller wants no parts.
 
-        Raises PromptTooLong or what the engine refuses with.
+        Raises PromptTooLong, or the error with which the engine refuses the request.
         """
         ids = await self.prompt_ids(request.messages)
         if len(ids) >= self.context_length:
@@ -53,13 +53,13 @@ class Chat:
         return Chunks(answer, self.engine.submit(_token_request(request, ids), self._interval(request, whole)), note)
 
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The messages laid out. Raises PromptTooLong at once for what is far beyond the context."""
+        """Returns the messages as token ids. Raises PromptTooLong early if they are far too long for the context."""
         if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
             return self._lay_out(messages)
         return await asyncio.to_thread(self._lay_out, messages)
 
     def _interval(self, request: ChatRequest, whole: bool) -> int:
-        """How many tokens are looked at together: with stop strings one, since what comes after them is in vain."""
+        """Returns how many tokens are handled together: 1 with stop strings, since tokens after one would be wasted."""
         if request.stop:
             return 1
         return WHOLE_INTERVAL if whole else self._stream_interval
@@ -72,9 +72,9 @@ class Chat:
 
 
 class Chunks:
-    """Parts of an answer as they come, none of them empty: the first carries `start`, the last `finish`.
+    """Yields an answer's chunks as they come, none of them empty: the first has `start`, the last has `finish`.
 
-    To be used in a `with` block, at whose end the engine computes no more of it.
+    Use it in a `with` block: when the block ends, the engine stops computing the answer.
     """
 
     def __init__(self, answer: "Answer", outputs: TokenStream, note: Callable[[Chunk], None]) -> None:
@@ -101,7 +101,7 @@ class Chunks:
 
 
 class Answer:
-    """One answer as it grows: tokens become text, token by token, so that how they arrive together changes nothing."""
+    """Turns an answer's tokens into text one by one, so the text does not depend on how the tokens are grouped."""
 
     def __init__(self, request: ChatRequest, num_prompt: int, tokenizer: Tokenizer) -> None:
         self._request, self._num_prompt, self._tokenizer = request, num_prompt, tokenizer
@@ -109,7 +109,7 @@ class Answer:
         self._num_tokens = 0
 
     def add(self, output: TokenOutput) -> Chunk:
-        """What the tokens bring for the caller; may be empty. Nothing may be added after a chunk with `finish`."""
+        """Returns what these tokens add to the answer, if anything. Must not be called after a chunk with `finish`."""
         start = None if self._num_tokens else Start(self._request.sampling.seed, self._num_prompt)
         delta, logprobs, stop = "", [], None
         for token in output.tokens:

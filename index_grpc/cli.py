@@ -1,4 +1,4 @@
-"""The command line `index-grpc`. Imports a command's module only when it is asked for, since a probe must be quick."""
+"""The command line `index-grpc`. Imports a command's module only when it is used, since a probe must start quickly."""
 
 import errno
 import os
@@ -20,11 +20,11 @@ MODULES = {
     "keys": "index_grpc.access.command",
     "serve": "index_grpc.commands.serve",
 }
-"""Where each command is, under its own name."""
+"""The module of each command. In its module a command has the same name as here."""
 
 
 class Commands(click.Group):
-    """Tells what is wrong with the command line in one line, like everything else that goes wrong."""
+    """Reports every error in one line, mistakes in the command line too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Called by click."""
@@ -53,7 +53,7 @@ class Commands(click.Group):
             if error.errno != errno.ENOSPC:
                 raise
             click.echo(f"error: {error.filename or 'the output'} cannot be written: {error.strerror}", err=True)
-            os._exit(1)  # else Python tries to write the rest once more, and complains of it
+            os._exit(1)  # else Python flushes the output once more at exit, and reports the error again
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _refuse_unknown(ctx: click.Context, name: str) -> None:
-    """Says which command may have been meant; click knows of none, since each is imported when it is asked for."""
+    """Raises UsageError with the most similar command. click cannot, since commands are imported only when used."""
     if not ctx.resilient_parsing:
         near = get_close_matches(name, MODULES, n=1)
         remedy = f"did you mean {near[0]}?" if near else "index-grpc --help lists them all"
@@ -71,7 +71,7 @@ def _refuse_unknown(ctx: click.Context, name: str) -> None:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    with suppress(OSError):  # which cannot be told, then
+    with suppress(OSError):  # stderr cannot be written, so the message is lost
         click.echo(f"error: {message}", err=True)
     sys.exit(exit_code)
 

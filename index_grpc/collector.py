@@ -1,19 +1,18 @@
-"""Python's collector of cyclic garbage in a process that serves."""
+"""Settings of Python's garbage collector for a process that serves."""
 
 import gc
 
 YOUNG_OBJECTS = 10_000
-"""How many more objects there must be before the collector looks again: a step of many answers makes thousands that are
-gone by the next."""
+"""How many new objects start a collection. A step of many answers makes thousands that are gone by the next step."""
 
 
 def spare_what_exists() -> None:
-    """Collects once, then has the collector skip all that is left, for good.
+    """Collects once, then exempts all remaining objects from collection for ever.
 
-    A full collection walks every module and whatever was loaded: with PyTorch a quarter of a second, in which neither
-    the event loop nor the engine's loop goes on. What calls leave behind is collected as ever.
+    A full collection visits every module and everything that was loaded: with PyTorch that takes a quarter of a second,
+    in which neither the event loop nor the engine's loop runs. Garbage that calls make later is collected as before.
 
-    For the owner of a process; what it holds now is taken to live as long as the process.
+    Only for the owner of a process: every object that exists now is assumed to live as long as the process.
     """
     gc.collect()
     gc.freeze()

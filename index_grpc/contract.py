@@ -1,8 +1,8 @@
-"""The nouns that the floors share: what is asked, what is generated, how it ends.
+"""The data types that all layers share: requests, generated tokens and how answers end.
 
-A ChatRequest speaks in strings and lives above the engine; a TokenRequest speaks in token ids and lives inside it.
-Instants are seconds of `time.monotonic()`. What is made for each token or call is mostly a NamedTuple, since a frozen
-dataclass takes twice as long to make.
+A ChatRequest holds strings and is used above the engine; a TokenRequest holds token ids and is used inside it.
+Instants are seconds of `time.monotonic()`. Types that are made for each token or call are mostly NamedTuples, since a
+frozen dataclass takes twice as long to make.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Role(Enum):
-    """Who speaks in a message."""
+    """The author of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -38,7 +38,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is drawn; the defaults are the service's. Ranges stand in `protos/index/v1/chat.proto`."""
+    """How the next token is sampled. The defaults are the service's; `protos/index/v1/chat.proto` gives the ranges."""
 
     temperature: float = 0.95
     top_p: float = 0.7
@@ -54,7 +54,7 @@ DEFAULT_MAX_TOKENS = 1024
 
 
 class ChatRequest(NamedTuple):
-    """What a caller asked, checked: every value lies in its range."""
+    """A caller's request after validation: every value is in its range."""
 
     id: str
     prompt: str
@@ -65,19 +65,19 @@ class ChatRequest(NamedTuple):
     logprobs: bool = False
     top_logprobs: int = 0
     arrival: float = 0.0
-    """Instant the call arrived."""
+    """The instant at which the call arrived."""
     deadline: float | None = None
-    """Instant by which the answer should have left; the earlier of the call's deadline and the time limit."""
+    """The instant by which the answer should be sent: the earlier of the call's deadline and the time limit."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The conversation as the model is to see it, the prompt last."""
+        """The conversation that the model sees, with the prompt last."""
         return (*self.history, Message(Role.USER, self.prompt))
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The model as callers may know it."""
+    """What callers may know about the model."""
 
     name: str
     context_length: int
@@ -87,13 +87,13 @@ class ServedModel:
     dtype: str
     """The number format it computes in."""
     quantization: str = ""
-    """How its weights are stored if that loses something: `int8`."""
+    """How its weights are stored if that loses precision: `int8`; empty otherwise."""
     default_sampling: SamplingParams = SamplingParams()
     default_max_tokens: int = DEFAULT_MAX_TOKENS
 
 
 class TokenRequest(NamedTuple):
-    """A request as the engine takes it."""
+    """A request for the engine, in token ids."""
 
     id: str
     prompt_ids: Sequence[int]
@@ -108,7 +108,7 @@ class TokenRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The first positions of a block of keys and values that are to stand in another block too."""
+    """An order to copy the first positions of one block of the KV cache to another block."""
 
     source: int
     target: int
@@ -123,7 +123,7 @@ class Candidate(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A generated token. `logprob` and `top` are there if the request asked for them."""
+    """A generated token. `logprob` and `top` are set if the request asked for them."""
 
     id: int
     logprob: float | None = None
@@ -131,7 +131,7 @@ class Token(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds from arrival until computing began, until the first token and until the last."""
+    """Seconds from the request's arrival until computing began, until the first token and until the last token."""
 
     queue: float
     time_to_first_token: float
@@ -139,9 +139,9 @@ class Timing(NamedTuple):
 
 
 class TokenOutput(NamedTuple):
-    """What one or more steps brought for a request: tokens in order and, with the last of them, why it finished.
+    """What one or more steps generated for a request: tokens in order and, with the last token, why it finished.
 
-    Without tokens only if an answer's time was over while it was preempted.
+    `tokens` is empty only if the answer's time was over while its sequence was preempted.
     """
 
     tokens: tuple[Token, ...]
@@ -167,7 +167,7 @@ class Start(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """Why and with what cost an answer ended."""
+    """Why an answer ended, and what it cost."""
 
     reason: FinishReason
     stop_sequence: str
@@ -178,7 +178,7 @@ class Finish(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A part of an answer: `start` in the first, `finish` in the last, whole characters in `delta`."""
+    """A part of an answer. The first has `start`, the last has `finish`; `delta` holds whole characters."""
 
     delta: str = ""
     start: Start | None = None
@@ -186,5 +186,5 @@ class Chunk(NamedTuple):
     logprobs: tuple[TokenLogprob, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether it carries anything."""
+        """Whether the chunk holds anything."""
         return bool(self.delta or self.start or self.finish or self.logprobs)

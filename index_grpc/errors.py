@@ -1,20 +1,20 @@
-"""Everything that can go wrong by name. `server/status.py` holds the table from here to gRPC status codes."""
+"""The exceptions of the service. `server/status.py` maps them to gRPC status codes."""
 
 from dataclasses import dataclass
 
 ELSEWHERE_OR_LATER = "call another server, or come back"
-"""What helps against a refusal that passes by itself."""
+"""The remedy in messages about a refusal that is only temporary."""
 
 
 class IndexGrpcError(Exception):
-    """The family. `reason` is the stable word for programs, the message the sentence for people.
+    """The base class. `reason` is a stable identifier for programs; the message is a sentence for people.
 
     `metadata` holds values of the message that a program may want, so that it need not read sentences.
     """
 
     reason = "UNKNOWN"
     retry_after_seconds: float | None = None
-    """When it may be tried again; None if that would change nothing."""
+    """After how long the request may be tried again; None if trying again would change nothing."""
 
     def __init__(self, message: str, **metadata: str | int) -> None:
         super().__init__(message)
@@ -22,13 +22,13 @@ class IndexGrpcError(Exception):
 
 
 class StartupError(IndexGrpcError):
-    """The service cannot start: a bad setting, a missing model, a port in use. Says what to do about it."""
+    """The service cannot start (bad setting, missing model, port in use) or go on. The message gives the remedy."""
 
     reason = "STARTUP"
 
 
 class DeviceLost(Exception):
-    """The device computes nothing any more; only another process can use it again. Ends the engine."""
+    """The device has failed, and only another process can use it again. Ends the engine."""
 
 
 class CheckpointError(StartupError):
@@ -39,14 +39,14 @@ class CheckpointError(StartupError):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing wrong with a request: the field's path and a sentence with value, limit and remedy."""
+    """One mistake in a request: the field's path, and a sentence with value, limit and remedy."""
 
     field: str
     description: str
 
 
 class InvalidRequest(IndexGrpcError):
-    """A request with values out of range; lists all of them."""
+    """A request that is not valid. Lists all violations."""
 
     reason = "INVALID_REQUEST"
 
@@ -81,37 +81,37 @@ class ModelNotFound(IndexGrpcError):
 
 
 class MessageTooLarge(IndexGrpcError):
-    """More bytes than the server takes. gRPC itself sees to that for its own messages."""
+    """A body of HTTP with more bytes than the server takes. gRPC itself refuses such messages."""
 
     reason = "MESSAGE_TOO_LARGE"
 
 
 class Unauthenticated(IndexGrpcError):
-    """The caller is not known."""
+    """The caller could not be identified."""
 
     reason = "UNAUTHENTICATED"
 
 
 class KeyMissing(Unauthenticated):
-    """The call brings no API key."""
+    """The call has no API key."""
 
     reason = "KEY_MISSING"
 
 
 class KeyWrong(Unauthenticated):
-    """The call's API key is none of the server's."""
+    """The call's API key is not one of the server's."""
 
     reason = "KEY_WRONG"
 
 
 class KeyExpired(Unauthenticated):
-    """The time of the call's API key is over."""
+    """The call's API key has expired."""
 
     reason = "KEY_EXPIRED"
 
 
 class RateLimited(IndexGrpcError):
-    """The caller's key allows no more until `retry_after_seconds` have passed."""
+    """The caller's key allows no more calls until `retry_after_seconds` have passed."""
 
     reason = "RATE_LIMITED"
 
@@ -137,13 +137,13 @@ class Loading(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """All places to run and to wait are taken."""
+    """The engine and its queue are full."""
 
     reason = "OVERLOADED"
 
 
 class Draining(Unavailable):
-    """The server is about to stop and completes only what it has taken."""
+    """The server is about to stop and completes only the calls that it has already taken."""
 
     reason = "DRAINING"
 
@@ -155,18 +155,18 @@ class EngineLost(Unavailable):
 
 
 class EngineStalled(Unavailable):
-    """The engine's step takes conspicuously long; it may go on or count as lost soon."""
+    """The engine's step takes unusually long; it may still end, or the engine soon counts as lost."""
 
     reason = "ENGINE_STALLED"
 
 
 class DeadlineTooShort(IndexGrpcError):
-    """The request's time is over, or will be, before its first token."""
+    """The request's deadline has passed, or will pass before its first token."""
 
     reason = "DEADLINE_TOO_SHORT"
 
 
 class RequestFailed(IndexGrpcError):
-    """Computing this one request failed; others go on."""
+    """This one request failed inside the server; other requests are not affected."""
 
     reason = "REQUEST_FAILED"

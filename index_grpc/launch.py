@@ -1,4 +1,4 @@
-"""From settings to a loaded model with a worker: in this process or in one of its own."""
+"""Loads the model that the settings name, with a worker in this process or in a separate one."""
 
 import os
 from importlib.metadata import version
@@ -14,26 +14,26 @@ from index_grpc.text.tokenizer import Tokenizer
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 NVIDIA_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""One of these is there where CUDA is; the second is Windows' for Linux."""
+"""Where CUDA is available one of these exists; the second is that of Linux under Windows."""
 
 
 def load(settings: ServeSettings) -> Loaded:
-    """Loads what the settings name. Raises StartupError, in one sentence, if that is not possible."""
+    """Loads the model that the settings name. Raises StartupError with one sentence if that is not possible."""
     if wants_process(settings):
         worker, ready = start_process(settings)
         return Loaded(ready.model, Tokenizer.load(ready.directory), ready.limits, worker)
-    from index_grpc.loading import load_runner  # slow to import, and here not needed otherwise
+    from index_grpc.loading import load_runner  # slow to import, and not needed with a separate process
 
     loaded = load_runner(settings)
     return Loaded(loaded.model, loaded.tokenizer, loaded.limits, ThreadWorker(loaded.runner, loaded.limits))
 
 
 def ports(settings: ServeSettings) -> list[MakePort]:
-    """The ways in beside gRPC's. Raises StartupError if one cannot be had."""
+    """Returns what makes the ports besides gRPC's. Raises StartupError if a package for one is missing."""
     if settings.http_port is None:
         return []
     try:
-        from index_grpc.http.port import HttpPort  # not needed otherwise, and perhaps not installed
+        from index_grpc.http.port import HttpPort  # needed only for HTTP, and perhaps not installed
     except ModuleNotFoundError as error:
         remedy = "install it with  pip install 'index-grpc[http]'"
         raise StartupError(f"--http-port needs the extra http ({error.name} is missing); {remedy}") from None
@@ -41,9 +41,9 @@ def ports(settings: ServeSettings) -> list[MakePort]:
 
 
 def wants_process(settings: ServeSettings) -> bool:
-    """Whether the engine gets a process: as told, else where it will compute on CUDA.
+    """Whether the engine gets a separate process: as the setting says, and by default if it will compute on CUDA.
 
-    There steps are so short that sharing an interpreter with the server would stretch them.
+    Steps on CUDA are so short that sharing an interpreter with the server would slow them down.
     """
     if settings.engine_process is not None:
         return settings.engine_process
@@ -51,6 +51,6 @@ def wants_process(settings: ServeSettings) -> bool:
 
 
 def _may_have_cuda() -> bool:
-    """Judged from outside, since asking PyTorch takes seconds and memory that the engine's process will take anyway."""
+    """Guesses whether CUDA is available. Asking PyTorch would cost seconds and memory in this process too."""
     has_driver = any(driver.exists() for driver in NVIDIA_DRIVERS)
     return has_driver and not version("torch").endswith("+cpu") and os.environ.get(VISIBLE_DEVICES) not in ("", "-1")

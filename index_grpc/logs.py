@@ -1,4 +1,4 @@
-"""How the server's processes write their logs."""
+"""The log formats of the server's processes."""
 
 import io
 import json
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 NOISY = ("httpx", "filelock", "huggingface_hub", "torch", "urllib3")
-"""Libraries whose lower levels tell a reader nothing."""
+"""Libraries whose messages below WARNING are of no use to a reader."""
 
 PLAIN_WORD = re.compile(r"[\w.:/+\[\]-]+", re.ASCII)
 UNSAFE_IN_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""What ends a line or moves a terminal's cursor."""
+"""Characters that end a line or move a terminal's cursor."""
 UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029]")
-"""What JSON lets stand in a string, and some readers and terminals take for more than a character."""
+"""Characters that JSON allows in a string, but that some readers and terminals treat as controls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something to log that has fields: words of a line of text, members of a line of JSON."""
+    """A log message with fields: `name=value` in a line of text, members in a line of JSON."""
 
     name: str
     fields: Mapping[str, str | int | float]
@@ -31,7 +31,7 @@ class Event:
 
 
 class TextFormatter(logging.Formatter):
-    """A line of text; a traceback's lines follow it, indented. Nothing in a record can look like another record."""
+    """Formats a record as a line of text; a traceback follows, indented. No content can look like another record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Called by logging."""
@@ -43,7 +43,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; an Event's fields are members of it."""
+    """Formats a record as one JSON object on a line; an Event's fields are members of it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Called by logging."""
@@ -63,11 +63,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, log_format: str) -> None:
-    """Writes lines of this level and above to stderr, as `text` or `json`."""
+    """Configures logging: records of this level and above are written to stderr, as `text` or `json`."""
     if log_format == "json" and isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # as JSON is, whatever the locale
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # JSON is UTF-8, whatever the locale
     handler = logging.StreamHandler()
-    handler.setLevel(level.upper())  # else what a logger with a level of its own lets through is written, whatever ours
+    handler.setLevel(level.upper())  # else loggers with a level of their own would write below ours
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper())
     logging.captureWarnings(True)
@@ -76,7 +76,7 @@ def configure_logging(level: str, log_format: str) -> None:
 
 
 def adopt_libraries() -> None:
-    """Has what libraries log come out as all else does: when they are imported, some bring handlers of their own."""
+    """Removes log handlers that some libraries add on import, so that their records are formatted like all others."""
     for name, logger in [*logging.root.manager.loggerDict.items()]:  # other threads may add to them
         if name.partition(".")[0] in NOISY and isinstance(logger, logging.Logger) and logger.handlers:
             logger.handlers.clear()
@@ -84,12 +84,12 @@ def adopt_libraries() -> None:
 
 
 def _visible(line: str) -> str:
-    """Without what ends a line or moves a terminal's cursor."""
+    """Returns the line with all characters escaped that end a line or move a terminal's cursor."""
     return UNSAFE_IN_TEXT.sub(lambda found: repr(found[0])[1:-1], line)
 
 
 def _word(value: str | float) -> str:
-    """As it may stand in a line of text: nothing that a caller sent can end the line or look like another field."""
+    """Returns a value for a line of text, quoted so that no text of a caller can end the line or look like a field."""
     if isinstance(value, str):
         return value if PLAIN_WORD.fullmatch(value) else repr(value)
     return f"{value:.3f}" if isinstance(value, float) else str(value)

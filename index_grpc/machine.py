@@ -1,4 +1,4 @@
-"""What of this machine is ours: in a container less than there is."""
+"""The memory, cores and open files that this process may use, which in a container are fewer than the machine has."""
 
 import os
 import resource
@@ -12,11 +12,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 LAST_STANDARD_STREAM = 2
 RESERVED_FILES = 256
 MOST_CONNECTIONS = 2**20
-"""However many the system would allow."""
+"""The most connections, even if the system allows more."""
 
 
 def available_bytes(cgroups: Path = CGROUPS) -> int:
-    """Memory that can still be taken: of the machine's, or of the container's limit if that leaves less."""
+    """Returns how many bytes can still be allocated: the machine's, or the container's if its limit leaves less."""
     available: int = psutil.virtual_memory().available
     layouts = (
         (cgroups, "memory.max", "memory.current", "file", "shmem"),
@@ -30,7 +30,7 @@ def available_bytes(cgroups: Path = CGROUPS) -> int:
 
 
 def num_cores(cgroups: Path = CGROUPS) -> int:
-    """Cores that this process may compute on: physical ones, as far as affinity and the container's quota allow."""
+    """Returns how many physical cores this process may use, within its CPU affinity and the container's quota."""
     cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
     try:
         quota, period = (cgroups / "cpu.max").read_text().split()
@@ -40,9 +40,9 @@ def num_cores(cgroups: Path = CGROUPS) -> int:
 
 
 def open_standard_streams() -> None:
-    """Opens those of the files 0 to 2 that are closed, on nothing: else sockets would get their numbers.
+    """Opens the null device in place of each closed standard stream, so that no socket gets the file number 0, 1 or 2.
 
-    What takes such a number for a standard stream would write into a socket, or, as libuv does, refuse to close it.
+    Code that takes such a number for a standard stream would write into the socket or, like libuv, refuse to close it.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= LAST_STANDARD_STREAM:
         os.set_inheritable(number, True)
@@ -50,21 +50,21 @@ def open_standard_streams() -> None:
 
 
 def allow_open_files() -> None:
-    """Raises the limit of open files, of which each connection is one, as far as this process may."""
+    """Raises the limit of open files as far as this process may, since each connection is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with suppress(OSError, ValueError):  # where even the hard limit counts as too high; then it stays as it is
+        with suppress(OSError, ValueError):  # some systems refuse even the hard limit; then the limit stays as it is
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager
 def patient_threads() -> Iterator[None]:
-    """Threads that are started inside, and those that they start, take no core from one that computes.
+    """Threads started inside, and threads that those start, are batch threads: they do not preempt computing threads.
 
-    gRPC's own threads wake several times for each message, and would each time take one. So they come to it some
-    milliseconds later, where all cores are busy, and find more to do at once.
+    gRPC's own threads wake several times for each message, and would preempt a computing thread each time. As batch
+    threads they run some milliseconds later where all cores are busy, and then do more at once.
     """
-    if _policy() != os.SCHED_OTHER:  # somebody has thought of this already
+    if _policy() != os.SCHED_OTHER:  # set from outside, or not to be read; leave it
         yield
         return
     _schedule_as(os.SCHED_BATCH)
@@ -75,7 +75,7 @@ def patient_threads() -> Iterator[None]:
 
 
 def most_connections() -> int:
-    """How many files may be open for callers, so that enough are left to start an engine or read a certificate with."""
+    """Returns how many connections may be open, with enough files left to start an engine or read a certificate."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
@@ -83,7 +83,7 @@ def most_connections() -> int:
 
 
 def _policy() -> int | None:
-    """The calling thread's; none where a sandbox does not tell."""
+    """Returns the calling thread's scheduling policy; None if a sandbox hides it."""
     try:
         return os.sched_getscheduler(0)
     except OSError:
@@ -91,13 +91,16 @@ def _policy() -> int | None:
 
 
 def _schedule_as(policy: int) -> None:
-    """For the calling thread; threads inherit it from the one that starts them."""
-    with suppress(OSError):  # a sandbox may not know of it; then nothing changes
+    """Sets the calling thread's scheduling policy; threads that it starts inherit it."""
+    with suppress(OSError):  # a sandbox may not support it; then nothing changes
         os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 def _left(limit: Path, used: Path, stat: Path, files: str, shared: str) -> int | None:
-    """What a limit leaves. Copies of files in memory make room when it is needed; files that live there do not."""
+    """Returns how many bytes a limit leaves; None without a limit.
+
+    Cached files count as free, since the kernel drops them when memory is needed; files in shared memory do not.
+    """
     try:
         counts = dict(line.split() for line in stat.read_text().splitlines())
         reclaimable = int(counts.get(files, "0")) - int(counts.get(shared, "0"))

@@ -1,4 +1,4 @@
-"""Starts the command line; what takes long is imported behind it, so that a server can be stopped from the first."""
+"""The entry point of `index-grpc`. Handles signals before the slow imports, so a starting server can be stopped."""
 
 import os
 import signal
@@ -16,11 +16,14 @@ def main() -> None:
 
 
 def _heed_signals() -> None:
-    """Until the server has its own handlers. As a container's first process it would not even be killed without."""
+    """Makes signals end the process until the server sets its own handlers.
+
+    Without a handler, the kernel would ignore them for the first process of a container.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
 
 
 def _stop(_: int, __: FrameType | None) -> None:
-    os._exit(0)  # nothing has begun that would have to end
+    os._exit(0)  # nothing has begun that must be closed
