@@ -29,7 +29,7 @@ def load(settings: ServeSettings) -> Loaded:
 
 
 def ports(settings: ServeSettings) -> list[MakePort]:
-    """Returns what makes the ports besides gRPC's. Raises StartupError if a package for one is missing."""
+    """Returns factories of the ports besides gRPC's. Raises StartupError if a package for one is missing."""
     if settings.http_port is None:
         return []
     try:

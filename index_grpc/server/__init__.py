@@ -1,1 +1,1 @@
-"""The gRPC face of the service; knows nothing of tensors."""
+"""The gRPC server. Handles no tensors."""

@@ -1,4 +1,4 @@
-"""What all ways in have in common once a call is open: is the service ready, is the request right, then an answer."""
+"""The steps that gRPC and HTTP share once a call is open: check readiness, validate the request, begin the answer."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from index_grpc.server.readiness import Readiness
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What answers once the model is loaded."""
+    """The loaded model, and the chat that answers with it."""
 
     chat: Chat
     model: ServedModel
@@ -27,15 +27,15 @@ class Answering:
         self.backend: Backend | None = None
 
     def ready(self) -> Backend:
-        """What answers. Raises what a call is to be refused with, if it is."""
+        """Returns the backend. Raises the error that refuses a call if the service is not ready."""
         self._readiness.require()
         assert self.backend is not None
         return self.backend
 
     async def answer(self, request: pb.ChatRequest, call: Call, backend: Backend, *, whole: bool = False) -> Chunks:
-        """Checks the request and begins to answer it, noting both for whoever observes the call.
+        """Validates the request and begins to answer it. Notes request and model on the call, for its observers.
 
-        `whole` is for those who want the answer in one.
+        `whole`: the caller wants the answer in one piece.
         """
         call.model = backend.model.name
         call.asked = translate.chat_request(request, call, backend.model)

@@ -34,16 +34,16 @@ from index_grpc.server.watchdog import Watchdog, watch
 from index_grpc.settings import ServeSettings
 
 FLUSH_SECONDS = 2.0
-"""How long calls whose answers are complete may take to be read before the port closes on them."""
+"""How long callers may take to read complete answers before the port closes."""
 LONGEST_STEP_SECONDS = 10.0
-"""How long the engine's step may hold up the end of the server."""
+"""The longest that the server's stop waits for the engine's step."""
 PROGRESS_SECONDS = 5.0
-"""How often a drain tells how many calls are left."""
+"""How often a drain logs how many calls are open."""
 
 log = logging.getLogger(__name__)
 
 MakePort = Callable[["App"], ExtraPort]
-"""Makes a server a way in beside gRPC's."""
+"""Makes another port for a server, besides gRPC's."""
 
 
 class App:
@@ -86,17 +86,17 @@ class App:
 
     @property
     def model(self) -> ServedModel | None:
-        """The served model once it has been loaded, be its engine lost again or not."""
+        """The served model once it has been loaded, even if its engine was lost later."""
         return self.answering.backend.model if self.answering.backend is not None else None
 
     @property
     def _is_in_service(self) -> bool:
-        """Whether the engine answers callers: not before it has answered a trial prompt."""
+        """Whether the engine answers callers, which it does only after it has answered a trial prompt."""
         backend = self.answering.backend
         return backend is not None and backend.chat.engine is self.engine
 
     async def listen(self) -> str:
-        """Opens the ports, with `liveness` SERVING and nothing else, and returns gRPC's address, its port in effect."""
+        """Opens the ports and returns gRPC's address with its actual port. Only `liveness` is SERVING then."""
         self.observers.starting(self)
         with patient_threads():
             address = await self.entrance.open(self._server)
@@ -105,7 +105,7 @@ class App:
         return address
 
     async def load(self, load: Load) -> ServedModel:
-        """Loads the model in a thread, has it answer once through the engine's door, then turns health to SERVING."""
+        """Loads the model in a thread, has its engine answer a trial prompt, then sets health to SERVING."""
         started = time.monotonic()
         loaded = await in_daemon_thread(load)
         self.broke.clear()
@@ -134,7 +134,7 @@ class App:
         return engine
 
     async def drain(self, delay_seconds: float) -> None:
-        """Tells everyone to go elsewhere, keeps taking calls for a while, then completes those it has taken."""
+        """Sets health to NOT_SERVING, takes calls for a while longer, completes those that are open, and stops."""
         log.info("draining: NOT_SERVING, taking calls for another %g s", delay_seconds)
         self.readiness.leave()
         self.load_reports.end()
@@ -145,9 +145,9 @@ class App:
         await self.stop()
 
     async def stop(self, at_once: bool = False) -> None:
-        """Ends the calls that are open, each with its status, closes the ports and ends the engine.
+        """Ends the open calls, each with a status, closes the ports and stops the engine.
 
-        The engine may first end its step, unless all is to be over at once.
+        The engine may first complete its step, unless `at_once` is true or the engine is lost.
         """
         self.health.end_watches()
         self.entrance.close()
@@ -167,7 +167,7 @@ class App:
             self._watching.cancel()
 
     async def _complete(self, engine: Engine) -> None:
-        """Lets what was taken come to its end, within the grace."""
+        """Waits until the open calls have ended, for at most `grace_seconds`."""
         grace = self.settings.grace_seconds
         if not self.calls.num_open:
             return
@@ -181,7 +181,7 @@ class App:
             telling.cancel()
 
     async def _answered(self, engine: Engine) -> None:
-        """Waits for all answers, also to prompts that are still being laid out, but not for who reads slowly."""
+        """Waits for all answers, also to prompts that are still being laid out, but not for callers who read slowly."""
         while True:
             await engine.until_idle()
             with suppress(TimeoutError):
@@ -190,7 +190,7 @@ class App:
                 return
 
     def expect_in(self, seconds: float) -> None:
-        """Tells callers that loading begins again in so many seconds: when to come back."""
+        """Tells callers when to come back: loading begins in `seconds` and takes about as long as the last time."""
         self.readiness.lose(back_at=time.monotonic() + seconds + self._load_seconds)
 
     def _on_lost(self) -> None:
@@ -205,7 +205,7 @@ class App:
             self.readiness.stall(stalled)
 
     def _on_first_token(self, timing: Timing) -> None:
-        if self._is_in_service:  # else it is the trial prompt's
+        if self._is_in_service:  # otherwise it is the trial prompt's token
             self.observers.answer_began(timing)
 
     def _on_silence(self) -> None:

@@ -1,4 +1,4 @@
-"""A line in the log for each call."""
+"""Writes a line into the log for each call."""
 
 import logging
 
@@ -8,7 +8,7 @@ from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer
 
 MOST_LOGGED_CHARACTERS = 32_768
-"""Of a prompt or an answer: a prompt that is refused for its length may have millions."""
+"""The most that is logged of a prompt or an answer: a prompt that is refused for its length may have millions."""
 
 Fields = dict[str, str | int | float]
 
@@ -16,7 +16,7 @@ log = logging.getLogger("index_grpc.calls")
 
 
 class CallLog(Observer):
-    """Writes how each call ended; what was asked and answered only where the answer's text has been kept for it."""
+    """Logs how each call ended. Logs prompt and answer only if the call has kept the answer's text for it."""
 
     def call_ended(self, call: Call) -> None:
         """See Observer."""

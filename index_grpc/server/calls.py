@@ -1,4 +1,4 @@
-"""What every call has in common, whichever port it comes through: an id, a deadline, a caller, an end."""
+"""A call over any port: its id, its deadline, its caller and its end."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 REQUEST_ID, AUTHORIZATION = "x-request-id", "authorization"
 
 MOST_DEADLINE_MARGIN_SECONDS = 0.2
-"""How long before a call's deadline its answer should leave, at most; for short deadlines a tenth of them."""
+"""An answer should be sent this long before its call's deadline, or a tenth of the time left if that is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +42,29 @@ class Call:
     method: str
     id: str
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """gRPC's metadata or the headers of HTTP, names in lower case; of one that came more than once the last."""
+    """gRPC's metadata or HTTP's headers, names in lower case.
+
+    Of a repeated name, gRPC's last value is used, or HTTP's first.
+    """
     peer: str = ""
-    """Address it came from, as gRPC writes it: `ipv4:192.0.2.1:4711`, `ipv6:[2001:db8::1]:4711`, `unix:`."""
+    """The caller's address as gRPC writes it: `ipv4:192.0.2.1:4711`, `ipv6:[2001:db8::1]:4711`, `unix:`."""
     arrival: float = field(default_factory=time.monotonic)
     created: float = field(default_factory=time.time)
     """Seconds since 1970."""
     deadline: float | None = None
-    """Instant by which the answer should leave, a little before the caller stops listening."""
+    """The instant by which the answer should be sent, a little before the caller stops waiting."""
     model: str = ""
-    """Name of the model that was to answer."""
+    """Name of the served model, if the call asks for an answer."""
     asked: ChatRequest | None = None
-    """What was asked, once it is checked."""
+    """The request, once it is validated."""
     deltas: list[str] | None = None
-    """The text answered so far, if it is to be logged."""
+    """The parts of the answer's text so far; None unless they are to be logged."""
     finish: Finish | None = None
     """How the answer ended, if it did."""
     caller: str = ""
     """Name of its API key; empty if the server asks for none."""
     error: IndexGrpcError | None = None
-    """Why it was refused or broken off, if it was."""
+    """The error that refused or broke off the call, if any."""
     service: str = ""
     """Name of the gRPC service; empty for a call over HTTP, whose method is its path."""
     http: Http | None = None
@@ -69,14 +72,14 @@ class Call:
     is_chat: bool = False
     """Whether it asks for an answer."""
     code: str = "CANCELLED"
-    """Name of its status code, once it has ended. CANCELLED stays where the handler just ends: its caller has left."""
+    """Name of its status code, once it has ended. CANCELLED stays if the handler is cancelled: the caller has left."""
 
     trace_id: str = ""
-    """The trace it belongs to, where traces are written."""
+    """The id of its trace, if traces are sent."""
 
     @property
     def system(self) -> str:
-        """What it came by: `grpc` or `http`."""
+        """The protocol that it came by: `grpc` or `http`."""
         return "grpc" if self.service else "http"
 
     @property
@@ -86,11 +89,11 @@ class Call:
 
     @property
     def seconds(self) -> float:
-        """Since its arrival."""
+        """Seconds since the call arrived."""
         return time.monotonic() - self.arrival
 
     def note(self, chunk: Chunk) -> None:
-        """Takes down a part of the answer."""
+        """Records a part of the answer."""
         if self.deltas is not None:
             self.deltas.append(chunk.delta)
         self.finish = chunk.finish
@@ -100,12 +103,12 @@ _current: ContextVar[Call] = ContextVar("call")
 
 
 def current_call() -> Call:
-    """The call that the running handler serves."""
+    """Returns the call that the running handler serves."""
     return _current.get()
 
 
 class Calls:
-    """What goes for every call, whichever port it comes through."""
+    """Authenticates and counts every call, whichever port it comes through, and reports its end."""
 
     def __init__(self, gate: Gate, ended: Callable[[Call], None], *, keeps_texts: bool) -> None:
         self._gate, self._ended, self._keeps_texts = gate, ended, keeps_texts
@@ -120,9 +123,9 @@ class Calls:
 
     @contextmanager
     def served(self, call: Call) -> Iterator[None]:
-        """Asks at the gate, then notes how the call ends, and tells of it.
+        """Authenticates the call and counts it while the block runs; then records how it ended, and reports it.
 
-        What goes wrong leaves as an IndexGrpcError, for the call's port.
+        Every Exception leaves as an IndexGrpcError, which the call's port turns into a response.
         """
         _current.set(call)
         call.deltas = [] if self._keeps_texts else None
@@ -146,16 +149,16 @@ class Calls:
             if not self.num_open:
                 self._idle.set()
             self._ended(call)
-            call.error = None  # it refers to the frames that it came through, and those to the call, for ever
+            call.error = None  # its traceback's frames refer to the call: both would stay in memory
 
 
 def authorization(metadata: Mapping[str, Any]) -> str:
-    """The header of that name; empty if there is none."""
+    """Returns the header `authorization`; empty if there is none."""
     return str(metadata.get(AUTHORIZATION, ""))
 
 
 def open_call(method: str, metadata: Mapping[str, Any], peer: str, seconds_left: float | None = None) -> Call:
-    """A call that has just arrived; `seconds_left` is how long its caller will listen, if that is known."""
+    """Returns a call that has just arrived. `seconds_left` is how long its caller will wait, if that is known."""
     call = Call(method, request_id(metadata), metadata, peer)
     if seconds_left is not None:
         call.deadline = call.arrival + seconds_left - min(MOST_DEADLINE_MARGIN_SECONDS, seconds_left / 10)
@@ -163,7 +166,7 @@ def open_call(method: str, metadata: Mapping[str, Any], peer: str, seconds_left:
 
 
 def request_id(metadata: Mapping[str, Any]) -> str:
-    """The caller's own, if it is a good one, else a new one."""
+    """Returns the caller's own request id if it is a valid one, otherwise a new one."""
     given = metadata.get(REQUEST_ID, "")
     good = isinstance(given, str) and GOOD_REQUEST_ID.fullmatch(given)
     return given if good else secrets.token_hex(16)

@@ -1,4 +1,4 @@
-"""The way in: the port, the gate, and the files behind them, which may change while the server runs."""
+"""The gRPC port and its access control, with their files, which may change while the server runs."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ HEALTH_SERVICE: str = HEALTH.services_by_name["Health"].full_name
 
 
 class Entrance:
-    """Everything that decides who may come in. Raises StartupError if its files cannot be used."""
+    """Everything that decides who may call the server. Raises StartupError if one of its files cannot be used."""
 
     def __init__(self, settings: ServeSettings) -> None:
         keys = key_file(settings.api_keys_file) if settings.api_keys_file else None
@@ -31,7 +31,7 @@ class Entrance:
         self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self, server: grpc.aio.Server) -> str:
-        """Opens the port and returns its address. Raises StartupError if it cannot be had."""
+        """Opens the port and returns its address. Raises StartupError if that is not possible."""
         address = self.port.open(server)
         await server.start()
         if self._files:
@@ -39,12 +39,12 @@ class Entrance:
         return address
 
     def close(self) -> None:
-        """Looks at no file any more; the port is the server's to close."""
+        """Stops checking the files. It does not close the port: the gRPC server does."""
         if self._refreshing is not None:
             self._refreshing.cancel()
 
 
 def _closed_services(settings: ServeSettings) -> list[str]:
-    """The services beside the chat service that ask for a key, if there are keys."""
+    """Returns the services, besides the chat service, that need a key if the server has keys."""
     balancing = [] if settings.open_health else [HEALTH_SERVICE, OPEN_RCA_SERVICE]
     return balancing if settings.open_reflection else [*balancing, *NAMES]

@@ -1,4 +1,4 @@
-"""Keeps callers without a key from services other than the chat service, which asks for itself."""
+"""Requires an API key for services other than the chat service, which checks keys itself."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -12,11 +12,11 @@ from index_grpc.server.orca import OPEN_RCA_SERVICE
 from index_grpc.server.status import Context, abort
 
 WATCHED_BY_CHANNELS = ("/grpc.health.v1.Health/Watch", f"/{OPEN_RCA_SERVICE}/StreamCoreMetrics")
-"""What gRPC itself asks on a client's behalf to balance calls. It sends no key with it."""
+"""Methods that gRPC itself calls on a client's behalf, to balance calls. It sends no key with them."""
 
 
 class Guard(Interceptor):
-    """Asks for a key before it lets a call through to one of the services. Counts nothing against the key's limits."""
+    """Requires a key for calls to the given services. Such calls do not count against the key's limits."""
 
     def __init__(self, gate: Gate, services: Sequence[str]) -> None:
         self._gate, self._prefixes = gate, tuple(f"/{service}/" for service in services)
@@ -35,10 +35,10 @@ class Guard(Interceptor):
 
 
 def _refusing(method: str, error: IndexGrpcError, call_id: str) -> Handler:
-    """A handler that refuses. It reads nothing, so it fits calls of every kind."""
+    """Returns a handler that refuses the call. It reads nothing, so it fits methods of every kind."""
 
     async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
-        if method in WATCHED_BY_CHANNELS:  # told so, a channel goes without; on any other word it would never call
+        if method in WATCHED_BY_CHANNELS:  # the channel then works without it; with other statuses it sends no calls
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"not without a key: {error}")
         await abort(context, error, call_id)
 

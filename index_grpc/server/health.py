@@ -1,4 +1,4 @@
-"""grpc.health.v1: is this server ready (`""` and the chat service), and is it alive (`liveness`)?"""
+"""The service grpc.health.v1: whether the server is ready (`""` and the chat service) and alive (`liveness`)."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ SERVICE_UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health(HealthServicer):
-    """NOT_SERVING until told otherwise, `liveness` SERVING from the start. Watch streams end with `end_watches`."""
+    """Reports NOT_SERVING until `set_ready`, and `liveness` SERVING from the start. `end_watches` ends all Watches."""
 
     def __init__(self, service: str) -> None:
         self._ready_names = ("", service)
@@ -32,28 +32,28 @@ class Health(HealthServicer):
 
     @property
     def is_ready(self) -> bool:
-        """Whether it says SERVING."""
+        """Whether the service is reported as SERVING."""
         return bool(self._statuses[""] == SERVING)
 
     def set_ready(self, ready: bool) -> None:
-        """Says whether the service takes requests."""
+        """Sets whether the service is reported as SERVING."""
         self._statuses |= dict.fromkeys(self._ready_names, SERVING if ready else NOT_SERVING)
         self._wake()
 
     def end_watches(self) -> None:
-        """Lets each Watch end after its last news, so that none of them holds up the server's stop."""
+        """Ends each Watch after its latest status is sent, so that none of them delays the server's stop."""
         self._watches_end = True
         self._wake()
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
-        """The status now; NOT_FOUND for a name that is not served."""
+        """Returns the present status; NOT_FOUND for a name that is not served."""
         if request.service not in self._statuses:
             names = ", ".join(repr(name) for name in self._statuses)
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {quoted(request.service)}; there are {names}")
         return HealthCheckResponse(status=self._statuses[request.service])
 
     async def List(self, request: HealthListRequest, context: Context) -> HealthListResponse:
-        """All statuses."""
+        """Returns all statuses."""
         statuses = {name: HealthCheckResponse(status=status) for name, status in self._statuses.items()}
         return HealthListResponse(statuses=statuses)
 
@@ -62,7 +62,7 @@ class Health(HealthServicer):
         request: HealthCheckRequest,
         context: Context,
     ) -> AsyncIterator[HealthCheckResponse]:
-        """The status now and each time it changes."""
+        """Sends the present status, and the new one each time it changes."""
         told = None
         while True:
             changed, status = self._changed, self._statuses.get(request.service, SERVICE_UNKNOWN)

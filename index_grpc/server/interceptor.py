@@ -1,4 +1,4 @@
-"""What every call of the service over gRPC has in common: one message, errors as statuses, trailers."""
+"""The interceptor of the chat service: it reads a call's one message, turns errors into statuses, sets trailers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -16,7 +16,7 @@ from index_grpc.server.servicer import CHAT_METHODS
 from index_grpc.server.status import Context, Trailer, abort
 
 LATEST_CANCEL_SECONDS = 5.0
-"""How long a handler that cannot send waits for the cancel that explains it."""
+"""How long a handler that cannot send waits to be cancelled: usually its caller has left."""
 
 if TYPE_CHECKING:
     Handler = Any  # the stubs do not say that it may be None, nor that its behaviour may be a coroutine
@@ -27,17 +27,17 @@ else:
 T = TypeVar("T")
 
 Behaviour: TypeAlias = Callable[..., Coroutine[Any, Any, Message | None]]
-"""Answers with one message, or sends several itself."""
+"""Implements a method: returns the one response, or sends several and returns None."""
 LoadTrailer: TypeAlias = Callable[[], Trailer]
-"""Makes the trailer that tells how loaded the server is."""
+"""Returns the trailer with the server's load."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """What a call came to: a response, if not all were sent before, or a refusal."""
+    """The outcome of a call: a response, unless all have been sent before, or a refusal."""
 
     id: str
-    """The call's."""
+    """The call's id."""
     response: Message | None = None
     refusal: IndexGrpcError | None = None
 
@@ -48,11 +48,11 @@ class CallInterceptor(Interceptor):
     def __init__(
         self, service: str, calls: Calls, context_length: Callable[[], int], load_trailer: LoadTrailer
     ) -> None:
-        """`context_length` is the model's; it raises what a call is to be refused with, if it is."""
+        """`context_length` returns the model's context length, or raises the error that refuses a call."""
         self._service, self._calls = service, calls
         self._context_length, self._load_trailer = context_length, load_trailer
         self._wrapped: dict[str, Handler] = {}
-        """By their methods: a service's handlers stay what they are."""
+        """Wrapped handlers by method. They are kept, since a service's handlers never change."""
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
@@ -73,11 +73,11 @@ class CallInterceptor(Interceptor):
         return grpc.stream_unary_rpc_method_handler(handle, None, handler.response_serializer)
 
     def _handle(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
-        """Answers a call, or turns what went wrong in it into a status."""
+        """Returns a behaviour that answers a call, or ends it with the status of its error."""
 
-        # Coroutines, also for streams: a caller who leaves ends them at once, `finally` clauses and all.
-        # What is to be told stands apart from what was asked: gRPC and the error that aborts a call hold each other and
-        # so whatever is in its frames, until Python looks for such cycles, which may be after gigabytes of requests.
+        # Coroutines, also for streams: gRPC cancels them at once when the caller leaves, and `finally` clauses run.
+        # The frame that aborts a call must not hold the request: gRPC and the abort's error refer to each other, and so
+        # keep what is in that frame until Python collects such cycles, which may be after gigabytes of requests.
         async def handle(_: object, context: Context) -> Message | None:
             outcome = await self._outcome(method, behaviour, parse, context)
             if outcome.refusal is not None:
@@ -88,7 +88,7 @@ class CallInterceptor(Interceptor):
         return handle
 
     async def _outcome(self, method: str, behaviour: Behaviour, parse: Parse, context: Context) -> CallOutcome:
-        """Opens a call, and has it answered."""
+        """Opens a call, answers it and returns the outcome."""
         data = await read_message(context)
         metadata, peer = dict(context.invocation_metadata() or ()), unquote(context.peer())
         call = open_call(method, metadata, peer, context.time_remaining())
@@ -102,13 +102,16 @@ class CallInterceptor(Interceptor):
 
 
 def _without_frames(error: IndexGrpcError) -> IndexGrpcError:
-    """The error alone: no longer those that led to it, nor the functions that they came through."""
+    """Returns the error without its traceback, cause and context, which refer to frames."""
     error.__traceback__ = error.__cause__ = error.__context__ = None
     return error
 
 
 async def _seen_through(work: Awaitable[T]) -> T:
-    """gRPC cannot send to a caller who leaves at this very moment, and says so just before it cancels the handler."""
+    """Awaits the work. If sending fails, waits to be cancelled.
+
+    gRPC cannot send to a caller who has just left, and raises that error just before it cancels the handler.
+    """
     try:
         return await work
     except grpc.aio.InternalError:

@@ -1,4 +1,4 @@
-"""A server's life in its process: from the start to the signal that ends it."""
+"""Runs a server in its process, from the start to the signal that ends it."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from index_grpc.settings import ServeSettings
 Signals = asyncio.Queue[signal.Signals]
 
 ECHO_SECONDS = 0.1
-"""How long after a signal the same one does not count."""
+"""For how long after a signal the same signal is ignored."""
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ async def _run(app: App, load: Load) -> None:
 
 
 async def _end(app: App, received: signal.Signals, signals: Signals) -> bool:
-    """Drains a server that answers and stops it; True as soon as a second signal wants it to end at once."""
+    """Drains the server, or stops it while it still loads. Returns True as soon as a second signal arrives."""
     ended, again = asyncio.create_task(_leave(app, received)), asyncio.create_task(_second(received, signals))
     await asyncio.wait({ended, again}, return_when=asyncio.FIRST_COMPLETED)
     if ended.done():
@@ -70,12 +70,12 @@ async def _leave(app: App, received: signal.Signals) -> None:
         await app.stop()
         return
     log.info("received %s", received.name)
-    # Someone at the keyboard waits for the prompt; only an orchestrator needs time to send callers elsewhere.
+    # After Ctrl-C a person waits at the keyboard; only an orchestrator needs time to send callers elsewhere.
     await app.drain(0.0 if received is signal.SIGINT else app.settings.drain_delay_seconds)
 
 
 async def _second(received: signal.Signals, signals: Signals) -> signal.Signals:
-    """The next signal. The same one at once is no second one: make and the like pass it on to a whole group twice."""
+    """Returns the next signal. Ignores an immediate repetition: tools such as make send it to a whole group twice."""
     until = time.monotonic() + ECHO_SECONDS
     while (again := await signals.get()) is received and time.monotonic() < until:
         pass
@@ -83,7 +83,10 @@ async def _second(received: signal.Signals, signals: Signals) -> signal.Signals:
 
 
 def _signals() -> Signals:
-    """Not by the loop's own handlers: when it closes, it has the next signal kill the process."""
+    """Returns the queue into which signals are put.
+
+    It does not use the loop's own handlers: once the loop closes, the next signal would kill the process.
+    """
     received: Signals = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
@@ -91,7 +94,7 @@ def _signals() -> Signals:
         loop.call_soon_threadsafe(received.put_nowait, signal.Signals(number))
 
     numbers = [signal.SIGINT, signal.SIGTERM]  # even if ignored: a shell's background jobs ignore SIGINT
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         numbers.append(signal.SIGHUP)
     for number in numbers:
         signal.signal(number, receive)
@@ -99,12 +102,12 @@ def _signals() -> Signals:
 
 
 def _ignore_signals() -> None:
-    """For the moment that the process takes to end: it would end by the signal, as if it had not stopped in order."""
+    """Ignores signals while the process ends: one would kill it, as if it had not stopped in order."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _client() -> str:
-    """How to call our client from where this server was started."""
+    """Returns the command that runs index-client, as seen from where this server was started."""
     beside = Path(sys.argv[0]).with_name("index-client")
     return str(beside) if not shutil.which(beside.name) and beside.exists() else beside.name

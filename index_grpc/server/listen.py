@@ -1,4 +1,4 @@
-"""Where the server listens and how: addresses, encryption, gRPC's options."""
+"""The gRPC port: its address, its encryption and gRPC's options."""
 
 import ipaddress
 import logging
@@ -20,20 +20,20 @@ from index_grpc.settings import ServeSettings
 LEAST_PING_INTERVAL_MS = 10_000
 """Between a caller's pings while nothing is sent to it; at the third that comes sooner gRPC ends the connection."""
 HTTP_SHARE = 4
-"""One in so many of the connections that the system allows may be HTTP's, where that is answered."""
+"""One in this many of the connections that the system allows may be HTTP's, if the server answers HTTP."""
 MOST_UNSEEN_CALLS = 20_000
-"""Calls that have come and that nobody has looked at yet. gRPC cancels more than these, and a client that is told so
-does not come again; of itself it begins to at 1,000, which a burst reaches in no time."""
+"""The most calls that have arrived but have not been looked at. gRPC cancels more, and a client does not try those
+again. By default gRPC begins to cancel at 1,000, which a burst reaches in no time."""
 
 MOST_CALLS_OF_A_CONNECTION = 10_000
-"""That are open at once, 20 KiB each; gRPC itself knows no limit. Clients keep more to themselves until others end, but
-not in the moment in which they connect: an honest burst must stay below."""
+"""The most open calls of a connection, 20 KiB each; gRPC's default is no limit. A client holds more calls back until
+others end, but not while it connects: the burst of an honest client must stay below."""
 
 log = logging.getLogger(__name__)
 
 
 class GrpcPort:
-    """What callers dial: a TCP port, encrypted or not, or a unix socket."""
+    """The port that callers connect to: a TCP port, encrypted or not, or a unix socket."""
 
     def __init__(self, settings: ServeSettings) -> None:
         """Reads the certificates, if there are any. Raises StartupError if they cannot be used."""
@@ -43,19 +43,19 @@ class GrpcPort:
             self.certificates = certificate_files(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
     def open(self, server: grpc.aio.Server) -> str:
-        """Binds it, and returns the address with the port in effect. Raises StartupError."""
+        """Binds the port and returns the address with the actual port. Raises StartupError if that is not possible."""
         path = self._settings.unix_socket
         if path is None:
             return self._open_tcp(server)
         require_free(path)
-        address = f"unix:{quote(os.fsencode(path))}"  # gRPC takes it for a URI, and so do those who dial it
+        address = f"unix:{quote(os.fsencode(path))}"  # gRPC parses it as a URI, on both sides
         with permissions(int(self._settings.unix_socket_mode, base=8)):
             if not _bound(server, address, None):
                 raise StartupError(f"cannot listen on --unix-socket {path}; may sockets be made there?")
         return address
 
     def words(self, address: str) -> str:
-        """What our client has to be told on its command line to call it."""
+        """Returns the arguments that index-client needs to call this server."""
         words = ["--address", address]
         if self.certificates is not None:
             host, _, port = address.rpartition(":")
@@ -79,7 +79,7 @@ class GrpcPort:
 
 
 def warn_of_strangers(settings: ServeSettings, address: str) -> None:
-    """Warns of a port that other machines reach though nothing keeps them out."""
+    """Warns if other machines can reach the port without encryption or without access control."""
     if _is_loopback(address.rpartition(":")[0]):
         return
     dangers = []
@@ -92,7 +92,7 @@ def warn_of_strangers(settings: ServeSettings, address: str) -> None:
 
 
 def options(settings: ServeSettings) -> list[tuple[str, int]]:
-    """The server's channel arguments."""
+    """Returns the server's channel arguments."""
     size = settings.max_message_mib * 2**20
     return [
         *_ageing(settings),
@@ -100,10 +100,10 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", MOST_UNSEEN_CALLS),
         ("grpc.max_allowed_incoming_connections", _most_connections(settings)),
         ("grpc.max_concurrent_streams", MOST_CALLS_OF_A_CONNECTION),
-        ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that says nothing is closed; gRPC would wait 60 s
+        ("grpc.server_handshake_timeout_ms", 10_000),  # closes a connection that sends nothing; by default after 60 s
         ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
         ("grpc.max_receive_message_length", size),
-        ("grpc.max_send_message_length", -1),  # the context bounds an answer; refused here it would be computed in vain
+        ("grpc.max_send_message_length", -1),  # the context bounds an answer; refusing it here would waste it
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -112,7 +112,7 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
 
 
 def _most_connections(settings: ServeSettings) -> int:
-    """Some are left to HTTP, if it is to be answered."""
+    """Returns the limit of gRPC's connections, which leaves some to HTTP if the server answers it."""
     most = most_connections()
     return most if settings.http_port is None else most - most // HTTP_SHARE
 
@@ -128,7 +128,7 @@ def _ageing(settings: ServeSettings) -> list[tuple[str, int]]:
 
 
 def _bound(server: grpc.aio.Server, address: str, certificates: Reloaded[Certificates] | None) -> int:
-    """The port in effect; 0 if it cannot be had."""
+    """Binds the address. Returns the actual port, or 0 if that is not possible."""
     try:
         if certificates is None:
             return server.add_insecure_port(address)
@@ -138,7 +138,7 @@ def _bound(server: grpc.aio.Server, address: str, certificates: Reloaded[Certifi
 
 
 def _credentials(certificates: Reloaded[Certificates]) -> grpc.ServerCredentials:
-    """Show each new connection the certificate of the moment. gRPC asks in threads of its own."""
+    """Returns credentials that show each new connection the current certificate. gRPC asks in threads of its own."""
     shown = certificates.value
 
     def news() -> Any:  # noqa: ANN401 - the stubs do not say that nothing new is None
@@ -157,7 +157,7 @@ def _configuration(found: Certificates) -> grpc.ServerCertificateConfiguration:
 
 
 def bracketed(host: str) -> str:
-    """An IPv6 address as it stands before a port."""
+    """Returns a host as it is written before a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 

@@ -1,4 +1,4 @@
-"""Tells load balancers how loaded the server is: in a trailer of each call and, if wanted, as a stream of reports."""
+"""Reports the server's load to load balancers: in a trailer of each call and, if wanted, as a stream of reports."""
 
 import asyncio
 import math
@@ -19,26 +19,26 @@ TRAILER = "endpoint-load-metrics-bin"
 RATE_SECONDS = 10.0
 """Rates are averages over about this time."""
 SHORTEST_INTERVAL_SECONDS, LONGEST_INTERVAL_SECONDS = 1.0, 3600.0
-"""Between two reports of a stream, whatever is asked for."""
+"""The limits of the time between two reports of a stream, whatever the caller asks for."""
 
 
 class Rate:
-    """Events a second, those of long ago counting less and less. Instants are seconds of `time.monotonic()`."""
+    """Events per second, with less weight for older ones. Instants are seconds of `time.monotonic()`."""
 
     def __init__(self) -> None:
         self._rate, self._at = 0.0, 0.0
 
     def count(self, now: float) -> None:
-        """Notes an event."""
+        """Counts an event."""
         self._rate, self._at = self.per_second(now) + 1 / RATE_SECONDS, now
 
     def per_second(self, now: float) -> float:
-        """The rate now."""
+        """Returns the present rate."""
         return self._rate * math.exp((self._at - now) / RATE_SECONDS)
 
 
 class LoadReporter(Observer):
-    """Knows how loaded the server is, and counts calls, whatever way they came in."""
+    """Makes reports of the server's load, and counts calls, whichever port they came through."""
 
     def __init__(self, engine: Callable[[], Engine | None]) -> None:
         self._engine, self._calls, self._faults = engine, Rate(), Rate()
@@ -51,16 +51,16 @@ class LoadReporter(Observer):
             self._faults.count(now)
 
     def trailer(self) -> Trailer:
-        """What goes with a call that ends, and has just been counted."""
-        # The call itself was part of the load; and balancers take a load of zero for one that is not known.
+        """Returns the trailer of a call that is about to end and has been counted already."""
+        # The call itself was part of the load. Besides, balancers take a load of zero for an unknown load.
         return TRAILER, self.report(time.monotonic(), num_ending=1).SerializeToString()
 
     def report(self, now: float, num_ending: int = 0) -> Any:  # noqa: ANN401 - an OrcaLoadReport
-        """The load, with so many calls that are about to end."""
+        """Returns the load, in which `num_ending` calls that are about to end still count."""
         report = OrcaLoadReport(rps_fractional=self._calls.per_second(now), eps=self._faults.per_second(now))
         engine = self._engine()
         if engine is None or engine.lost:
-            report.application_utilization = 1.0  # no places at all
+            report.application_utilization = 1.0  # nothing can be computed
             return report
         limits, utilization = engine.limits, report.utilization
         report.application_utilization = (engine.num_open + num_ending) / limits.max_sequences
@@ -70,7 +70,7 @@ class LoadReporter(Observer):
 
 
 class LoadReportService:
-    """xds.service.orca.v3.OpenRcaService. Its streams end with `end`."""
+    """The service xds.service.orca.v3.OpenRcaService. `end` ends its streams."""
 
     def __init__(self, reporter: LoadReporter) -> None:
         self._reporter, self._ended = reporter, asyncio.Event()
@@ -85,11 +85,11 @@ class LoadReportService:
         return OPEN_RCA_SERVICE
 
     def end(self) -> None:
-        """Lets each stream end, so that none of them holds up the server's stop."""
+        """Ends each stream, so that none of them delays the server's stop."""
         self._ended.set()
 
     async def stream(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
-        """A report now and one after each interval."""
+        """Sends a report now and one after each interval."""
         asked = request.report_interval.seconds + request.report_interval.nanos / 1e9
         interval = min(max(asked, SHORTEST_INTERVAL_SECONDS), LONGEST_INTERVAL_SECONDS)
         while not self._ended.is_set():

@@ -1,4 +1,4 @@
-"""What loading a model brings, and how it is loaded while the server already listens."""
+"""The result of loading a model, and how it is loaded while the server already listens."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ LOADING_THREAD = "load"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """All that loading a model brings."""
+    """The result of loading a model."""
 
     model: ServedModel
     tokenizer: Tokenizer
@@ -31,7 +31,7 @@ Load = Callable[[], Loaded]
 
 
 async def in_daemon_thread(load: Load) -> Loaded:
-    """Like `asyncio.to_thread`, but does not hold up the process's end: a download may take an hour."""
+    """Loads like `asyncio.to_thread`, but does not delay the process's end: a download may take an hour."""
     events = asyncio.get_running_loop()
     result: asyncio.Future[Loaded] = events.create_future()
 

@@ -1,4 +1,4 @@
-"""A call's only message: read as bytes, and looked at before it is parsed."""
+"""Reads a call's only message as bytes, and checks it before it is parsed."""
 
 import asyncio
 import time
@@ -13,28 +13,28 @@ from index_grpc.server.status import Context
 from index_grpc.server.validate import refuse_too_many_messages
 
 MESSAGE_SECONDS = 60.0
-"""How long a call may take to bring its message, as a body may over HTTP."""
+"""How long a call may take to send its message. A body over HTTP has the same limit."""
 CANCEL_SECONDS = 1.0
-"""How long after a call's end without a message the cancel may come that explains it, where the event loop keeps up."""
+"""How long to wait for the cancel of a call that ended without a message, if the event loop keeps up."""
 MOST_WAITS = 30
-"""For a cancel, where the event loop is late."""
+"""How often to wait for a cancel if the event loop is late."""
 
 INCOMPLETE = f"no whole message came: the call ended before, or took over {MESSAGE_SECONDS:g} s; send one whole message"
 
 HISTORY_TAG = pb.ChatRequest.DESCRIPTOR.fields_by_name["history"].number << 3 | 2
-"""Of one message of the history, in all requests that have one."""
+"""The tag of one message of the history; all requests with a history have the same."""
 LONGEST_VARINT = 10
-"""Bytes of a number of 64 bits."""
+"""The most bytes of a 64-bit number."""
 MOST_OTHER_FIELDS = 1_000
-"""That are not messages of the history. Each may be two bytes, and takes fifty once it is parsed."""
+"""The most fields besides the history's messages. A field may be two bytes, and takes fifty once it is parsed."""
 
 Parse: TypeAlias = Callable[[bytes], Message]
 
 
 async def read_message(context: Context) -> bytes | None:
-    """A call's only message; None if it does not come whole, where gRPC itself would leave it open for ever.
+    """Returns a call's only message; None if it does not come whole. gRPC itself would leave such a call open for ever.
 
-    For handlers that, to gRPC, take a stream: only they see such an end.
+    The handler must be registered as one that takes a stream: only such a handler sees a call end without a message.
     """
     try:
         async with asyncio.timeout(MESSAGE_SECONDS):
@@ -48,7 +48,10 @@ async def read_message(context: Context) -> bytes | None:
 
 
 async def _until_cancelled_if_left() -> None:
-    """Whoever left is cancelled meanwhile, and was no mistake. Where thousands leave at once that takes some time."""
+    """Waits long enough for the call to be cancelled if its caller has left, which must not be reported as a mistake.
+
+    Where thousands of callers leave at once, the cancels take some time.
+    """
     for _ in range(MOST_WAITS):
         before = time.monotonic()
         await asyncio.sleep(CANCEL_SECONDS)
@@ -57,11 +60,11 @@ async def _until_cancelled_if_left() -> None:
 
 
 def parsed(parse: Parse, data: bytes | None, context_length: int) -> Message:
-    """The message, for a model with so many positions.
+    """Returns the parsed message, for a model with `context_length` positions.
 
     Raises:
-        InvalidRequest: it did not come whole, does not parse, or has too many fields.
-        PromptTooLong: the marks of its history's messages alone fill the context.
+        InvalidRequest: the message did not come whole, does not parse, or has too many fields.
+        PromptTooLong: the turn marks of the history's messages alone fill the context.
     """
     if data is None:
         raise InvalidRequest(Violation("request", INCOMPLETE))
@@ -74,7 +77,7 @@ def parsed(parse: Parse, data: bytes | None, context_length: int) -> Message:
 
 
 def _require_few_fields(data: bytes, context_length: int) -> None:
-    """Counts fields before they are parsed: megabytes of tiny ones would take gigabytes and seconds."""
+    """Refuses too many fields before they are parsed: megabytes of tiny ones would take gigabytes and seconds."""
     num_history = num_others = 0
     for tag in _tags(data):
         if tag == HISTORY_TAG:
@@ -88,7 +91,7 @@ def _require_few_fields(data: bytes, context_length: int) -> None:
 
 
 def _tags(data: bytes) -> Iterator[int]:
-    """The number and kind of each field. Raises IndexError where the bytes end within one."""
+    """Yields each field's tag: its number and wire type. Raises IndexError if the bytes end within a number."""
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)
@@ -103,11 +106,11 @@ def _tags(data: bytes) -> Iterator[int]:
                 place += size
             case 5:
                 place += 4
-            # groups: what is in them follows as fields; what is none of these does not parse
+            # groups: their fields follow as usual; other wire types do not parse
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """The number that begins at a place, and where the next field begins."""
+    """Returns the number that begins at a place, and the place after it. Raises IndexError if it does not end."""
     value = 0
     for shift in range(0, 7 * LONGEST_VARINT, 7):
         value |= (data[place] & 0x7F) << shift

@@ -1,4 +1,4 @@
-"""Who observes a server, as its settings say."""
+"""Makes the observers of a server, as its settings say."""
 
 from index_grpc.errors import StartupError
 from index_grpc.server.call_log import CallLog
@@ -6,13 +6,13 @@ from index_grpc.server.observer import Observer
 from index_grpc.settings import ServeSettings
 
 LOOPBACK = "127.0.0.1"
-"""Metrics are not encrypted and ask for no key, so whoever wants them elsewhere has to say so."""
+"""The metrics' default address: they are not encrypted and need no key, so wider access must be asked for."""
 
 
 def observers_of(settings: ServeSettings) -> list[Observer]:
-    """The log of calls, and before it, since it tells the trace of a call, whatever else is turned on.
+    """Returns the observers that are turned on, and last the call log, since it logs what tracing sets on a call.
 
-    What is not is not imported. Raises StartupError.
+    Imports no others. Raises StartupError if one cannot be made.
     """
     observers: list[Observer] = []
     if settings.traces:

@@ -1,4 +1,4 @@
-"""What is told of everything that happens, and may not change any of it: logs, metrics, traces, load reports."""
+"""The interface of logs, metrics, traces and load reports, which see all events and change none."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Watched(Protocol):
-    """A server, as far as those who observe it may look."""
+    """The part of a server that observers may read."""
 
     readiness: Readiness
     engine: Engine | None
@@ -25,43 +25,43 @@ class Watched(Protocol):
 
 
 class Observer:
-    """Does nothing; a subclass overrides what it wants to hear of. Called on the event loop, so it must be quick."""
+    """Ignores all events; a subclass overrides those it needs. Called on the event loop, so it must be quick."""
 
     def starting(self, server: Watched) -> None:
-        """The server is about to listen. May raise StartupError; then it does not."""
+        """Called when the server is about to listen. If it raises StartupError, the server does not listen."""
 
     def call_ended(self, call: Call) -> None:
-        """A call of the chat service has ended, however."""
+        """Called when a call of the chat service or of the HTTP API has ended, in whatever way."""
 
     def stepped(self, step: StepReport) -> None:
-        """The engine has computed a step."""
+        """Called when the engine has computed a step."""
 
     def answer_began(self, timing: Timing) -> None:
-        """A call's first token is there."""
+        """Called when a call's first token has been generated."""
 
     def answer_left(self, num_tokens_saved: int) -> None:
-        """The rest of an answer is not wanted: so many tokens at most will not have to be generated."""
+        """Called when the rest of an answer is not wanted. At most `num_tokens_saved` tokens need not be generated."""
 
     def engine_lost(self) -> None:
-        """The engine broke or was given up."""
+        """Called when the engine broke or was given up."""
 
     def stopped(self) -> None:
-        """The server has stopped; nothing follows. May take a few seconds to tell what is still to be told."""
+        """Called last, when the server has stopped. May take a few seconds, as to send the remaining traces."""
 
 
 class Observers(Observer):
-    """Passes on to each of several, in order: a later one finds on a call what an earlier one has put there.
+    """Passes each event to several observers in order: a later one sees what an earlier one has set on a call.
 
-    One that breaks breaks nothing else.
+    An observer that raises does not stop the others, except in `starting`.
     """
 
     def __init__(self, members: Sequence[Observer]) -> None:
         self.members = members
         self._broken: set[tuple[Observer, str]] = set()
-        """Who broke over what, so that each is told of once."""
+        """Observers that raised, each with the event, so that each is logged once."""
 
     def starting(self, server: Watched) -> None:
-        """See Observer. What this raises is passed on."""
+        """See Observer. An exception is passed on."""
         for member in self.members:
             member.starting(server)
 

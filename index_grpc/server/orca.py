@@ -1,4 +1,4 @@
-"""The messages by which a server tells load balancers how loaded it is: ORCA, as gRPC and Envoy read it.
+"""The protobuf messages of ORCA, by which a server reports its load to gRPC's and Envoy's load balancers.
 
 They are described here because the package that ships them, xds-protos, overwrites files of other packages. Field
 `rps` is left out: `rps_fractional` has taken its place.
@@ -13,11 +13,11 @@ DATA, SERVICE = "xds.data.orca.v3", "xds.service.orca.v3"
 
 NUMBERS = {"cpu_utilization": 1, "mem_utilization": 2, "rps_fractional": 6, "eps": 7, "application_utilization": 9}
 MAPS = {"request_cost": 4, "utilization": 5, "named_metrics": 8}
-"""From names to numbers."""
+"""Fields that map names to numbers."""
 
 
 def _field(name: str, number: int, kind: str, *, repeated: bool = False) -> FieldDescriptorProto:
-    """A field of a message type, if `kind` is the name of one, else of a scalar one."""
+    """Returns a field. `kind` is a message type's full name with a dot before it, or a scalar type's name."""
     label = FieldDescriptorProto.LABEL_REPEATED if repeated else FieldDescriptorProto.LABEL_OPTIONAL
     if kind.startswith("."):
         message = FieldDescriptorProto.TYPE_MESSAGE
@@ -54,7 +54,7 @@ def _message(name: str) -> Any:  # noqa: ANN401 - a class that is made here and 
     return message_factory.GetMessageClass(_pool.FindMessageTypeByName(name))
 
 
-_pool = descriptor_pool.Default()  # where reflection looks
+_pool = descriptor_pool.Default()  # the pool that reflection reads
 for _file in _files():
     _pool.AddSerializedFile(_file.SerializeToString())
 

@@ -1,4 +1,4 @@
-"""Bytes that do not parse are the caller's mistake; gRPC would call it ours, or leave the call open for ever."""
+"""Reports bytes that do not parse as the caller's mistake; gRPC would call it ours, or leave the call open for ever."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -12,7 +12,7 @@ from index_grpc.server.status import Context
 
 
 class ParseInterceptor(Interceptor):
-    """Parses what health and reflection are sent. For our own service CallInterceptor does it, after the gate."""
+    """Parses messages to all services but the chat service, where CallInterceptor does it after checking the key."""
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails

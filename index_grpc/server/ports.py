@@ -1,16 +1,16 @@
-"""Ways in beside gRPC's."""
+"""The interface of ports besides gRPC's."""
 
 from typing import Protocol
 
 
 class ExtraPort(Protocol):
-    """A way in beside gRPC's."""
+    """A port besides gRPC's."""
 
     address: str
-    """Host and port in effect, once it is open."""
+    """Host and actual port, once it is open."""
 
     async def open(self) -> None:
-        """Raises StartupError if that is not possible."""
+        """Opens the port. Raises StartupError if that is not possible."""
 
     async def close(self) -> None:
-        """Takes nothing new; what is open soon ends, since the engine does. May be called twice, or without `open`."""
+        """Takes no new calls; open ones soon end, as the engine stops. May be called twice, or without `open`."""

@@ -1,4 +1,4 @@
-"""Whether the service takes calls: what health says of it, and what a call is refused with."""
+"""Whether the service takes calls: the status that health reports, and the error that refuses a call."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ from index_grpc.errors import (
 from index_grpc.server.health import Health
 
 SHORTEST_RETURN_SECONDS = 0.5
-"""How soon callers are told to come back, at the least, while the engine is started again."""
+"""The shortest time after which callers are told to come back while the engine is started again."""
 
 STATES = ("loading", "ready", "stalled", "lost", "draining")
 
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Health's word and the refusal that goes with it.
+    """The service's state. Sets the status that health reports, and the error that refuses calls.
 
     loading ─▶ ready ⇄ stalled          ready or stalled ─▶ lost ─▶ ready          any ─▶ leaving ─▶ closed
 
-    `state` is one of STATES: the drawn ones, the last two as `draining`.
+    `state` is one of STATES: those of the diagram, but `draining` for both leaving and closed.
     """
 
     def __init__(self, health: Health) -> None:
@@ -36,16 +36,16 @@ class Readiness:
         self._refusal: Callable[[], IndexGrpcError] | None = _loading
 
     def require(self) -> None:
-        """Raises what a call is to be refused with, if it is."""
+        """Raises the error that refuses a call, unless calls are taken."""
         if self._refusal is not None:
             raise self._refusal()
 
     def become_ready(self) -> None:
-        """The model has answered."""
+        """Begins to take calls: the model has answered a trial prompt."""
         self._say("ready", None)
 
     def stall(self, stalled: bool) -> None:
-        """The engine takes conspicuously long for a step, or goes on."""
+        """Refuses calls while the engine takes unusually long for a step, and takes them when it goes on."""
         if stalled:
             log.warning("the engine takes conspicuously long for a step")
             self._say("stalled", lambda: EngineStalled("the engine takes very long for a step; call another server"))
@@ -54,7 +54,7 @@ class Readiness:
             self._say("ready", None)
 
     def lose(self, back_at: float = 0.0) -> None:
-        """The engine is gone, and will be back at about that instant if it is known."""
+        """Refuses calls: the engine is lost. It will be back at about the instant `back_at`, if that is not 0."""
 
         def refusal() -> IndexGrpcError:
             if not back_at:
@@ -65,16 +65,16 @@ class Readiness:
         self._say("lost", refusal)
 
     def leave(self) -> None:
-        """The server is about to stop: health says so from now on, whatever else happens; calls are still taken."""
+        """Begins the drain: health says NOT_SERVING from now on, whatever else happens; calls are still taken."""
         self._health.set_ready(False)
         self._health.end_watches()
         was_lost = self.state == "lost"
         self._is_leaving, self.state = True, "draining"
-        if was_lost:  # nobody brings the engine back any more
+        if was_lost:  # the engine will not be started again
             self.close()
 
     def close(self) -> None:
-        """No call is taken any more."""
+        """Refuses all calls from now on."""
         self._is_closed = True
         self._refusal = lambda: Draining("the server is stopping; call another server")
 

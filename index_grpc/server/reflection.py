@@ -1,4 +1,4 @@
-"""Server reflection: lets grpcurl and its like find the services without a .proto file."""
+"""Server reflection, by which tools such as grpcurl find the services without a .proto file."""
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -25,7 +25,7 @@ def add_reflection(server: grpc.aio.Server, *services: str) -> None:
 
 
 def _with_v1() -> descriptor_pool.DescriptorPool:
-    """The default pool, which then also describes the newer version: a copy of the older under its own name."""
+    """Adds the newer version to the default pool, a copy of the older one under its own name, and returns the pool."""
     pool = descriptor_pool.Default()
     file = FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)

@@ -1,4 +1,4 @@
-"""The four calls: translate, have it answered, translate back."""
+"""The four methods of the chat service. Each translates the request, has it answered and translates the answer."""
 
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceServicer
@@ -14,13 +14,13 @@ CHAT_METHODS = ("Chat", "ChatStream")
 
 
 class ChatServicer(ChatServiceServicer):
-    """Each call as gRPC has it."""
+    """The chat service as gRPC calls it."""
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
-        """The whole answer in one message."""
+        """Returns the whole answer in one message."""
         call, backend = current_call(), self._answering.ready()
         with await self._answering.answer(request, call, backend, whole=True) as chunks:
             assert call.asked is not None
@@ -42,12 +42,12 @@ class ChatServicer(ChatServiceServicer):
         request: pb.CountTokensRequest,
         context: Context,
     ) -> pb.CountTokensResponse:
-        """Tokens of a prompt."""
+        """Counts the tokens of a prompt with its history."""
         backend = self._answering.ready()
         ids = await backend.chat.prompt_ids(translate.messages_to_count(request))
         return translate.count_response(len(ids), backend.model)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
-        """The served model."""
+        """Describes the served model."""
         backend = self._answering.ready()
         return translate.model_response(backend.model, backend.chat.engine.limits)

@@ -1,4 +1,4 @@
-"""The one table from errors to gRPC statuses, and how a status is sent with its details."""
+"""The table from errors to gRPC status codes, and how a status is sent with its details."""
 
 import math
 import re
@@ -45,22 +45,22 @@ SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INT
 """Codes that OpenTelemetry counts as errors of a server."""
 
 MOST_VIOLATION_BYTES = 4_500
-"""Callers refuse trailers over 8 KiB, details counted in base64: violations beyond this are left out of them."""
+"""Violations beyond this size are left out of the details: callers refuse trailers over 8 KiB, details in base64."""
 
 MOST_QUOTED_CHARACTERS = 64
 
 ATTEMPTS_BEFORE = "grpc-previous-rpc-attempts"
-"""What a retrying client's gRPC sends along."""
+"""The metadata in which gRPC sends how often a client has tried the call before."""
 NOT_AGAIN = "-1"
-"""In the place of a delay that outlasts the call: gRPC would wait for its deadline, and tell of that alone."""
+"""Sent instead of a delay that outlasts the call: gRPC would wait until the call's deadline, and report only that."""
 LONGEST_DELAY_SECONDS = 30.0
-"""The delay of a call that comes again and again grows up to this."""
+"""The delay of a call that is tried again and again grows up to this."""
 GROWTH = 3.0
-"""Factor of that growth: five attempts outlast 4 s, however short the first delay."""
+"""The delay grows by this factor with each attempt: with a first delay of 0.1 s, five attempts take 4 s."""
 
 
 def quoted(text: str) -> str:
-    """What a caller sent, as an error message may repeat it: the beginning is enough, and trailers have little room."""
+    """Returns a caller's text as an error message may quote it: only its beginning, since trailers have little room."""
     return repr(text if len(text) <= MOST_QUOTED_CHARACTERS else f"{text[:MOST_QUOTED_CHARACTERS]}…")
 
 
@@ -81,7 +81,7 @@ async def abort(context: Context, error: errors.IndexGrpcError, request_id: str,
 
 
 def message_of(error: errors.IndexGrpcError, request_id: str) -> str:
-    """The sentence for people; of many violations the first, since the details hold as many as fit."""
+    """Returns the message for people. Of several violations it has the first; the details hold as many as fit."""
     if isinstance(error, errors.InvalidRequest):
         return _summary(error)
     if CODES[type(error)] is grpc.StatusCode.INTERNAL:
@@ -90,7 +90,7 @@ def message_of(error: errors.IndexGrpcError, request_id: str) -> str:
 
 
 def _fitting(error: errors.InvalidRequest) -> list[BadRequest.FieldViolation]:
-    """The violations that fit into the trailers."""
+    """Returns the violations that fit into the trailers."""
     fitting, size = [], 0
     for violation in error.violations:
         proto = BadRequest.FieldViolation(field=violation.field, description=violation.description)
@@ -102,14 +102,14 @@ def _fitting(error: errors.InvalidRequest) -> list[BadRequest.FieldViolation]:
 
 
 def _summary(error: errors.InvalidRequest) -> str:
-    """The first violation and how many more were found."""
+    """Returns the first violation and how many more were found."""
     first, num_more = error.violations[0], len(error.violations) - 1
     more = f" (and {num_more} more {'violation' if num_more == 1 else 'violations'})" if num_more else ""
     return f"{first.field}: {first.description}{more}"
 
 
 def _delay_milliseconds(error: errors.IndexGrpcError, context: Context) -> int | None:
-    """Longer each time the call comes again: a client that is told a time forgets its own growing pauses."""
+    """Returns the delay, longer with each attempt: a client that is told a delay does not lengthen its own pauses."""
     if error.retry_after_seconds is None:
         return None
     given = dict(context.invocation_metadata() or ()).get(ATTEMPTS_BEFORE, "")

@@ -1,4 +1,4 @@
-"""A trace of each call for OpenTelemetry. That library is an extra: only `observe.py` imports this, where it is wanted.
+"""Sends a trace of each call to OpenTelemetry. That library is an extra: `observe.py` imports this only if wanted.
 
 index.v1.ChatService/Chat  ├────────────────────────────┤   the caller's `traceparent` is its parent
     queue                  ├──┤                             until computing began
@@ -28,16 +28,16 @@ from index_grpc.server.status import SERVER_FAULTS
 Attributes = dict[str, AttributeValue]
 
 LONGEST_FLUSH_SECONDS = 3.0
-"""How long a collector that is away may hold up the end of the server."""
+"""How long a collector that cannot be reached may delay the server's stop."""
 
 READS_HEADERS = "opentelemetry.trace"
-"""A logger that warns of malformed headers, and quotes them: whoever may not even call would write into our log."""
+"""A logger that warns of malformed headers and quotes them: it would let callers without a key write into the log."""
 
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
 class Tracing(Observer):
-    """Makes each call's spans when it has ended: then all its times are known. They hold no text of any request."""
+    """Makes a call's spans when it has ended, since all its times are known then. They hold no text of any request."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider, self._tracer = provider, provider.get_tracer("index_grpc", __version__)
@@ -62,7 +62,7 @@ class Tracing(Observer):
         span.end(started + round(call.seconds * 1e9))
 
     def stopped(self) -> None:
-        """Sends what is still to be sent."""
+        """Sends the spans that are not sent yet."""
         flushing = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         flushing.start()
         flushing.join(LONGEST_FLUSH_SECONDS)
@@ -78,7 +78,7 @@ class Tracing(Observer):
 
 
 def tracing_from_environment() -> Tracing:
-    """Sends spans as the standard OTEL_* variables say. Raises StartupError if they say what cannot be."""
+    """Returns a Tracing that sends spans as the standard OTEL_* variables say. Raises StartupError if one is wrong."""
     for name in PROTOCOLS:
         if os.environ.get(name, "grpc") != "grpc":
             raise StartupError(f"{name} is {os.environ[name]}; traces are sent by grpc only; name such an endpoint")
@@ -86,7 +86,7 @@ def tracing_from_environment() -> Tracing:
     try:
         provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    except Exception as error:  # of whatever kind, it comes from a variable
+    except Exception as error:  # whatever its type, a variable is its cause
         raise StartupError(f"traces cannot be set up as the OTEL_ variables say: {error!r}") from error
     return Tracing(provider)
 

@@ -1,4 +1,4 @@
-"""Protobuf to our nouns and back. What answers knows no protobuf."""
+"""Translates protobuf messages to the types of `contract.py` and back. The code that answers uses no protobuf."""
 
 import secrets
 from collections.abc import AsyncIterable, Iterable, Sequence
@@ -32,8 +32,8 @@ REASONS = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for rea
 
 
 def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatRequest:
-    """The request, checked. Raises InvalidRequest with all violations, or ModelNotFound."""
-    prompt = proto.prompt  # taken once: each time decodes it anew, which for megabytes takes a while
+    """Returns the validated request. Raises InvalidRequest with all violations, or ModelNotFound."""
+    prompt = proto.prompt  # read once: each access decodes it again, which is slow for megabytes
     with Violations() as violations:
         violations.of_conversation(prompt, proto.history)
         violations.of_sampling(proto.sampling)
@@ -56,7 +56,7 @@ def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatR
 
 
 def messages_to_count(proto: pb.CountTokensRequest) -> Sequence[Message]:
-    """The conversation, checked. Raises InvalidRequest with all violations."""
+    """Returns the validated conversation. Raises InvalidRequest with all violations."""
     prompt = proto.prompt
     with Violations() as violations:
         violations.of_conversation(prompt, proto.history)
@@ -64,7 +64,7 @@ def messages_to_count(proto: pb.CountTokensRequest) -> Sequence[Message]:
 
 
 def count_response(num_prompt: int, model: ServedModel) -> pb.CountTokensResponse:
-    """How many tokens a prompt has, and how many are left for its answer."""
+    """Returns how many tokens a prompt has, and how many are left for its answer."""
     remaining = max(0, model.context_length - num_prompt)
     return pb.CountTokensResponse(prompt_tokens=num_prompt, remaining_tokens=remaining)
 
@@ -72,7 +72,7 @@ def count_response(num_prompt: int, model: ServedModel) -> pb.CountTokensRespons
 async def chat_response(
     chunks: AsyncIterable[Chunk], asked: ChatRequest, call: Call, model: ServedModel
 ) -> pb.ChatResponse:
-    """All chunks as one answer, each taken in when it comes: all log-probabilities at once would hold others up."""
+    """Returns all chunks as one answer. Adds each as it comes: all log-probabilities at once would delay others."""
     proto = pb.ChatResponse(id=call.id, model=model.name, seed=asked.sampling.seed)
     deltas = []
     async for chunk in chunks:
@@ -88,8 +88,8 @@ async def chat_response(
 
 
 def chat_stream_response(chunk: Chunk, call: Call, model: ServedModel) -> pb.ChatStreamResponse:
-    """One chunk as a message of the stream."""
-    # Filled where it stands, since what is made before would be copied.
+    """Returns a chunk as a message of the stream."""
+    # Its fields are filled in place, since a message made before would be copied.
     proto = pb.ChatStreamResponse(delta=chunk.delta)
     _fill_logprobs(proto.logprobs, chunk.logprobs)
     if chunk.start is not None:
@@ -100,9 +100,9 @@ def chat_stream_response(chunk: Chunk, call: Call, model: ServedModel) -> pb.Cha
 
 
 def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
-    """The served model, its limits and defaults."""
+    """Returns the served model with its limits and defaults."""
     defaults = {field.name: getattr(model.default_sampling, field.name) for field in fields(SamplingParams)}
-    del defaults["seed"]  # there is none: each call gets its own
+    del defaults["seed"]  # it has no default: each call gets its own seed
     return pb.GetModelResponse(
         model=model.name,
         context_length=model.context_length,

@@ -1,4 +1,4 @@
-"""A unix socket to listen on. gRPC would take its path from a living server, and let everyone look in."""
+"""Checks a unix socket before gRPC listens on it: gRPC would take a running server's path, and let every user in."""
 
 import os
 import socket
@@ -11,12 +11,12 @@ from index_grpc.errors import StartupError
 
 FLAG = "--unix-socket"
 MOST_PATH_BYTES = 107
-"""What Linux takes."""
+"""The longest path of a socket on Linux."""
 ALL = 0o777
 
 
 def require_free(path: Path) -> None:
-    """Raises StartupError unless a socket can be made there, or one is there that no server listens on any more."""
+    """Raises StartupError unless a socket can be made at the path. A socket without a listening server may be there."""
     if len(os.fsencode(path)) > MOST_PATH_BYTES:
         problem = f"has {len(os.fsencode(path))} bytes; the path of a socket has at most {MOST_PATH_BYTES}"
         raise StartupError(f"{FLAG} {path} {problem}")
@@ -32,7 +32,7 @@ def require_free(path: Path) -> None:
 
 @contextmanager
 def permissions(mode: int) -> Iterator[None]:
-    """What is made meanwhile never has wider permissions than these."""
+    """Ensures that files made inside the block never have wider permissions than `mode`."""
     before = os.umask(ALL & ~mode)
     try:
         yield
@@ -46,6 +46,6 @@ def _is_listened_on(path: Path) -> bool:
             calling.connect(str(path))
         except ConnectionRefusedError:
             return False
-        except OSError:  # not ours to judge: better to refuse than to take it from someone
+        except OSError:  # unclear: better to refuse than to take it from a server
             return True
     return True

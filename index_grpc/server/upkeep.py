@@ -1,4 +1,4 @@
-"""Keeps a model loaded: an engine whose process dies is started again."""
+"""Keeps a model loaded: starts the engine again if its process dies."""
 
 import asyncio
 import logging
@@ -20,17 +20,17 @@ class RestartPolicy:
     """Doubles with each failure in a row."""
     longest_pause_seconds: float = 30.0
     most_failures: int = 5
-    """In a row; then the server gives up."""
+    """After this many failures in a row the server gives up."""
     steady_seconds: float = 60.0
-    """An engine that lasted this long ends the row."""
+    """An engine that ran this long resets the number of failures."""
 
     def pause_seconds(self, num_failures: int) -> float:
-        """How long to wait after this many failures in a row."""
+        """Returns how long to wait after this many failures in a row."""
         return min(self.first_pause_seconds * 2.0 ** (num_failures - 1), self.longest_pause_seconds)
 
 
 async def keep_loaded(app: App, load: Load, policy: RestartPolicy) -> None:
-    """Loads when the engine is lost, for ever. Raises StartupError where that does not help."""
+    """Loads the model again whenever the engine is lost. Raises StartupError if that is impossible or keeps failing."""
     num_failures = 0
     while True:
         since = time.monotonic()
@@ -43,7 +43,7 @@ async def keep_loaded(app: App, load: Load, policy: RestartPolicy) -> None:
 
 
 async def _load_again(app: App, load: Load, policy: RestartPolicy, num_failures: int) -> int:
-    """Tries until the engine answers; the number of failures in a row by then."""
+    """Tries until the engine answers. Returns the number of failures in a row; raises StartupError if too many."""
     while num_failures < policy.most_failures:
         pause = policy.pause_seconds(num_failures)
         log.warning("the engine is lost; starting it again in %g s", pause)

@@ -1,4 +1,4 @@
-"""The rules of a request's values. Every broken one is reported, with field, value, limit and remedy."""
+"""Validates a request's values. Every violation is reported, with field, value, limit and remedy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MOST_VIOLATIONS = 100
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from low to high, high included; low too, unless `above_low`."""
+    """Numbers from `low` to `high`, both included, or without `low` if `above_low` is true."""
 
     low: float
     high: float
@@ -43,9 +43,9 @@ SAMPLING_RANGES = {
 
 
 def refuse_too_many_messages(num_history: int, context_length: int) -> None:
-    """Raises PromptTooLong if the marks of a history's messages alone fill the context.
+    """Raises PromptTooLong if the turn marks of a history's messages alone fill the context.
 
-    For whoever has only counted them: a message fits into four bytes, and to look at all that one request can hold
+    It needs only their number: a message fits into four bytes, and looking at all messages that one request can hold
     would take seconds.
     """
     at_least = num_history + 2  # a mark for each message, for the prompt and for the answer
@@ -54,7 +54,7 @@ def refuse_too_many_messages(num_history: int, context_length: int) -> None:
 
 
 class Violations:
-    """Collects what is wrong; leaving the `with` raises InvalidRequest if anything is."""
+    """Collects violations; leaving its `with` block raises InvalidRequest if there are any."""
 
     def __init__(self) -> None:
         self._found: list[Violation] = []
@@ -67,7 +67,7 @@ class Violations:
             raise InvalidRequest(*self._found)
 
     def of_conversation(self, prompt: str, history: Sequence[pb.Message]) -> None:
-        """Prompt and messages before it."""
+        """Checks the prompt and the messages before it."""
         if not prompt:
             self._add("prompt", "is empty; say something")
         for index, message in enumerate(history):
@@ -76,7 +76,7 @@ class Violations:
             self._of_role(f"history[{index}].role", message.role, first=index == 0)
 
     def of_sampling(self, sampling: pb.SamplingParams) -> None:
-        """Every scalar that is set."""
+        """Checks every sampling parameter that is set."""
         for field, value in sampling.ListFields():
             allowed = SAMPLING_RANGES.get(field.name)
             if allowed is not None and not allowed.holds(value):
@@ -84,7 +84,7 @@ class Violations:
                 self._add(f"sampling.{field.name}", f"is {value:g}; allowed is {allowed}; unset means {default:g}")
 
     def of_limits(self, request: pb.ChatRequest) -> None:
-        """Where the answer ends, and what is told of its tokens."""
+        """Checks max_tokens, the stop strings, top_logprobs and time_limit."""
         if request.HasField("max_tokens") and request.max_tokens == 0:
             self._add("max_tokens", f"is 0; allowed is 1 or more; unset means {DEFAULT_MAX_TOKENS}")
         self._of_stops(request.stop)

@@ -1,4 +1,4 @@
-"""Watches that the engine moves: a step that seems never to end is noticed, though nothing fails."""
+"""The watchdog of the engine, which detects a step that seems never to end."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from index_grpc.engine.door import Engine
 
 CHECK_SECONDS = 0.25
 SHORTEST_STALL_SECONDS = 1.25
-"""No silence that is shorter counts, however fast the steps have been: a busy machine may pause a process so long."""
+"""No shorter silence counts, however fast the steps have been: a busy machine may pause a process for so long."""
 STEPS_TO_STALL = 10
-"""A silence as long as this many of the longest recent step counts as a stall."""
+"""A silence this many times as long as the longest recent step counts as a stall."""
 
 
 class Watchdog:
-    """Counts the time in which an engine with open requests says nothing.
+    """Measures for how long an engine with open requests has sent no update.
 
-    It is counted in checks, not read from a clock: when the whole server has been suspended, nobody was silent.
+    It counts checks and reads no clock, so the time for which the whole server was suspended does not count.
     """
 
     def __init__(self, engine: Engine, step_timeout_seconds: float) -> None:
@@ -25,7 +25,7 @@ class Watchdog:
 
     @property
     def sees_stall(self) -> bool:
-        """Whether the engine has been silent for conspicuously long; it may go on all the same."""
+        """Whether the engine has been silent for unusually long; it may still go on."""
         conspicuous = max(SHORTEST_STALL_SECONDS, STEPS_TO_STALL * self._engine.longest_step_seconds)
         return self.silent_seconds >= min(conspicuous, self._timeout_seconds)
 
@@ -35,7 +35,7 @@ class Watchdog:
         return self.silent_seconds >= self._timeout_seconds
 
     def check(self) -> None:
-        """To be called every CHECK_SECONDS."""
+        """Updates the silent time. To be called every CHECK_SECONDS."""
         engine = self._engine
         if engine.num_open and engine.num_updates == self._num_updates:
             self.silent_seconds += CHECK_SECONDS
@@ -45,7 +45,7 @@ class Watchdog:
 
 
 async def watch(watchdog: Watchdog, on_stall: Callable[[bool], None], on_loss: Callable[[], None]) -> None:
-    """Tells when the engine stalls and when it goes on, until it counts as lost."""
+    """Calls `on_stall` with True when the engine stalls and False when it goes on; `on_loss` once it counts as lost."""
     stalled = False
     while not watchdog.sees_loss:
         await asyncio.sleep(CHECK_SECONDS)

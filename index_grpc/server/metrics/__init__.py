@@ -1,1 +1,1 @@
-"""What Prometheus reads of a server. docs/metrics.md explains each name; a test holds the two together."""
+"""The metrics that Prometheus reads. docs/metrics.md explains each name; a test compares the two."""

@@ -1,6 +1,6 @@
 """Metrics of calls. Names and labels are OpenTelemetry's where it has some.
 
-No label's value is a caller's: methods, codes, reasons and the model's name are the server's own.
+No label's value comes from a caller: methods, codes, reasons and the model's name are the server's own.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -14,7 +14,7 @@ RPC_LABELS = ("rpc_system_name", "rpc_method", "rpc_response_status_code", "erro
 CHAT_LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 OPERATION, PROVIDER = "chat", "index-grpc"
 
-# Seconds: OpenTelemetry's, stretched for answers that a processor takes minutes for and for tokens of a GPU.
+# Seconds: OpenTelemetry's, extended for answers that take a processor minutes and for the tokens of a GPU.
 CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 REQUEST_BUCKETS = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
 FIRST_TOKEN_BUCKETS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
@@ -49,7 +49,7 @@ class CallMetrics:
         self._begin_at_zero()
 
     def count(self, call: Call, model: str) -> None:
-        """A call has ended."""
+        """Counts a call that has ended."""
         self._of_port(call).observe(call.seconds)
         if call.error is not None:
             self._errors.labels(call.error.reason).inc()
@@ -60,7 +60,7 @@ class CallMetrics:
             self._count_finish(call.finish, model)
 
     def count_first_token(self, seconds: float, model: str) -> None:
-        """An answer has begun, so long after its call's arrival."""
+        """Counts an answer's first token, `seconds` after its call's arrival."""
         self._first_token.labels(OPERATION, PROVIDER, model).observe(seconds)
 
     def _of_port(self, call: Call) -> Histogram:
@@ -82,7 +82,7 @@ class CallMetrics:
             per_token.observe(seconds / (finish.completion_tokens - 1))
 
     def _begin_at_zero(self) -> None:
-        """What has not happened yet is shown too: a rate needs a value before the first increase."""
+        """Shows zero for what has not happened yet: a rate needs a value before the first increase."""
         for error in CODES:
             self._errors.labels(error.reason)
         for reason in FinishReason:

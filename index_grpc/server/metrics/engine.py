@@ -1,4 +1,4 @@
-"""Metrics of the engine's steps and of what befalls it."""
+"""Metrics of the engine: its steps, preemptions, answers left early and losses."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -12,7 +12,7 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class EngineMetrics:
-    """Counts steps and what they brought."""
+    """Counts the engine's steps and their results."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -32,7 +32,7 @@ class EngineMetrics:
         self.losses = counter("engine_losses", "Times that the engine broke or was given up.")
 
     def count(self, step: StepReport) -> None:
-        """The engine has computed a step."""
+        """Counts a step that the engine has computed."""
         self._step.observe(step.seconds)
         self._batch.observe(step.batch_size)
         self._computed.inc(step.num_prompt_tokens)

@@ -1,4 +1,4 @@
-"""Metrics that are looked up when Prometheus asks: how things stand, not what happened."""
+"""The metrics of the present state, which are read when Prometheus asks."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from index_grpc.server.readiness import STATES
 
 
 class Gauges(Collector):
-    """Reads a server from another thread: single numbers only, each of which is right by itself."""
+    """Reads a server from another thread. It reads only single numbers, each of which is right by itself."""
 
     def __init__(self, server: Watched) -> None:
         self._server = server

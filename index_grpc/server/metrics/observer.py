@@ -1,4 +1,4 @@
-"""Keeps the metrics of one server, in a registry of its own."""
+"""The metrics of one server, in a registry of their own."""
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
@@ -15,7 +15,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # they would add a se
 
 
 class Metrics(Observer):
-    """Counts what happens, looks at the rest when it is asked, and answers Prometheus on a port of its own."""
+    """Counts events, reads the present state when Prometheus asks, and answers it on a port of its own."""
 
     def __init__(self, host: str, port: int) -> None:
         self.registry = CollectorRegistry()
@@ -57,6 +57,6 @@ class Metrics(Observer):
 
     @property
     def _model_name(self) -> str:
-        """The served model's name, whatever callers call it; none before it is loaded."""
+        """The served model's own name, never a caller's text; empty before it is loaded."""
         model = self._server.model
         return model.name if model is not None else ""

@@ -13,15 +13,15 @@ from index_grpc.server.listen import bracketed
 
 PATH = "/metrics"
 POLL_SECONDS = 0.1
-"""How long the port's end may take at most."""
+"""The longest that closing the port may take."""
 REQUEST_SECONDS = 10.0
-"""How long a caller may be silent."""
+"""How long a reader may send nothing."""
 
 log = logging.getLogger(__name__)
 
 
 class MetricsPort:
-    """Answers in threads, so that neither loading nor the event loop is in the way."""
+    """Answers in threads, so that neither loading nor the event loop delays it."""
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
         self.address = ""
@@ -30,7 +30,7 @@ class MetricsPort:
         self._server: _Server | None = None
 
     def open(self) -> None:
-        """Begins to answer. Raises StartupError if the port cannot be had."""
+        """Opens the port. Raises StartupError if that is not possible."""
         host = bracketed(self._host)
         try:
             self._server = _server_at(self._host, self._port, _Handler.factory(self._registry))
@@ -43,7 +43,7 @@ class MetricsPort:
         log.info("metrics on http://%s%s", self.address, PATH)
 
     def close(self) -> None:
-        """Answers no more. Does nothing if it is not open."""
+        """Closes the port. Does nothing if it is not open."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -65,15 +65,15 @@ class _Handler(MetricsHandler):
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
-    request_queue_size = 128  # of readers who wait to be taken
+    request_queue_size = 128  # connections that wait to be accepted
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A caller who leaves is no news."""
+        """Logs a reader who leaves at the debug level only, since that is normal."""
         log.debug("a reader of the metrics left", exc_info=True)
 
 
 def _server_at(host: str, port: int, handler: type) -> _Server:
-    """Of whichever family the address is."""
+    """Returns a server at the address, in IPv4 or IPv6."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = found[0]
 
