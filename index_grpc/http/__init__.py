@@ -1,1 +1,1 @@
-"""The second way in: the tutorial's form and OpenAI's over HTTP, with the same calls, engine and limits as gRPC."""
+"""The HTTP API: the tutorial's form and OpenAI's, with the same calls, engine and limits as gRPC."""

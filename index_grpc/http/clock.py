@@ -1,8 +1,8 @@
-"""The time as the tutorial writes it."""
+"""The time in the tutorial's format."""
 
 from datetime import datetime
 
 
 def clock_time() -> str:
-    """Now, where the server stands."""
+    """Returns the server's local time."""
     return datetime.now().strftime("%Y-%m-%d %H:%M:%S")

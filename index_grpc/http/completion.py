@@ -1,4 +1,4 @@
-"""Chunks of an answer as OpenAI's objects."""
+"""Turns chunks of an answer into OpenAI's objects."""
 
 from collections.abc import AsyncIterable, Iterable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ REASONS = {
     FinishReason.TIME_LIMIT: "length",
 }
 LEAST_LOGPROB = -9999.0
-"""JSON has no infinity; OpenAI says this instead."""
+"""Stands for minus infinity, which JSON lacks; OpenAI sends the same number."""
 
 DONE = b"[DONE]"
 
@@ -25,7 +25,7 @@ Object = dict[str, Any]
 
 
 class Completion:
-    """The words for one call's answer."""
+    """Makes the JSON of one call's answer."""
 
     def __init__(self, call: Call, model: ServedModel, *, tells_usage: bool) -> None:
         self._tells_usage = tells_usage
@@ -37,7 +37,7 @@ class Completion:
         }
 
     async def whole(self, chunks: AsyncIterable[Chunk]) -> Object:
-        """All chunks as one object, each taken in when it comes: all log-probabilities at once would hold others up."""
+        """Returns all chunks as one object. Adds each as it comes: all log-probabilities at once would delay others."""
         deltas, logprobs, finish = [], [], None
         async for chunk in chunks:
             deltas.append(chunk.delta)
@@ -53,7 +53,7 @@ class Completion:
         return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(finish)}
 
     def events(self, chunk: Chunk) -> list[bytes]:
-        """A chunk as events of a stream. The reason comes after all text, since some callers read no text beside it."""
+        """Returns a chunk as events. The finish reason has an event of its own: some clients read no text beside it."""
         events = []
         if chunk.start or chunk.delta or chunk.logprobs:
             role = {"role": "assistant"} if chunk.start else {}
@@ -75,7 +75,7 @@ class Completion:
 
 
 def usage(finish: Finish) -> Object:
-    """Tokens counted."""
+    """Returns the numbers of tokens."""
     return {
         "prompt_tokens": finish.prompt_tokens,
         "completion_tokens": finish.completion_tokens,
@@ -85,7 +85,7 @@ def usage(finish: Finish) -> Object:
 
 
 def fingerprint(model: ServedModel) -> str:
-    """Names all that the same seed's text may change with."""
+    """Returns a name for everything that may change the text of a seed."""
     return "-".join(filter(None, ["index-grpc", __version__, model.device, model.dtype, model.quantization]))
 
 

@@ -1,4 +1,4 @@
-"""The body of `POST /v1/chat/completions`: OpenAI's fields, and those of other servers of open models that we have."""
+"""The body of `POST /v1/chat/completions`: OpenAI's fields, and supported ones of other servers of open models."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -52,12 +52,12 @@ class MessageForm(Form):
 
     @property
     def text(self) -> str:
-        """The parts, a line each."""
+        """The text of all parts, each on a line of its own."""
         return "\n".join(part.text for part in self.content)
 
 
 class StreamOptions(Form):
-    """What a stream tells besides the text."""
+    """What a stream sends besides the text."""
 
     ignored = frozenset({"include_obfuscation"})
 
@@ -65,13 +65,13 @@ class StreamOptions(Form):
 
 
 class TextFormat(Form):
-    """The one form that answers can have."""
+    """The only response format that answers can have."""
 
     type: Literal["text"]
 
 
 class CompletionForm(Form):
-    """The body. What would change the answer and cannot be had is refused by name; hints and labels are ignored."""
+    """The body. Unsupported fields that would change the answer are refused by name; hints and labels are ignored."""
 
     ignored: ClassVar[frozenset[str]] = frozenset(
         {
@@ -111,11 +111,11 @@ class CompletionForm(Form):
 
     @classmethod
     def num_history(cls, num_turns: int) -> int:
-        """See Form. The last one is the prompt."""
+        """See Form. The last turn is the prompt."""
         return num_turns - 1
 
     def proto(self) -> pb.ChatRequest:
-        """The same request as gRPC's. Raises InvalidRequest if the messages are in no order that it can have."""
+        """Returns the same request for gRPC. Raises InvalidRequest if the order of the messages is not allowed."""
         self._check_order()
         *history, last = self.messages
         return pb.ChatRequest(
@@ -131,7 +131,7 @@ class CompletionForm(Form):
         )
 
     def name(self, field: str) -> str:
-        """What a field of that request is called here."""
+        """Returns this form's name for a field of gRPC's request."""
         if field == "prompt":
             return f"messages[{len(self.messages) - 1}].content"
         if field == "max_tokens" and self.max_completion_tokens is not None:

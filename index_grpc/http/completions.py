@@ -17,7 +17,7 @@ class Completions:
         self._answering = answering
 
     async def answer(self, exchange: Exchange) -> None:
-        """As the body asks for it."""
+        """Sends the answer, whole or as a stream, as the body asks."""
         call, backend = exchange.call, self._answering.ready()
         form = read(CompletionForm, exchange.body, backend.model)
         completion = Completion(call, backend.model, tells_usage=form.stream_options.include_usage)

@@ -1,4 +1,4 @@
-"""A path that is called: what every call over HTTP has in common."""
+"""The ASGI application of a path: what every call over HTTP has in common."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +19,7 @@ from index_grpc.server.listen import bracketed
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request that has come in whole, and where its response goes."""
+    """A request that has come whole, and where its response is sent."""
 
     call: Call
     body: bytes
@@ -30,11 +30,11 @@ class Exchange:
 Respond = Callable[[Exchange], Awaitable[None]]
 
 BODY_SECONDS = 60.0
-"""For the whole body, which holds a place of the caller's key meanwhile."""
+"""The time limit of the whole body: meanwhile the call counts as one of its key's open calls."""
 
 
 class Endpoint:
-    """An ASGI application: opens the call, has it answered while the caller is there, words what goes wrong."""
+    """An ASGI application: opens the call, has it answered while the caller is connected, and reports errors."""
 
     def __init__(
         self, calls: Calls, max_body_mib: int, path: str, answer: Respond, words: Words, *, is_chat: bool
@@ -65,7 +65,7 @@ class Endpoint:
             raise InvalidRequest(Violation("body", problem)) from None
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """All of it. Refused before it is read if it says that it is too large."""
+        """Returns the whole body. Refuses one that is too large, even before it is read if its length is announced."""
         announced = headers.get("content-length", "")
         self._refuse_too_large(int(announced) if announced.isascii() and announced.isdigit() else 0)
         parts, size, more = [], 0, True
@@ -86,7 +86,7 @@ class Endpoint:
     async def _tell(self, error: IndexGrpcError, call: Call, outlet: Outlet) -> None:
         problem = problem_of(error, call.id)
         told = self._words(problem)
-        if outlet.has_begun:  # only events can break off
+        if outlet.has_begun:  # only a stream of events can be broken off
             await outlet.send_events([to_json(told)], last=True)
         else:
             await outlet.send_json(told, problem.status, problem.headers)
@@ -105,7 +105,7 @@ def peer_of(client: tuple[str, int] | None) -> str:
 
 @asynccontextmanager
 async def _while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Cancels what goes on inside as soon as the caller leaves. Nothing else may receive meanwhile."""
+    """Cancels the task inside the block as soon as the caller leaves. Nothing else may call `receive` meanwhile."""
     inside = asyncio.current_task()
     assert inside is not None
     watching = asyncio.create_task(_disconnected(receive))

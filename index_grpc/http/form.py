@@ -1,4 +1,4 @@
-"""A body's JSON, read into a form: types here, the rules of values where gRPC has them."""
+"""Reads a body's JSON into a form. Types are checked here, values by the same rules as gRPC's."""
 
 import itertools
 import re
@@ -17,7 +17,7 @@ from index_grpc.server.status import quoted
 from index_grpc.server.validate import MOST_VIOLATIONS, refuse_too_many_messages
 
 MOST_PIECES = 100_000
-"""A message has about 7 of them."""
+"""The most strings, commas and opening brackets of a body. A message has about 7 of them."""
 PIECES = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,[{]', re.DOTALL)
 MOST_FIELDS = 100
 MOST_PATH_CHARACTERS = 100
@@ -26,12 +26,12 @@ UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 class Form(BaseModel):
-    """A JSON object. What is null or empty counts as absent; what is not known is refused by name."""
+    """A JSON object. Fields that are null, [] or {} count as absent; unknown fields are refused by name."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     ignored: ClassVar[frozenset[str]] = frozenset()
-    """Fields that may be there and change nothing."""
+    """Fields that are accepted and ignored."""
     conversation: ClassVar[str] = ""
     """The field that lists turns, if there is one."""
 
@@ -46,12 +46,12 @@ class Form(BaseModel):
 
     @classmethod
     def is_absent(cls, value: object) -> bool:
-        """Whether a field with this value might as well not be there."""
+        """Whether a field with this value counts as absent."""
         return value is None or value in ([], {})
 
     @classmethod
     def num_history(cls, num_turns: int) -> int:
-        """Messages before the prompt that so many turns make."""
+        """Returns how many messages before the prompt these turns make."""
         return num_turns
 
 
@@ -59,7 +59,7 @@ AnyForm = TypeVar("AnyForm", bound=Form)
 
 
 def read(form: type[AnyForm], body: bytes, model: ServedModel) -> AnyForm:
-    """The body as that form. Raises InvalidRequest with everything that is wrong, or PromptTooLong."""
+    """Returns the body as that form. Raises InvalidRequest with everything that is wrong, or PromptTooLong."""
     _refuse_crowded(body)
     try:
         values = from_json(body.removeprefix(BOM_UTF8))
@@ -79,7 +79,7 @@ def read(form: type[AnyForm], body: bytes, model: ServedModel) -> AnyForm:
 
 @contextmanager
 def naming(name: Callable[[str], str]) -> Iterator[None]:
-    """Names the fields of an InvalidRequest as the caller knows them."""
+    """Renames the fields in an InvalidRequest to those that the caller knows."""
     try:
         yield
     except InvalidRequest as error:
@@ -88,10 +88,10 @@ def naming(name: Callable[[str], str]) -> Iterator[None]:
 
 
 def _refuse_crowded(body: bytes) -> None:
-    """Millions of tiny values would take seconds to parse, and none of the server's other calls would go on."""
+    """Refuses a body of too many values: millions would take seconds to parse, and block all other calls meanwhile."""
     if sum(map(body.count, (b'"', b",", b"[", b"{"))) <= MOST_PIECES:
         return
-    pieces = PIECES.finditer(body)  # else it may be text that has many of these in it
+    pieces = PIECES.finditer(body)  # a string counts once, whatever is in it
     if next(itertools.islice(pieces, MOST_PIECES, None), None) is not None:
         problem = f"holds more than {MOST_PIECES} strings, commas and brackets; drop the oldest messages"
         raise InvalidRequest(Violation("body", problem))

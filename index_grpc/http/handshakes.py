@@ -1,4 +1,4 @@
-"""Encryption of the HTTP port: the event loop tells nobody of a connection before its handshake is done."""
+"""TLS of the HTTP port. It counts handshakes, since the event loop reports a connection only after its handshake."""
 
 import asyncio
 import ssl
@@ -9,15 +9,15 @@ from index_grpc.access.certificates import Certificates
 from index_grpc.access.files import Reloaded
 
 HANDSHAKE_SECONDS = 10.0
-"""After so long the event loop ends a connection whose handshake is not done: as on gRPC's port."""
+"""The event loop closes a connection whose handshake takes longer; gRPC's port has the same limit."""
 
 
 class Handshakes(ssl.SSLContext):
-    """The encryption of a port: each new connection is shown the certificate of the moment, if it may be one more."""
+    """The TLS context of a port. It shows each new connection the current certificate, or refuses one too many."""
 
     certificates: Reloaded[Certificates]
     may_begin: Callable[[int], bool]
-    """Whether one more connection may be, where so many are in their handshakes."""
+    """Whether one more connection is allowed while this many handshakes are going on."""
     _begun: "weakref.WeakSet[ssl.SSLObject]"
 
     def wrap_bio(
@@ -34,12 +34,12 @@ class Handshakes(ssl.SSLContext):
         newest = self.certificates.value.context
         encrypted = newest.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         self._begun.add(encrypted)
-        # The loop does not say when a handshake fails. It lets go of the object then; after this time it has.
+        # The loop does not report a failed handshake, but drops the object. After this time none can still be going on.
         asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self._forget, weakref.ref(encrypted))
         return encrypted
 
     def end(self, encrypted: ssl.SSLObject | None) -> None:
-        """A connection's handshake is over."""
+        """Stops counting a connection whose handshake has ended."""
         if encrypted is not None:
             self._begun.discard(encrypted)
 
@@ -48,7 +48,7 @@ class Handshakes(ssl.SSLContext):
 
     @classmethod
     def of(cls, certificates: Reloaded[Certificates], may_begin: Callable[[int], bool]) -> "Handshakes":
-        """For as many connections as come."""
+        """Returns the context for a port's certificates and limit."""
         context = cls(ssl.PROTOCOL_TLS_SERVER)
         context.certificates, context.may_begin = certificates, may_begin
         context._begun = weakref.WeakSet()

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: the one model, in OpenAI's form."""
+"""`GET /v1/models`: the served model, in OpenAI's form."""
 
 import time
 
@@ -9,17 +9,17 @@ from index_grpc.server.status import quoted
 
 
 class Models:
-    """Tells of the served model."""
+    """Describes the served model."""
 
     def __init__(self, answering: Answering) -> None:
         self._answering, self._created = answering, int(time.time())
 
     async def list(self, exchange: Exchange) -> None:
-        """All of them, which is one."""
+        """Sends the list of models, which holds one."""
         await exchange.outlet.send_json({"object": "list", "data": [self._described()]})
 
     async def one(self, exchange: Exchange) -> None:
-        """That of the name in the path. Raises ModelNotFound if that is another."""
+        """Sends the model of the name in the path. Raises ModelNotFound if that is not the served one."""
         described, name = self._described(), exchange.scope["path_params"]["name"]
         if name != described["id"]:
             served = str(described["id"])

@@ -17,17 +17,17 @@ from index_grpc.server.listen import bracketed, warn_of_strangers
 
 BACKLOG = 2048
 IDLE_SECONDS = 75
-"""How long a connection may be idle: longer than the pools of usual clients and balancers keep theirs."""
+"""How long a connection may be idle: longer than common clients and load balancers keep theirs."""
 KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 60, 20
-"""As gRPC's connections: after so long in silence the other end is asked whether it is there, and again."""
+"""As for gRPC's connections: after how long a silence TCP probes the other end, and how often it repeats that."""
 FLUSH_SECONDS = 2
-"""How long answers that are complete may take to be read before the port closes on them."""
+"""How long callers may take to read complete answers before the port closes."""
 
 log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Leaves signals to the process it runs in, and does not wait for handshakes for long."""
+    """A uvicorn server that leaves signals to its process, and limits the time of handshakes."""
 
     config: TimeoutConfig
 
@@ -50,17 +50,17 @@ class Server(uvicorn.Server):
         return TimeoutProtocol(self.config, self.server_state, self.lifespan.state)
 
     def may_begin(self, num_handshakes: int) -> bool:
-        """Whether one more connection may be, where so many are in their handshakes."""
+        """Whether one more connection is allowed while this many handshakes are going on."""
         return len(self.server_state.connections) + num_handshakes < most_http_connections()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
+        """Captures no signals."""
         yield
 
 
 class HttpPort:
-    """See ExtraPort."""
+    """The HTTP port. See ExtraPort."""
 
     def __init__(self, app: App) -> None:
         self.address = ""
@@ -84,17 +84,17 @@ class HttpPort:
         """See ExtraPort."""
         self._server.should_exit = True
         if self._serving is not None:
-            await asyncio.wait({self._serving})  # does not end it if this is itself cut short
+            await asyncio.wait({self._serving})  # does not cancel the task if this is cancelled itself
 
 
 def _config(app: App) -> TimeoutConfig:
     return TimeoutConfig(
         routes(app),
-        http=TimeoutProtocol,  # of h11, which bounds what it keeps of a head; httptools, hardly faster, does not
+        http=TimeoutProtocol,  # on h11, which limits the size of a head; httptools, hardly faster, does not
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="critical",  # calls have their line in our log; what uvicorn tells of callers who left is no news
+        log_level="critical",  # our log has a line for each call; uvicorn would only add callers who left
         access_log=False,
         proxy_headers=False,
         server_header=False,
@@ -104,7 +104,7 @@ def _config(app: App) -> TimeoutConfig:
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """Listens, on IPv4 too where the address is that of everywhere in IPv6."""
+    """Opens the listening socket. On the IPv6 address of all interfaces it takes IPv4 connections too."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(found)  # IPv4 first
@@ -118,10 +118,10 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 def _tune(listener: socket.socket) -> None:
-    """What is accepted inherits it."""
-    # Else a small write waits for the one before it to be acknowledged, 40 ms and more.
+    """Sets options that accepted connections inherit."""
+    # Otherwise a small write waits until the one before it is acknowledged, which takes 40 ms or more.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):  # not everywhere; else a caller who is gone is noticed after hours
+    if hasattr(socket, "TCP_KEEPIDLE"):  # not on all systems; by default a lost caller is noticed after hours
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""What orchestrators ask over HTTP: is this server ready, and is it alive? The words are those of gRPC's health."""
+"""Health checks over HTTP, for orchestrators: is this server ready, and alive? The statuses are those of gRPC."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ ALIVE_PATH = "/livez"
 
 
 def probes(app: App) -> list[Route]:
-    """Their routes. They are no calls: nothing is logged or counted."""
+    """Returns the routes of the probes. Requests to them are not calls: nothing is logged or counted."""
 
     def route(path: str, is_serving: Callable[[], bool]) -> Route:
         async def told(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP tells it: one table of status codes, two forms of words."""
+"""Errors as HTTP responses: one table of statuses, and two forms of the body."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,14 +24,14 @@ STATUSES = {
 """HTTP's status for each of gRPC's, as Google's APIs map them."""
 
 OPENAI_TYPES = {UNAUTHORIZED: "authentication_error", 429: "rate_limit_error"}
-"""OpenAI's word for a kind of problem; other 4xx are an invalid_request_error, the rest a server_error."""
+"""OpenAI's type of error for a status; other 4xx are an invalid_request_error, the rest a server_error."""
 OPENAI_CODES = {"PROMPT_TOO_LONG": "context_length_exceeded", "KEY_WRONG": "invalid_api_key"}
-"""OpenAI's own words that programs look for; the others are ours in lower case."""
+"""OpenAI's codes that programs look for; for other reasons the code is ours in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a caller is to be told."""
+    """An error as a caller is told of it."""
 
     status: int
     message: str
@@ -44,7 +44,7 @@ class Problem:
 
     @property
     def headers(self) -> dict[str, str]:
-        """How to come again, and when: in whole seconds for the standard, in milliseconds for OpenAI's clients."""
+        """Headers on how or when to try again: whole seconds by the standard, milliseconds for OpenAI's clients."""
         seconds = self.retry_after_seconds
         if seconds is None:
             return {"www-authenticate": "Bearer"} if self.status == UNAUTHORIZED else {}
@@ -55,7 +55,7 @@ Words = Callable[[Problem], dict[str, object]]
 
 
 def problem_of(error: errors.IndexGrpcError, request_id: str) -> Problem:
-    """The error in the sentences that gRPC would send."""
+    """Returns the error with gRPC's message for it, but with all violations of an invalid request."""
     too_large = isinstance(error, errors.MessageTooLarge)
     return Problem(
         status=TOO_LARGE if too_large else STATUSES[CODES[type(error)]],
@@ -68,7 +68,7 @@ def problem_of(error: errors.IndexGrpcError, request_id: str) -> Problem:
 
 
 def _all_of(error: errors.InvalidRequest) -> str:
-    """There is room for all violations, and no other place for them."""
+    """Returns all violations: a body has room for them, and no other place."""
     return "; ".join(f"{violation.field}: {violation.description}" for violation in error.violations)
 
 
@@ -79,7 +79,7 @@ def _field(error: errors.IndexGrpcError) -> str | None:
 
 
 def openai_words(problem: Problem) -> dict[str, object]:
-    """OpenAI's error object."""
+    """Returns OpenAI's error object."""
     kind = OPENAI_TYPES.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
     code = OPENAI_CODES.get(problem.reason, problem.reason.lower())
     told: dict[str, object] = {"message": problem.message, "type": kind, "param": problem.field, "code": code}
@@ -87,11 +87,11 @@ def openai_words(problem: Problem) -> dict[str, object]:
 
 
 def tutorial_words(problem: Problem) -> dict[str, object]:
-    """The tutorial has none of its own; these go with its answer."""
+    """Returns an error in the style of the tutorial's answer; the tutorial itself defines none."""
     told: dict[str, object] = {"status": problem.status, "message": problem.message, "reason": problem.reason}
     return told | {"time": clock_time()} | _metadata(problem)
 
 
 def _metadata(problem: Problem) -> dict[str, object]:
-    """As a member beside the form's own, if there is any: callers pass over members that they do not know."""
+    """Returns `metadata` as one more member of the form, if there is any: clients ignore members they do not know."""
     return {"metadata": problem.metadata} if problem.metadata else {}

@@ -1,4 +1,4 @@
-"""A response on its way out: whole, or as server-sent events."""
+"""Sends responses, whole or as server-sent events."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,13 +18,13 @@ EVENT_HEADERS = {
 
 
 def json_response(value: object, status: int, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Everything sent carries the request's id."""
+    """Returns a JSON response with the request's id in a header."""
     sent = {**(headers or {}), REQUEST_ID: request_id}
     return Response(to_json(value), status, sent, media_type="application/json")
 
 
 class Outlet:
-    """Where the one response to a request is sent."""
+    """Sends the one response to a request."""
 
     def __init__(self, request_id: str, send: Send) -> None:
         self._status: int | None = None
@@ -40,13 +40,13 @@ class Outlet:
         return problem_of(error, self._request_id).status if error and not self.has_begun else self._status
 
     async def send_json(self, value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        """The whole response."""
+        """Sends the whole response."""
         response = json_response(value, status, self._request_id, headers)
         await self._start(status, response.raw_headers)
         await self._send({"type": "http.response.body", "body": response.body})
 
     async def send_events(self, events: Sequence[bytes], *, last: bool = False) -> None:
-        """More of a response in events. The headers leave with the first of them."""
+        """Sends more of a response as events. The headers are sent with the first of them."""
         if not self.has_begun:
             headers = {**EVENT_HEADERS, REQUEST_ID: self._request_id}
             await self._start(200, [(name.encode(), value.encode()) for name, value in headers.items()])

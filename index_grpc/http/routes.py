@@ -1,4 +1,4 @@
-"""Which path is answered by whom."""
+"""The paths of the HTTP port and what answers them."""
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,7 +20,7 @@ OPENAI = "/v1"
 
 
 def routes(app: App) -> Starlette:
-    """The whole of what the port answers."""
+    """Returns the application with all paths of the port."""
     models = Models(app.answering)
 
     def call(method: str, path: str, answer: Respond, *, is_chat: bool = False) -> Route:
@@ -37,12 +37,12 @@ def routes(app: App) -> Starlette:
         ],
         exception_handlers={HTTPException: _stray},
     )
-    asgi.router.redirect_slashes = False  # few callers follow a redirect with their body
+    asgi.router.redirect_slashes = False  # few clients send a body again after a redirect
     return asgi
 
 
 async def _stray(request: Request, error: Exception) -> Response:
-    """No such path, or not with this method."""
+    """Returns the error for an unknown path, or for a method that a path does not have."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 405:

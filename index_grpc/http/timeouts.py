@@ -1,4 +1,4 @@
-"""How long a connection may say nothing, and how many there may be: uvicorn waits for ever, and takes all that come."""
+"""Limits of time and number for HTTP connections; uvicorn waits for ever and takes all that come."""
 
 import asyncio
 from typing import Any
@@ -11,23 +11,23 @@ from index_grpc.machine import most_connections
 from index_grpc.server.listen import HTTP_SHARE
 
 HEAD_SECONDS = 10.0
-"""For the head of a request, from the connection's beginning or from the head's: as gRPC's port has it."""
+"""The time limit of a request's head, from the start of the connection or of the head; gRPC's port has the same."""
 
 
 class TimeoutConfig(Config):
-    """That of a port whose connections are TimeoutProtocol's."""
+    """uvicorn's configuration of a port whose connections use TimeoutProtocol."""
 
     handshakes: Handshakes | None = None
-    """None where connections are in the clear."""
+    """None if connections are not encrypted."""
 
 
 def most_http_connections() -> int:
-    """How many there may be at once."""
+    """Returns how many HTTP connections may be open at once."""
     return most_connections() // HTTP_SHARE
 
 
 class TimeoutProtocol(H11Protocol):
-    """One connection. A class made of uvicorn's, which leaves no other way to say it."""
+    """One connection with these limits. A subclass, since uvicorn's settings cannot express them."""
 
     config: TimeoutConfig
     _deadline: asyncio.TimerHandle | None = None
@@ -59,7 +59,7 @@ class TimeoutProtocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
-        """From its first byte on; more of them win no time."""
+        """Starts the time limit of a head; later bytes do not extend it."""
         if self._deadline is None and self.timeout_keep_alive_task is None:
             self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 

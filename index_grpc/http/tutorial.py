@@ -1,4 +1,4 @@
-"""`POST /` as the usual tutorials serve a chat model: a prompt and pairs of earlier turns in, the answer whole."""
+"""`POST /` as common tutorials serve a chat model: a prompt and earlier turns in, the whole answer out."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ Pair = Annotated[tuple[StrictStr, StrictStr], Field(strict=False)]
 
 
 class TutorialForm(Form):
-    """The body. As in the tutorials, 0 and null mean the default, and what is not known is not looked at."""
+    """The body. As in the tutorials, 0 and null mean the default, and unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     conversation = "history"
@@ -39,7 +39,7 @@ class TutorialForm(Form):
         return 2 * num_turns
 
     def proto(self) -> pb.ChatRequest:
-        """The same request as gRPC's."""
+        """Returns the same request for gRPC."""
         roles = (pb.ROLE_USER, pb.ROLE_ASSISTANT)
         turns = [(role, text) for pair in self.history for role, text in zip(roles, pair, strict=True)]
         return pb.ChatRequest(
@@ -62,7 +62,7 @@ class Tutorial:
         self._answering = answering
 
     async def answer(self, exchange: Exchange) -> None:
-        """The whole answer, with the history ready to be sent back."""
+        """Sends the whole answer, with the history to send in the next request."""
         call, backend = exchange.call, self._answering.ready()
         form = read(TutorialForm, exchange.body, backend.model)
         with naming(_name), await self._answering.answer(form.proto(), call, backend, whole=True) as chunks:
