@@ -1,1 +1,1 @@
-"""Who may come in: certificates, keys and their limits. Knows nothing of gRPC."""
+"""Access control: certificates, API keys and their limits. It does not use gRPC."""

@@ -1,4 +1,4 @@
-"""The server's certificate: read, checked against its key and tried before anyone is shown it."""
+"""Reads the server's certificate, checks it against its key and tries it before it is used."""
 
 import logging
 import re
@@ -17,23 +17,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM, as gRPC takes it, and a context of the same, as Python does."""
+    """Certificate and key, as PEM for gRPC and as a context for Python."""
 
     chain: bytes
     key: bytes = field(repr=False)
     client_ca: bytes | None
-    """Whoever has no certificate that these have signed is kept out."""
+    """Callers need a certificate that is signed by one of these; None if they need none."""
     context: ssl.SSLContext = field(repr=False, compare=False)
     hosts: tuple[str, ...] = ()
-    """What callers may dial; empty if no caller will accept it."""
+    """The names and addresses that the certificate is for; empty if no caller will accept it."""
 
 
 class Encrypted(Exception):
-    """The key is locked with a password."""
+    """The private key is encrypted with a password."""
 
 
 def certificate_files(cert: Path, key: Path, client_ca: Path | None) -> Reloaded[Certificates]:
-    """The files' content, read again when they change. Raises StartupError if they cannot be used."""
+    """Returns the files' content, which is read again when they change. Raises StartupError if they cannot be used."""
     paths = [cert, key, *([client_ca] if client_ca else [])]
     return Reloaded(f"the certificate of {cert}", paths, lambda: _read(cert, key, client_ca))
 
@@ -42,7 +42,7 @@ def _read(cert: Path, key: Path, client_ca: Path | None) -> Certificates:
     chain, secret = content(CERT, cert), content(KEY, key)
     caller = _trusting(CERT, cert, chain)
     server = _presenting(cert, key)
-    if (chain, secret) != (content(CERT, cert), content(KEY, key)):  # what was tried is not what would be used
+    if (chain, secret) != (content(CERT, cert), content(KEY, key)):  # else what was tried is not what was read
         raise StartupError(f"{CERT} {cert} or {KEY} {key} is just being written")
     try:
         names = hosts(shake_hands(server, caller))
@@ -54,7 +54,7 @@ def _read(cert: Path, key: Path, client_ca: Path | None) -> Certificates:
 
 
 def _demanded(server: ssl.SSLContext, client_ca: Path | None) -> bytes | None:
-    """The certificates that callers' own must be signed by; from now on the server asks for such."""
+    """Makes the server require callers' certificates. Returns those that must have signed them; None without a file."""
     if client_ca is None:
         return None
     authorities = content(CLIENT_CA, client_ca)
@@ -65,7 +65,7 @@ def _demanded(server: ssl.SSLContext, client_ca: Path | None) -> bytes | None:
 
 
 def _trusting(flag: str, path: Path, pem: bytes) -> ssl.SSLContext:
-    """The caller's side, which trusts nothing but the certificates in this PEM."""
+    """Returns the caller's context, which trusts only the certificates in this PEM. Raises StartupError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -77,12 +77,15 @@ def _trusting(flag: str, path: Path, pem: bytes) -> ssl.SSLContext:
 
 
 def _in_ascii(pem: bytes) -> str:
-    """All that Python takes. What is not stands in comments between the blocks, or breaks a block, as ? does too."""
+    """Returns the PEM with ? for every byte that is not ASCII, since Python takes only ASCII.
+
+    Such bytes stand in comments between the blocks, or break a block, as ? does too.
+    """
     return re.sub(rb"[\x80-\xff]", b"?", pem).decode("ascii")
 
 
 def _presenting(cert: Path, key: Path) -> ssl.SSLContext:
-    """The server's side."""
+    """Returns the server's context. Raises StartupError if certificate and key cannot be used."""
 
     def no_password() -> str:
         raise Encrypted

@@ -30,7 +30,7 @@ def new(
     max_concurrent: int | None,
     expires: datetime | None,
 ) -> None:
-    """Print a new key for the caller NAME, once.
+    """Print a new API key for the caller NAME. It cannot be printed again.
 
     The server's file holds only its hash.
 
@@ -38,7 +38,7 @@ def new(
     Example:
       index-grpc keys new alice --file keys.toml --requests-per-minute 60
     """
-    from index_grpc.access.entry import add, entry  # pydantic takes its time
+    from index_grpc.access.entry import add, entry  # pydantic is slow to import
     from index_grpc.access.keys import new_key
 
     if expires and expires <= datetime.now():

@@ -1,4 +1,4 @@
-"""A new key's lines in a file of keys."""
+"""Makes the lines of a new key in a file of API keys."""
 
 import os
 import re
@@ -10,11 +10,11 @@ from index_grpc.access.keys import FLAG, NAME, fingerprint, parse_keys
 from index_grpc.errors import StartupError
 
 MODE = 0o600
-"""Of a file that is made; one that is there keeps its own."""
+"""The permissions of a new file; an existing one keeps its own."""
 
 
 def entry(name: str, key: str, **settings: float | date | None) -> str:
-    """The lines for a key; settings that are None are left out. Raises StartupError if a server would not take them."""
+    """Returns a key's lines, without settings that are None. Raises StartupError if a server would refuse them."""
     if not re.fullmatch(NAME, name):
         raise StartupError(f"NAME is {name!r}; allowed are letters, digits, _ and -, at most 64 of them")
     lines = [f"[keys.{name}]", f'hash = "{fingerprint(key)}"']
@@ -25,7 +25,7 @@ def entry(name: str, key: str, **settings: float | date | None) -> str:
 
 
 def add(text: str, path: Path) -> None:
-    """Appends an entry in one write, so that no server reads half of it. Raises StartupError and changes nothing."""
+    """Appends an entry in one write, so that no server reads half of it. Changes nothing if it raises StartupError."""
     before = content(FLAG, path) if path.exists() else b""
     heading = text.partition("\n")[0]
     if heading.encode() in before.splitlines():

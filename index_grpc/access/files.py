@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from index_grpc.errors import StartupError
 
 CHECK_SECONDS = 1.0
-"""How often files are looked at."""
+"""How often files are checked for changes."""
 
 Value = TypeVar("Value")
 Stamp = tuple[int, ...] | None
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class Reloaded(Generic[Value]):
-    """What some files hold, read again when they change. New files that are broken are told of once and change nothing.
+    """The content of files, read again when they change. If new files are broken, it logs that and keeps the old.
 
-    Kubernetes does not write into files but turns symbolic links to others: their number changes, not always their age.
+    Kubernetes writes no files but changes symbolic links to others: the inode changes, the time of change not always.
     """
 
     def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], Value]) -> None:
-        """Reads them. Raises StartupError as `read` does."""
+        """Reads the files. Raises StartupError if `read` does."""
         self._what, self._paths, self._read = what, paths, read
         self._stamps = self._looks()  # before reading, so that a change meanwhile is seen the next time
         self.value = read()
@@ -49,7 +49,7 @@ class Reloaded(Generic[Value]):
 
 
 async def keep_fresh(everything: Sequence[Reloaded[Value]]) -> None:
-    """Looks at files for ever, in a thread, since a disk may be slow."""
+    """Checks the files for changes for ever, in a thread, since a disk may be slow."""
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         for files in everything:
@@ -60,7 +60,7 @@ async def keep_fresh(everything: Sequence[Reloaded[Value]]) -> None:
 
 
 def content(flag: str, path: Path) -> bytes:
-    """The file's bytes. Raises StartupError, which names the flag."""
+    """Returns the file's bytes. Raises StartupError, which names the flag, if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The gate: every call says who it is, and is let in, or not."""
+"""The gate: it identifies the caller of each call by an API key, and admits the call or refuses it."""
 
 import time
 from collections import defaultdict
@@ -15,7 +15,7 @@ HOW = "send the header authorization: Bearer KEY"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a call, and with which key; without one, where none is asked for."""
+    """The name and the key of a call's caller; the key is None if the server asks for none."""
 
     name: str
     key: Key | None
@@ -25,9 +25,9 @@ SOMEONE = Caller("", None)
 
 
 class Gate:
-    """Knows callers by their keys. Without keys everyone comes in, and has no name. Used from one event loop.
+    """Identifies callers by their keys. Without keys it admits all callers, without a name. Used from one event loop.
 
-    What a name has used is kept when the file of keys is replaced.
+    The usage of a name is kept when the file of keys is replaced.
     """
 
     def __init__(self, keys: Reloaded[Keys] | None = None, clock: Clock = time.monotonic) -> None:
@@ -35,11 +35,11 @@ class Gate:
         self._usage: defaultdict[str, KeyUsage] = defaultdict(lambda: KeyUsage(clock))
 
     def caller(self, authorization: str) -> Caller:
-        """Who brings this header. Raises Unauthenticated if that is not to be found out."""
+        """Returns the caller who sent this header. Raises Unauthenticated if its key is missing, wrong or expired."""
         return SOMEONE if self._keys is None else _known(self._keys.value, authorization)
 
     def counted(self, caller: Caller) -> AbstractContextManager[None]:
-        """Counts a call for as long as it is open. Raises RateLimited if it is one too many."""
+        """Counts a call for as long as it is open. Raises RateLimited if the key's limits do not allow it."""
         if caller.key is None:
             return nullcontext()
         return self._usage[caller.name].of_one_call(caller.name, caller.key)

@@ -1,4 +1,4 @@
-"""A TLS handshake with oneself, in memory: what a caller would say to a certificate."""
+"""A TLS handshake in memory, which tests whether a caller would accept a certificate."""
 
 import ipaddress
 import ssl
@@ -6,11 +6,11 @@ from contextlib import suppress
 from typing import Any
 
 MOST_FLIGHTS = 8
-"""Messages there and back; three suffice."""
+"""The most round trips of the handshake; three are enough."""
 
 
 def shake_hands(server: ssl.SSLContext, caller: ssl.SSLContext) -> dict[str, Any]:
-    """The server's certificate as the caller has verified it. Raises ssl.SSLError if it has not."""
+    """Returns the server's certificate as the caller has verified it. Raises ssl.SSLError if the caller refuses it."""
     to_server, to_caller = ssl.MemoryBIO(), ssl.MemoryBIO()
     calling = caller.wrap_bio(to_caller, to_server)
     answering = server.wrap_bio(to_server, to_caller, server_side=True)
@@ -25,7 +25,7 @@ def shake_hands(server: ssl.SSLContext, caller: ssl.SSLContext) -> dict[str, Any
 
 
 def hosts(certificate: dict[str, Any]) -> tuple[str, ...]:
-    """The names and addresses that the certificate is for, without patterns."""
+    """Returns the names and addresses that the certificate is for, without wildcards."""
     named = certificate.get("subjectAltName", ())
     names = [name for kind, name in named if kind == "DNS" and "*" not in name]
     return (*names, *(str(ipaddress.ip_address(name)) for kind, name in named if kind == "IP Address"))

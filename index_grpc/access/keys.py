@@ -1,4 +1,4 @@
-"""The file of API keys: names, hashes and limits; the keys themselves stand nowhere."""
+"""The file of API keys: their names, hashes and limits. The keys themselves are stored nowhere."""
 
 import hashlib
 import hmac
@@ -18,7 +18,7 @@ from index_grpc.errors import StartupError
 
 FLAG = "--api-keys-file"
 PREFIX = "igrpc_"
-"""Lets programs that look for leaked secrets know one when they see it."""
+"""Lets programs that look for leaked secrets recognise a key."""
 KEY_BYTES = 32
 NAME = r"[A-Za-z0-9_-]{1,64}"
 
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 
 def new_key() -> str:
-    """A key that nobody can guess: 256 random bits."""
+    """Returns a key that nobody can guess: 256 random bits."""
     return PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def fingerprint(key: str) -> str:
-    """A key's hash as the file holds it.
+    """Returns a key's hash as the file holds it.
 
-    A fast one: slow hashes protect passwords, which can be guessed; of 2**256 keys none is found by trying.
+    A fast hash is enough: slow ones protect passwords, which can be guessed, but nobody can try 2**256 keys.
     """
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
@@ -47,11 +47,11 @@ class Key(BaseModel):
     requests_per_minute: float | None = Field(None, ge=0.001, le=1_000_000)
     max_concurrent: int | None = Field(None, ge=1, le=100_000)
     expires: Annotated[datetime | None, AfterValidator(lambda instant: _in_utc(instant))] = None
-    """A date alone is the beginning of that day; what names no time zone is in UTC."""
+    """A date alone means the beginning of that day; without a time zone it is in UTC."""
 
     @property
     def has_expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether the key has expired."""
         return self.expires is not None and self.expires <= datetime.now(UTC)
 
 
@@ -72,7 +72,7 @@ class Keys(BaseModel):
         return self
 
     def find(self, presented: str) -> tuple[str, Key] | None:
-        """The key with its name, if it is one of these. How long it takes tells neither which nor how close it came."""
+        """Returns the name and key that match, if any. Its duration reveals neither which nor how close a match was."""
         given, found = fingerprint(presented), None
         for name, key in self.keys.items():
             if hmac.compare_digest(key.hash, given):
@@ -81,12 +81,12 @@ class Keys(BaseModel):
 
 
 def key_file(path: Path) -> Reloaded[Keys]:
-    """The file's keys, read again when it changes. Raises StartupError if it cannot be used."""
+    """Returns the file's keys, which are read again when it changes. Raises StartupError if it cannot be used."""
     return Reloaded(f"the API keys of {path}", [path], lambda: read_keys(path))
 
 
 def read_keys(path: Path) -> Keys:
-    """Raises StartupError with the line or the name of what is wrong."""
+    """Reads a file of keys. Raises StartupError with the line or the name of what is wrong."""
     found = parse_keys(f"{FLAG} {path}", content(FLAG, path))
     if path.stat().st_mode & stat.S_IWOTH:
         log.warning("%s %s can be written by everyone, who can so let themselves in; chmod 600 it", FLAG, path)
@@ -94,7 +94,7 @@ def read_keys(path: Path) -> Keys:
 
 
 def parse_keys(place: str, toml: bytes) -> Keys:
-    """Raises StartupError, which names the place."""
+    """Parses a file of keys. Raises StartupError, which names the place."""
     try:
         return Keys.model_validate(tomllib.loads(toml.decode()))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""How much one key may ask for: requests in a minute, calls at a time."""
+"""The limits of one key: requests in a minute, and calls at a time."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,19 +10,19 @@ from index_grpc.errors import RateLimited
 Clock = Callable[[], float]
 
 ENOUGH = 1 - 1e-6
-"""Of a request, so that nobody is refused over a rounding error who came back at the instant he was told."""
+"""This part of a request is enough to admit a call: a caller who waits exactly as told is not refused by rounding."""
 NEXT_PLACE_SECONDS = 1.0
-"""When to come again if only the end of a call can make room: nobody knows how long it takes."""
+"""When to come again if only the end of another call can make room: nobody knows how long that takes."""
 
 
 class Bucket:
-    """Holds a minute's requests, fills steadily and begins full."""
+    """A token bucket: it holds a minute's requests, refills steadily and begins full."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._filled_at, self._requests = clock, clock(), math.inf
 
     def take(self, per_minute: float) -> float:
-        """Takes a request; where there is none, returns in how many seconds there will be."""
+        """Takes a request and returns 0; if there is none, returns in how many seconds there will be one."""
         now = self._clock()
         gained = (now - self._filled_at) * per_minute / 60
         self._requests, self._filled_at = min(max(1.0, per_minute), self._requests + gained), now
@@ -33,7 +33,7 @@ class Bucket:
 
 
 class KeyUsage:
-    """What a key has open and what it has asked for lately."""
+    """A key's open calls and its recent requests."""
 
     def __init__(self, clock: Clock) -> None:
         self.num_open = 0
@@ -41,7 +41,7 @@ class KeyUsage:
 
     @contextmanager
     def of_one_call(self, name: str, key: Key) -> Iterator[None]:
-        """Counts a call as long as it is open. Raises RateLimited if it is one too many."""
+        """Counts a call for as long as it is open. Raises RateLimited if the key's limits do not allow it."""
         if key.max_concurrent is not None and self.num_open >= key.max_concurrent:
             limit = f"key {name} has as many calls open as it may at a time, {key.max_concurrent}"
             told = f"{limit}; wait for one to end"
