@@ -1,1 +1,1 @@
-"""Strings to token ids and back."""
+"""Turns text into token ids and back."""

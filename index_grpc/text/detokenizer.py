@@ -1,4 +1,4 @@
-"""Token ids back to text, as they come."""
+"""The detokenizer: turns token ids into text as they come."""
 
 import codecs
 
@@ -8,18 +8,18 @@ from index_grpc.text.tokenizer import Tokenizer
 class Detokenizer:
     """Turns one answer's ids into whole characters, just as SentencePiece would decode those ids alone.
 
-    A character may be spread over several byte tokens: it comes with its last one. Bytes that cannot become a character
-    are dropped, and so is the beginning of a character that never came to its end.
+    A character may be spread over several byte tokens: it comes with the last of them. Bytes that cannot become a
+    character are dropped, and so is the beginning of a character that is never completed.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._begun = b""
-        """The beginning of a character."""
+        """The bytes of a character that is not complete yet."""
         self._at_start = tokenizer.spaces_dropped_at_start != 0
 
     def push(self, token_id: int) -> str:
-        """The characters that this token completes."""
+        """Returns the characters that this token completes."""
         data = self._tokenizer.token_bytes(token_id)
         if self._at_start and data:
             data = self._without_opening_space(token_id, data)

@@ -1,14 +1,14 @@
-"""Finding stop strings in text that comes in pieces."""
+"""Finds stop strings in text that comes in pieces."""
 
 from collections.abc import Iterable
 
 
 class StopMatcher:
-    """Lets text through up to the first stop string; how the text is cut into pieces makes no difference.
+    """Passes text on up to the first stop string; how the text is cut into pieces makes no difference.
 
-    The stop string that ends first wins, among those the longest. What could still become one is held back, and nothing
-    more. Each stop string is followed by the method of Knuth, Morris and Pratt, so a character costs the same however
-    long the text is.
+    The stop string that ends first wins; if several end at one place, the longest. Only text that may become a stop
+    string is held back. Each stop string is found by the Knuth-Morris-Pratt algorithm, so a character costs the same
+    however long the text is.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
@@ -18,7 +18,7 @@ class StopMatcher:
         self._matched: str | None = None
 
     def push(self, text: str) -> tuple[str, str | None]:
-        """The text that may be sent now, and the stop string once one has been found; no text comes after it."""
+        """Returns the text that may be sent now, and the stop string once one is found; no text comes after it."""
         if not self._progress:
             return text, None
         if self._matched is not None:
@@ -34,13 +34,13 @@ class StopMatcher:
         return held[:ready], None
 
     def flush(self) -> str:
-        """What was held back, once no more text will come."""
+        """Returns the text that was held back. Call it when no more text will come."""
         held, self._held = self._held, ""
         return held
 
 
 class _Progress:
-    """How much of one stop string the text so far ends with: `length` characters."""
+    """The match of one stop string: the text so far ends with its first `length` characters."""
 
     def __init__(self, stop: str) -> None:
         if not stop:
@@ -50,7 +50,7 @@ class _Progress:
         self._borders = _borders(stop)
 
     def advance(self, character: str) -> bool:
-        """Takes in the next character; true if the stop string ends with it."""
+        """Takes the next character. Returns whether it completes the stop string."""
         while self.length and self.stop[self.length] != character:
             self.length = self._borders[self.length - 1]
         self.length += self.stop[self.length] == character
@@ -58,7 +58,7 @@ class _Progress:
 
 
 def _borders(stop: str) -> list[int]:
-    """For each beginning of `stop`, the length of the longest shorter beginning that it also ends with."""
+    """Returns, for each prefix of `stop`, the length of its longest proper prefix that is also its suffix."""
     borders, length = [0], 0
     for character in stop[1:]:
         while length and stop[length] != character:

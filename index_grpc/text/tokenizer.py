@@ -19,14 +19,14 @@ SPACE = "▁"
 
 LONGEST_CHARACTER_BYTES = 4
 
-# Protobuf merges this in when it follows a model: field 3 (normalizer_spec) with its field 3 (add_dummy_prefix) 0.
+# Protobuf merges this into a model before it: field 3 (normalizer_spec) with its field 3 (add_dummy_prefix) 0.
 WITHOUT_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
 
 GIT_LFS_POINTER = b"version https://git-lfs"
 
 
 class Tokenizer:
-    """Text to ids and ids to bytes. Follows the model's own flags for normalising and for leading spaces."""
+    """Turns text into ids and ids into bytes. Follows the model's own flags for normalising and for leading spaces."""
 
     def __init__(self, model: bytes) -> None:
         """`model` is the content of a `tokenizer.model`. Raises RuntimeError or ValueError where it is not one."""
@@ -66,7 +66,7 @@ class Tokenizer:
             raise CheckpointError(f"{path}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one message's text, none of them below NUM_CONTROL_IDS.
+        """Returns the ids of one message's text, none of them below NUM_CONTROL_IDS.
 
         A literal such as `reserved_1` is cut so that it encodes as ordinary pieces; a character that the model cannot
         encode becomes a question mark.
@@ -80,13 +80,13 @@ class Tokenizer:
         return ids
 
     def fewest_tokens(self, text: str) -> int:
-        """A lower bound of `len(encode(text))`, at a small part of its cost."""
+        """Returns a lower bound of `len(encode(text))`, at a small part of its cost."""
         if not self._keeps_text:
             text = self._processor.normalize(_without_surrogates(text))
         return -(-len(text.encode("utf-8", "replace")) // max(self.max_piece_bytes, LONGEST_CHARACTER_BYTES))
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What a token stands for in UTF-8; empty for control ids and for ids past the vocabulary."""
+        """Returns the bytes of a token, in UTF-8; empty for control ids and for ids past the vocabulary."""
         return self._bytes[token_id] if 0 <= token_id < self.vocab_size else b""
 
     def is_byte(self, token_id: int) -> bool:
@@ -122,7 +122,7 @@ def _check_markers(processor: SentencePieceProcessor) -> None:
 
 
 def _control_literals(processor: SentencePieceProcessor) -> re.Pattern[str] | None:
-    """Finds the texts that the model itself may turn into ids below NUM_CONTROL_IDS, overlaps included.
+    """Returns a pattern of texts that the model itself may turn into ids below NUM_CONTROL_IDS, overlaps included.
 
     A control or unknown piece never comes from text; a user-defined piece does.
     """
@@ -132,7 +132,7 @@ def _control_literals(processor: SentencePieceProcessor) -> re.Pattern[str] | No
 
 
 def _cut(literals: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
-    """Parts of the text with where they start, cut behind the first character of every literal."""
+    """Yields parts of the text with where they start, cut after the first character of every literal."""
     start = 0
     for match in literals.finditer(text):
         yield start, text[start : match.start() + 1]
@@ -141,7 +141,7 @@ def _cut(literals: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
 
 
 def _spaces_dropped_at_start(processor: SentencePieceProcessor, pieces: list[str]) -> int | None:
-    """How many of a text's leading space pieces the model's own decoding drops: 0, 1, or None for all."""
+    """Returns how many of a text's leading space pieces the model's own decoding drops: 0, 1, or None for all."""
     opening = next((i for i, p in enumerate(pieces) if i >= NUM_CONTROL_IDS and p.startswith(SPACE)), None)
     if opening is None or processor.decode([opening]) == pieces[opening].replace(SPACE, " "):
         return 0
@@ -150,12 +150,12 @@ def _spaces_dropped_at_start(processor: SentencePieceProcessor, pieces: list[str
 
 
 def _keeps_text(processor: SentencePieceProcessor) -> bool:
-    """Whether normalising only respells spaces, tried on the characters of Unicode's first plane and runs of spaces."""
+    """Whether normalising changes only spaces; tried on the characters of Unicode's first plane and runs of spaces."""
     text = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x10000)])) + "  a  "
     normalized: str = processor.normalize(text)
     return normalized.removeprefix(SPACE) == text.replace(" ", SPACE)
 
 
 def _without_surrogates(text: str) -> str:
-    """The text with a question mark for each half of a surrogate pair, which UTF-8 cannot hold."""
+    """Returns the text with a question mark for each half of a surrogate pair, which UTF-8 cannot hold."""
     return text.encode("utf-8", "replace").decode()
