@@ -1,4 +1,4 @@
-"""The server's settings: one frozen class that flags, environment and file fill, made of a class for each topic."""
+"""The server's settings: one frozen class, filled from flags, environment and file, with a base class per topic."""
 
 from typing import Self
 
@@ -19,13 +19,13 @@ TOPICS: dict[str, type[Topic]] = {
     "Stopping": Stopping,
     "Observing": Observing,
 }
-"""How the settings are grouped where people read them."""
+"""How the settings are grouped for people who read them."""
 
 
 class ServeSettings(Observing, Stopping, Queue, Computing, Access, Listening, ModelChoice):
-    """What `index-grpc serve` can be told. Each field is a flag, a variable INDEX_GRPC_<NAME> and a key of the file.
+    """The settings of `index-grpc serve`. Each field is a flag, a variable INDEX_GRPC_<NAME> and a key of the file.
 
-    The last of its bases comes first where fields are listed.
+    Fields are listed from the last base class to the first.
     """
 
     @model_validator(mode="after")

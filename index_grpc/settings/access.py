@@ -1,4 +1,4 @@
-"""Who may come in."""
+"""The settings of access control."""
 
 from pathlib import Path
 from typing import Self

@@ -1,4 +1,4 @@
-"""What is computed, where, and for how many."""
+"""The settings of the model, the engine and the queue."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -13,7 +13,7 @@ DEFAULT_REPOSITORY = "IndexTeam/Index-1.9B-Chat"
 
 
 class ModelChoice(Topic):
-    """Which model."""
+    """The model to serve."""
 
     model: str = Field(
         DEFAULT_MODEL,
@@ -30,7 +30,7 @@ def _known_device(name: str) -> str:
 
 
 class Computing(Topic):
-    """The engine's device, memory and patience."""
+    """The engine's device, its memory and its time limit."""
 
     device: Annotated[str, AfterValidator(_known_device)] = Field(
         "auto", description="Where to compute: auto (cuda if there is one), cpu, cuda or cuda:N."
@@ -80,7 +80,7 @@ class Computing(Topic):
 
 
 class Queue(Topic):
-    """How many run and wait."""
+    """How many calls run and wait."""
 
     max_sequences: int | None = Field(
         None, ge=1, le=1024, description="Calls computed at the same time. Default: 32, on cuda 128."

@@ -1,4 +1,4 @@
-"""Where callers find the server, and how messages and connections are dealt with."""
+"""The settings of addresses, messages and connections."""
 
 from pathlib import Path
 from typing import Annotated, Self

@@ -1,4 +1,4 @@
-"""How the server stops, and what it shows of itself."""
+"""The settings of the server's stop, and of its metrics, traces and logs."""
 
 from typing import Literal, Self
 

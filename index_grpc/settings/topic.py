@@ -1,17 +1,17 @@
-"""What all topics of the settings have in common."""
+"""The base class of all topics of the settings."""
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
 
 class Topic(BaseModel):
-    """Settings that people read together."""
+    """Settings of one topic."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def refuse(*rules: tuple[object, str]) -> None:
-    """Raises for the first rule that is broken, each with what is to be said then."""
+    """Raises an error for the first rule that is broken. A rule is a pair: whether it is broken, and the message."""
     for is_broken, problem in rules:
         if is_broken:
             raise PydanticCustomError("together", "{problem}", {"problem": problem})
