@@ -1,1 +1,1 @@
-"""Where the server's settings come from: flags, before the environment, before a file, before the defaults."""
+"""The sources of the settings: flags override the environment, which overrides a file, which overrides the defaults."""

@@ -19,11 +19,11 @@ class Origin:
 
     kind: Literal["flag", "environment", "file", "default"]
     written_as: str
-    """What its writer called it: `--port`, `INDEX_GRPC_PORT`, `serve.toml: port`."""
+    """The setting's name at that place: `--port`, `INDEX_GRPC_PORT`, `serve.toml: port`."""
 
 
 def effective_settings(ctx: click.Context) -> ServeSettings:
-    """What flags, environment, file and defaults say together. Raises UsageError for the first that is wrong."""
+    """Returns the settings from flags, environment, file and defaults. Raises UsageError for the first wrong one."""
     refuse_unknown_variables(os.environ)
     refuse_empty_locks(os.environ)
     try:
@@ -37,7 +37,7 @@ def effective_settings(ctx: click.Context) -> ServeSettings:
 
 
 def origin(ctx: click.Context, name: str) -> Origin:
-    """Where the setting's value came from."""
+    """Returns where the setting's value came from."""
     match ctx.get_parameter_source(name):
         case ParameterSource.COMMANDLINE:
             return Origin("flag", f"--{name.replace('_', '-')}")

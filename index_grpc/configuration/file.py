@@ -1,4 +1,4 @@
-"""Settings in a TOML file, read and written."""
+"""Reads and writes settings as a TOML file."""
 
 import json
 import tomllib
@@ -14,7 +14,7 @@ from index_grpc.settings import TOPICS, ServeSettings
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What the file sets, by name. Raises UsageError that names the file, and key and value if one of them is wrong."""
+    """Returns the file's settings by name. Raises UsageError with the file's name, and a wrong key and value."""
     try:
         values = tomllib.loads(path.read_text("utf-8"))
         for name, value in values.items():
@@ -27,7 +27,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, name: str, value: object) -> None:
-    """A file has types, so the text "64" is no number in it."""
+    """Raises UsageError for a wrong name or value. A file has types, so the text "64" is no number in it."""
     field = ServeSettings.model_fields.get(name)
     if field is None:
         raise click.UsageError(f"{path}: {name} is no setting; {closest(name, ServeSettings.model_fields)}")
@@ -38,7 +38,7 @@ def _check(path: Path, name: str, value: object) -> None:
 
 
 def as_toml(settings: ServeSettings, origins: Mapping[str, str]) -> str:
-    """The settings by topic, each with its origin as a comment; `read_settings` takes it."""
+    """Returns the settings by topic, each with its origin as a comment, for `read_settings`."""
     lines = []
     for title, topic in TOPICS.items():
         lines += ["", f"# {title}"]
@@ -53,5 +53,5 @@ def _line(name: str, value: object) -> str:
 
 
 def _toml(value: object) -> str:
-    """Values are written as in JSON, but that JSON lets one control character stand."""
+    """Returns a value as in JSON, which is valid TOML except for one control character that JSON leaves as it is."""
     return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")

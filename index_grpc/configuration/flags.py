@@ -18,13 +18,13 @@ class SettingOption(click.Option):
     """An option that Kubernetes cannot set by accident."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """The variable's value, unless it is one that stands beside a Service of our name."""
+        """Returns the variable's value, unless Kubernetes has set it for a Service with our name."""
         value = super().resolve_envvar_value(ctx)
         return None if self.envvar and value and is_of_kubernetes(str(self.envvar), value) else value
 
 
 class CommandByTopic(click.Command):
-    """Its help shows the settings under their topics."""
+    """A command whose help groups the settings by topic."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Called by click."""
