@@ -15,7 +15,7 @@ from index_grpc.settings.computing import DEFAULT_REPOSITORY
 def download(model: str, revision: str | None, output: Path | None) -> None:
     """Fetch MODEL from the hub, check it and print its directory.
 
-    MODEL is a hub id; the default is IndexTeam/Index-1.9B-Chat. An interrupted download goes on where it stopped. The
+    MODEL is a hub id; the default is IndexTeam/Index-1.9B-Chat. An interrupted download continues where it stopped. The
     environment variable HF_ENDPOINT names a mirror.
     """
     from index_grpc.loading.checkpoint import download as fetch  # slow to import

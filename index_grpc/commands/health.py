@@ -18,7 +18,7 @@ HOST_AND_PORT = re.compile(r"(dns:(///)?)?(\[[^\[\]]+\]|[^:\[\]\s/]+):(?P<port>[
 UNIX_PATH = re.compile("unix(-abstract)?:.+")
 SERVING, SERVICE_UNKNOWN, NOT_SERVING_EXIT_CODE = "SERVING", "SERVICE_UNKNOWN", 1
 
-# The codes are index-client's.
+# index-client uses the same codes.
 EPILOG = """\b
 Exit codes:
   0  the service is serving
@@ -74,7 +74,7 @@ def health(
     api_key: str | None,
     **where: Any,  # noqa: ANN401 - the arguments of _channel
 ) -> None:
-    """Print whether a server is SERVING; exit 0 only then.
+    """Print whether a server is SERVING. The exit code is 0 only then.
 
     \b
     Examples:
@@ -84,7 +84,7 @@ def health(
     """
     if math.isnan(timeout):
         raise click.UsageError("--timeout is nan, which is no number")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported, or it comments on each connection
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported, otherwise it logs each connection
     with _channel(**where) as channel:
         status = _status(channel, where["address"], service, timeout, api_key)
     click.echo(status)
@@ -101,7 +101,7 @@ def _channel(
         raise click.UsageError("--server-name goes with --tls, --ca or --cert; add one")
     import grpc
 
-    # A proxy is there for the download of a model, not for a server beside the probe.
+    # A proxy is meant for downloading models, not for a server beside the probe.
     options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
     if not (tls or ca or cert):
         return grpc.insecure_channel(address, options)
@@ -112,9 +112,9 @@ def _channel(
 
 
 def _require_address(address: str) -> None:
-    """Instead of an invalid port gRPC would dial another one, and ask a stranger.
+    """Raises UsageError for an invalid address: gRPC would replace an invalid port and ask another server.
 
-    Our client has a rule of its own, whose import every probe would pay for.
+    index-client has a rule of its own, but importing it would slow down every probe.
     """
     found = HOST_AND_PORT.fullmatch(address)
     is_right = 0 < int(found["port"]) <= MOST_PORT if found else UNIX_PATH.fullmatch(address)
@@ -123,7 +123,7 @@ def _require_address(address: str) -> None:
 
 
 def _status(channel: "grpc.Channel", address: str, service: str, timeout: float, api_key: str | None) -> str:
-    """The status by name. Raises ClickException with the exit code."""
+    """Returns the status's name. Raises ClickException with the exit code."""
     import grpc
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
     from grpc_health.v1.health_pb2_grpc import HealthStub

@@ -1,4 +1,4 @@
-"""The command `index-grpc serve`. Imports what is slow only when it serves."""
+"""The command `index-grpc serve`. Imports slow modules only when it serves."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def serve(ctx: click.Context, /, print_config: bool, **_: object) -> None:
     """Serve a model until SIGINT, SIGTERM or SIGHUP.
 
-    A flag counts before its environment variable, that before the file, and that before the default.
+    A flag overrides its environment variable, which overrides the file, which overrides the default.
 
     \b
     Example:
@@ -34,7 +34,7 @@ def serve(ctx: click.Context, /, print_config: bool, **_: object) -> None:
 
     \b
     Exit codes:
-      0  stopped as it was told
+      0  stopped by a signal
       1  could not start, or lost its engine for good
       2  a setting is wrong
     """
@@ -54,7 +54,7 @@ def serve(ctx: click.Context, /, print_config: bool, **_: object) -> None:
 
 
 def _serve_until_stopped(settings: ServeSettings) -> None:
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of its own log comes up as an error of ours
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters in its own log is reported as our error
     import uvloop
 
     from index_grpc.collector import spare_what_exists
@@ -85,7 +85,7 @@ def _exit(exit_code: int) -> NoReturn:
     from index_grpc.server.loaded import LOADING_THREAD
 
     if any(thread.name in (LOADING_THREAD, ENGINE_THREAD) for thread in threading.enumerate()):
-        # Stopped while loading or amid a step: a thread in PyTorch's native code crashes the interpreter's orderly end.
+        # Stopped while loading or during a step: a thread in PyTorch's native code would crash the interpreter's exit.
         logging.shutdown()
         os._exit(exit_code)
     sys.exit(exit_code)
