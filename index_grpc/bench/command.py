@@ -1,4 +1,4 @@
-"""The command `index-grpc bench`. Imports what is slow only when it runs."""
+"""The command `index-grpc bench`. Imports slow modules only when it runs."""
 
 import os
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from index_grpc.bench.run import Run, Target
 
 INTERRUPTED = 130
-"""Exit code; like those of the errors below it is index-client's."""
+"""Exit code; it and those of the errors below are the same as index-client's."""
 
 EPILOG = """\b
 Time to first token is until a stream's first message, which leaves with the
@@ -74,7 +74,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:  # noqa: ANN401 - the va
     chosen = plan(**flags)
     if picture:
         _check_matplotlib()
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported, or it comments on each connection
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported, otherwise it logs each connection
     from index_grpc.bench.run import Target
 
     run, interrupted = _measured(chosen, Target(**reach))
@@ -84,7 +84,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:  # noqa: ANN401 - the va
 
 
 def _measured(chosen: Plan, target: "Target") -> "tuple[Run, bool]":
-    """The run, and whether Ctrl-C ended it; before the server has answered there is nothing to show for it."""
+    """Returns the run, and whether Ctrl-C ended it; before the server has answered, KeyboardInterrupt is passed on."""
     import uvloop
     from index_grpc_client import IndexGrpcError
 
@@ -131,7 +131,7 @@ def _show(run: "Run", picture: Path | None, *, interrupted: bool) -> None:
 
 
 def _failure(error: "IndexGrpcError", address: str) -> click.ClickException:
-    """One line for a server that did not answer at the start."""
+    """Returns a one-line error for a server that did not answer at the start."""
     advice = "is a server running there, and ready? --address or INDEX_GRPC_ADDRESS names another"
     kinds = {"UNAVAILABLE": Unreachable, "DEADLINE_EXCEEDED": TimedOut}
     kind = kinds.get(error.code().name, click.ClickException)
@@ -139,7 +139,7 @@ def _failure(error: "IndexGrpcError", address: str) -> click.ClickException:
 
 
 def _check_matplotlib() -> None:
-    """Before the measurement, not after it."""
+    """Raises ClickException if matplotlib is missing: before the measurement, not after it."""
     if find_spec("matplotlib") is None:
         raise click.ClickException("--plot needs matplotlib: pip install 'index-grpc[plot]'")
 

@@ -1,4 +1,4 @@
-"""Asks the server: in a closed loop, in an open one, in conversations."""
+"""Sends requests to the server: in a closed loop, in an open loop or in conversations."""
 
 import asyncio
 import time
@@ -13,12 +13,12 @@ from index_grpc.bench.record import Measurement, Record
 from index_grpc.bench.workload import Workload
 
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
-"""How long a worker that was refused stays away, within what the server asks."""
+"""The limits of how long a refused worker waits; between them it waits as long as the server asks."""
 
 
 @dataclass
 class Driver:
-    """Sends the requests of one series and notes what comes of each."""
+    """Sends the requests of one series and records their results."""
 
     client: AsyncClient
     workload: Workload
@@ -26,12 +26,12 @@ class Driver:
     series: str
     measurement: Measurement
     news: Callable[[Measurement], None]
-    """Called at every message and every end."""
+    """Called at every message and at every end of a request."""
 
     async def ask(
         self, number: int, *, due: float | None = None, history: tuple[Message, ...] = (), turn: int = 1
     ) -> ChatResult:
-        """Sends the series' request of this number; `due` is now unless given. Raises IndexGrpcError, noted already."""
+        """Sends the series' request of this number; `due` is now unless given. Raises IndexGrpcError, also recorded."""
         prompt, now = self.workload.prompt(self.series, number), time.perf_counter()
         record = Record(due=now if due is None else due, sent=now, turn=turn)
         self.measurement.opened()
@@ -66,12 +66,12 @@ class Driver:
 
 
 async def closed_loop(driver: Driver, num_workers: int, num_requests: int) -> None:
-    """Keeps so many requests open until so many are done."""
+    """Keeps `num_workers` requests open until `num_requests` are done."""
     await _share(num_workers, num_requests, driver.ask)
 
 
 async def conversations(driver: Driver, num_workers: int, num_conversations: int, num_turns: int) -> None:
-    """Keeps so many conversations going; one ends early at an error, since its next turn would lack an answer."""
+    """Keeps `num_workers` conversations open. An error ends one early, since its next turn would lack an answer."""
 
     async def hold(number: int) -> None:
         history: tuple[Message, ...] = ()
@@ -83,7 +83,7 @@ async def conversations(driver: Driver, num_workers: int, num_conversations: int
 
 
 async def open_loop(driver: Driver, arrivals: Iterable[float]) -> None:
-    """Sends requests at these instants, in seconds from now, whatever is still open, and waits for all to end."""
+    """Sends requests at these instants, in seconds from now, however many are open, and waits for all to end."""
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for number, instant in enumerate(arrivals):
@@ -93,12 +93,12 @@ async def open_loop(driver: Driver, arrivals: Iterable[float]) -> None:
 
 
 async def _send(driver: Driver, number: int, due: float) -> None:
-    with suppress(IndexGrpcError):  # it is noted, and the next ones come all the same
+    with suppress(IndexGrpcError):  # it is recorded, and the next requests are sent all the same
         await driver.ask(number, due=due)
 
 
 async def _share(num_workers: int, num_tasks: int, do: Callable[[int], Awaitable[object]]) -> None:
-    """Does the tasks, each worker taking the next one that nobody has."""
+    """Does the tasks: each worker takes the next one that no other has taken."""
     numbers = iter(range(num_tasks))
 
     async def work() -> None:
@@ -113,7 +113,7 @@ async def _share(num_workers: int, num_tasks: int, do: Callable[[int], Awaitable
 
 
 async def pause_after(task: Awaitable[object]) -> float:
-    """Seconds to stay away. Who is refused and asks again at once would use up the level's requests in no time."""
+    """Awaits a task; returns how many seconds to wait. Going on at once after refusals would use up all requests."""
     try:
         await task
     except (UnavailableError, LimitExceededError) as error:

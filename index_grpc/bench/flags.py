@@ -1,4 +1,4 @@
-"""The flags of `index-grpc bench`, and the plan that they make. Imports nothing slow."""
+"""The flags of `index-grpc bench`, and the plan that they make. Imports no slow modules."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def numbers(kind: Callable[[str], float], most: float) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """A click callback: `1,4,16` → (1, 4, 16), each above 0 and at most `most`."""
+    """Returns a click callback: `1,4,16` → (1, 4, 16), each above 0 and at most `most`."""
 
     def parse(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
         if value is None:
@@ -47,7 +47,7 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
 
 
 def picture(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
-    """Refuses before the measurement what could not be written after it."""
+    """Refuses, before the measurement, a file that could not be written after it."""
     if path and path.suffix.lower() not in PICTURES:
         raise click.BadParameter(f"{path.name!r} does not end in one of {', '.join(PICTURES)}")
     if path and not path.absolute().parent.is_dir():
@@ -156,7 +156,7 @@ OPTIONS = [
 
 
 def bench_options(command: Command) -> Command:
-    """Gives a command all flags."""
+    """Adds all flags to a command."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
@@ -171,7 +171,7 @@ def plan(
     warmup: int | None,
     **same: Any,  # noqa: ANN401 - fields of Plan by their names
 ) -> Plan:
-    """Raises click.UsageError for flags that contradict each other."""
+    """Returns the plan. Raises click.UsageError for flags that contradict each other."""
     if rate and (concurrency or turns):
         raise click.UsageError("--rate is the open loop, --concurrency and --turns are the closed one: leave one out")
     if duration and not rate:

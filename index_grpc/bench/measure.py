@@ -1,4 +1,4 @@
-"""From a level's records to its figures."""
+"""Computes a level's figures from its records."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from index_grpc.bench.record import Measurement, Record
 
 @dataclass(frozen=True)
 class Spread:
-    """How values are spread; percentiles are linear between neighbours."""
+    """The distribution of values; percentiles are interpolated linearly."""
 
     mean: float
     p50: float
@@ -22,7 +22,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Self | None:
-        """None if there are no values."""
+        """Returns the distribution; None if there are no values."""
         found = list(values)
         if not found:
             return None
@@ -32,19 +32,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class TurnFigures:
-    """The answered requests that were a conversation's turn of this number."""
+    """The figures of answered requests that were turns of this number in their conversations."""
 
     turn: int
     num_completed: int
     prompt_tokens: float
     cached_prompt_tokens: float
-    """Both are means."""
+    """This and `prompt_tokens` are means."""
     time_to_first_token_s: Spread
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A level in figures. Tokens and times are those of answers that came whole; times are seconds."""
+    """A level's figures. Tokens and latencies are those of answers that came whole; times are in seconds."""
 
     level: float
     num_requests: int
@@ -52,11 +52,11 @@ class Figures:
     num_unfinished: int
     """Requests that were cut off by an interruption."""
     errors: dict[str, int]
-    """By status code."""
+    """Number of errors by status code."""
     error_examples: dict[str, str]
     finish_reasons: dict[str, int]
     duration_s: float
-    """From the level's start to the end of its last request."""
+    """From the level's start to the end of its last request, or to the interruption."""
     requests_per_s: float
     output_tokens_per_s: float
     completion_tokens: int
@@ -70,17 +70,17 @@ class Figures:
     queue_s: Spread | None
     """From arrival until computing began, by the server's clock."""
     send_delay_s: Spread | None
-    """How much later than due requests were sent."""
+    """How much later than due the requests were sent, answered or not."""
     most_open: int
     cpu_share: float
-    """Processor time of this process by the duration; near 1, the load generator itself is what is measured."""
+    """Processor time of this process divided by the duration; near 1, the load generator itself is the bottleneck."""
     interrupted: bool
     turns: tuple[TurnFigures, ...]
-    """Empty but for conversations."""
+    """Empty except for conversations."""
 
 
 def figures(measurement: Measurement) -> Figures:
-    """Sums a level up."""
+    """Returns a level's figures."""
     records = measurement.records
     whole = [record for record in records if record.finish]
     finishes = [record.finish for record in records if record.finish]

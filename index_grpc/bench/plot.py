@@ -18,7 +18,7 @@ from index_grpc.bench.run import Run
 from index_grpc.bench.style import BLUE, DOTS_PER_INCH, GREY, ORANGE, PURPLE, RED, STYLE, TEAL, legend, titled
 
 WIDE = 8
-"""Levels that differ by this factor would crowd at the left of a linear axis."""
+"""From this factor between levels the axis is logarithmic: on a linear one they would crowd at the left."""
 
 Panel = Callable[[Axes], object]
 
@@ -36,7 +36,7 @@ def draw(run: Run, levels: Sequence[Figures], path: Path) -> None:
         axes = figure.subplots(num_rows, 2, squeeze=False)
         for place, panel in zip(axes.flat, panels, strict=True):
             panel(place)
-        figure.canvas.draw()  # so that the title has found its place, and the details theirs under it
+        figure.canvas.draw()  # places the title, so that the details can go under it
         figure.text(0.012, _under_title(figure), f"{_loop(run.plan)} · {details}", color=GREY, fontsize=10, va="top")
         figure.savefig(path, dpi=DOTS_PER_INCH)
 
@@ -68,7 +68,7 @@ def _loop(plan: Plan) -> str:
 
 
 def _under_title(figure: Figure) -> float:
-    """Below the title's first line, in parts of the figure's height."""
+    """Returns the height below the title's first line, as a fraction of the figure's height."""
     return 1 - 0.46 / float(figure.get_size_inches()[1])
 
 
@@ -87,7 +87,7 @@ def _throughput(axes: Axes, plan: Plan, levels: Sequence[Figures]) -> None:
 
 
 def _mark(axes: Axes, level: Figures, text: str, colour: str, points_up: float) -> None:
-    """Writes at a level's throughput, readable also over a line."""
+    """Writes a text at a level's throughput that can be read even over a line."""
     place, halo = (level.level, level.output_tokens_per_s), [withStroke(linewidth=3, foreground="white")]
     look: dict[str, Any] = {"color": colour, "fontsize": 9, "ha": "center", "path_effects": halo}
     axes.annotate(text, place, (0, points_up), textcoords="offset points", **look)
@@ -104,7 +104,7 @@ def _gaps(axes: Axes, plan: Plan, levels: Sequence[Figures]) -> None:
 def _latency(
     axes: Axes, plan: Plan, levels: Sequence[Figures], title: str, spreads: Sequence[Spread | None], colour: str
 ) -> float:
-    """The median as a line, bands up to the 95th and the 99th percentile. Returns the axis' units a second."""
+    """Draws the median as a line, with bands up to the 95th and 99th percentiles. Returns the axis' units a second."""
     found = [(level.level, spread) for level, spread in zip(levels, spreads, strict=True) if spread]
     scale, unit = (1.0, "s") if max((spread.p99 for _, spread in found), default=0.0) >= 10 else (1000.0, "ms")
     xs = [x for x, _ in found]

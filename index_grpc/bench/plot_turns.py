@@ -1,4 +1,4 @@
-"""The panels of conversations: what happens as the history grows."""
+"""The panels for conversations, which show what happens as the history grows."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from index_grpc.bench.style import TEAL, legend, titled
 
 
 def by_turn(axes: Axes, levels: Sequence[Figures]) -> None:
-    """Time to first token over the turns: a line for each level, the median, with a band up to the 95th percentile."""
+    """Draws the time to first token by turn: a line for each level's median, with a band up to the 95th percentile."""
     for place, level in enumerate(levels):
-        colour = colormaps["YlGnBu"](0.95 - 0.6 * (len(levels) - 1 - place) / len(levels))  # the busier, the darker
+        colour = colormaps["YlGnBu"](0.95 - 0.6 * (len(levels) - 1 - place) / len(levels))  # busier levels are darker
         turns = [turn.turn for turn in level.turns]
         p50, p95 = (
             [getattr(turn.time_to_first_token_s, name) * 1000 for turn in level.turns] for name in ("p50", "p95")
@@ -26,7 +26,7 @@ def by_turn(axes: Axes, levels: Sequence[Figures]) -> None:
 
 
 def prompt_tokens_by_turn(axes: Axes, level: Figures) -> None:
-    """How long the prompt grows, and how much of it the server did not compute anew."""
+    """Draws how the prompt grows by turn, and how much of it the server had computed before."""
     turns = [turn.turn for turn in level.turns]
     cached = [turn.cached_prompt_tokens for turn in level.turns]
     computed = [turn.prompt_tokens - turn.cached_prompt_tokens for turn in level.turns]

@@ -1,4 +1,4 @@
-"""What is told on stderr while a level runs: a changing line where a person looks on, else one now and then."""
+"""Reports progress on stderr while a level runs: on a terminal a changing line, otherwise a line now and then."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ import click
 from index_grpc.bench.record import Measurement
 
 TERMINAL_SECONDS, PLAIN_SECONDS = 0.1, 10.0
-"""How long the shortest time between two reports is."""
+"""The shortest time between two reports."""
 ERASE_LINE = "\r\x1b[K"
 
 
@@ -23,12 +23,12 @@ class Progress:
         self._label, self._total, self._next = "", 0, 0.0
 
     def begin(self, label: str, total: int) -> None:
-        """A level begins, of so many requests."""
+        """Begins a level of `total` requests."""
         self._label, self._total, self._next = label, total, time.perf_counter() + self._pause
         self._tell(f"{label}: {total} requests")
 
     def news(self, measurement: Measurement) -> None:
-        """Something has come in. Costs nothing most of the time, since it is called for each message."""
+        """Reports the present numbers if it is time. Otherwise it is cheap, since it is called for each message."""
         now = time.perf_counter()
         if now < self._next:
             return
@@ -40,7 +40,7 @@ class Progress:
         self._tell(f"{self._label}: {', '.join(words)}")
 
     def end(self) -> None:
-        """All levels are done: the changing line goes."""
+        """Erases the changing line, once all levels are done."""
         if self._terminal:
             click.echo(ERASE_LINE, nl=False, err=True)
 

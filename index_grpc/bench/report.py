@@ -10,21 +10,21 @@ from index_grpc.bench.plan import Mode
 from index_grpc.bench.run import Run
 
 BUSY_SHARE = 0.8
-"""Share of a core from which on the load generator may be what is measured."""
+"""Above this share of a core, the load generator itself may be the bottleneck."""
 NOTHING = "–"
 
 Row = tuple[str, list[str]]
 
 
 def number(value: float | None) -> str:
-    """About three digits, never an exponent."""
+    """Returns a number with about three digits and no exponent."""
     if value is None:
         return NOTHING
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def heading(run: Run) -> str:
-    """Who was asked, and what: two lines."""
+    """Returns two lines: the server, and the requests that it was sent."""
     plan, server = run.plan, run.server
     assert server is not None
     sampling = "default sampling" if plan.temperature is None else f"temperature {plan.temperature:g}"
@@ -37,7 +37,7 @@ def heading(run: Run) -> str:
 
 
 def table(run: Run, levels: Sequence[Figures]) -> str:
-    """The levels side by side, one figure a row."""
+    """Returns the levels side by side, one figure a row."""
     is_open = run.plan.mode is Mode.OPEN
     rows: list[Row] = [("requests/s asked for" if is_open else "concurrency", [f"{level.level:g}" for level in levels])]
     rows += [
@@ -63,7 +63,7 @@ def table(run: Run, levels: Sequence[Figures]) -> str:
 
 
 def turns_table(label: str, turns: Sequence[TurnFigures]) -> str:
-    """A level's turns below each other."""
+    """Returns a level's turns, one a row."""
     columns: list[Row] = [
         ("turn", [str(turn.turn) for turn in turns]),
         ("answers", [str(turn.num_completed) for turn in turns]),
@@ -80,7 +80,7 @@ def turns_table(label: str, turns: Sequence[TurnFigures]) -> str:
 
 
 def notes(levels: Iterable[Figures]) -> list[str]:
-    """What a reader should know before trusting the table."""
+    """Returns what a reader should know before trusting the table."""
     found = []
     for level in levels:
         found += [f"{code}: {details}" for code, details in level.error_examples.items()]
@@ -95,14 +95,17 @@ def notes(levels: Iterable[Figures]) -> list[str]:
 
 
 def _known_before(level: Figures) -> int:
-    """Prompt tokens that the server had computed before the level; later turns know those of earlier ones rightly."""
+    """Returns how many prompt tokens the server had computed before the level.
+
+    Of conversations only the first turns count, since later turns reuse the tokens of earlier ones rightly.
+    """
     if not level.turns:
         return level.cached_prompt_tokens
     return round(level.turns[0].cached_prompt_tokens * level.turns[0].num_completed)
 
 
 def text(run: Run, levels: Sequence[Figures]) -> str:
-    """All that people read."""
+    """Returns all text for people."""
     parts = [heading(run), table(run, levels)]
     parts += [turns_table(run.plan.label(level.level), level.turns) for level in levels if _has_turns(run, level)]
     parts += ["\n".join(f"note: {note}" for note in notes(levels))]
@@ -110,7 +113,7 @@ def text(run: Run, levels: Sequence[Figures]) -> str:
 
 
 def to_json(run: Run, levels: Sequence[Figures], *, interrupted: bool) -> str:
-    """Everything, in one line. Durations are seconds; what could not be measured is null."""
+    """Returns everything in one line of JSON. Durations are seconds; what could not be measured is null."""
     everything = {
         "benchmark": "index-grpc bench",
         "version": __version__,
@@ -134,7 +137,7 @@ def _ratio(amount: float, count: int) -> float | None:
 def _spread(
     name: str, levels: Sequence[Figures], of: Callable[[Figures], Spread | None], *, worst: bool = False
 ) -> list[Row]:
-    """One row for each percentile, in milliseconds."""
+    """Returns one row for each percentile, in milliseconds."""
     spreads = [of(level) for level in levels]
     fields = ["p50", "p95", "p99", *(["max"] if worst else [])]
     cells = [[number(getattr(spread, field) * 1000 if spread else None) for spread in spreads] for field in fields]
@@ -145,7 +148,7 @@ def _spread(
 
 
 def _aligned(rows: Sequence[Row]) -> str:
-    """Names left, cells right; what a name holds after a tab stands at the right of its column."""
+    """Returns lines with names at the left and cells at the right. The part of a name after a tab is aligned right."""
     names = [name.partition("\t") for name, _ in rows]
     left, right = max(len(name) for name, _, _ in names), max(len(field) for _, _, field in names)
     width = max(8, *(len(cell) for _, cells in rows for cell in cells))
@@ -157,7 +160,7 @@ def _aligned(rows: Sequence[Row]) -> str:
 
 
 def _rounded(value: object) -> object:
-    """Floats to the microsecond."""
+    """Returns the value with its floats rounded to six decimals."""
     match value:
         case float():
             return round(value, 6)

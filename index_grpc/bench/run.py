@@ -1,4 +1,4 @@
-"""One run: connect, fit the prompts, then level after level."""
+"""One run: it connects, fits the prompts and measures level after level."""
 
 import itertools
 import time
@@ -16,12 +16,12 @@ from index_grpc.errors import StartupError
 from index_grpc.machine import patient_threads
 
 NO_RETRIES = {"grpc.enable_retries": 0}
-"""Channel arguments. The client would hide a refusal by asking again; here refusals are what is counted."""
+"""Channel arguments. A client that retries would hide refusals, which are to be counted here."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The server to ask, and how."""
+    """The server to measure, and how to connect to it."""
 
     address: str
     timeout: float = 600.0
@@ -33,7 +33,7 @@ class Target:
     api_key: str | None = None
 
     def client(self) -> AsyncClient:
-        """A client that never asks twice, to be closed by the caller."""
+        """Returns a client that never retries. The caller closes it."""
         encrypts = self.tls or self.ca or self.cert
         credentials = tls_credentials(self.ca, cert=self.cert, key=self.key) if encrypts else None
         return AsyncClient(
@@ -47,7 +47,7 @@ class Target:
 
 @dataclass
 class Run:
-    """Measures a plan's levels. What is measured stays here, however the run ends."""
+    """Measures a plan's levels. The results stay here, however the run ends."""
 
     plan: Plan
     target: Target
@@ -55,12 +55,12 @@ class Run:
     server: ModelInfo | None = None
     """None until it has answered."""
     num_words: int = 0
-    """Of each prompt; 0 until they are fitted."""
+    """Words of each prompt; 0 until they are fitted."""
     measurements: list[Measurement] = field(default_factory=list)
 
     async def measure(self) -> None:
         """Runs to the end. Raises IndexGrpcError of the client if the server does not answer at the start."""
-        with patient_threads():  # on the server's machine, as little of its time as can be
+        with patient_threads():  # on the server's machine, to take as little of its time as possible
             client = self.target.client()
         async with client:
             self.server = await client.model()

@@ -1,4 +1,4 @@
-"""How pictures look."""
+"""The style of the pictures."""
 
 from typing import Any
 
@@ -33,12 +33,12 @@ STYLE: dict[Any, Any] = {
 
 
 def titled(axes: Axes, title: str, unit: str) -> None:
-    """A panel's title at its left, its unit at the axis."""
+    """Writes a panel's title at its left and its unit at the axis."""
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11.5, pad=24)
     axes.set_ylabel(unit)
     axes.set_axisbelow(True)
 
 
 def legend(axes: Axes) -> None:
-    """Below the title, where it hides nothing."""
+    """Draws the legend below the title, where it hides nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(-0.012, 0.995), ncols=8, borderaxespad=0.0, handlelength=1.5)
