@@ -1,1 +1,1 @@
-"""Checkpoints for other engines: the same model as a plain Llama or as GGUF."""
+"""Exports checkpoints for other engines: the same model as a plain Llama or as GGUF."""

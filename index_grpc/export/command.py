@@ -1,4 +1,4 @@
-"""`index-grpc export`: a checkpoint for other engines."""
+"""The command `index-grpc export`, which writes a checkpoint for other engines."""
 
 from pathlib import Path
 
@@ -25,11 +25,11 @@ TYPES = ("f32", "f16", "bf16", "q8_0")
 @click.option("--type", "dtype", type=click.Choice(TYPES), help="Numbers of a GGUF file; default: the checkpoint's.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 def export(model: str, kind: str, output: Path, dtype: str | None, revision: str | None) -> None:
-    """Write MODEL for other engines and print what was written.
+    """Write MODEL for other engines and print the path of what was written.
 
     MODEL is what `serve` takes: demo, a checkpoint's directory or a hub id. The norm head is folded into the weights,
     the tokenizer is converted and the prompt layout included, so that transformers, vLLM and llama.cpp run the model
-    without code of its own.
+    without code made for it.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Writes a checkpoint as one GGUF file, one tensor at a time, for llama.cpp and what is built on it."""
+"""Writes a checkpoint as one GGUF file, one tensor at a time, for llama.cpp and programs that are built on it."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ KINDS = {
     "q8_0": GGMLQuantizationType.Q8_0,
 }
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
-"""How the format numbers what most tensors of a file are."""
+"""The format's numbers for the type of most tensors in a file."""
 
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -62,7 +62,7 @@ def write_gguf(source: Path, path: Path, kind: str) -> None:
 
 
 def _announce(writer: gguf.GGUFWriter, name: str, shape: tuple[int, ...], stored: GGMLQuantizationType) -> None:
-    """Names a tensor in the file's header; one that is not float32 is described in bytes."""
+    """Describes a tensor in the file's header; the shape of one that is not float32 is given in bytes."""
     if stored is GGMLQuantizationType.F32:
         writer.add_tensor_info(name, shape, numpy.dtype(numpy.float32), 4 * math.prod(shape), stored)
         return
@@ -72,7 +72,7 @@ def _announce(writer: gguf.GGUFWriter, name: str, shape: tuple[int, ...], stored
 
 
 def _stored_kind(shape: tuple[int, ...], kind: str) -> GGMLQuantizationType:
-    """Only matrices are quantised."""
+    """Returns the type that a tensor is stored as: `kind` for matrices, float32 for all others."""
     return KINDS[kind] if len(shape) > 1 else GGMLQuantizationType.F32
 
 
@@ -84,7 +84,10 @@ def _gguf_name(name: str) -> str:
 
 
 def _rotary_pairs(name: str, array: Array, config: ModelConfig) -> Array:
-    """Rows of a query or key projection in llama.cpp's order: it turns neighbours where transformers turns halves."""
+    """Returns a query or key projection with its rows in llama.cpp's order, and other tensors as they are.
+
+    llama.cpp rotates neighbouring rows as pairs; transformers pairs the rows of a head's two halves.
+    """
     heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
     if heads is None:
         return array

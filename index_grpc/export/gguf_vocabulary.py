@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer and prompt layout, as GGUF holds them."""
+"""A checkpoint's tokenizer and prompt layout in the form of GGUF."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from index_grpc.text.layout import BOS_ID, EOS_ID, PAD_ID, USER_ID
 from index_grpc.text.tokenizer import NUM_CONTROL_IDS
 
 UNUSED_SCORE = -1e6
-"""Below those of all real pieces."""
+"""The score of unused pieces, below those of all real ones."""
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, source: Path, vocab_size: int) -> None:
-    """Adds a piece for every row of the model, those that the tokenizer lacks as unused ones, and the template."""
+    """Adds a piece for every row of the model, an unused one where the tokenizer has none, and the chat template."""
     pieces = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
     ids = range(pieces.get_piece_size())
     spare = range(len(ids), vocab_size)

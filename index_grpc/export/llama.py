@@ -1,4 +1,4 @@
-"""Writes a checkpoint as a plain Llama, which transformers, vLLM and this server load without code of the model's."""
+"""Writes a checkpoint as a plain Llama, which transformers, vLLM and this server load without code made for it."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from index_grpc.text.tokenizer import MARKERS, Tokenizer
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 2**30
-"""Of a file of weights, about: so much memory writing takes."""
+"""About the size of a file of weights, and so of the memory that writing takes."""
 
 ChangeHead = Callable[[Tensor], Tensor]
 
@@ -30,7 +30,7 @@ def write_llama(source: Path, directory: Path) -> None:
     The norm head is folded into the weights, which keep their number format. Raises CheckpointError.
     """
     config = read_config(source)
-    Tokenizer.load(source)  # raises if it is none of ours
+    Tokenizer.load(source)  # raises if the tokenizer is not supported
     directory.mkdir(parents=True, exist_ok=True)
     write_config(config, directory)
     write_generation_config(source, directory)
@@ -70,7 +70,7 @@ def write_generation_config(source: Path, directory: Path) -> None:
 
 
 def write_tokenizer(model: bytes, template: str, directory: Path) -> None:
-    """Writes `tokenizer.model` and the same as transformers has it, the marks of turns as special tokens."""
+    """Writes `tokenizer.model`, and the same in the form of transformers, with the marks of turns as special tokens."""
     (directory / "tokenizer.model").write_bytes(model)
     marks = [AddedToken(piece, special=True, normalized=False) for piece in MARKERS.values()]
     LlamaTokenizer.from_pretrained(
@@ -83,13 +83,13 @@ def write_tokenizer(model: bytes, template: str, directory: Path) -> None:
 
 
 def write_weights(source: Path, directory: Path, config: ModelConfig, change_head: ChangeHead | None = None) -> None:
-    """Writes the weights, the head folded and then changed, into files of about SHARD_BYTES, and their index."""
+    """Writes the weights into files of about SHARD_BYTES, and their index. The head is folded and then changed."""
     files: dict[str, str] = {}
     num_bytes = 0
     for number, shard in enumerate(_shards(_tensors(source, config, change_head)), start=1):
         file = f"model-{number:05}.safetensors"
         save_file(shard, directory / file, metadata={"format": "pt"})
-        (directory / file).chmod((directory / "config.json").stat().st_mode)  # others too, as far as they may at all
+        (directory / file).chmod((directory / "config.json").stat().st_mode)  # others may read it, like config.json
         files |= dict.fromkeys(shard, file)
         num_bytes += sum(tensor.nbytes for tensor in shard.values())
     index = {"metadata": {"total_size": num_bytes}, "weight_map": files}

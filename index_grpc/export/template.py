@@ -1,4 +1,4 @@
-"""The prompt layout as a chat template: what a checkpoint says, or the model's own."""
+"""The prompt layout as a chat template: the checkpoint's own, or the layout of Index."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if messages[-1]['role'] != 'assistant' %}{{ 'reserved_1' }}{% endif %}"
 )
-"""Lays out what `text/layout.py` does. Unlike there, a user's text can forge a turn by writing the mark of one."""
+"""Has the same layout as `text/layout.py`. Unlike there, a user's text can forge a turn by containing its mark."""
 
 
 def chat_template(source: Path) -> str:
-    """The checkpoint's own template, or TEMPLATE if it has none. Raises CheckpointError for a broken file."""
+    """Returns the checkpoint's own template, or TEMPLATE if it has none. Raises CheckpointError for a broken file."""
     path = source / "tokenizer_config.json"
     template = read_object(path).get("chat_template") if path.exists() else None
     return template if isinstance(template, str) else TEMPLATE

@@ -1,4 +1,4 @@
-"""From a model's name to what is written of it."""
+"""Exports a model by its name."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ GGUF_TYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 
 def write(model: str, revision: str | None, kind: str, dtype: str | None, output: Path) -> Path:
-    """Writes `model` into `output`, as `kind` says; returns what was written. Raises StartupError."""
+    """Writes `model` into `output`, as `kind` says, and returns the path of what was written. Raises StartupError."""
     name, source = resolve(model, revision)
     try:
         with torch.inference_mode():
