@@ -64,7 +64,7 @@ def patient_threads() -> Iterator[None]:
     gRPC's own threads wake several times for each message, and would preempt a computing thread each time. As batch
     threads they run some milliseconds later where all cores are busy, and then do more at once.
     """
-    if _policy() != os.SCHED_OTHER:  # set from outside, or not to be read; leave it
+    if _policy() != os.SCHED_OTHER:  # set from outside, or hidden by a sandbox: leave it
         yield
         return
     _schedule_as(os.SCHED_BATCH)

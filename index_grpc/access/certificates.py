@@ -42,7 +42,7 @@ def _read(cert: Path, key: Path, client_ca: Path | None) -> Certificates:
     chain, secret = content(CERT, cert), content(KEY, key)
     caller = _trusting(CERT, cert, chain)
     server = _presenting(cert, key)
-    if (chain, secret) != (content(CERT, cert), content(KEY, key)):  # else what was tried is not what was read
+    if (chain, secret) != (content(CERT, cert), content(KEY, key)):  # what was tried is not what would be used
         raise StartupError(f"{CERT} {cert} or {KEY} {key} is just being written")
     try:
         names = hosts(shake_hands(server, caller))

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class Reloaded(Generic[Value]):
     """The content of files, read again when they change. If new files are broken, it logs that and keeps the old.
 
-    Kubernetes writes no files but changes symbolic links to others: the inode changes, the time of change not always.
+    Kubernetes writes no files but changes symbolic links to others: the inode changes, but the time not always.
     """
 
     def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], Value]) -> None:

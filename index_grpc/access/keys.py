@@ -72,7 +72,7 @@ class Keys(BaseModel):
         return self
 
     def find(self, presented: str) -> tuple[str, Key] | None:
-        """Returns the name and key that match, if any. Its duration reveals neither which nor how close a match was."""
+        """Returns the name and key that match, if any, in a time that does not depend on which or how nearly."""
         given, found = fingerprint(presented), None
         for name, key in self.keys.items():
             if hmac.compare_digest(key.hash, given):

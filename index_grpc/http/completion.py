@@ -85,7 +85,7 @@ def usage(finish: Finish) -> Object:
 
 
 def fingerprint(model: ServedModel) -> str:
-    """Returns a name for everything that may change the text of a seed."""
+    """Returns a text that names everything that may change the answer of a seed."""
     return "-".join(filter(None, ["index-grpc", __version__, model.device, model.dtype, model.quantization]))
 
 

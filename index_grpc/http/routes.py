@@ -1,4 +1,4 @@
-"""The paths of the HTTP port and what answers them."""
+"""The paths of the HTTP port and their handlers."""
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException

@@ -33,7 +33,7 @@ class Answering:
         return self.backend
 
     async def answer(self, request: pb.ChatRequest, call: Call, backend: Backend, *, whole: bool = False) -> Chunks:
-        """Validates the request and begins to answer it. Notes request and model on the call, for its observers.
+        """Validates the request and begins to answer it. Records both on the call, for its observers.
 
         `whole`: the caller wants the answer in one piece.
         """
