@@ -93,12 +93,12 @@ class Endpoint:
 
 
 def peer_of(client: tuple[str, int] | None) -> str:
-    """A caller's address as gRPC writes it; empty if it is not known any more."""
+    """Returns a caller's address as gRPC writes it; empty if it is no longer known."""
     if client is None:
         return ""
     host, port = client
     address = ip_address(host)
-    if isinstance(address, IPv6Address):  # what comes by IPv4 to a port for both
+    if isinstance(address, IPv6Address):  # an IPv4 caller of a port for both
         address = address.ipv4_mapped or address
     return f"ipv{address.version}:{bracketed(str(address))}:{port}"
 

@@ -40,7 +40,7 @@ class Problem:
     """The first field that is wrong."""
     retry_after_seconds: float | None = None
     metadata: Mapping[str, str] | None = None
-    """Values of the message for programs."""
+    """Values of the message, for programs to read."""
 
     @property
     def headers(self) -> dict[str, str]:

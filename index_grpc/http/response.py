@@ -32,11 +32,11 @@ class Outlet:
 
     @property
     def has_begun(self) -> bool:
-        """Whether its headers have left."""
+        """Whether the headers have been sent."""
         return self._status is not None
 
     def status(self, error: IndexGrpcError | None) -> int | None:
-        """The status that was sent, or that an error will be sent with; see Http."""
+        """Returns the status that was sent, or will be sent with the error; None for no response. See Http."""
         return problem_of(error, self._request_id).status if error and not self.has_begun else self._status
 
     async def send_json(self, value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:

@@ -27,12 +27,12 @@ MOST_DEADLINE_MARGIN_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """What a call over HTTP has that one over gRPC has not."""
+    """Facts of a call over HTTP that a call over gRPC lacks."""
 
     method: str
     scheme: str
     status: Callable[[IndexGrpcError | None], int | None]
-    """The status of the response, sent or about to be, to a call that ends so. None where the caller left before."""
+    """Returns the status, sent or to be sent, of a call that ends with this error; None if the caller left before."""
 
 
 @dataclass(slots=True)

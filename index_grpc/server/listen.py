@@ -18,7 +18,7 @@ from index_grpc.server.unix_socket import permissions, require_free
 from index_grpc.settings import ServeSettings
 
 LEAST_PING_INTERVAL_MS = 10_000
-"""Between a caller's pings while nothing is sent to it; at the third that comes sooner gRPC ends the connection."""
+"""The least time between a caller's pings while nothing is sent to it; the third early ping ends the connection."""
 HTTP_SHARE = 4
 """One in this many of the connections that the system allows may be HTTP's, if the server answers HTTP."""
 MOST_UNSEEN_CALLS = 20_000

@@ -10,7 +10,7 @@ from index_grpc.server.status import Context
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["ChatService"].full_name
 CHAT_METHODS = ("Chat", "ChatStream")
-"""Those that ask for an answer."""
+"""The methods that ask for an answer."""
 
 
 class ChatServicer(ChatServiceServicer):

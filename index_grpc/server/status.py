@@ -39,7 +39,7 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.RequestFailed: grpc.StatusCode.INTERNAL,
 }
-"""Holds every error that is raised in a call; of Unauthenticated and Unavailable only the kinds are."""
+"""Has every error that a call raises. Of Unauthenticated and Unavailable only the subclasses are raised."""
 
 SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """Codes that OpenTelemetry counts as errors of a server."""
@@ -119,7 +119,7 @@ def _delay_milliseconds(error: errors.IndexGrpcError, context: Context) -> int |
 
 
 def _has_time(context: Context, delay_ms: int) -> bool:
-    """Whether the call's deadline, if it has one, is further away than this."""
+    """Whether the delay ends before the call's deadline, if it has one."""
     seconds_left = context.time_remaining()
     return seconds_left is None or delay_ms < 1000 * seconds_left
 

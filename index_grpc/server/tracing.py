@@ -109,7 +109,7 @@ def _attributes(call: Call) -> Attributes:
 
 
 def _of_peer(peer: str) -> Attributes:
-    """Nothing of a caller through a unix socket, which has no address."""
+    """Returns the caller's address and port; nothing for a unix socket, which has no address."""
     family, _, address = peer.partition(":")
     if not family.startswith("ip"):
         return {}

@@ -64,7 +64,7 @@ class CallMetrics:
         self._first_token.labels(OPERATION, PROVIDER, model).observe(seconds)
 
     def _of_port(self, call: Call) -> Histogram:
-        """What measures a call, in the words of the protocol it came by."""
+        """Returns the histogram of the call's protocol, with the call's labels."""
         fault, http = call.code if call.code in SERVER_FAULTS else "", call.http
         if http is None:
             return self._calls.labels(call.system, call.full_method, call.code, fault)
