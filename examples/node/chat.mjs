@@ -1,4 +1,5 @@
-// Asks, and asks on. With a server running (`make run`), from the repository's root, on Node 20 or later:
+// Asks two questions in one conversation. With a server running (`make run`), from the repository's root, on Node 20 or
+// later:
 //
 //     npm install --no-save @grpc/grpc-js @grpc/proto-loader
 //     node examples/node/chat.mjs
@@ -19,7 +20,7 @@ const chat = (request) =>
 try {
   const first = await chat({ prompt: "My favourite colour is blue." });
   console.log(first.response);
-  // A field that is left out takes the server's default; one that is set counts, zero too: this is greedy.
+  // A field that is not set has the server's default. A field that is set counts, even zero: this is greedy.
   const next = { prompt: "What is my favourite colour?", history: first.history, sampling: { temperature: 0 } };
   for await (const { delta, finish } of client.chatStream(next, inAMinute())) {
     process.stdout.write(delta ?? "");

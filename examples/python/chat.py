@@ -1,4 +1,4 @@
-# Asks, and asks on. With a server running (`make run`) and index-grpc-client installed:
+# Asks two questions in one conversation. With a server running (`make run`) and index-grpc-client installed:
 #
 #     python examples/python/chat.py
 import os

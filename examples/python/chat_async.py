@@ -1,4 +1,4 @@
-# Asks three things at once. With a server running (`make run`) and index-grpc-client installed:
+# Asks three questions at once. With a server running (`make run`) and index-grpc-client installed:
 #
 #     python examples/python/chat_async.py
 import asyncio
@@ -10,7 +10,7 @@ ADDRESS = os.environ.get("INDEX_GRPC_ADDRESS", "127.0.0.1:50051")
 
 
 async def answer(client: AsyncClient, prompt: str) -> str:
-    """Leaving the loop, in whatever way, would stop the server's work."""
+    """Returns the whole answer. If the loop is left early, in any way, the server stops generating."""
     text = ""
     async for chunk in client.chat_stream(prompt, max_tokens=200):
         text += chunk.delta
