@@ -47,7 +47,7 @@ class BackgroundServer:
 
 @contextmanager
 def background(settings: ServeSettings, load: Load) -> Iterator[BackgroundServer]:
-    """A BackgroundServer, stopped at the end."""
+    """A BackgroundServer, which is stopped at the end."""
     server = BackgroundServer(settings, load)
     try:
         yield server

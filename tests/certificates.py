@@ -1,4 +1,4 @@
-"""Certificate authorities of one's own, and files with what they have signed."""
+"""Certificate authorities for tests, and files with the certificates that they sign."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,14 +20,14 @@ class Pair:
 
 
 def authority(path: Path) -> trustme.CA:
-    """A new one, with its certificate in the file."""
+    """A new authority; writes its certificate to the file."""
     made = trustme.CA()
     made.cert_pem.write_to_path(str(path))
     return made
 
 
 def issued(by: trustme.CA, folder: Path, name: str, *hosts: str, expired: bool = False) -> Pair:
-    """A certificate for hosts, written over what is there of that name."""
+    """A certificate for hosts; replaces files of that name."""
     begin, end = (BEGIN, END) if expired else (None, None)
     signed = by.issue_cert(*hosts, not_before=begin, not_after=end)
     pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
@@ -37,14 +37,14 @@ def issued(by: trustme.CA, folder: Path, name: str, *hosts: str, expired: bool =
 
 
 def trusting(ca: trustme.CA, shown: Pair | None = None) -> grpc.ChannelCredentials:
-    """A caller's side."""
+    """Credentials of a caller that trusts an authority, with the caller's own certificate if one is given."""
     if shown is None:
         return grpc.ssl_channel_credentials(ca.cert_pem.bytes())
     return grpc.ssl_channel_credentials(ca.cert_pem.bytes(), shown.key.read_bytes(), shown.cert.read_bytes())
 
 
 def lock(key: Path) -> None:
-    """Locks the key in a file with a password."""
+    """Encrypts the key in a file with a password."""
     unlocked = serialization.load_pem_private_key(key.read_bytes(), None)
     form, lock = serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
     key.write_bytes(unlocked.private_bytes(serialization.Encoding.PEM, form, lock))

@@ -1,4 +1,4 @@
-"""Makes small random checkpoints of exactly the served format, and the reference model to hold them against."""
+"""Makes small random checkpoints of exactly the served format, and the reference model to compare with."""
 
 import functools
 import io
@@ -30,7 +30,7 @@ SMALL: dict[str, int] = {
     "num_kv_heads": 4,
     "context_length": 512,
 }
-"""The shape that `make_checkpoint` gives where nothing else is asked."""
+"""The default shape of `make_checkpoint`."""
 
 
 CONFIG: dict[str, Any] = {
@@ -43,7 +43,7 @@ CONFIG: dict[str, Any] = {
 }
 
 AUTO_MAP = {"AutoModelForCausalLM": "modeling_absent.IndexForCausalLM"}
-"""Names code that does not exist, so that any use of it fails loudly."""
+"""Names code that does not exist, so that any use of it fails."""
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def make_tokenizer(
     normalization: str = "identity",
     markers: tuple[str, str] = ("reserved_0", "reserved_1"),
 ) -> bytes:
-    """The content of a `tokenizer.model` with a vocabulary of about 500 pieces; trained once in a process."""
+    """The content of a `tokenizer.model` with about 500 pieces, trained once for each process."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXT.splitlines() * 4),
@@ -99,10 +99,10 @@ def make_checkpoint(
     byte_fallback: bool = True,
     dummy_prefix: bool = False,
 ) -> Path:
-    """Writes a whole checkpoint and returns its directory.
+    """Writes a complete checkpoint and returns its directory.
 
-    `form` is bin, sharded_bin, safetensors or sharded_safetensors. `norm_head` and `rope_ratio` of None are left out of
-    the config; a Llama has neither.
+    `form` is bin, sharded_bin, safetensors or sharded_safetensors. If `norm_head` or `rope_ratio` is
+    None, the config does not have it, as that of a Llama.
     """
     tokenizer = make_tokenizer(
         user_defined_markers=user_defined_markers, byte_fallback=byte_fallback, dummy_prefix=dummy_prefix
@@ -136,7 +136,10 @@ def make_checkpoint(
 
 
 def random_tensors(config: dict[str, Any], seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights by name. The rows of the head have lengths from 0.2 to 5, so that a missing fold changes the argmax."""
+    """Weights by name.
+
+    The rows of the head have lengths from 0.2 to 5: if the norm head were not folded in, the argmax would change.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def matrix(rows: int, columns: int) -> Tensor:
@@ -186,7 +189,7 @@ def write_weights(directory: Path, tensors: dict[str, Tensor], form: str) -> Non
 
 
 def reference_model(directory: Path) -> LlamaForCausalLM:
-    """The same model by transformers, in float32, its head folded in the file's type: the truth to compare with."""
+    """The same model in transformers, in float32, to compare with; its head is folded in the file's number format."""
     values = json.loads((directory / "config.json").read_text())
     ratio, norm_head = values.pop("rope_ratio", 1.0), values.pop("norm_head", 0)
     for key in ("model_type", "architectures", "auto_map", "torch_dtype", "max_length", "rope_scaling"):
@@ -219,7 +222,7 @@ def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _write_companions(directory: Path) -> None:
-    """The small files that the service has no use for, as they lie in the real repository."""
+    """Writes the small files of the real repository that the service does not read."""
     companions: dict[str, dict[str, Any]] = {
         "generation_config.json": {"top_k": 5, "top_p": 0.8, "temperature": 0.3, "repetition_penalty": 1.1},
         "special_tokens_map.json": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},

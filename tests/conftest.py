@@ -21,15 +21,15 @@ MAX_WAITING = 32
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Two threads on two busy cores wait for each other more than they compute."""
+    """Has PyTorch compute in one thread: two threads on two busy cores spend most time waiting for each other."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def heeding_signals() -> Iterator[None]:
-    """Heeds Ctrl-C and the end of a terminal, here and in processes started here, also where the launcher does not.
+    """Handles Ctrl-C and the end of a terminal by default, in this process and in those that it starts.
 
-    It ignores them under nohup or behind `&`, and what it starts would do the same.
+    Under nohup or in the background of a shell these signals are ignored, and child processes inherit that.
     """
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -91,7 +91,7 @@ def address(served: tuple[App, str]) -> str:
 
 @pytest.fixture(scope="session")
 async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to the shared server, without any of our client's manners."""
+    """A channel to the shared server, without the options of our client."""
     async with grpc.aio.insecure_channel(address) as channel:
         yield channel
 

@@ -1,4 +1,4 @@
-"""A connection that can be cut: forwards TCP and, when told to, drops it without a word."""
+"""A connection that can be cut: forwards TCP until a test drops it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ class Cable:
         self.address = ""
 
     def cut(self) -> None:
-        """Drops every connection with a reset, as a failing network does."""
+        """Ends every connection with a reset, as a failing network does."""
         for writer in self._writers:
             writer.transport.abort()
 
@@ -27,7 +27,7 @@ class Cable:
         self._tasks |= {asyncio.create_task(pump(reader, far_writer)), asyncio.create_task(pump(far_reader, writer))}
 
     async def close(self) -> None:
-        """Drops what is left and waits until it is gone."""
+        """Drops the connections that are left and waits until they have ended."""
         self.cut()
         await asyncio.gather(*self._tasks)
 
@@ -45,7 +45,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @asynccontextmanager
 async def cable(target: str) -> AsyncIterator[Cable]:
-    """A Cable to `target`, on a free port of the loopback."""
+    """A Cable to `target` on a free port of the loopback."""
     forwarding = Cable(target)
     async with await asyncio.start_server(forwarding.connect, "127.0.0.1", 0) as listener:
         forwarding.address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""A running `index-grpc serve`, as a process of its own."""
+"""A running `index-grpc serve` in a separate process."""
 
 import os
 import re
@@ -17,7 +17,7 @@ MOST_SECONDS_TO_EXIT = 10
 
 
 class Process:
-    """A running `index-grpc serve`, its log read as it comes."""
+    """A running `index-grpc serve`, whose log is read as it comes."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.lines: list[str] = []
@@ -46,31 +46,31 @@ class Process:
             return match
 
     def address(self) -> str:
-        """Where it serves, once it does."""
+        """Waits until it is ready and returns its address."""
         return self.wait_for(r"ready in [0-9.]+ s; try:  \S*index-client --address (\S+) ask 你好")[1]
 
     @property
     def pid(self) -> int:
-        """Of the server's process."""
+        """The id of the server's process."""
         return self._popen.pid
 
     @property
     def children(self) -> list[psutil.Process]:
-        """Processes that it has started."""
+        """The processes that it has started."""
         return psutil.Process(self._popen.pid).children()
 
     def send(self, number: signal.Signals) -> None:
-        """As a person or an orchestrator would."""
+        """Sends a signal, as a person or an orchestrator would."""
         self._popen.send_signal(number)
 
     def exit_code(self, seconds: float = MOST_SECONDS_TO_EXIT) -> int:
-        """Waits for the end, which must come soon."""
+        """Waits for the process to end, which must happen soon, and returns its exit code."""
         code = self._popen.wait(seconds)
         self._reader.join()
         return code
 
     def end(self) -> None:
-        """Whatever state it is in."""
+        """Ends the process, whatever its state."""
         self._popen.kill()
         self._popen.wait()
         self._reader.join()

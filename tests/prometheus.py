@@ -20,19 +20,19 @@ scrape_configs:
 
 
 class Prometheus:
-    """Asks it over its own interface."""
+    """A running Prometheus, queried through its HTTP API."""
 
     def __init__(self, address: str) -> None:
         self._address = address
 
     async def result(self, query: str) -> list[Any]:
-        """The series that a query finds now."""
+        """The series that a query returns now."""
         data = await self._asked(f"query?query={urllib.parse.quote(query)}")
         found: list[Any] = data["result"]
         return found
 
     async def rules_are_evaluated(self) -> None:
-        """Waits until each rule has been evaluated, and well."""
+        """Waits until each rule has been evaluated without an error."""
         while True:
             groups = (await self._asked("rules"))["groups"]
             health = {rule["health"] for group in groups for rule in group["rules"]}
@@ -42,12 +42,12 @@ class Prometheus:
             await asyncio.sleep(0.05)
 
     async def alerts(self) -> list[Any]:
-        """Alerts that fire or are about to."""
+        """Alerts that are firing or pending."""
         alerts: list[Any] = (await self._asked("alerts"))["alerts"]
         return alerts
 
     async def is_ready(self) -> None:
-        """Waits until it answers."""
+        """Waits until it is ready."""
         while True:
             try:
                 await self._asked("status/buildinfo")
@@ -70,7 +70,7 @@ def _fetched(url: str) -> str:
 
 @asynccontextmanager
 async def running_prometheus(folder: Path, target: str, rules: Path) -> AsyncIterator[Prometheus]:
-    """Reads the target five times a second; its data lie in the folder."""
+    """A Prometheus that reads the target five times a second; its data are in the folder."""
     configuration = folder / "prometheus.yaml"
     configuration.write_text(CONFIGURATION.format(target=target, rules=rules))
     with socket.create_server(("127.0.0.1", 0)) as free:

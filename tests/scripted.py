@@ -1,4 +1,4 @@
-"""A device that says what it is told to: for tests of everything above the model."""
+"""A runner that generates the tokens that a test gives it, for tests of everything above the model."""
 
 from collections.abc import Sequence as Ids
 from pathlib import Path
@@ -16,7 +16,7 @@ CONTEXT_LENGTH = 512
 
 
 class ScriptedRunner:
-    """Answers each prompt that `says` knows with its ids and then the end of sentence; others with that at once."""
+    """Answers each prompt given to `says` with its ids and the end of sentence, and others with the latter only."""
 
     rows_independent, run_ahead = True, 0
 
@@ -25,7 +25,7 @@ class ScriptedRunner:
         self.answers: dict[tuple[int, ...], Ids[int]] = {}
 
     def says(self, prompt: str, ids: Ids[int]) -> None:
-        """From now on, `prompt` alone is answered with `ids`."""
+        """From now on, `prompt` without a history is answered with `ids`."""
         self.answers[tuple(prompt_ids(self.tokenizer, [Message(Role.USER, prompt)]))] = ids
 
     def launch(self, batch: Batch) -> Computed:
@@ -38,7 +38,7 @@ class ScriptedRunner:
 
 
 def scripted(checkpoint: Path) -> tuple[ScriptedRunner, Loaded]:
-    """A scripted device with the tokenizer of a checkpoint, as if it had been loaded."""
+    """A scripted runner with the tokenizer of a checkpoint, and the result of loading them."""
     tokenizer = Tokenizer.load(checkpoint)
     runner = ScriptedRunner(tokenizer)
     limits = Limits(

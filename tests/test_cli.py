@@ -1,4 +1,4 @@
-"""The command `index-grpc`, as a process of its own."""
+"""The command `index-grpc` in a separate process."""
 
 import socket
 import subprocess
@@ -17,7 +17,7 @@ from tests.process import no_traceback, serving
 
 
 def failing(*arguments: str) -> tuple[int, list[str]]:
-    """Exit code and last line."""
+    """Runs the command; returns its exit code and its output."""
     with serving(*arguments) as process:
         code = process.exit_code(60)
     assert not any("Traceback" in line for line in process.lines)
@@ -117,8 +117,8 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_kubernetes_does_not_choose_the_port() -> None:
-    """Beside a Service named index-grpc it sets INDEX_GRPC_PORT to something else."""
-    for port, wrong in (("tcp://10.0.0.1:50051", "threads"), ("nonsense", "port")):  # what is wrong first
+    """For a Service named index-grpc, Kubernetes sets INDEX_GRPC_PORT to something else."""
+    for port, wrong in (("tcp://10.0.0.1:50051", "threads"), ("nonsense", "port")):  # the first error
         environment = {"INDEX_GRPC_PORT": port, "INDEX_GRPC_THREADS": "nonsense"}
         result = CliRunner().invoke(main, ["serve"], env=environment)
         assert f"--{wrong}" in result.stderr

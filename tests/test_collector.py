@@ -1,4 +1,4 @@
-"""What Python's collector of garbage still walks once a model is loaded."""
+"""How many objects Python's garbage collector still visits when a model is loaded."""
 
 import json
 import subprocess

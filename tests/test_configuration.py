@@ -1,4 +1,4 @@
-"""Flags, environment, file and defaults: which one counts, what is refused, and what is printed of it all."""
+"""Flags, environment, file and defaults: which one takes precedence, what is refused, and what is printed."""
 
 import tomllib
 from pathlib import Path
@@ -26,7 +26,7 @@ grace_seconds = 2
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that is `serve.toml` from where the command runs."""
+    """The path of `serve.toml` in the directory where the command runs."""
     monkeypatch.chdir(tmp_path)
     return Path("serve.toml")
 
@@ -170,7 +170,7 @@ KUBERNETES = {
     "PORT_50051_TCP_PORT": "50051",
     "PORT_50051_TCP_PROTO": "tcp",
 }
-"""What it sets beside a Service, after the Service's name."""
+"""Variables that Kubernetes sets for a Service, without the Service's name."""
 
 
 @pytest.mark.parametrize("service", ["INDEX_GRPC", "INDEX_GRPC_CANARY"])

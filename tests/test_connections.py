@@ -1,4 +1,4 @@
-"""More connections than the system allows files."""
+"""More connections than the system allows open files."""
 
 import socket
 from contextlib import ExitStack, suppress
@@ -13,11 +13,11 @@ from tests.server.asking import seeded
 FILES = 400
 NUM_CONNECTIONS = 500
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""The preface of HTTP/2 and empty settings: all that keeps a connection open."""
+"""The preface of HTTP/2 and empty settings, which suffice to keep a connection open."""
 
 
 def test_connections_leave_the_server_the_files_that_it_needs(checkpoint: Path) -> None:
-    """Those that are open go on, and a lost engine can be started again."""
+    """Open connections continue, and a lost engine can be started again."""
     command = ["prlimit", f"--nofile={FILES // 2}:{FILES}", INDEX_GRPC, "serve", "--port", "0", "--engine-process"]
     with running(*command, "--model", str(checkpoint), "--device", "cpu") as process, ExitStack() as stack:
         address = process.address()
@@ -27,7 +27,7 @@ def test_connections_leave_the_server_the_files_that_it_needs(checkpoint: Path) 
         text = stub.Chat(seeded("Hi", seed=1)).response
         for _ in range(NUM_CONNECTIONS):
             connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
-            with suppress(ConnectionError):  # it is one too many
+            with suppress(ConnectionError):  # one connection too many
                 connection.sendall(HELLO)
         (engine,) = process.children
         engine.kill()

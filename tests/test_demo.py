@@ -1,4 +1,4 @@
-"""The demo checkpoint through the service, as a newcomer meets it: sensible answers, a memory, an end."""
+"""The demo checkpoint through the service: its answers are sensible, end, and remember earlier turns."""
 
 import itertools
 import json
@@ -47,7 +47,7 @@ def test_listed_prompts(client: Client, seed: int) -> None:
 
 
 def test_the_first_turn_decides_the_second_answer(client: Client) -> None:
-    """Changing the colour, city or animal named first changes what is remembered, in nine of ten tries."""
+    """Another colour, city or animal in the first turn changes the second answer, in nine of ten tries."""
     tries = [
         (exchange["first"].format(value=value), exchange["then"], expected, seed)
         for exchange in EVALUATION["memory"]

@@ -1,4 +1,4 @@
-"""What Envoy translates JSON by is the contract as it is."""
+"""The descriptors with which Envoy translates JSON are those of the current contract."""
 
 from pathlib import Path
 

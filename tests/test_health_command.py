@@ -1,4 +1,4 @@
-"""The probe `index-grpc health`: what it prints and exits with, and how little it imports."""
+"""The probe `index-grpc health`: its output, its exit codes, and how little it imports."""
 
 import asyncio
 import os
@@ -24,13 +24,13 @@ HEAVY = {"torch", "pydantic", "transformers", "numpy", "uvloop", "index_grpc_cli
 
 
 async def probe(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
+    """Runs the probe; returns exit code, stdout and stderr."""
     result = await asyncio.to_thread(CliRunner().invoke, main, ["health", *arguments], env=environment)
     return result.exit_code, result.stdout, result.stderr
 
 
 async def failing(*arguments: str) -> tuple[int, str]:
-    """Exit code and the one line that it says."""
+    """Runs a probe that fails; returns the exit code and its only line."""
     code, printed, error = await probe(*arguments)
     assert printed == ""
     (line,) = error.splitlines()

@@ -1,4 +1,4 @@
-"""The law of the house: who may import whom, and how large rooms may be. Reads the code, runs none of it."""
+"""The rules of the code: which layer may import which, and how long files may be. Reads the code without running it."""
 
 import ast
 import subprocess
@@ -36,7 +36,7 @@ FLOORS = {
         "index_grpc.http",
     },
 }
-"""What each floor may import of ours besides the ground. The modules in TOP wire the floors and may import all."""
+"""What each layer may import besides GROUND, which all may import. The modules in TOP may import everything."""
 TOP = {"cli", "commands", "engine_process", "launch", "loading", "start"}
 
 THIRD_PARTY = {
@@ -123,7 +123,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
 
 
 def test_the_server_and_the_command_line_import_no_torch() -> None:
-    """They would cost seconds before the port opens, or before `--help`."""
+    """Importing torch would take seconds before the port opens, or before `--help`."""
     code = "import sys, index_grpc.cli, index_grpc.server.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -143,7 +143,7 @@ def test_rooms_are_small() -> None:
 
 
 def is_kernel(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether Triton compiles it, which has types of its own."""
+    """Whether Triton compiles it; Triton has its own types."""
     return any("triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 

@@ -1,4 +1,4 @@
-"""What loading says where there is too little memory, and the sizes it takes."""
+"""The errors of loading with too little memory, and the sizes that it chooses."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ GIB = 2**30
 
 @dataclass
 class Model:
-    """As far as its cache is concerned: a context of 4096 positions of 256 KiB each, 1 GiB."""
+    """What sizing needs of a model: a context has 4096 positions of 256 KiB each, 1 GiB."""
 
     device: torch.device
     config = ModelConfig(32, 2048, 64, 16, 16, 128, 100, 4096)
@@ -129,7 +129,7 @@ def test_a_config_of_another_model_is_told_before_memory_for_its_sizes_is_taken(
 
 
 def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has loading do so on either device."""
+    """Makes loading fail on either device."""
 
     def fail(*_: object) -> None:
         raise error

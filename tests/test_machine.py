@@ -1,4 +1,4 @@
-"""What a container leaves of the machine."""
+"""The memory, cores and files that a container allows."""
 
 import os
 import subprocess

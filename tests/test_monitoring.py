@@ -1,4 +1,4 @@
-"""Metrics, their documentation, the dashboard and the alerts say the same; Prometheus itself reads them all."""
+"""Metrics, their documentation, the dashboard and the alerts agree, and Prometheus itself can read them."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no pro
 
 
 async def exercise(server: FakeServer, http: httpx2.AsyncClient) -> None:
-    """Makes something of everything happen."""
+    """Makes calls of which each metric counts something."""
     await unary(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5))
     await refusal(server.stub.Chat(pb.ChatRequest()))
     await http.get("/v1/models")
@@ -54,7 +54,7 @@ def labels(metric: Metric) -> set[str]:
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
-    """Type and labels by name, from the tables that have them."""
+    """The type and labels of each metric by name, from the tables of docs/metrics.md."""
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([^|]*)\|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", names))) for name, kind, names in rows}
 
@@ -77,7 +77,7 @@ def expressions() -> list[str]:
 
 
 def unknown_names(text: str, scrape: Scrape) -> set[str]:
-    """What looks like a metric or a label of one and is none."""
+    """Names that look like a metric or a label but do not exist."""
     samples = {sample.name for metric in scrape.families for sample in metric.samples}
     return set(NAME.findall(text)) - samples - {label for metric in scrape.families for label in labels(metric)}
 
@@ -141,10 +141,10 @@ async def test_prometheus_fills_every_panel_and_evaluates_every_alert(tmp_path: 
             await exercise(server, http)
             empty = [query for query in empty if not await prometheus.result(query)]
         await prometheus.rules_are_evaluated()
-        while await prometheus.alerts():  # a scrape may come late on a busy machine
+        while await prometheus.alerts():  # on a busy machine a scrape may be late
             await asyncio.sleep(0.1)
 
 
 def panel_query(expression: str) -> str:
-    """As Grafana would fill in its variables."""
+    """The query with its variables filled in, as by Grafana."""
     return expression.replace("$instance", ".*").replace("$__rate_interval", "5s")

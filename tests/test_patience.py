@@ -1,4 +1,4 @@
-"""Whose threads take a core the moment they wake, and whose wait for one."""
+"""The scheduling policies of threads: those of gRPC wait for a core, those that compute do not."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ def policy_of_new_thread() -> int:
 
 
 def policies(pid: int) -> dict[int, tuple[str, int]]:
-    """The name and the policy of each thread."""
+    """The name and the scheduling policy of each thread."""
     threads = map(int, os.listdir(f"/proc/{pid}/task"))
     return {tid: (Path(f"/proc/{tid}/comm").read_text().strip(), os.sched_getscheduler(tid)) for tid in threads}
 

@@ -1,4 +1,4 @@
-"""Runs every command and program of README and manuals, as printed, against a server on the demo checkpoint."""
+"""Runs every command and program of the README and the manuals, as printed, against a server with the demo model."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands(beginning: str) -> list[str]:
-    """Lines of shell blocks that hold a command, without their comments."""
+    """The lines of shell blocks that contain a command, without their comments."""
     lines = [line.partition(" # ")[0].strip() for block in blocks("sh") for line in block.splitlines()]
     return [line for line in lines if re.search(rf"(^|\| ){re.escape(beginning)}", line)]
 
@@ -56,7 +56,7 @@ def http_address(server: BackgroundServer) -> str:
 
 
 def run(command: str, address: str, given: str = "") -> str:
-    """What a shell line prints with our programs on the PATH."""
+    """Runs a shell line with our programs on the PATH and returns its output."""
     environment = os.environ | {"INDEX_GRPC_ADDRESS": address, "PATH": f"{BIN}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, input=given, env=environment, check=False, timeout=60
@@ -73,7 +73,7 @@ def test_every_shell_line_is_run_by_some_test() -> None:
 
 @pytest.mark.parametrize("line", commands("grpcurl "))
 def test_grpcurl_lines(address: str, line: str) -> None:
-    """Through another client that, like grpcurl, knows nothing but what the server tells of itself."""
+    """Makes the calls with another client that, like grpcurl, gets the contract by reflection."""
     words = shlex.split(line)
     assert words[1] == "-plaintext"
     data = words[words.index("-d") + 1] if "-d" in words else "{}"
@@ -100,7 +100,7 @@ def test_index_client_lines(address: str, line: str) -> None:
 
 @pytest.mark.parametrize("line", commands("make "))
 def test_make_lines(address: str, line: str) -> None:
-    # The suite may itself run under make, which would make this one talkative.
+    # The suite itself may run under make; with these variables this make would print more.
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS")}
     command = ["make", "-n", *shlex.split(line)[1:]]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)

@@ -1,4 +1,4 @@
-"""Two servers behind one balancing client are restarted in turn: no call fails."""
+"""No call fails while two servers, between which clients balance, are restarted in turn."""
 
 import asyncio
 import itertools
@@ -32,14 +32,14 @@ SERVICE_CONFIG = {
         }
     ],
 }
-"""What any stock client may be given."""
+"""A service config for clients without code of ours."""
 NUM_CALLERS = 1
-"""With unary calls and with streams, of each client; each always has a call open."""
+"""For each client, callers with unary calls, and callers with streams; each always has a call open."""
 NUM_TOKENS = 60
 SEED = 5
 
 Ask = Callable[[str], Awaitable[str]]
-"""Makes a call with this request id; the answer's text."""
+"""Makes a call with this request id and returns the answer's text."""
 
 
 @asynccontextmanager
@@ -62,7 +62,7 @@ async def stock(target: str) -> AsyncIterator[list[Ask]]:
 
 @asynccontextmanager
 async def bundled(target: str) -> AsyncIterator[list[Ask]]:
-    """The same by our client."""
+    """Unary calls and streams of our client."""
     async with AsyncClient(target) as client:
 
         async def unary(request_id: str) -> str:
@@ -117,7 +117,7 @@ async def test_no_call_fails(checkpoint: Path) -> None:
         for process in processes.values():
             await asyncio.to_thread(process.address)
         target = f"ipv4:127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}"
-        async with asyncio.TaskGroup() as group:  # a call that fails ends the test
+        async with asyncio.TaskGroup() as group:  # a failed call ends the test
             for name, connected in CLIENTS.items():
                 for ask in NUM_CALLERS * await stack.enter_async_context(connected(target)):
                     group.create_task(keep_asking(name, ask, texts, over))

@@ -1,4 +1,4 @@
-"""How `index-grpc serve` ends: by signal, amid whatever it does."""
+"""How `index-grpc serve` ends: by a signal, at any time."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def test_a_terminal_that_closes_has_it_drain(checkpoint: Path) -> None:
 
 
 def test_a_script_that_started_it_can_interrupt_it(checkpoint: Path) -> None:
-    """A shell has what runs in its background ignore SIGINT."""
+    """A shell makes background processes ignore SIGINT."""
     with running("sh", "-c", f"{INDEX_GRPC} serve --model {checkpoint} --port 0 & wait") as process:
         process.address()
         (server,) = process.children
@@ -78,7 +78,7 @@ def test_under_nohup_it_goes_on(checkpoint: Path) -> None:
 
 
 def test_closed_standard_streams_are_nobody_elses(checkpoint: Path) -> None:
-    """A socket in their place would be taken for one of them at the end."""
+    """Otherwise a socket could get their numbers and be taken for one of them at the end."""
     command = f"exec {INDEX_GRPC} serve --model {checkpoint} --port 0 <&- >&-"
     with running("sh", "-c", command) as process:
         with grpc.insecure_channel(process.address()) as channel:
@@ -100,12 +100,12 @@ def test_a_second_signal_ends_at_once(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_process_ends_changes_nothing(checkpoint: Path, number: signal.Signals) -> None:
-    """As make and the like send, which pass it on to a whole group once more."""
+    """Programs like make send a signal to the whole process group once more."""
     with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", "0") as process:
         process.address()
         process.send(number)
         process.wait_for("stopped")
-        for _ in range(100):  # one of them comes when the event loop is gone
+        for _ in range(100):  # one of them arrives when the event loop has ended
             process.send(number)
             time.sleep(0.005)
         assert process.exit_code() == 0
@@ -122,12 +122,12 @@ def test_ctrl_c_waits_for_nobody(checkpoint: Path) -> None:
 @pytest.mark.usefixtures("heeding_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_python_imports_ends_it(tmp_path: Path, number: signal.Signals) -> None:
-    """As one that has its own handler, which a container's first process needs to be ended at all."""
+    """The process handles the signal itself, since the first process of a container has no default handlers."""
     begun, slow = tmp_path / "begun", tmp_path / "click.py"
     os.mkfifo(begun)
     slow.write_text(f"open({str(begun)!r}, 'w').close()\nimport time\nwhile True:\n    time.sleep(1)\n")
     with serving("--port", "0", PYTHONPATH=str(tmp_path)) as process:
-        begun.read_text()  # which waits for who writes
+        begun.read_text()  # waits until the other process writes
         process.send(number)
         assert process.exit_code() == 0
     assert no_traceback(process.lines)
@@ -170,7 +170,7 @@ runner.launch = stick
 launch.load = lambda settings: loaded
 cli.main(["serve", "--port", "0", *sys.argv[3:]])
 """
-"""With the first request of that id."""
+"""The step of the first request with the given id never ends."""
 
 
 def test_a_second_signal_waits_for_no_trial_step(checkpoint: Path) -> None:

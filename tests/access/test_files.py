@@ -52,7 +52,7 @@ def test_replaced_by_a_file_that_looks_the_same(path: Path) -> None:
 
 
 def test_a_link_turned_to_another_folder(tmp_path: Path) -> None:
-    """As Kubernetes does it with a Secret: the file is a link through `..data`, which is a link to a folder."""
+    """Kubernetes replaces a Secret like this: the file is a link through `..data`, which is a link to a folder."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "words").write_text(name)
@@ -100,7 +100,7 @@ async def test_looking_goes_on_whatever_happens(
     monkeypatch.setattr("index_grpc.access.files.CHECK_SECONDS", 0.001)
 
     def read() -> str:
-        return {"old": "old", "new": "new"}[path.read_text()]  # KeyError is no StartupError
+        return {"old": "old", "new": "new"}[path.read_text()]  # KeyError is not a StartupError
 
     words = Reloaded("the words", [path], read)
     looking = asyncio.create_task(keep_fresh([words]))

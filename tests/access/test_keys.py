@@ -37,7 +37,7 @@ def test_a_new_key_is_printed_once_and_its_file_knows_it(path: Path) -> None:
 
 
 def test_the_files_mode_and_what_stands_in_it_are_kept(path: Path) -> None:
-    path.write_text(f"# ours\n[keys.one]\nhash = '{HASH}'")  # its last line does not end
+    path.write_text(f"# ours\n[keys.one]\nhash = '{HASH}'")  # the last line has no newline
     path.chmod(0o640)
     options = ["--requests-per-minute", "90", "--max-concurrent", "2", "--expires", "2040-05-06"]
     assert new("two", "--file", str(path), *options).exit_code == 0

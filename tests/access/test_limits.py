@@ -1,4 +1,4 @@
-"""What one key may ask for."""
+"""The limits of a key."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +12,7 @@ from index_grpc.errors import RateLimited
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """A clock that stands still unless the test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -77,7 +77,7 @@ def test_calls_at_a_time(clock: Clock) -> None:
     with ExitStack() as held:
         for _ in range(2):
             held.enter_context(usage.of_one_call("one", limited))
-        for _ in range(10):  # takes nothing from the minute's
+        for _ in range(10):  # these do not count as requests of the minute
             assert refused_seconds(usage, limited) > 0
     makes(usage, limited, 2)
     assert usage.num_open == 0

@@ -1,4 +1,4 @@
-"""Real servers on the small random checkpoint, to put load on."""
+"""Real servers on the small random checkpoint, for the load generator."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,14 +16,14 @@ from tests.conftest import settings
 
 
 def serving(checkpoint: Path, **changes: object) -> AbstractContextManager[BackgroundServer]:
-    """A server of its own."""
+    """A separate server."""
     chosen = settings(checkpoint, **changes)
     return background(chosen, lambda: load(chosen))
 
 
 @pytest.fixture(scope="package")
 def server(checkpoint: Path) -> Iterator[BackgroundServer]:
-    """A server with places enough."""
+    """A server with enough places for all calls."""
     with serving(checkpoint) as server:
         yield server
 

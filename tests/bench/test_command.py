@@ -159,7 +159,7 @@ def test_a_server_that_asks_who_calls(checkpoint: Path, tmp_path: Path) -> None:
         result, everything = run_bench(server.address, *level, *reach, "--api-key", "secret")
         assert result.exit_code == 0
         (level_found,) = everything["levels"]
-        # Three are spent before: on the model and on the tokens of two prompts.
+        # Three requests are made before: one for the model, and two to count prompt tokens.
         assert (level_found["num_completed"], level_found["errors"]) == (1, {"RESOURCE_EXHAUSTED": 1})
         result, _ = run_bench(server.address, *level, *reach)
         assert result.exit_code == 1

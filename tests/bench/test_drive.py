@@ -1,4 +1,4 @@
-"""How workers take turns and stay away."""
+"""How workers share the requests, and how long they wait after a refusal."""
 
 from collections.abc import Awaitable
 

@@ -1,4 +1,4 @@
-"""Where `benchmarks/bench.py` keeps what it finds."""
+"""Where `benchmarks/bench.py` keeps its results."""
 
 import subprocess
 import sys

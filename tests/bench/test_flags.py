@@ -1,4 +1,4 @@
-"""Flags that are refused, before anything is asked."""
+"""Flags that are refused before any request is made."""
 
 import subprocess
 import sys
@@ -73,7 +73,7 @@ def test_a_level_of_sensible_size() -> None:
 
 
 def modules(code: str) -> set[str]:
-    """What is imported after the code has run in a process of its own."""
+    """The modules that are imported after the code has run in a separate process."""
     code += "\nimport sys; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines())

@@ -1,4 +1,4 @@
-"""The way through `benchmarks/gpu.py`, small and on the processor."""
+"""`benchmarks/gpu.py` from start to end, with a small model on the processor."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def section() -> dict[str, Any]:
-    """What was found; the peer has no time even to start."""
+    """The results; the peer is given too little time even to start."""
     limits = ["--seconds", "0.1", "--rounds", "1", "--peers", "static", "--peer-seconds", "0.1"]
     done = run("gpu.py", "--smoke", *limits)
     assert done.returncode == 0, done.stderr
@@ -33,7 +33,7 @@ def section() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rows(section: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
-    """By name and level."""
+    """The rows by name and level."""
     return {(row["name"], row["at_once"]): row for row in section["data"]["rows"]}
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, and what is told meanwhile."""
+"""Ctrl-C, and the progress that is printed before it."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ MANY = "100000"
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """For what nothing tells of."""
+    """Polls for a condition that nothing notifies of."""
     deadline = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""The figures of records made by hand."""
+"""The figures computed from records that the tests make."""
 
 from index_grpc_client import Finish, FinishReason, Timing, Usage
 
@@ -10,7 +10,7 @@ from index_grpc.bench.report import notes
 def answered(
     due: float, messages: list[float], tokens: int, *, turn: int = 1, prompt: int = 60, cached: int = 0
 ) -> Record:
-    """An answer whose messages came so many seconds after it was due."""
+    """An answer whose messages came the given numbers of seconds after it was due."""
     usage, timing = Usage(prompt, tokens, prompt + tokens, cached), Timing(0.25, 0.5, 1.0)
     finish = Finish(FinishReason.STOP, "", usage, timing)
     instants = [due + message for message in messages]
@@ -69,7 +69,7 @@ def test_what_failed_is_in_no_latency() -> None:
     assert level.errors == {"UNAVAILABLE": 2, "INTERNAL": 1}
     assert level.error_examples == {"UNAVAILABLE": "full", "INTERNAL": "broke"}
     assert level.time_to_first_token_s == Spread(1.0, 1.0, 1.0, 1.0, 1.0)
-    assert level.duration_s == 4.0  # the failures are part of the level
+    assert level.duration_s == 4.0  # the failures count for the duration
 
 
 def test_an_answer_of_one_token_has_no_time_per_token() -> None:

@@ -21,7 +21,7 @@ def test_arrivals_follow_from_the_seed() -> None:
 
 
 def test_arrivals_are_poisson() -> None:
-    """Gaps of mean 1 / rate, a share of 1 / e of them longer than that, each independent of the last."""
+    """The gaps have the mean 1 / rate, a share of 1 / e of them is longer, and each is independent of the last."""
     instants = first(20_000, "0/0", 5.0)
     gaps = [after - before for before, after in itertools.pairwise([0.0, *instants])]
     assert sum(gaps) / len(gaps) == pytest.approx(1 / 5, rel=0.02)
@@ -48,5 +48,5 @@ async def test_prompts_have_about_the_wanted_number_of_tokens(server: Background
         num_words = await fit_words(client, 0, wanted)
         prompts = [Workload(0, num_words).prompt("0", number).text for number in range(20)]
         counts = [(await client.count_tokens(prompt)).prompt_tokens for prompt in prompts]
-    one_word = max(len(word) for word in WORDS) + 1  # tokens, at most
+    one_word = max(len(word) for word in WORDS) + 1  # the most tokens of a word
     assert abs(sum(counts) / len(counts) - wanted) <= max(one_word, wanted / 10)

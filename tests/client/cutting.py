@@ -1,4 +1,4 @@
-"""A server of raw HTTP/2 that begins an answer and then goes, in each of the ways that proxies pass on."""
+"""A raw HTTP/2 server that begins an answer and then cuts it off, in each way in which proxies report a lost server."""
 
 import socket
 import threading
@@ -17,17 +17,17 @@ Cut = Callable[[H2Connection, int], None]
 
 
 def reset(code: ErrorCodes) -> Cut:
-    """As Envoy does, with INTERNAL_ERROR."""
+    """Resets the stream, as Envoy does with INTERNAL_ERROR."""
     return lambda connection, stream: connection.reset_stream(stream, code)
 
 
 def end(connection: H2Connection, stream: int) -> None:
-    """Without a status, as HAProxy does."""
+    """Ends the stream without a status, as HAProxy does."""
     connection.end_stream(stream)
 
 
 def hang_up(connection: H2Connection, stream: int) -> None:
-    """As the server itself does when it dies."""
+    """Closes the connection, as happens when the server itself dies."""
 
 
 def begin(connection: H2Connection, stream: int, delta: str) -> None:
@@ -37,7 +37,7 @@ def begin(connection: H2Connection, stream: int, delta: str) -> None:
 
 
 class CuttingServer:
-    """Begins each answer with `delta`, if there is any, and cuts it once it may. Takes connections in turn."""
+    """Begins each answer with `delta`, if there is one, and cuts it off when allowed. Serves connections in turn."""
 
     def __init__(self, cut: Cut, delta: str) -> None:
         self._cut, self._delta = cut, delta
@@ -53,7 +53,7 @@ class CuttingServer:
     def __exit__(self, *_: object) -> None:
         self.may_cut.set()
         for wire in (self._listener, self._wire):
-            with suppress(OSError):  # the caller may have gone first
+            with suppress(OSError):  # the caller may have left already
                 wire.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._listener.close()

@@ -1,4 +1,4 @@
-"""Lets one test drive the synchronous and the asyncio client alike."""
+"""Lets one test use the synchronous and the asyncio client in the same way."""
 
 import inspect
 from collections.abc import AsyncIterable, Awaitable, Iterable
@@ -11,7 +11,7 @@ EitherClient = Client | AsyncClient
 
 
 async def settled(value: Value | Awaitable[Value]) -> Value:
-    """Returns what a method of either client gives."""
+    """Returns the result of a method of either client."""
     if inspect.isawaitable(value):
         awaited: Value = await value
         return awaited
@@ -19,7 +19,7 @@ async def settled(value: Value | Awaitable[Value]) -> Value:
 
 
 async def drained(chunks: Iterable[Chunk] | AsyncIterable[Chunk], into: list[Chunk] | None = None) -> list[Chunk]:
-    """Reads either stream to its end, into a list that outlives an error."""
+    """Reads either client's stream to its end, into a list that is still there after an error."""
     into = [] if into is None else into
     if isinstance(chunks, AsyncIterable):
         async for chunk in chunks:

@@ -24,11 +24,11 @@ SERVICE = "index.v1.ChatService"
 WORDS = ("Hello", ", ", "世界", "!")
 TEXT = "".join(WORDS)
 MANY_TIMES = 5
-"""Prompts of more than so many contexts are not even counted."""
+"""Prompts longer than this many contexts are not even counted."""
 
 
 class Failure(NamedTuple):
-    """A status to fail with, and the details that travel with it."""
+    """A status to fail with, and its details."""
 
     code: grpc.StatusCode
     message: str
@@ -81,29 +81,29 @@ def too_late() -> Failure:
 
 @dataclass
 class Script:
-    """What the server does next; tests write it, and read what came."""
+    """What the server does next. Tests write it, and read which requests came."""
 
     failures: deque[Failure] = field(default_factory=deque)
-    """Each call takes one, as long as there are any, and fails with it."""
+    """As long as there are any, each call takes one and fails with it."""
     failing: dict[str, list[Failure | None]] = field(default_factory=dict)
-    """Answers to a prompt take one of the prompt's, as long as there are any, and fail with it if it is a failure."""
+    """By prompt: as long as there are any, each answer to the prompt takes one, and fails if it is not None."""
     words: tuple[str, ...] = WORDS
     finish_reason: chat_pb2.FinishReason.ValueType = chat_pb2.FINISH_REASON_STOP
     cut_after: int | None = None
-    """Streams end well, but without a finish, after this many words."""
+    """Streams end normally, but without a finish, after this many words."""
     fail_after: tuple[int, Failure] | None = None
     """Streams fail after this many words."""
     hold_after: int | None = None
     """Calls send this many words and then wait until the caller leaves."""
     context_length: int = 100
-    """A token is a character of a message."""
+    """In tokens; each character of a message is a token."""
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     times_left: list[float] = field(default_factory=list)
-    """Seconds that callers would wait, as they came."""
+    """Seconds that each caller would still wait when its call arrived."""
     holding: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)
-    """A call that was to be held is over."""
+    """Set when a held call has ended."""
 
 
 class FakeChat(chat_pb2_grpc.ChatServiceServicer):
@@ -234,7 +234,7 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
 
 
 class FakeHealth(HealthServicer):
-    """The standard service, which fails by the script, too."""
+    """The standard health service, which also fails as the script says."""
 
     def __init__(self, script: Script) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ class FakeHealth(HealthServicer):
 
 
 class FakeServer:
-    """The script behind a port of the loopback, with the standard health service beside it."""
+    """A server on the loopback that follows the script, with the standard health service."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.script = Script()
@@ -278,7 +278,7 @@ class FakeServer:
 
 
 def main() -> None:
-    """Serves in a process of its own, to be killed; holds answers after two words."""
+    """Serves in a separate process, which a test can kill; holds answers after two words."""
     server = FakeServer()
     server.script.hold_after = 2
     sys.stdout.write(f"{server.address}\n")

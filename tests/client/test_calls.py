@@ -103,7 +103,7 @@ async def test_health_is_asked_again_too(either: EitherClient, script: Script) -
 
 
 async def test_large_requests_are_retried_as_small_ones(either: EitherClient, script: Script) -> None:
-    """gRPC of its own accord keeps no more than 256 KiB to send again."""
+    """By default gRPC keeps no more than 256 KiB to send again."""
     script.context_length = 4_000_000
     script.failures.append(overloaded(0))
     assert (await settled(either.chat("x" * 3_900_000))).text == TEXT
@@ -176,7 +176,7 @@ async def test_a_stream_that_fails_keeps_its_text(either: EitherClient, script: 
 
 @pytest.fixture
 def doomed() -> Iterator[subprocess.Popen[str]]:
-    """A server of its own process, which writes its address; it holds answers after two words."""
+    """A server in a separate process, which writes its address; it holds answers after two words."""
     command = [sys.executable, "-m", "tests.client.fake_server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         yield process

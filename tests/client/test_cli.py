@@ -1,4 +1,4 @@
-"""The command line's commands, in this process."""
+"""The commands of the command line, run in this process."""
 
 import json
 import os

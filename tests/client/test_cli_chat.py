@@ -1,4 +1,4 @@
-"""The conversation at the terminal."""
+"""Conversations at the terminal."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ def talk(server: FakeServer, *lines: str, arguments: Iterable[str] = ()) -> Resu
 
 
 def chats(script: Script) -> list[tuple[str, list[str]]]:
-    """Returns the prompts answered, each with what came before it."""
+    """Returns the answered prompts, each with its history."""
     requests = [request for request in script.requests if isinstance(request, chat_pb2.ChatRequest)]
     return [(request.prompt, [turn.content for turn in request.history]) for request in requests]
 
@@ -56,7 +56,7 @@ def test_retry_answers_the_last_prompt_anew(server: FakeServer) -> None:
 
 
 def test_a_retry_that_fails_forgets_nothing(server: FakeServer) -> None:
-    """The turn that it was to replace included."""
+    """It even keeps the turn that the retry was to replace."""
     runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
     lost = Failure(grpc.StatusCode.INTERNAL, "lost")
     server.script.failing = {"two": [None, lost]}

@@ -106,7 +106,7 @@ def test_no_standard_input_is_one_error(server: FakeServer, command: str, source
 
 
 def test_what_a_locale_does_not_hold_is_no_reason_to_lose_the_rest(start: Start) -> None:
-    """JSON holds it all the same."""
+    """JSON output still has all characters."""
     with start("ask", "Hi", PYTHONIOENCODING="latin-1") as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, TEXT.replace("世界", "??") + "\n", "")
@@ -148,7 +148,7 @@ def test_where_errors_cannot_be_written_the_exit_code_tells(arguments: list[str]
 
 
 def test_a_file_that_cannot_be_read_is_no_fault_of_the_output(server: FakeServer) -> None:
-    unreadable = "/proc/self/mem"  # by anyone, root too
+    unreadable = "/proc/self/mem"  # even by root
     command = [*PROGRAM, "--address", server.address, "--ca", unreadable, "ask", "Hi"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2

@@ -165,7 +165,7 @@ def long_history(turns: int) -> list[Message]:
 
 async def test_trimming_drops_the_oldest_turns_only(either: EitherClient, script: Script) -> None:
     chat = conversation(either, system="ssssssssss", history=long_history(30), trim=True)
-    await settled(chat.ask("p" * 10))  # 100 hold 10 of instructions, 10 of prompt, 20 for the answer: six turns of 10
+    await settled(chat.ask("p" * 10))  # 100 = 10 of instructions + 10 of prompt + 20 for the answer + six turns of 10
     sent = [turn.content for turn in script.requests[-1].history]
     assert sent[:2] == ["ssssssssss", "00024"]
     assert len(sent) == 1 + 2 * 6
@@ -220,7 +220,7 @@ async def test_the_model_is_asked_about_once(async_client: AsyncClient, script: 
 async def test_calls_that_trim_share_the_options_of_the_turn(
     either: EitherClient, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = itertools.count(step=20)  # each call finds another 20 seconds gone
+    looks = itertools.count(step=20)  # each reading of the clock is 20 seconds later
     monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: next(looks)))
     chat = conversation(either, trim=True, history=[("user", "a" * 50), ("assistant", "b" * 40)])
     await settled(chat.ask("hi", timeout=100, request_id="turn-1"))

@@ -1,4 +1,4 @@
-"""An answer that is lost on the way is one exception, in whatever way a proxy passes the loss on."""
+"""An answer that is cut off raises the same exception, however a proxy reports the loss."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ CUTS: dict[str, tuple[Cut, grpc.StatusCode]] = {
     "ended": (end, grpc.StatusCode.UNKNOWN),
     "hung up": (hang_up, grpc.StatusCode.UNAVAILABLE),
 }
-"""How a stream goes, and what gRPC makes of it."""
+"""How a stream is cut off, and the status that gRPC reports."""
 
 
 @pytest.mark.parametrize("name", CUTS)

@@ -1,4 +1,4 @@
-"""The error family, and how a failed call becomes one of it."""
+"""The exception classes, and which of them a failed call raises."""
 
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ CODES_WITH_A_CLASS = {
 }
 
 LOSSES = {"UNAVAILABLE", "INTERNAL", "UNKNOWN"}
-"""What comes, as a rule, of a call that had begun and was lost on the way."""
+"""The usual status codes of a call that had begun and was then cut off."""
 
 
 def rpc_error(failure: Failure) -> grpc.RpcError:

@@ -1,4 +1,4 @@
-"""Calls end by their timeouts, whatever a server's health does meanwhile."""
+"""Calls end at their timeouts, even if a server's health changes meanwhile."""
 
 import threading
 from concurrent import futures
@@ -17,8 +17,8 @@ NUM_CALLERS = 12
 TIMEOUT_SECONDS = 5.0
 
 
-class Refusing(ChatServiceServicer):  # the other calls are not made
-    """Refuses each call, to be tried again in a second, and turns health as it does."""
+class Refusing(ChatServiceServicer):  # the tests do not make the other calls
+    """Refuses each call, asks the caller to retry in a second, and changes the health each time."""
 
     def __init__(self, turn: "threading.Event") -> None:
         self.turn = turn

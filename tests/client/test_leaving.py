@@ -1,6 +1,7 @@
-"""Whoever leaves an answer early, in whatever way, stops the server's work on it.
+"""A caller that leaves an answer early, in any way, stops the server's work on it.
 
-Each way returns what its caller would still hold, so that it is not the dropping of that which stops the work.
+Each function returns the objects that its caller would still hold, so that it is not their deletion that stops the
+work.
 """
 
 import asyncio
@@ -154,7 +155,7 @@ async def async_by_closing_under_the_reader(client: AsyncClient) -> object:
 
 
 async def async_by_a_time_that_is_up(client: AsyncClient) -> object:
-    """The call is over then, which nobody is to take for a failure of the server's."""
+    """The call has ended then, and this must not look like a failure of the server."""
     stream = client.chat_stream("Hi")
     await anext(stream)
     with pytest.raises(TimeoutError):

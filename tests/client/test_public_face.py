@@ -1,4 +1,4 @@
-"""What the package shows, and what it needs."""
+"""The public names of the package, and the packages that it needs."""
 
 import ast
 import inspect
@@ -52,7 +52,7 @@ def test_imports(path: Path) -> None:
 
 
 def parameters(function: Callable[..., object]) -> list[tuple[str, object, object]]:
-    """Returns names, defaults and types, with asyncio's types under the names of the others."""
+    """Returns names, defaults and types; asyncio's types get the names of the synchronous ones."""
     found = inspect.signature(function, eval_str=False).parameters.values()
     alike = {AsyncClient: Client, grpc.aio.Channel | None: grpc.Channel | None}
     return [(each.name, each.default, alike.get(each.annotation, each.annotation)) for each in found]

@@ -1,4 +1,4 @@
-"""What becomes of options on the wire."""
+"""The requests that options become."""
 
 import math
 import re

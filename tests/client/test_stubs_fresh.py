@@ -1,4 +1,4 @@
-"""The committed stubs and what is shipped beside them say what the contract says."""
+"""The committed stubs, and the files that are shipped beside them, agree with the contract."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ def meaning(file: FileDescriptorProto) -> FileDescriptorProto:
 
 @pytest.fixture(scope="module")
 def compiled() -> FileDescriptorProto:
-    """The contract as the compiler sees it now."""
+    """The contract as it is compiled now."""
     buf = shutil.which("buf", path=str(Path(sys.executable).parent)) or shutil.which("buf")
     assert buf, "the test extra brings buf"
     run = subprocess.run([buf, "build", "-o", "-#format=binpb"], cwd=ROOT, capture_output=True, check=True)

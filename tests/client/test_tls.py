@@ -1,4 +1,4 @@
-"""Encryption with a certificate of one's own, and with one for the caller too."""
+"""Encryption with a certificate of a private authority, and with client certificates."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def tls_server(pair: Pair) -> Iterator[FakeServer]:
 
 @pytest.fixture
 def asking_server(ca: trustme.CA, pair: Pair) -> Iterator[FakeServer]:
-    """Asks its callers for a certificate."""
+    """A server that requires client certificates."""
     files = [(pair.key.read_bytes(), pair.cert.read_bytes())]
     server = FakeServer(grpc.ssl_server_credentials(files, ca.cert_pem.bytes(), require_client_auth=True))
     yield server

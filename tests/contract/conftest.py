@@ -15,7 +15,7 @@ Built = Callable[[str], Language]
 
 @pytest.fixture(scope="package")
 def server() -> Iterator[Process]:
-    """`index-grpc serve`. Whatever the programs left amid an answer is freed at once: nothing is to be completed."""
+    """`index-grpc serve`. At the end it does not wait for answers that the programs have left."""
     with serving("--port", "0", "--device", "cpu", "--drain-delay-seconds", "0") as process:
         process.address()
         yield process
@@ -33,14 +33,14 @@ def address(server: Process) -> str:
 
 @pytest.fixture(scope="package")
 def client(address: str) -> Iterator[Client]:
-    """What the other languages are compared with."""
+    """Our client, with whose answers those of the other languages are compared."""
     with Client(address) as client:
         yield client
 
 
 @pytest.fixture(scope="package")
 def built() -> Built:
-    """Builds a language's programs by its folder's name; skips where something is not installed."""
+    """Builds a language's programs by its folder's name; skips if something is not installed."""
     outcome = cache(_build)
 
     def build(folder: str) -> Language:
@@ -53,7 +53,7 @@ def built() -> Built:
 
 
 def _build(folder: str) -> str:
-    """Builds, or says what is not there."""
+    """Builds the programs, or says what is missing."""
     missing = BY_FOLDER[folder].missing()
     if missing:
         return f"not installed, or too old: apt-get install {' '.join(missing)}"

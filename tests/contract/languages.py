@@ -1,4 +1,4 @@
-"""The languages whose programs try the contract: what each needs, and how its programs are built and run."""
+"""The languages whose programs test the contract: what each needs, and how its programs are built and run."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import google.rpc
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "contract"
-"""Where programs are built, each language in a copy of its folder, the contract beside them in `protos`."""
+"""Where programs are built: each language in a copy of its folder, with the contract in `protos` beside them."""
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 NODE_20 = "node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'"
@@ -24,21 +24,21 @@ class Language:
 
     folder: str
     needs: dict[str, str]
-    """Shell lines that succeed where something is installed, and the Debian packages that bring it."""
+    """Shell lines that succeed if something is installed, and the Debian packages that install it."""
     programs: dict[str, str]
     """Shell lines by the program's name; {address} is the server's."""
 
     @property
     def workplace(self) -> Path:
-        """Where it is built and run."""
+        """The folder in which it is built and run."""
         return BUILD / self.folder
 
     def missing(self) -> list[str]:
-        """Debian packages that are not there, or too old."""
+        """Debian packages that are missing or too old."""
         return [package for probe, package in self.needs.items() if shell(probe, BUILD).returncode != 0]
 
     def build(self) -> None:
-        """Makes what is out of date. Raises AssertionError with make's last words if it cannot."""
+        """Builds what is out of date. Raises AssertionError with make's last output if that fails."""
         copy_contract()
         source, made = Path(__file__).parent / self.folder, shutil.ignore_patterns("generated", "node_modules")
         shutil.copytree(source, self.workplace, ignore=made, dirs_exist_ok=True)
@@ -73,9 +73,9 @@ BY_FOLDER = {language.folder: language for language in LANGUAGES}
 
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a shell line there, with our programs on the PATH, for at most five minutes."""
+    """Runs a shell line in the folder, with our programs on the PATH, for at most five minutes."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The suite may itself run under make, which would make another one talkative.
+    # The suite itself may run under make; with these variables another make would print more.
     inherited = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS")}
     return subprocess.run(
         ["bash", "-c", line], cwd=folder, env=inherited | {"PATH": PATH} | environment,
@@ -84,7 +84,7 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 
 def copy_contract() -> None:
-    """Puts the contract and the error details that come with it where the generators look."""
+    """Copies the contract, and the protos of its error details, to where the generators look for them."""
     shutil.rmtree(BUILD / "protos", ignore_errors=True)
     shutil.copytree(ROOT / "protos", BUILD / "protos")
     (installed,) = google.rpc.__path__

@@ -1,4 +1,4 @@
-"""Installs the Debian packages that the languages need, or says which; `make test-contract` runs it first."""
+"""Installs the Debian packages that the languages need, or names them; `make test-contract` runs this first."""
 
 import os
 import shutil
@@ -11,12 +11,12 @@ INSTALL = ["apt-get", "--quiet", "--quiet", "--yes", "--no-install-recommends", 
 
 
 def missing() -> list[str]:
-    """Packages that some language lacks."""
+    """The missing packages of all languages."""
     return sorted({package for language in LANGUAGES for package in language.missing()})
 
 
 def install(packages: list[str]) -> None:
-    """With Debian's lists as they are now."""
+    """Updates Debian's package lists and installs the packages."""
     sys.stderr.write(f"installing {' '.join(packages)}\n")
     subprocess.run(["apt-get", "--quiet", "--quiet", "update"], check=False)
     quietly = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}

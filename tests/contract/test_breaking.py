@@ -1,4 +1,4 @@
-"""The contract may grow; what a released client relies on may not change."""
+"""The contract may grow, but nothing on which a released client relies may change."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Programs of other languages make the calls of the contract; what they print is held to what the server promises."""
+"""Programs in other languages make the calls of the contract; their output must be what the server promises."""
 
 import json
 import re
@@ -22,7 +22,7 @@ STORY = "讲个故事"
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a program prints of a call: names are those of protobuf's JSON."""
+    """What a program prints about a call; names are those of protobuf's JSON."""
 
     call: str
     code: int
@@ -31,19 +31,19 @@ class Told:
 
     @property
     def only(self) -> dict[str, Any]:
-        """The one message of a call that went well."""
+        """The only message of a successful call."""
         assert self.code == OK
         (message,) = self.messages
         return message
 
     @property
     def text(self) -> str:
-        """The answer to Chat, in the one message, or to ChatStream."""
+        """The text of an answer to Chat, in its only message, or to ChatStream."""
         return "".join(message.get("response", message.get("delta", "")) for message in self.messages)
 
     @property
     def reason(self) -> str:
-        """ErrorInfo's reason."""
+        """The reason in ErrorInfo."""
         info = self.details["google.rpc.ErrorInfo"]
         assert info["domain"] == "index-grpc"
         assert self.details["google.rpc.RequestInfo"]["requestId"]
@@ -52,7 +52,7 @@ class Told:
 
 @pytest.fixture(scope="module")
 def told_by(address: str, built: Built) -> Callable[[str], dict[str, Told]]:
-    """Runs a program, once, by its name."""
+    """Runs a program by its name, only once."""
 
     @cache
     def run(program: str) -> dict[str, Told]:
@@ -67,13 +67,13 @@ def told_by(address: str, built: Built) -> Callable[[str], dict[str, Told]]:
 
 @pytest.fixture(params=BY_PROGRAM)
 def program(request: pytest.FixtureRequest) -> str:
-    """The program's name."""
+    """The name of each program in turn."""
     return str(request.param)
 
 
 @pytest.fixture
 def told(program: str, told_by: Callable[[str], dict[str, Told]]) -> dict[str, Told]:
-    """What the program told, by call."""
+    """What the program printed, by call."""
     return told_by(program)
 
 

@@ -1,4 +1,4 @@
-"""The examples run by the commands that stand on top of them."""
+"""The examples run with the commands in their first comment."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ WANTED = {
     "ruby/chat.rb": "blue",
     "shell/chat.sh": '"finish"',
 }
-"""What each must print."""
+"""Text that each must print."""
 OTHER_LANGUAGES = {"cpp", "node", "ruby"}
 MOST_LINES = 40
 
@@ -40,7 +40,7 @@ def test_an_example_runs_as_it_says(example: str, address: str, built: Built) ->
     folder = Path(example).parts[0]
     if folder in OTHER_LANGUAGES:
         workplace = built(folder).workplace
-        if folder == "node":  # there its packages are installed already, as the lock file says
+        if folder == "node":  # its packages are installed there already, by the lock file
             shutil.copy(EXAMPLES / example, workplace)
             lines = [line.replace("examples/node", str(workplace)) for line in lines if not line.startswith("npm ")]
     assert lines
@@ -59,7 +59,7 @@ def test_every_example_is_run_and_short() -> None:
 
 @pytest.mark.languages
 def test_an_example_says_what_went_wrong(built: Built) -> None:
-    """Nobody listens there."""
+    """No server listens at the address."""
     workplace = built("node").workplace
     shutil.copy(EXAMPLES / "node/chat.mjs", workplace)
     done = shell(f"node {workplace}/chat.mjs", ROOT, INDEX_GRPC_ADDRESS="127.0.0.1:1")

@@ -1,1 +1,1 @@
-"""Kernels for CUDA, in Triton's interpreter where there is no GPU."""
+"""Kernels for CUDA, in Triton's interpreter if there is no GPU."""

@@ -1,7 +1,7 @@
-"""Compiles, without a GPU, what the real model launches: `python -m tests.cuda.compiling 90 bfloat16 232448 1,64 512`.
+"""Compiles the real model's kernels without a GPU: `python -m tests.cuda.compiling 90 bfloat16 232448 1,64 512`.
 
-Takes a compute capability, a number format, the bytes that programs of one processor may share there, and sizes of
-steps: rows of answers, tokens of prompts. Prints, as JSON, what each kernel shares. Triton must not interpret.
+Takes a compute capability, a number format, the bytes of shared memory of a program there, and sizes of steps: rows of
+answers, tokens of prompts. Prints, as JSON, how much shared memory each kernel uses. Triton must not interpret.
 """
 
 import json
@@ -42,13 +42,13 @@ MAX_SEQUENCES = 256
 
 
 class Launches:
-    """What is launched instead of being run: kernels by all that a compiler is told."""
+    """Records launches instead of running them: each kernel with everything that the compiler is told."""
 
     def __init__(self) -> None:
         self.found: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {}
 
     def collect(self) -> None:
-        """From now on kernels are noted."""
+        """Records all launches from now on."""
         for kernel in KERNELS:
             kernel.run = self._note(kernel)
 
@@ -74,7 +74,7 @@ def _told(parameter: Any, value: Any) -> tuple[str, Any, bool]:
 
 
 def _compile(kernel: Any, told: dict[str, tuple[str, Any, bool]], options: dict[str, Any], capability: int) -> int:
-    """Bytes that its programs share."""
+    """Compiles a kernel and returns the bytes of shared memory that its programs use."""
     constants = {(place,): one[1] for place, one in enumerate(told.values()) if one[0] == "constexpr"}
     attributes = {(place,): [["tt.divisibility", 16]] for place, one in enumerate(told.values()) if one[2]}
     source = triton.compiler.ASTSource(kernel, {name: one[0] for name, one in told.items()}, constants, attributes)
@@ -83,7 +83,7 @@ def _compile(kernel: Any, told: dict[str, tuple[str, Any, bool]], options: dict[
 
 
 def _launch_all(model: CudaLlama, shapes: Shapes, num_rows: list[int], num_tokens: list[int]) -> None:
-    """Steps of these sizes."""
+    """Launches the kernels of steps of these sizes."""
     cache = model.new_cache(64, MAX_SEQUENCES + 1)
     scratch = Scratch(MAX_SEQUENCES, CONFIG.num_heads, CONFIG.head_dim, CONFIG.context_length, NOWHERE)
     numbers, history = _new(MAX_SEQUENCES, NUM_KNOBS, dtype=torch.float32), _new(MAX_SEQUENCES, CONFIG.vocab_size)
@@ -109,7 +109,7 @@ def _new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 
 @torch.inference_mode()
 def main(capability: int, dtype: torch.dtype, most_bytes: int, num_rows: list[int], num_tokens: list[int]) -> None:
-    """Prints a kernel's name and bytes for each that a step launches."""
+    """Prints the name and the bytes of shared memory of each kernel that a step launches."""
     model = CudaLlama(CONFIG, LlamaWeights(CONFIG).to_empty(device=NOWHERE).to(dtype))
     model.card = Card(divmod(capability, 10), most_bytes)
     launches = Launches()

@@ -1,4 +1,4 @@
-"""Where the kernels run: on a GPU if there is one, else in Triton's interpreter, on tensors of the processor."""
+"""Chooses where the kernels run: on a GPU if there is one, else in Triton's interpreter on CPU tensors."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ if find_spec("triton") is None:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """What the kernels of this folder run on."""
+    """The device on which the kernels run."""
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def the_interpreter_behaves() -> Iterator[None]:
-    from tests.cuda.interpreter import prepare_once, sum_in_order  # there may be no Triton
+    from tests.cuda.interpreter import prepare_once, sum_in_order  # Triton may be missing
 
     with pytest.MonkeyPatch.context() as patch:
         sum_in_order(patch)
@@ -29,7 +29,7 @@ def the_interpreter_behaves() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def numpy_is_quiet() -> Iterator[None]:
-    """The interpreter computes with NumPy, which warns of what kernels mask: 0 / 0, and infinities."""
+    """Silences NumPy, which in the interpreter warns of values that kernels mask: 0 / 0, and infinities."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         yield

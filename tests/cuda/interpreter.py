@@ -1,4 +1,4 @@
-"""Triton's interpreter made to sum in the order of compiled kernels, and to be done sooner."""
+"""Changes Triton's interpreter to sum in the order of compiled kernels, and to be faster."""
 
 from typing import Any
 
@@ -10,28 +10,28 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
 def sum_in_order(patch: pytest.MonkeyPatch) -> None:
-    """NumPy sums otherwise for one row than for many, and takes bfloat16 for whole numbers."""
+    """NumPy sums in another order for one row than for many, and takes bfloat16 for integers."""
     patch.setattr(InterpreterBuilder, "create_dot", _dot)
 
 
 def prepare_once(patch: pytest.MonkeyPatch) -> None:
-    """At every call of a function, Triton's language is made to compute instead of to compile; that takes long."""
+    """Patches Triton's language once; the interpreter would do it at every call of a function, which takes long."""
     prepare, prepared = interpreter._patch_lang, set()
 
     def prepare_once(function: Any) -> Any:
         languages = frozenset(name for name, value in function.__globals__.items() if value in (tl, tl.core))
         if languages not in prepared:
             prepare(function)
-            # A bound of a loop is an array of one number, which Triton 3.6 hands to int(); NumPy 2.4 refuses that.
+            # The bound of a loop is an array of one number, which Triton 3.6 passes to int(); NumPy 2.4 refuses that.
             patch.setattr(tl.tensor, "__index__", lambda number: number.handle.data.item(), raising=False)
             prepared.add(languages)
-        return interpreter._LangPatchScope()  # with nothing to restore
+        return interpreter._LangPatchScope()  # an empty scope: there is nothing to restore
 
     patch.setattr(interpreter, "_patch_lang", prepare_once)
 
 
 def _dot(builder: Any, left: Any, right: Any, total: Any, *_: object) -> Any:
-    """`tl.dot`: total [M, N] and left [M, K] by right [K, N], from the first product to the last."""
+    """`tl.dot`: adds left [M, K] times right [K, N] to total [M, N], from the first product to the last."""
     rows, columns, sums = _float32(left), _float32(right), total.data
     for place in range(rows.shape[-1]):
         sums = sums + rows[..., :, place : place + 1] * columns[..., place : place + 1, :]

@@ -1,4 +1,4 @@
-"""Keys and values in blocks for tests of attention, and the same attention by PyTorch."""
+"""Keys and values in blocks for tests of attention, and the same attention with PyTorch."""
 
 import random
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ LAYER, NUM_LAYERS = 1, 2
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens of a slot's sequence from a position on: queries, keys and values side by side, [T, H + 2K, D]."""
+    """Tokens of a slot's sequence from a position on: their queries, keys and values, [T, H + 2K, D]."""
 
     slot: int
     start: int
@@ -26,7 +26,7 @@ class Piece:
 
 
 class Memory:
-    """A pool whose blocks lie in random order, none of them written yet: whatever is read of those is not a number."""
+    """A pool with the blocks of each slot in random order. Blocks that are not written yet contain NaN."""
 
     def __init__(self, device: torch.device, kv_heads: int, num_slots: int, dtype: torch.dtype = torch.float32) -> None:
         self.device, self.dtype, self.kv_heads, self.nobody = device, dtype, kv_heads, num_slots
@@ -42,13 +42,13 @@ class Memory:
         self.scratch = Scratch(16, HEADS, HEAD_DIM, CONTEXT, device)
 
     def random(self, num_tokens: int, seed: int) -> Tensor:
-        """Queries, keys and values of so many tokens."""
+        """Random queries, keys and values of `num_tokens` tokens."""
         generator = torch.Generator().manual_seed(seed)
         shape = (num_tokens, HEADS + 2 * self.kv_heads, HEAD_DIM)
         return torch.randn(shape, generator=generator).to(self.device, self.dtype)
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """What a whole sequence [T, H + 2K, D] comes to, by PyTorch: [T, H, D], float32."""
+        """Attention over a whole sequence [T, H + 2K, D] with PyTorch: [T, H, D], float32."""
         queries, _, _ = qkv.split([HEADS, self.kv_heads, self.kv_heads], dim=1)
         keys, values = self.kept(qkv)
         tensors = (self._turned(queries.float()), keys.float(), values.float())
@@ -57,24 +57,24 @@ class Memory:
         return mixed[0].transpose(0, 1)
 
     def kept(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
-        """Its keys, rotated, and values as they are to stand in its blocks: [T, K, D] each."""
+        """The rotated keys, and the values, that the sequence's blocks should contain: [T, K, D] each."""
         _, keys, values = qkv.split([HEADS, self.kv_heads, self.kv_heads], dim=1)
         return self._turned(keys.float()).to(self.dtype), values
 
     def stored(self, slot: int, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """The keys and values that do stand there: [T, K, D] each."""
+        """The keys and values that the slot's blocks contain: [T, K, D] each."""
         blocks = self.cache.pool[self.cache.tables[slot].long(), LAYER]  # [blocks, 2, K, BLOCK, D]
         keys, values = blocks.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :num_tokens]
         return keys, values
 
     def fill(self, slot: int, qkv: Tensor) -> None:
-        """Has a sequence's keys and values stand in its slot's blocks."""
+        """Writes a sequence's keys and values to its slot's blocks."""
         for position, kept in enumerate(zip(*self.kept(qkv), strict=True)):
             block = int(self.cache.tables[slot, position // BLOCK_TOKENS])
             self.cache.pool[block, LAYER, :, :, position % BLOCK_TOKENS] = torch.stack(kept)
 
     def decode(self, pieces: list[Piece | None]) -> Tensor:
-        """Attention of one token in each row, [M, H, D]; rows of None are not used."""
+        """Attention of one token in each row, [M, H, D]; None is an unused row."""
         positions = [piece.start if piece else -1 for piece in pieces]
         items = work_items([position + 1 for position in positions], self.scratch.splits).tolist()
         slots = [piece.slot if piece else self.nobody for piece in pieces]
@@ -85,7 +85,7 @@ class Memory:
         return decode_attention(LAYER, qkv, self.cache, rows, self.rotary, self.scratch, outputs)
 
     def prefill(self, pieces: list[Piece], unused: int = 0) -> list[Tensor]:
-        """Attention of pieces of prompts side by side, [T, H, D] each, and of some tokens that fill a step up."""
+        """Attention of pieces of prompts in one step, [T, H, D] each; `unused` tokens fill up the step."""
         slots: list[int] = []
         positions: list[int] = []
         for piece in pieces:

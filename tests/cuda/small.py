@@ -1,4 +1,4 @@
-"""The runner for CUDA on a model so small that the interpreter computes a step of it in a fraction of a second."""
+"""The runner for CUDA with a model so small that the interpreter computes a step in a fraction of a second."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from tests.checkpoints import make_checkpoint
 
 MAX_SEQUENCES, CHUNK_TOKENS, CONTEXT = 3, 32, 128
 POISON = 259
-"""A token whose embedding is no number."""
+"""A token whose embedding is NaN."""
 
 
 def small_checkpoint(directory: Path) -> Path:
-    """One layer of one head."""
+    """Writes a checkpoint with one layer of one head."""
     return make_checkpoint(
         directory,
         hidden_size=32,
@@ -32,7 +32,7 @@ def small_checkpoint(directory: Path) -> Path:
 
 
 def small_model(directory: Path, device: torch.device) -> CudaLlama:
-    """The checkpoint's, in float32."""
+    """The checkpoint's model, in float32."""
     config = read_config(directory)
     weights = LlamaWeights(config)
     with torch.inference_mode():
@@ -43,7 +43,7 @@ def small_model(directory: Path, device: torch.device) -> CudaLlama:
 
 
 def small_runner(model: CudaLlama, num_blocks: int = 24) -> tuple[CudaRunner, Limits]:
-    """A runner with nothing in its memory, and what it may be given."""
+    """A runner with an empty cache, and its limits."""
     limits = Limits(
         context_length=CONTEXT,
         max_sequences=MAX_SEQUENCES,

@@ -1,4 +1,4 @@
-"""Attention over blocks against PyTorch's; a sequence's bits are its own, whoever is beside it, however it is cut."""
+"""Attention over blocks against PyTorch's. A sequence's bits depend neither on the batch nor on how it is cut."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from torch import Tensor
 from tests.cuda.memory import Memory, Piece
 
 POSITIONS = [0, 1, 63, 64, 65, 130]
-"""Of new tokens: in the first split, on its edges, in later ones."""
+"""Positions of new tokens: in the first split, at its edges, in later splits."""
 FAR = 1100
-"""In more splits than are put together at once."""
+"""A position with more splits than are combined at once."""
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
 
@@ -19,7 +19,7 @@ def check(found: Tensor, wanted: Tensor) -> None:
 
 
 def answering(memory: Memory, positions: list[int]) -> tuple[list[Piece], list[Tensor]]:
-    """Sequences that stand in their blocks but for the token at the position, and each as a whole."""
+    """The last token of each sequence, whose other tokens are in its blocks already; and each sequence as a whole."""
     whole = [memory.random(position + 1, seed=position) for position in positions]
     for slot, qkv in enumerate(whole):
         memory.fill(slot, qkv[:-1])
@@ -49,7 +49,7 @@ def test_a_new_token_is_kept_in_its_place_and_nowhere_else(device: torch.device)
 
 
 def test_a_row_is_the_same_alone_and_among_others(device: torch.device) -> None:
-    """Unused rows, whose queries are no numbers, harm nobody."""
+    """Unused rows, whose queries are NaN, affect no other row."""
     memory = Memory(device, 1, len(POSITIONS))
     pieces, _ = answering(memory, POSITIONS)
     among = memory.decode([None, *pieces[:3], None, *pieces[3:], None])
@@ -61,7 +61,7 @@ def test_a_row_is_the_same_alone_and_among_others(device: torch.device) -> None:
 
 @pytest.mark.parametrize(("kv_heads", "dtype"), [(1, torch.float32), (2, torch.bfloat16)])
 def test_prompts_side_by_side(device: torch.device, kv_heads: int, dtype: torch.dtype) -> None:
-    """With tokens that are nobody's behind them."""
+    """Tokens that belong to no sequence follow them."""
     memory = Memory(device, kv_heads, 3, dtype)
     whole = [memory.random(length, seed=length) for length in (1, 130, 40)]
     outputs = memory.prefill([Piece(slot, 0, qkv) for slot, qkv in enumerate(whole)], unused=5)
@@ -75,7 +75,7 @@ def test_prompts_side_by_side(device: torch.device, kv_heads: int, dtype: torch.
 
 @pytest.mark.parametrize("cut", [1, 64, 65])
 def test_a_prompt_may_be_cut_anywhere(device: torch.device, cut: int) -> None:
-    """The rest comes beside another prompt, and finds the same bits as if all had come at once, alone."""
+    """The rest is computed together with another prompt, with the same bits as if all were computed at once, alone."""
     memory = Memory(device, 1, 3)
     whole, other = memory.random(110, seed=1), memory.random(20, seed=2)
     (wanted,) = memory.prefill([Piece(0, 0, whole)])

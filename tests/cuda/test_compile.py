@@ -1,4 +1,4 @@
-"""Every kernel compiles, as steps of the real model launch it, for processors that are not here, and fits in them."""
+"""Every kernel compiles for GPUs that this machine does not have, as steps of the real model launch it, and fits."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL_CARD, HOPPER = 99 * 1024, 227 * 1024
-"""Bytes that programs of one processor may share; an A100's 163 KB count as few."""
+"""Bytes of shared memory for the programs of an SM; an A100, with 163 KB, is treated like a small GPU."""
 PROMPTS = {"_normed", "_linear", "_keep", "_prefill_attention", "_candidates", "_draw"}
 ANSWERS = {"_embed", "_normed", "linear_few", "_decode_attention", "_candidates", "_draw"}
 TARGETS = [
@@ -20,12 +20,12 @@ TARGETS = [
     ("100", "bfloat16", HOPPER, "64", "", {"_linear", "_decode_attention"}),
     ("80", "float32", SMALL_CARD, "", "1024", PROMPTS),
 ]
-"""Sizes of steps are chosen so that the largest tiles are among theirs."""
+"""The sizes of steps are chosen so that the largest tiles occur."""
 
 
 @pytest.fixture(scope="module")
 def compilers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[subprocess.Popen[str]]]:
-    """One for each target, side by side, with nothing compiled before."""
+    """A compiling process for each target, all at once, with an empty cache."""
     environment = os.environ | {"TRITON_INTERPRET": "0"}
     processes = []
     for *target, _ in TARGETS:

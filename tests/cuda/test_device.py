@@ -1,4 +1,4 @@
-"""What the runner for CUDA keeps beside the model: numbers on their way, sizes of steps, what is known of slots."""
+"""What the runner for CUDA keeps besides the model: inputs of steps, sizes of steps, and the state of slots."""
 
 import random
 from itertools import accumulate
@@ -24,7 +24,7 @@ SIZES = {"ids": 5, "positions": 1, "items": 7}
 
 
 def test_numbers_arrive_where_they_are_looked_for(device: torch.device) -> None:
-    """Also if more is sent at once than can be on its way."""
+    """Even if it is sent more often in a row than there are host buffers."""
     inputs, rng = Inputs(device, **SIZES), random.Random(1)
     for _ in range(3 * NUM_STAGES):
         runs = {name: [rng.randrange(-9, 1 << 30) for _ in range(rng.randint(1, most))] for name, most in SIZES.items()}
@@ -41,7 +41,7 @@ def test_numbers_with_fractions_keep_their_bits(device: torch.device) -> None:
 
 @given(st.integers(1, 2000), st.data())
 def test_a_step_is_as_large_as_it_must_be(most: int, data: st.DataObject) -> None:
-    """Whatever there is to compute, some recorded step holds it, and none holds more than there can be."""
+    """For any number of rows there is a recorded step that holds them, and none is larger than the maximum."""
     size = data.draw(st.integers(1, most))
     for sizes in (decode_sizes(most), prefill_sizes(most)):
         assert sizes == sorted(set(sizes))
@@ -57,7 +57,7 @@ def test_a_step_is_as_large_as_it_must_be(most: int, data: st.DataObject) -> Non
     ids=str,
 )
 def test_tiles_are_powers_of_two(card: Card, dtype: torch.dtype) -> None:
-    """As kernels want them; and those that only few rows can take hold all rows."""
+    """Kernels need that. Tiles for few rows hold all rows."""
     shapes = Shapes(dtype, card)
     for size in range(1, 257):
         products = shapes.decode(size)
@@ -69,7 +69,7 @@ def test_tiles_are_powers_of_two(card: Card, dtype: torch.dtype) -> None:
 
 @given(st.lists(st.integers(0, 1000), max_size=20))
 def test_attention_has_an_item_for_each_split_of_each_row(lengths: list[int]) -> None:
-    """In order; 0 is a row that is not used."""
+    """The items are in order; 0 is an unused row."""
     splits = -(-1000 // 64)
     wanted = [(row, split) for row, length in enumerate(lengths) for split in range(-(-length // 64))]
     assert [divmod(item, splits) for item in work_items(lengths, splits).tolist()] == wanted
@@ -85,7 +85,7 @@ def test_attention_has_a_program_for_each_few_tokens_of_each_prompt(counts: list
 
 
 class Books:
-    """Slots, and the sequences in them, as a scheduler would move them."""
+    """Slots, and the sequences in them, which the test moves as a scheduler would."""
 
     def __init__(self, device: torch.device) -> None:
         self.cache = BlockPool(50, 3, CONTEXT, heads=(1, 1, 16), device=device, dtype=torch.float32)
@@ -96,7 +96,7 @@ class Books:
         return Sequence(number, request, longest=CONTEXT, slot=slot, num_prefill=2)
 
     def step(self, sequence: Sequence, *blocks: int) -> None:
-        """One in which it takes blocks, computes all that there is of it and draws a token."""
+        """A step in which the sequence takes blocks, computes all its tokens and draws a new one."""
         sequence.blocks += blocks
         span = sequence.next_span(len(sequence.ids) - sequence.num_computed)
         self.slots.update([span])
@@ -106,7 +106,7 @@ class Books:
         self.slots.token_counts.add(place, torch.tensor([span.step + 20], device=self.slots.device))
 
     def check(self, sequence: Sequence) -> None:
-        """That the device knows all of it and nothing else."""
+        """Checks that the device knows the whole sequence and nothing else."""
         slot, known = sequence.slot, self.slots.state
         assert self.cache.tables[slot, : len(sequence.blocks)].tolist() == sequence.blocks
         assert known.occurred[slot].nonzero()[:, 0].tolist() == sorted(set(sequence.ids))
@@ -135,7 +135,7 @@ def test_a_slot_knows_nothing_of_who_was_there_before(device: torch.device) -> N
 
 
 def test_who_was_preempted_begins_with_its_answer_so_far(device: torch.device) -> None:
-    """In the same slot, by other blocks."""
+    """It has the same slot but other blocks."""
     books = Books(device)
     sequence = books.begin(1, slot=0)
     for blocks in ([7, 8], [], [9]):
@@ -146,7 +146,7 @@ def test_who_was_preempted_begins_with_its_answer_so_far(device: torch.device) -
 
 
 def test_what_could_not_be_told_is_told_again(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a prompt's next chunk would be kept in the blocks of who had the slot before."""
+    """Otherwise the next chunk of a prompt would be written to the blocks of the slot's previous sequence."""
     books = Books(device)
     books.step(books.begin(1, slot=0), 7, 8)
     after = books.begin(5, slot=0)
@@ -162,7 +162,7 @@ def test_what_could_not_be_told_is_told_again(device: torch.device, monkeypatch:
 
 
 class NoMemory:
-    """A table that cannot be written."""
+    """A table to which nothing can be written."""
 
     def __init__(self, table: torch.Tensor) -> None:
         self.shape = table.shape

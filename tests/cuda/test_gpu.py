@@ -1,4 +1,4 @@
-"""What only a GPU can show: recorded steps, kernels that overlap, matrix units; and the whole way from the settings."""
+"""What only a GPU can test: recorded steps, kernels that overlap, matrix units, and everything from the settings on."""
 
 import asyncio
 import random
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 NUM_SEQUENCES, NUM_TOKENS = 64, 40
 BLOCKS_OF_FEW = 40
-"""Of which 64 answers need some 100 at last."""
+"""64 answers need about 100 blocks in the end."""
 WAYS_TO_DRAW: list[dict[str, Any]] = [{}, {"top_k": 0, "top_p": 0.9}, {"frequency_penalty": 1.0}]
 
 
@@ -41,7 +41,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(count: int = NUM_SEQUENCES) -> list[tuple[list[int], SamplingParams]]:
-    """Prompts of all lengths up to two blocks, drawn from in every way."""
+    """Prompts of all lengths up to two blocks, with all kinds of sampling parameters."""
     rng = random.Random(9)
     prompts = [[rng.randrange(5, 480) for _ in range(rng.randint(1, 130))] for _ in range(NUM_SEQUENCES)]
     ways = [SamplingParams(seed=number, temperature=1.3, **WAYS_TO_DRAW[number % 3]) for number in range(NUM_SEQUENCES)]
@@ -54,7 +54,7 @@ async def answers(engine: Engine, calls: list[tuple[list[int], SamplingParams]])
 
 @pytest.mark.parametrize("penalty", [1.0, 1.1])
 async def test_greedy_tokens_are_those_of_transformers(checkpoint: Path, penalty: float) -> None:
-    """In float32, at once and alone."""
+    """In float32, all at once and each alone."""
     prompts = random_prompts(read_config(checkpoint).vocab_size)
     sampling = SamplingParams(temperature=0.0, repetition_penalty=penalty)
     reference = reference_model(checkpoint)
@@ -67,7 +67,7 @@ async def test_greedy_tokens_are_those_of_transformers(checkpoint: Path, penalty
 
 @pytest.fixture(scope="module")
 async def among_others(wide: Path) -> list[list[int]]:
-    """The texts of all at once, in bfloat16, where there is room for all; they are the same when asked again."""
+    """The texts of all requests at once, in bfloat16, with room for all; a second time they are the same."""
     loaded = load_runner(settings(wide, device="cuda", max_sequences=NUM_SEQUENCES))
     assert loaded.model.dtype == "bfloat16"
     async with running(loaded.runner, loaded.limits) as engine:
@@ -78,7 +78,7 @@ async def among_others(wide: Path) -> list[list[int]]:
 
 
 async def test_seeded_texts_are_the_same_in_any_company(wide: Path, among_others: list[list[int]]) -> None:
-    """By a server for few, whose steps are smaller."""
+    """The texts of a server for few sequences, with smaller steps, are the same."""
     loaded = load_runner(settings(wide, device="cuda", max_sequences=3))
     async with running(loaded.runner, loaded.limits) as engine:
         assert await answers(engine, asked(12)) == among_others[:12]
@@ -97,7 +97,7 @@ async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(
 
 
 def first_rows(num_inputs: int, tiles: dict[int, Tiles], *, sliced: bool, norms: bool = False) -> list[Tensor]:
-    """The first row of a product in bfloat16, before rounding, among so many rows cut into these tiles."""
+    """The first row of a product in bfloat16, before rounding, for each number of rows and its tiles."""
     device, most = torch.device("cuda:0"), max(tiles)
     generator = torch.Generator(device).manual_seed(1)
     rows = torch.randn(most, num_inputs, generator=generator, device=device).bfloat16()
@@ -116,7 +116,7 @@ def shapes() -> Shapes:
 @pytest.mark.parametrize("norms", [False, True])
 @pytest.mark.parametrize("inputs", [2048, 5888])
 def test_a_row_has_the_same_bits_by_every_tile(shapes: Shapes, inputs: int, norms: bool) -> None:
-    """Few rows and many are multiplied by different units, and a row alone is normed where it is multiplied."""
+    """Few rows and many rows are multiplied by different units, and a single row is normalised inside the product."""
     products = {count: shapes.decode(count) for count in (1, 2, 4, 8, 16, 17, 64, 256)}
     tiles = {count: one.qkv if inputs == 2048 else one.down for count, one in products.items()}
     found = first_rows(inputs, tiles, sliced=True, norms=norms)
@@ -125,13 +125,13 @@ def test_a_row_has_the_same_bits_by_every_tile(shapes: Shapes, inputs: int, norm
 
 @pytest.mark.parametrize("inputs", [2048, 5888])
 def test_a_prompts_token_has_the_same_bits_by_every_tile(shapes: Shapes, inputs: int) -> None:
-    """However its prompt is cut: that decides which tiles there are."""
+    """The tiles depend on how its prompt is cut."""
     found = first_rows(inputs, {count: shapes.prefill(count) for count in (16, 65, 512, 1024)}, sliced=False)
     assert all(torch.equal(one, found[0]) for one in found)
 
 
 def test_a_row_has_the_same_log_probabilities_wherever_it_stands() -> None:
-    """The vocabulary's size is odd, so that rows begin at addresses of each kind."""
+    """The size of the vocabulary is odd, so that rows begin at addresses of every alignment."""
     generator = torch.Generator("cuda").manual_seed(1)
     row = torch.randn(1, 65029, generator=generator, device="cuda") * 4
     chosen, values, _ = row_logprobs(row.expand(9, -1).contiguous(), torch.arange(9, device="cuda") * 0, 3)
@@ -140,7 +140,7 @@ def test_a_row_has_the_same_log_probabilities_wherever_it_stands() -> None:
 
 
 async def test_no_launch_waits_for_the_device(wide: Path) -> None:
-    """Whatever callers ask for, beginning, growing and ending as they like."""
+    """Requests with all parameters begin, grow and end at any time."""
     loaded = load_runner(settings(wide, device="cuda", max_sequences=NUM_SEQUENCES))
     launch = loaded.runner.launch
 

@@ -1,4 +1,4 @@
-"""Matrix products against PyTorch's, and a row's independence of how a product is cut and of its neighbours."""
+"""Matrix products against PyTorch's. A row does not depend on how the product is cut or on the other rows."""
 
 import pytest
 import torch
@@ -10,13 +10,13 @@ from index_grpc.cuda.norm import Norm, normed
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 ONE, FEW, MANY = Tiles(1, 16, 32), Tiles(4, 16, 32), Tiles(32, 16, 16)
-"""Tiles whose products are summed by warps, a part of the inputs each, where they hold all rows; and by all in turn."""
+"""In tiles that hold all rows, each warp sums a part of the inputs; in others, all inputs are summed in order."""
 SIZES = [(1, 48, 32), (3, 40, 64), (4, 33, 80), (37, 40, 64)]
-"""Rows, outputs and inputs; most are no multiples of any tile."""
+"""Rows, outputs and inputs; most are not multiples of any tile."""
 
 
 class Product:
-    """Random operands of one shape, and what becomes of them."""
+    """Random operands of one shape, and their products."""
 
     def __init__(self, device: torch.device, rows: int, outputs: int, inputs: int, dtype: torch.dtype) -> None:
         generator = torch.Generator().manual_seed(rows * outputs + inputs)
@@ -35,7 +35,7 @@ class Product:
         return linear(self.inputs, self.gated_weight, outputs, tiles, sliced=sliced, gated=True)
 
     def added(self, tiles: Tiles, *, sliced: bool) -> Tensor:
-        """Onto the outputs themselves."""
+        """The product, added to the outputs in place."""
         outputs = self.residual.clone()
         return linear(self.inputs, self.weight, outputs, tiles, sliced=sliced, residual=outputs)
 
@@ -60,7 +60,7 @@ def test_products_are_those_of_pytorch(device: torch.device, size: tuple[int, in
 
 @pytest.mark.parametrize("inputs", [64, 80, 272])
 def test_a_row_is_the_same_by_few_and_by_many(device: torch.device, inputs: int) -> None:
-    """Bit for bit, whatever shares its tile; of the parts that 272 inputs make, the last are shorter or empty."""
+    """Bit for bit, whatever else is in its tile. With 272 inputs, the last parts are shorter or empty."""
     product = Product(device, 4, 40, inputs, torch.float32)
     wanted = product.plain(MANY, sliced=True)
     assert torch.equal(product.plain(FEW, sliced=True), wanted)
@@ -74,7 +74,7 @@ def test_a_row_is_the_same_by_few_and_by_many(device: torch.device, inputs: int)
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("inputs", [64, 80, 272, 1040])
 def test_a_norm_on_the_way_changes_no_bit(device: torch.device, inputs: int, dtype: torch.dtype) -> None:
-    """A row alone is normed where it is multiplied, others before; either way the norm is PyTorch's."""
+    """A single row is normalised inside the product, others before it; both equal PyTorch's norm."""
     product = Product(device, 3, 40, inputs, dtype)
     norm = Norm(torch.linspace(0.5, 2, inputs).to(device, dtype), 1e-5)
     plain = functional.rms_norm(product.inputs.float(), [inputs], norm.gain.float(), norm.eps)
@@ -93,7 +93,7 @@ def test_a_norm_on_the_way_changes_no_bit(device: torch.device, inputs: int, dty
 
 @pytest.mark.parametrize("sliced", [True, False])
 def test_a_row_knows_nothing_of_its_neighbours(device: torch.device, sliced: bool) -> None:
-    """Not even if they are no numbers."""
+    """Not even if they are NaN."""
     product = Product(device, 19, 40, 64, torch.float32)
     whole = product.plain(MANY, sliced=sliced)
     assert torch.equal(product.plain(MANY, sliced=sliced, rows=slice(7, 16)), whole[7:16])
@@ -103,6 +103,6 @@ def test_a_row_knows_nothing_of_its_neighbours(device: torch.device, sliced: boo
 
 @pytest.mark.parametrize("depth", [16, 32, 272, 2048, 5888])
 def test_parts_cover_all_inputs(depth: int) -> None:
-    """Eight of them, which steps of 16 divide."""
+    """There are eight parts, whose sizes are multiples of 16."""
     assert 8 * slice_of(depth) >= depth
     assert slice_of(depth) % 16 == 0

@@ -1,4 +1,4 @@
-"""What cannot be computed on CUDA is refused before anything is loaded, in a sentence that says what to do."""
+"""Models that cannot be computed on CUDA are refused before loading, with a sentence that says what to do."""
 
 import dataclasses
 from pathlib import Path

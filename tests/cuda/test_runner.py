@@ -45,7 +45,7 @@ def reference(directory: Path) -> LlamaForCausalLM:
 
 @pytest.fixture(autouse=True, scope="module")
 def small_steps(device: torch.device) -> Iterator[None]:
-    """Few prompts in a recorded one, so that a step with more of them comes by; for the interpreter, few programs."""
+    """Makes recorded steps small, so that some batches have more prompts, and uses few programs for the interpreter."""
     plain = shapes._plain
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefilling, "MOST_PROMPTS", 2)
@@ -60,7 +60,7 @@ def prompt(length: int) -> list[int]:
 
 
 def expected(reference: LlamaForCausalLM, ids: list[int], penalty: float) -> list[int]:
-    """What transformers generates greedily."""
+    """The tokens that transformers generates greedily."""
     model: Any = reference  # its own types do not fit together
     output = model.generate(
         torch.tensor([ids]),
@@ -77,13 +77,13 @@ def expected(reference: LlamaForCausalLM, ids: list[int], penalty: float) -> lis
 async def answers(
     engine: Engine, asked: list[tuple[list[int], SamplingParams]], at_once: bool, num_tokens: int = NUM_TOKENS
 ) -> list[list[int]]:
-    """Of so many tokens each."""
+    """The answers, each with `max_tokens` tokens."""
     calls = [generate(engine, ids, sampling, num_tokens) for ids, sampling in asked]
     return list(await asyncio.gather(*calls)) if at_once else [await call for call in calls]
 
 
 async def test_greedy_tokens_are_those_of_transformers(model: CudaLlama, reference: LlamaForCausalLM) -> None:
-    """Of more prompts than there are slots, some cut into chunks, some that come to more than one block."""
+    """There are more prompts than slots; some are cut into chunks, and some need more than one block."""
     asked = [
         (prompt(length), SamplingParams(temperature=0.0, repetition_penalty=penalty))
         for length, penalty in [(1, 1.0), (3, 1.3), (2, 1.0), (40, 1.3), (64, 1.0)]
@@ -94,7 +94,7 @@ async def test_greedy_tokens_are_those_of_transformers(model: CudaLlama, referen
 
 
 async def test_seeded_texts_are_the_same_alone_and_among_others(model: CudaLlama) -> None:
-    """However their tokens are drawn, and whether their prompts were there already."""
+    """With all kinds of sampling parameters, and with or without a reused prefix."""
     asked = [(prompt(40), SAMPLED), (prompt(5), WIDE), (prompt(6), PENALISED), (prompt(7), GREEDY)]
     async with running(*small_runner(model)) as engine:
         among = await answers(engine, asked, at_once=True)
@@ -158,7 +158,7 @@ def num_preemptions(engine: Engine) -> int:
 
 
 async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(model: CudaLlama) -> None:
-    """Two blocks each are needed at last, and there are three."""
+    """In the end each needs two blocks, and there are three."""
     asked = [(prompt(62), SAMPLED), (prompt(61), PENALISED)]
     async with running(*small_runner(model)) as engine:
         wanted = await answers(engine, asked, at_once=True, num_tokens=12)
@@ -179,7 +179,7 @@ async def test_only_who_cannot_be_computed_fails(model: CudaLlama, sampling: Sam
 
 
 def failing_at(number: int, call: Callable[..., Any]) -> Callable[..., Any]:
-    """A call that fails at this time of being made, once its work is done."""
+    """A function that raises at its `number`-th call, after its work."""
     times = iter(range(1, 1000))
 
     def wrapped(*arguments: Any) -> Any:
@@ -195,7 +195,7 @@ def failing_at(number: int, call: Callable[..., Any]) -> Callable[..., Any]:
 async def test_what_a_failed_step_has_drawn_is_forgotten(
     model: CudaLlama, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
 ) -> None:
-    """Its tokens are drawn again, by the history that there was before it."""
+    """Its tokens are drawn again, from the history before the step."""
     asked = [(prompt(5), PENALISED), (prompt(6), PENALISED)]
     async with running(*small_runner(model)) as engine:
         wanted = await answers(engine, asked, at_once=True)
@@ -205,7 +205,7 @@ async def test_what_a_failed_step_has_drawn_is_forgotten(
 
 
 async def test_one_slot_is_enough(model: CudaLlama, reference: LlamaForCausalLM) -> None:
-    """Who comes next finds nothing of who was there before."""
+    """The next sequence finds nothing of the previous one."""
     only, limits = small_runner(model)
     async with running(only, dataclasses.replace(limits, max_sequences=1)) as engine:
         for length in (5, 2):

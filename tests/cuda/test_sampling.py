@@ -1,4 +1,4 @@
-"""Draws on the device against those of the engine's sampler, and a row's independence of its neighbours."""
+"""Draws on the device against those of the engine's sampler. A row does not depend on the other rows."""
 
 import dataclasses
 import math
@@ -17,12 +17,12 @@ from index_grpc.model.token_counts import TokenCounts
 from tests.engine.test_sampler import SMALLEST
 
 VOCAB = CHUNK + 300
-"""Two chunks, the second one not full."""
+"""Two chunks; the second one is not full."""
 NO_PENALTY = SamplingParams(repetition_penalty=1.0)
 
 
 class Rows:
-    """Slots with random histories, numbered backwards, and rows of logits for them."""
+    """Slots with random histories, in reverse order, and rows of logits for them."""
 
     def __init__(self, device: torch.device, params: list[SamplingParams], seed: int = 0) -> None:
         self.device, self.params, size = device, params, len(params)
@@ -43,7 +43,7 @@ class Rows:
             self.state.knobs[slot] = torch.tensor(knobs(params[row]), device=device)
 
     def draw(self, numbers: list[float], samples: list[int] | None = None, rows: slice = slice(None)) -> list[int]:
-        """The ids that the kernels draw; -9 stands where none is drawn."""
+        """The ids that the kernels draw; -9 means that none is drawn."""
         slots = self._ints(self.slots[rows])
         wanted = self._ints(samples or [1] * len(slots))
         drawn = self._ints([-9] * len(slots))
@@ -53,7 +53,7 @@ class Rows:
         return ids
 
     def by_sampler(self, number: float) -> list[tuple[int, bool]]:
-        """The ids that the engine's sampler draws, and whether the number is clear of an edge between two tokens."""
+        """The ids that the engine's sampler draws, and whether the number is far from an edge between two tokens."""
         table = torch.tensor([drawing.knobs(params) for params in self.params], dtype=torch.float64)
         columns = Knobs.of(table.to(self.device))
         slots = torch.tensor(self.slots, device=self.device)
@@ -83,7 +83,7 @@ def random_params(rng: random.Random) -> SamplingParams:
 
 
 def test_draws_are_those_of_the_sampler(device: torch.device) -> None:
-    """Whatever the parameters, wherever the number falls, save on an edge, where float32 may see the other side."""
+    """For all parameters and random numbers, except on an edge, where float32 may choose the other side."""
     rng = random.Random(1)
     num_clear = 0
     for seed in range(3):
@@ -98,7 +98,7 @@ def test_draws_are_those_of_the_sampler(device: torch.device) -> None:
 
 
 def test_the_highest_number_falls_on_the_last_token_left(device: torch.device) -> None:
-    """Rounded to float32, a number below 1 may be 1; even then nothing comes that top_p has cut off."""
+    """A number below 1 may become 1 when rounded to float32; even then no token is drawn that top_p excludes."""
     params = [
         dataclasses.replace(NO_PENALTY, top_k=64, top_p=top_p, temperature=temperature)
         for top_p in (0.3, 0.7, 1.0)
@@ -118,7 +118,7 @@ def test_a_row_draws_the_same_alone_and_among_others(device: torch.device) -> No
 
 
 def test_slots_follow_what_is_drawn(device: torch.device) -> None:
-    """What was drawn last, what has occurred and how often; nothing of all that where no token is wanted."""
+    """The last token, which tokens have occurred and how often; a slot that draws no token does not change."""
     rows = Rows(device, [NO_PENALTY] * 3)
     occurred, counts = rows.state.occurred.clone(), rows.state.counts.clone()
     first, none, third = rows.draw([0.5] * 3, samples=[1, 0, 1])
@@ -134,7 +134,7 @@ def test_slots_follow_what_is_drawn(device: torch.device) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(temperature=0.0)], ids=["sampled", "greedy"])
 def test_numbers_that_are_none_are_told(device: torch.device, params: SamplingParams, bad: float) -> None:
-    """Of their row only, and they leave no trace."""
+    """NaN or infinity is reported for its own row only, and changes no state."""
     rows, sound = Rows(device, [params] * 3), Rows(device, [params] * 3)
     rows.logits[1, VOCAB - 1] = bad
     drawn = rows.draw([0.5] * 3)
@@ -146,7 +146,7 @@ def test_numbers_that_are_none_are_told(device: torch.device, params: SamplingPa
 
 @pytest.mark.parametrize("params", SMALLEST, ids=str)
 def test_the_smallest_values_allowed_are_harmless(device: torch.device, params: SamplingParams) -> None:
-    """The likeliest token comes, if need be because it has occurred and tiny penalties raise it beyond all others."""
+    """The likeliest token is drawn, possibly one that has occurred and that tiny penalties raise above all others."""
     rows = Rows(device, [params])
     likeliest = int(rows.logits[0].argmax())
     rows.token_counts.open(0, [likeliest])
@@ -156,7 +156,7 @@ def test_the_smallest_values_allowed_are_harmless(device: torch.device, params: 
 
 
 def test_all_of_a_small_vocabulary_may_come(device: torch.device) -> None:
-    """Fewer tokens than top_k: places past them are never drawn."""
+    """There are fewer tokens than top_k; places beyond them are never drawn."""
     rows = Rows(device, [dataclasses.replace(NO_PENALTY, top_k=64, top_p=1.0)])
     rows.logits = rows.logits[:, :3].contiguous()
     state = dataclasses.replace(rows.state, occurred=torch.zeros(1, 3).bool(), counts=torch.zeros(1, 3))

@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes, as kubectl puts them together."""
+"""The manifests for Kubernetes, as kubectl renders them."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ README = (ROOT / "deploy" / "README.md").read_text()
 BIN = Path(sys.executable).parent
 
 OWN = "site"
-"""The kustomization of one's own that the README shows, with all components."""
+"""The user's own kustomization that the README shows, with all components."""
 ROOMS = ("base", "overlays/cpu", "overlays/gpu", "overlays/mesh", OWN)
 
 Manifest = dict[str, Any]
@@ -28,7 +28,7 @@ Manifest = dict[str, Any]
 
 @cache
 def rendered(room: str) -> list[Manifest]:
-    """Everything that would be applied."""
+    """All manifests that would be applied."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(KUBERNETES, Path(folder) / "kubernetes"))
         (copy / OWN).mkdir()
@@ -49,27 +49,27 @@ def of_kind(room: str, kind: str) -> list[Manifest]:
 
 
 def pod(room: str) -> Manifest:
-    """What each pod is made of."""
+    """The pod template of the Deployment."""
     (deployment,) = of_kind(room, "Deployment")
     template: Manifest = deployment["spec"]["template"]
     return template
 
 
 def server(room: str) -> Manifest:
-    """The server's container."""
+    """The container of the server."""
     (container,) = pod(room)["spec"]["containers"]
     found: Manifest = container
     return found
 
 
 def settings_file(room: str) -> str:
-    """The file that its ConfigMap holds."""
+    """The settings file in the ConfigMap."""
     (found,) = of_kind(room, "ConfigMap")
     return str(found["data"]["serve.toml"])
 
 
 def parsed(arguments: list[str]) -> click.Context:
-    """A command line without its program's name, understood by the program itself. Raises UsageError if it is wrong."""
+    """Parses a command line, without the program's name, with the program itself. Raises UsageError if it is wrong."""
     name, *rest = arguments
     command = main.get_command(click.Context(main), name)
     assert command is not None, name

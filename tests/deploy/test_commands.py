@@ -1,4 +1,4 @@
-"""Commands in manifests, image and instructions: the program understands them, and they do what they are there for."""
+"""Commands in manifests, image and instructions: the program understands them, and they do what they should."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ exit $CODE
 
 @pytest.fixture
 def probes(tmp_path: Path) -> dict[str, list[str]]:
-    """Arguments of each probe of the server that encrypts, and the files that they name."""
+    """The arguments of each probe of a server that encrypts; creates the files that they name."""
     ca = authority(tmp_path / "ca.crt")
     pair = issued(ca, tmp_path, "tls", "index-grpc")
     pair.cert.rename(tmp_path / "tls.crt")
@@ -58,7 +58,7 @@ async def test_probes_reach_a_server_that_encrypts(probes: dict[str, list[str]],
 
 
 def downloads(tmp_path: Path, code: int) -> tuple[int, list[str]]:
-    """Runs the init container's script with a program that notes what it is told; its exit code and the notes."""
+    """Runs the init container's script with a program that logs its arguments; returns the exit code and the log."""
     (container,) = pod("overlays/cpu")["spec"]["initContainers"]
     program, log = tmp_path / "index-grpc", tmp_path / "log"
     program.write_text(RECORDS)

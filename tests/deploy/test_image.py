@@ -1,4 +1,4 @@
-"""The image: its recipe is sound and says the same as the server."""
+"""The image: its Dockerfile is valid and agrees with the server."""
 
 import json
 import re
@@ -16,7 +16,7 @@ LINES = DOCKERFILE.read_text().replace("\\\n", "").splitlines()
 
 
 def last(instruction: str) -> str:
-    """What stands behind it, in the stage that becomes the image."""
+    """The arguments of the last instruction of this kind, in the final stage."""
     return [line for line in LINES if line.startswith(f"{instruction} ")][-1].removeprefix(f"{instruction} ")
 
 

@@ -1,4 +1,4 @@
-"""The manifests: valid, and in accord with each other and with the server's settings."""
+"""The manifests are valid, and agree with each other and with the server's settings."""
 
 import tomllib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("room", ROOMS)
 
 
 def effective(room: str, tmp_path: Path) -> dict[str, Any]:
-    """The settings that the server itself finds in the container's arguments, environment and file."""
+    """The settings that the server reads from the container's arguments, environment and file."""
     container = server(room)
     command, flag, path = container["args"]
     assert (command, flag) == ("serve", "--config")
@@ -38,7 +38,7 @@ def effective(room: str, tmp_path: Path) -> dict[str, Any]:
 
 
 def selectors(manifest: Manifest) -> Iterator[dict[str, str]]:
-    """Labels of the pods that it is about."""
+    """Labels of the pods that the manifest selects."""
     spec = manifest["spec"]
     selector = spec.get("podSelector", spec.get("selector"))
     if selector is not None:
@@ -60,7 +60,7 @@ def test_what_selects_pods_selects_the_servers(room: str) -> None:
 
 
 def test_callers_need_not_be_servers(room: str) -> None:
-    """Kustomize adds common labels there too."""
+    """Kustomize adds common labels to a NetworkPolicy's selectors too."""
     (policy,) = [each for each in of_kind(room, "NetworkPolicy") if each["metadata"]["name"] == "index-grpc"]
     peers = [peer for rule in policy["spec"]["ingress"] for peer in rule["from"]]
     labels = [peer.get("podSelector", {}).get("matchLabels", {}) for peer in peers]

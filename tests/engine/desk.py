@@ -19,12 +19,12 @@ LIMITS = Limits(
     alignment_tokens=8,
 )
 ANYWHERE = dataclasses.replace(LIMITS, alignment_tokens=1, answers_like_prompts=True)
-"""Where prompts may be cut, and prefixes shared, at any token."""
+"""Limits with which prompts may be cut, and prefixes shared, at any token."""
 STOP_IDS = frozenset({0, 7})
 
 
 class Desk:
-    """A loop without its thread: what the door would see."""
+    """A loop without its thread, with all reports that it has delivered."""
 
     def __init__(self, runner: FakeRunner, limits: Limits = LIMITS, stop_ids: frozenset[int] = STOP_IDS) -> None:
         self.stop_ids = stop_ids
@@ -44,19 +44,19 @@ class Desk:
         self.loop.follow(Submit(number, request))
 
     def turn(self) -> None:
-        """One step, if there is anything to do."""
+        """Makes one step if there is anything to do."""
         if self.loop.is_busy:
             self.loop.step()
             self.check_blocks()
 
     def finish(self) -> None:
-        """Steps until nothing is left to do."""
+        """Makes steps until nothing is left to do."""
         while self.loop.is_busy:
             self.turn()
         self.loop.check_for_leaks()
 
     def check_blocks(self) -> None:
-        """Each block is held by those who stand in it, and what a sequence is still to write in by nobody else."""
+        """Checks the holders of each block, and that a block to which a sequence still writes has no other holder."""
         scheduler, blocks = self.loop.scheduler, self.loop.scheduler.allocator.blocks
         scheduler.allocator.let_sources_go()
         kept = [prefix.blocks for prefix in scheduler.allocator.kept]
@@ -69,7 +69,7 @@ class Desk:
             own = sequence.blocks[sequence.num_computed // scheduler.limits.block_tokens :]
             assert all(blocks.num_holders(block) == 1 for block in own)
         assert list(scheduler.waiting) == sorted(scheduler.waiting)
-        if scheduler.waiting and not self.loop.runner.run_ahead:  # else a step that failed may have stopped others
+        if scheduler.waiting and not self.loop.runner.run_ahead:  # otherwise a failed step may have preempted others
             assert all(sequence.number < min(scheduler.waiting) for sequence in scheduler.running)
 
     def last_output(self, number: int) -> TokenOutput:
@@ -90,5 +90,5 @@ class Desk:
 
     @property
     def num_kept(self) -> int:
-        """Prefixes that are kept."""
+        """Number of kept prefixes."""
         return len(self.loop.scheduler.allocator.kept)

@@ -1,4 +1,4 @@
-"""A device that computes a checksum over what its memory holds, minds its manners' breach, and fails where told to."""
+"""A device that computes a checksum over its memory, checks the scheduler's rules, and fails when a test wants it."""
 
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from index_grpc.engine.sequence import Batch, Span
 from index_grpc.errors import DeviceLost
 
 POISON = 999
-"""A prompt that holds this id cannot be computed."""
+"""The launch of a step fails if a prompt in it contains this id."""
 LATE_POISON = 998
-"""Nor one that holds this id, but that shows only when somebody waits for the step."""
+"""With this id the launch succeeds, and waiting for the step fails."""
 LONE_POISON = 997
-"""This one fails by itself: the step's other spans are fine."""
+"""With this id only its own span fails; the other spans of the step succeed."""
 POISONS = {POISON, LATE_POISON, LONE_POISON}
 VOCAB = 50
 GARBAGE = -1
@@ -20,7 +20,7 @@ GARBAGE = -1
 
 @dataclass(frozen=True)
 class FakeLaunched:
-    """A step that was computed at once, but tells only when asked."""
+    """A step that was computed at its launch; `wait` returns its results."""
 
     runner: "FakeRunner"
     results: list[Token | Exception]
@@ -44,7 +44,7 @@ class FakeRunner:
         self.block_tokens, self.answers_like_prompts = 8, False
         self.memory: dict[int, dict[int, int]] = {}
         self.drawn: dict[int, int] = {}
-        """The last token of each slot."""
+        """The last drawn token of each slot."""
         self.under_way: list[FakeLaunched] = []
         self.num_launches = 0
 
@@ -79,7 +79,7 @@ class FakeRunner:
         return [self._draw(span) for span in batch.spans if span.samples]
 
     def _spoil(self, batch: Batch) -> list[Token | Exception]:
-        """A step that fails, or builds upon one that does, leaves garbage wherever it may write."""
+        """Computes a step that fails, or that follows a failed one: it writes garbage to all its blocks."""
         for copy in batch.copies:
             self.memory[copy.target] = {}
         for span in batch.spans:
@@ -110,18 +110,18 @@ class FakeRunner:
         return Token(token_id)
 
     def _read(self, span: Span) -> list[int]:
-        """What stands in a sequence's blocks up to the span's end."""
+        """The ids in a sequence's blocks up to the span's end."""
         places = [divmod(position, self.block_tokens) for position in range(span.end)]
         return [self.memory[span.sequence.blocks[block]][offset] for block, offset in places]
 
 
 def next_id(ids: list[int]) -> int:
-    """What the fake device draws after these ids."""
+    """The id that the fake device draws after these ids."""
     return sum(ids) * len(ids) % VOCAB
 
 
 def answer(prompt: list[int], max_tokens: int, stop_ids: frozenset[int] = frozenset()) -> list[int]:
-    """What it answers to a prompt alone."""
+    """Its answer to a prompt, computed alone."""
     ids = list(prompt)
     while len(ids) - len(prompt) < max_tokens:
         ids.append(next_id(ids))

@@ -1,4 +1,4 @@
-"""What can compute on this machine: each kind of native kernels that its processor can run, and PyTorch."""
+"""What can compute on this machine: the kinds of native kernels that its processor supports, and PyTorch."""
 
 import pytest
 
@@ -11,5 +11,5 @@ KERNELS = [*NATIVE, PYTORCH]
 
 
 def compute_with(patch: pytest.MonkeyPatch, name: str) -> None:
-    """Has whatever is loaded from now on computed by these kernels."""
+    """Makes models that are loaded from now on use these kernels."""
     patch.setattr("index_grpc.loading.cpu.find_kernels", lambda: NATIVE.get(name))

@@ -1,4 +1,4 @@
-"""Helpers around an engine without a server: token ids in, token ids out."""
+"""Helpers for an engine without a server: token ids in, token ids out."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +15,7 @@ GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0)
 
 @asynccontextmanager
 async def running(runner: Runner, limits: Limits) -> AsyncIterator[Engine]:
-    """A started engine, stopped at the end."""
+    """A started engine, which is stopped at the end."""
     engine = Engine(ThreadWorker(runner, limits), limits)
     await engine.start()
     try:

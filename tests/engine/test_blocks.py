@@ -1,4 +1,4 @@
-"""Blocks by property: how many hold each, and that the native kernels' cache keeps what is written in each."""
+"""Properties of blocks: their numbers of holders, and that the native kernels' cache keeps what is written to them."""
 
 import random
 from collections import Counter
@@ -55,7 +55,7 @@ def test_what_was_let_go_last_is_taken_first() -> None:
 
 
 def numbers(start: int, count: int) -> torch.Tensor:
-    """Something else at each position, [1, 2, 1, count, 16]."""
+    """Keys and values that differ at each position, [1, 2, 1, count, 16]."""
     return torch.arange(start, start + count, dtype=torch.float32)[:, None].expand(1, 2, 1, count, 16)
 
 

@@ -1,4 +1,4 @@
-"""Products whose rows do not depend on their neighbours, and what happens where there are none."""
+"""Products whose rows do not depend on each other, and what happens if no such product is available."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,10 +57,10 @@ def test_a_neighbour_that_leaks_in_is_found_out() -> None:
 
 @pytest.mark.parametrize("kinds", [[], ["fixed"]], ids=["one sequence at a time", "fixed rows"])
 async def test_fallbacks_keep_the_promise(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]) -> None:
-    """Without the packed product, answers are still the same alone and in company."""
+    """Without the packed product, answers are still the same alone and in a batch."""
 
     def plain(weight: Tensor) -> Linear:
-        return lambda rows: functional.linear(rows, weight) + 1e-7 * rows.mean()  # a neighbour can always be felt
+        return lambda rows: functional.linear(rows, weight) + 1e-7 * rows.mean()  # each row depends on all others
 
     chosen = [fixed_rows_linear] if kinds else [plain]
     monkeypatch.setattr(llama, "linear_kinds", lambda device, dtype: chosen)

@@ -1,4 +1,4 @@
-"""Scheduling by property: whatever comes and goes, in any order, each request gets its own answer and nothing leaks."""
+"""Properties of scheduling: however requests come and leave, each gets its own answer and nothing leaks."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tests.engine.fake_runner import POISONS, VOCAB, FakeRunner, answer
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request, after how many steps it comes, and after how many more its caller leaves."""
+    """A request: after how many steps it comes, and after how many more steps its caller leaves."""
 
     prompt: list[int]
     max_tokens: int
@@ -28,7 +28,7 @@ prompts = st.lists(st.integers(5, VOCAB - 1) | poisons, min_size=1, max_size=39)
 alike = st.tuples(st.integers(0, 30), st.lists(st.integers(5, 7) | poisons, min_size=1, max_size=9)).map(
     lambda beginning_and_rest: [9] * beginning_and_rest[0] + beginning_and_rest[1]
 )
-"""Prompts that often begin the same."""
+"""Prompts that often have a common beginning."""
 
 arrivals = st.lists(
     st.builds(
@@ -99,7 +99,7 @@ def check(desk: Desk, number: int, arrival: Arrival) -> None:
         assert arrival.leaves_after is not None or isinstance(reports[-1].error, RequestFailed)
         return
     output = reports[-1].output
-    if output is None:  # left before the end
+    if output is None:  # its caller left before the end
         assert arrival.leaves_after is not None
         assert desk.tokens(number) == whole[: len(desk.tokens(number))]
         return
@@ -125,7 +125,7 @@ def test_first_come_first_served() -> None:
 
 
 def test_a_chunk_takes_all_of_a_steps_prompt_tokens() -> None:
-    """Where prompts may be cut anywhere, what one prompt leaves of a step goes to the next in line."""
+    """If prompts may be cut anywhere, the tokens of a step that one prompt does not use go to the next one."""
     desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(ANYWHERE, prefix_reuse=False), frozenset())
     for number in range(3):
         desk.submit(number, [5 + number] * 5, max_tokens=1)
@@ -143,7 +143,7 @@ def test_deadlines_of_what_has_ended_are_forgotten(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_long_prompt_does_not_stall_running_sequences() -> None:
-    """While a prompt of many chunks is computed, every step still decodes whoever runs."""
+    """While a prompt of many chunks is computed, every step still decodes all running sequences."""
     limits = dataclasses.replace(LIMITS, context_length=400, num_blocks=150)
     desk = Desk(FakeRunner(limits.chunk_tokens), limits, stop_ids=frozenset())
     desk.submit(0, [9], max_tokens=100)
@@ -157,7 +157,7 @@ def test_a_long_prompt_does_not_stall_running_sequences() -> None:
 
 
 def test_the_cache_budget_holds_requests_back() -> None:
-    """Prompts of 3 blocks want one more each: two fit into 9 blocks; the third comes in when one of them has ended."""
+    """Prompts of 3 blocks need one more each: two fit into 9 blocks; the third begins when one of them has ended."""
     desk = Desk(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
     for number in range(3):
         desk.submit(number, [5 + number] * 20, max_tokens=4)

@@ -1,4 +1,4 @@
-"""The native kernels: right, and every token the same to the last bit in any batch, cut and number of threads."""
+"""The native kernels: they compute right, and a token's bits depend neither on the batch, the cuts nor the threads."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -36,12 +36,12 @@ SHAPES: list[dict[str, Any]] = [
     {"hidden_size": 64, "num_heads": 4, "num_kv_heads": 4, "dtype": torch.float32},
     {"hidden_size": 64, "num_heads": 4, "num_kv_heads": 4, "dtype": torch.float16},
 ]
-"""Heads of 16, 32, 48 and 128, alone and in groups; sizes that fill no whole panel; each type of weights."""
+"""Heads of 16, 32, 48 and 128, with and without groups; sizes that fill no whole panel; each type of weights."""
 
 
 @dataclass
 class Text:
-    """Tokens of one sequence with blocks of a cache to compute them in."""
+    """Tokens of one sequence, with the cache blocks for them."""
 
     ids: list[int]
     blocks: Sequence[int]
@@ -49,7 +49,7 @@ class Text:
 
 
 class Desk:
-    """A model with a cache that holds some texts."""
+    """A model, a cache and some texts."""
 
     def __init__(self, model: NativeLlama | TorchLlama, *lengths: int) -> None:
         rng, vocab_size = random.Random(sum(lengths)), model.config.vocab_size
@@ -61,12 +61,12 @@ class Desk:
         ]
 
     def step(self, *spans: tuple[int, int]) -> list[Tensor]:
-        """Computes the next tokens of texts by number, so many of each; the logits [count, vocab_size] of each."""
+        """Computes the next `count` tokens of each text; returns the logits [count, vocab_size] of each text."""
         counts = [count for _, count in spans]
         return list(self.ask(range(sum(counts)), *spans).split(counts))
 
     def ask(self, sampled: Sequence[int], *spans: tuple[int, int]) -> Tensor:
-        """As `step`, but the logits [S, vocab_size] of the S tokens only that `sampled` numbers."""
+        """Like `step`, but returns only the logits [S, vocab_size] of the S tokens with the numbers `sampled`."""
         ids, places = [], []
         for number, count in spans:
             text = self.texts[number]
@@ -116,7 +116,7 @@ def test_logits_are_those_of_pytorch(directory: Path, kernels: str) -> None:
 @pytest.mark.parametrize("as_int8", [False, True])
 @pytest.mark.parametrize("kernels", NATIVE)
 def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, kernels: str, as_int8: bool) -> None:
-    """Each text alone and at once, against all texts cut at random and mixed with each other."""
+    """Compares each text, computed alone in one step, with all texts cut at random and mixed with each other."""
     model, rng = native(directory, kernels, as_int8=as_int8), random.Random(1)
     lengths = (150, 64, 1, 33, 100)
     alone = Desk(model, *lengths)
@@ -136,7 +136,7 @@ def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, kernels: st
 @pytest.mark.parametrize("sampled", [[], [0], [69], [6, 70, 109], [109]])
 @pytest.mark.parametrize("kernels", NATIVE)
 def test_who_is_not_asked_changes_nothing(directory: Path, kernels: str, sampled: list[int]) -> None:
-    """The logits of some tokens are those that they have among all, and so are those of all tokens that follow."""
+    """Tokens whose logits are not asked for change neither the logits of the others nor those of later tokens."""
     model = native(directory, kernels)
     whole, part = Desk(model, 75, 45), Desk(model, 75, 45)
     wanted = torch.cat(whole.step((0, 70), (1, 40)))
@@ -154,7 +154,7 @@ def test_threads_change_nothing(directory: Path, kernels: str) -> None:
 
 @pytest.mark.parametrize("kernels", NATIVE)
 def test_what_stood_in_the_cache_before_is_not_looked_at(directory: Path, kernels: str) -> None:
-    """Blocks are used again; here they hold what is no number."""
+    """Blocks are reused; here they contain NaN."""
     desk = Desk(native(directory, kernels), 70)
     wanted = desk.all_at_once()
     cache = desk.cache
@@ -172,7 +172,7 @@ def test_int8_is_close(directory: Path, kernels: str) -> None:
         Desk(pytorch(directory), 90).all_at_once(),
     )
     error = ((found - wanted).norm() / wanted.norm()).item()
-    assert 1e-4 < error < 0.03  # 8 bits in groups of 32; an error of nothing would mean that nothing was rounded
+    assert 1e-4 < error < 0.03  # 8 bits in groups of 32; without any error, nothing would have been rounded
 
 
 def test_weights_are_stored_short_where_nothing_is_lost() -> None:
@@ -228,7 +228,7 @@ def test_the_native_kernels_are_what_computes(checkpoint: Path) -> None:
 def test_room_for_a_context_but_not_for_its_last_block_is_too_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request for the whole context could never run, and would wait for ever."""
+    """With less memory, a request for the whole context would wait for ever."""
     directory = make_checkpoint(tmp_path / "short", hidden_size=64, num_heads=4, num_kv_heads=4, context_length=100)
     config = read_config(directory)
     block_bytes = 64 * position_bytes(config, 4)

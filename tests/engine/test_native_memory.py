@@ -1,4 +1,4 @@
-"""The native kernels where the system gives no more memory, each time in a process of its own."""
+"""The native kernels when the system has no more memory; each test runs in a separate process."""
 
 import subprocess
 import sys
@@ -81,7 +81,7 @@ for _ in range(20):
     resource.setrlimit(resource.RLIMIT_AS, limits)
     assert torch.equal(model.forward(ids, [few], sampled), wanted)
 """
-"""The end of a long context, all in one block; each thread wants 64 MiB for its scores."""
+"""Computes the end of a long context in one block; each thread needs 64 MiB for its scores."""
 
 
 def test_a_thread_without_room_fails_the_step_alone(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ async def engine(checkpoint: Path, request: pytest.FixtureRequest) -> AsyncItera
 
 
 def expected(reference: LlamaForCausalLM, ids: list[int], penalty: float) -> list[int]:
-    """What transformers generates greedily."""
+    """The tokens that transformers generates greedily."""
     prompt = torch.tensor([ids])
-    model: Any = reference  # its own types do not fit together
+    model: Any = reference  # the types of transformers do not agree
     output = model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),  # id 0 is a marker, not padding

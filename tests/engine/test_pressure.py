@@ -1,4 +1,4 @@
-"""Conversations under pressure: few blocks, many callers, failures; every answer is the one that it would be alone."""
+"""Conversations with few blocks, many callers and failures: every answer is the same as if it were computed alone."""
 
 import dataclasses
 import random
@@ -21,14 +21,14 @@ NUM_REQUESTS = 60
 
 @dataclass
 class Talk:
-    """What is asked at random: often how something asked before goes on."""
+    """Random requests, which often continue an earlier one."""
 
     rng: random.Random
     prompts: dict[int, list[int]] = field(default_factory=dict)
     max_tokens: dict[int, int] = field(default_factory=dict)
 
     def ask(self, number: int) -> tuple[list[int], int]:
-        """A prompt, and how many tokens are wanted."""
+        """A prompt, and the most tokens of its answer."""
         rng, earlier = self.rng, rng_choice(self.rng, self.prompts)
         beginning = [9] * rng.randint(1, 40) if earlier is None else self._told(earlier)[: rng.randint(1, 100)]
         self.prompts[number] = [*beginning, *(rng.randrange(5, VOCAB) for _ in range(rng.randint(1, 12)))]
@@ -38,7 +38,7 @@ class Talk:
         return self.prompts[number], self.max_tokens[number]
 
     def whole(self, number: int) -> list[int]:
-        """The answer as it is alone."""
+        """The answer, computed alone."""
         room = LIMITS.context_length - len(self.prompts[number])
         return answer(self.prompts[number], min(self.max_tokens[number], room))
 
@@ -84,7 +84,7 @@ def check(desk: Desk, talk: Talk, number: int) -> None:
     assert [report.ended for report in desk.reports[number]].count(True) == 1
     if POISONS & set(talk.prompts[number]):
         assert isinstance(last.error, RequestFailed) or (last.error is None and not tokens)
-    elif last.output is None:  # left before the end
+    elif last.output is None:  # its caller left before the end
         assert last.error is None
         assert tokens == whole[: len(tokens)]
     else:
@@ -92,7 +92,7 @@ def check(desk: Desk, talk: Talk, number: int) -> None:
 
 
 def test_who_came_last_stops_and_goes_on_later() -> None:
-    """Three of 40 tokens do not fit at once; each gets its whole answer, and who came first is never held up."""
+    """Three sequences do not fit at once. Each gets its whole answer, and the first one is never preempted."""
     limits = dataclasses.replace(LIMITS, num_blocks=15)
     desk = Desk(FakeRunner(16), limits, frozenset())
     for number in range(3):
@@ -112,7 +112,7 @@ def test_who_came_last_stops_and_goes_on_later() -> None:
 
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
 def test_prompt_tokens_are_counted_each_time_and_none_of_an_answer(answers_like_prompts: bool) -> None:
-    """Who had to stop has its prompt computed again, and its answer too, even as the end of a chunk of the prompt."""
+    """After a preemption prompt and answer are computed again, perhaps in one chunk, but only prompt tokens count."""
     limits = dataclasses.replace(
         LIMITS, num_blocks=15, prefix_reuse=False, answers_like_prompts=answers_like_prompts, chunk_tokens=64
     )
@@ -136,7 +136,7 @@ def test_nobody_stops_where_all_fit() -> None:
 
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
 def test_what_a_failed_step_left_is_not_kept(answers_like_prompts: bool) -> None:
-    """Its caller leaves while the step is under way; what stands in its blocks then is nothing to go on from."""
+    """A caller leaves during a step that fails; the contents of its blocks must not be reused then."""
     limits = dataclasses.replace(LIMITS, num_blocks=60, answers_like_prompts=answers_like_prompts)
     desk = Desk(FakeRunner(16, run_ahead=1), limits, frozenset())
     desk.submit(0, [LATE_POISON], max_tokens=5)
@@ -169,7 +169,7 @@ def test_a_lost_device_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
 def test_time_over_amid_an_answer_that_waits(answers_like_prompts: bool) -> None:
-    """The one that had to stop ends with what it has, though no token comes for it any more."""
+    """The preempted request ends with its tokens so far, although no more token comes for it."""
     limits = dataclasses.replace(LIMITS, num_blocks=15, answers_like_prompts=answers_like_prompts)
     desk = Desk(FakeRunner(16), limits, frozenset())
     desk.submit(0, [9] * 10, max_tokens=100)

@@ -1,4 +1,4 @@
-"""Prefixes that are kept and reused: what a request finds computed, and what gives way."""
+"""Prefixes that are kept and reused: how much a request can reuse, and what is evicted."""
 
 import dataclasses
 import random
@@ -25,7 +25,7 @@ def test_a_conversation_continues_in_its_blocks() -> None:
 
 
 def test_an_answer_is_reused_where_cuts_change_nothing() -> None:
-    """All that was computed is there: the prompt and the answer but for its last token."""
+    """All that was computed is reused: the prompt, and the answer except for its last token."""
     desk = Desk(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
     desk.submit(0, [11] * 17, max_tokens=3)
     desk.finish()
@@ -36,7 +36,7 @@ def test_an_answer_is_reused_where_cuts_change_nothing() -> None:
 
 
 def test_an_answer_told_otherwise_gives_way_but_a_prompt_does_not() -> None:
-    """The history may hold another end of the answer than was computed; it goes on from where they part."""
+    """If the answer in the history has another end than the computed one, only the tokens before it are reused."""
     desk = Desk(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
     desk.submit(0, [11] * 17, max_tokens=8)
     desk.finish()
@@ -61,7 +61,7 @@ def test_a_beginning_too_short_is_not_shared() -> None:
 
 
 class Looked(list[int]):
-    """Ids that count how many of them were looked at."""
+    """Ids that count how many of them were read."""
 
     num_looks = 0
 
@@ -72,7 +72,7 @@ class Looked(list[int]):
 
 
 def test_what_many_have_in_common_is_compared_once() -> None:
-    """With common instructions, to look for a match takes about as long as the prompt is, however many prefixes."""
+    """With common instructions, the search reads about as many ids as the prompt has, for any number of prefixes."""
     common, num_prefixes = [7] * 1000, 200
     prefixes = [Prefix(number, Looked([*common, 100 + number]), 1001, 1001, []) for number in range(num_prefixes)]
     match = longest_match([*common, 100 + num_prefixes // 2, 9], prefixes, 1)
@@ -114,7 +114,7 @@ def test_kept_prefixes_give_way_oldest_first() -> None:
 
 
 def test_what_many_share_counts_once() -> None:
-    """A beginning of 4 blocks and an end of one each: 3 callers take 7 blocks and not 15."""
+    """With a common beginning of 4 blocks and an end of one block each, 3 callers take 7 blocks and not 15."""
     limits = dataclasses.replace(ANYWHERE, num_blocks=9)
     desk = Desk(FakeRunner(LIMITS.chunk_tokens), limits, frozenset())
     desk.submit(0, [11] * 33, max_tokens=7)
@@ -130,7 +130,7 @@ def test_what_many_share_counts_once() -> None:
 
 
 def test_a_prefix_shared_by_others_gives_way_for_nothing() -> None:
-    """It frees no block, so the next one gives way as well."""
+    """Its eviction frees no block, so the next prefix must be evicted as well."""
     blocks = Blocks(4)
     kept = KeptPrefixes(blocks, most=9)
     shared, own = [blocks.take()], [blocks.take()]

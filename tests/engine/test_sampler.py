@@ -1,4 +1,4 @@
-"""Sampling against transformers' processors, and a row's independence of its neighbours."""
+"""Sampling against transformers' processors. A row does not depend on the other rows."""
 
 import dataclasses
 import itertools
@@ -57,12 +57,12 @@ def sequence_of(slot: int, params: SamplingParams, prompt: list[int], **fields: 
 
 @pytest.fixture(params=KERNELS)
 def draw(request: pytest.FixtureRequest) -> Draw:
-    """Each way to draw that there is here."""
+    """Each implementation of drawing that this machine can run."""
     return drawing.draw if request.param == PYTORCH else native(request.param).draw
 
 
 def table_of(prompts: list[list[int]], choices: list[SamplingParams], vocab_size: int = VOCAB) -> SlotTable:
-    """Slots with a prompt each."""
+    """Slots with one prompt each."""
     table = SlotTable(len(prompts), vocab_size, torch.device("cpu"))
     for slot, (prompt, params) in enumerate(zip(prompts, choices, strict=True)):
         table.token_counts.open(slot, prompt)
@@ -71,13 +71,13 @@ def table_of(prompts: list[list[int]], choices: list[SamplingParams], vocab_size
 
 
 def native(kernels: str, vocab_size: int = VOCAB) -> NativeLlama:
-    """The native kernels, holding no weights."""
+    """The native kernels, without weights."""
     config = ModelConfig(1, 32, 32, 1, 1, 32, vocab_size, 32)
     return NativeLlama(config, NATIVE[kernels], num_threads=2)
 
 
 def by_transformers(row: Tensor, params: SamplingParams, ids: list[int]) -> Tensor:
-    """Probabilities [V] after transformers' processors in its own order."""
+    """Probabilities [V] after transformers' processors, in the order that transformers uses."""
     processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(params.repetition_penalty)])
     processors.append(TemperatureLogitsWarper(params.temperature))
     if params.top_k:
@@ -121,7 +121,7 @@ def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
 @pytest.mark.parametrize("kernels", NATIVE)
 @pytest.mark.parametrize("vocab_size", [40, 64, 300, 3000])
 def test_native_draws_are_those_of_pytorch(kernels: str, vocab_size: int) -> None:
-    """Token after token, whatever the parameters, and both take them down alike."""
+    """The tokens are the same with all parameters, and both count them in the same way."""
     generator, rng = torch.Generator().manual_seed(vocab_size), random.Random(vocab_size)
     top_ks = [rng.choice([rng.randint(1, MAX_CANDIDATES), 0, 65, 100, vocab_size - 1, 10**9]) for _ in range(60)]
     choices = [random_params(rng, top_k=top_k) for top_k in top_ks]
@@ -151,7 +151,7 @@ def test_penalties_of_the_answer(draw: Draw) -> None:
         token = sampler.sample(row, [sequence])[0]
         sequence.append(token.id, now=1.0)
         drawn.append(token.id)
-    # Token 1 stands at 2, 1.25, 0.75, …; token 2 at 1, then at 0.25.
+    # The logits of token 1 are 2, 1.25, 0.75, …; those of token 2 are 1, then 0.25.
     assert drawn == [1, 1, 2, 1]
 
 
@@ -207,7 +207,7 @@ def test_numbers_that_are_none_are_an_error(draw: Draw, bad: float, top_k: int) 
 
 
 def test_a_failure_leaves_no_trace(draw: Draw) -> None:
-    """What was drawn for a row beside one without numbers is drawn again, from the history as it was."""
+    """If another row is NaN, the token of a good row is drawn again, from the history before the failure."""
     params = SamplingParams(temperature=0.0, frequency_penalty=2.0, presence_penalty=2.0)
     sampler = Sampler(2, VOCAB, torch.device("cpu"), draw)
     sequences = [sequence_of(slot, params, [1]) for slot in range(2)]
@@ -220,7 +220,7 @@ def test_a_failure_leaves_no_trace(draw: Draw) -> None:
     with pytest.raises(FloatingPointError):
         sampler.sample(broken, sequences)
     likeliest = rows[0].topk(2)
-    assert likeliest.values[0] - likeliest.values[1] < 4.0  # the penalty decides
+    assert likeliest.values[0] - likeliest.values[1] < 4.0  # the penalty is larger than the difference
     assert sampler.sample(rows[:1], sequences[:1])[0].id == likeliest.indices[1]
 
 

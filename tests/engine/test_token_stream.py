@@ -1,4 +1,4 @@
-"""What a stream's reader gets at once."""
+"""How many tokens the reader of a stream gets at once."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from index_grpc.engine.token_stream import MOST_AT_ONCE, TokenStream
 
 
 async def portions(interval: int, num_tokens: int) -> list[list[int]]:
-    """What a reader who is always ready takes together of tokens that come one at a time."""
+    """The ids of each output, for a reader that is always ready, when tokens come one at a time."""
     stream = TokenStream(TokenRequest("x", [1], SamplingParams(), num_tokens), interval, leave=lambda: None)
     taken = []
 
@@ -41,7 +41,7 @@ async def test_an_answer_shorter_than_the_interval() -> None:
 
 
 async def test_who_has_not_read_for_long_gets_it_in_portions() -> None:
-    """Of which the last has the finish, be it without a token."""
+    """The last output has the finish reason, even if the report with it has no token."""
     num_tokens = 2 * MOST_AT_ONCE + 5
     stream = TokenStream(TokenRequest("x", [1], SamplingParams(), num_tokens), 1, leave=lambda: None)
     for number in range(num_tokens):

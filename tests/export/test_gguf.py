@@ -1,4 +1,4 @@
-"""A checkpoint as a GGUF file: what is in it, and that llama.cpp, where it is installed, says the same."""
+"""A checkpoint as a GGUF file: its contents, and that llama.cpp, if it is installed, gives the same answers."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A checkpoint as a plain Llama: other engines' tokens are those of this service."""
+"""A checkpoint as a plain Llama: other engines generate the same tokens as this service."""
 
 import json
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ CONVERSATIONS = [
 
 
 def exported(model: Path | str, directory: Path, *options: str) -> Path:
-    """What the command line writes and prints."""
+    """Runs the export command and returns the directory that it prints."""
     command = ["export", str(model), "--output", str(directory), *options]
     result = CliRunner().invoke(main, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -37,13 +37,13 @@ def exported(model: Path | str, directory: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo, exported."""
+    """The exported demo model."""
     return exported("demo", tmp_path_factory.mktemp("llama") / "demo", "--format", "llama")
 
 
 @pytest.fixture(scope="module")
 async def client() -> AsyncIterator[AsyncClient]:
-    """Asks a server of the demo."""
+    """A client of a server with the demo model."""
     async with serving(settings("demo")) as (_, address), AsyncClient(address) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""A checkpoint as a plain Llama: vLLM, where it is installed, gives the tokens of this service."""
+"""A checkpoint as a plain Llama: vLLM, if it is installed, generates the same tokens as this service."""
 
 import asyncio
 import json

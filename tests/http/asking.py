@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 def client(app: App) -> httpx2.AsyncClient:
-    """For the app's HTTP port; keeps its connections, waits as long as the tests do."""
+    """A client of the app's HTTP port, with persistent connections and a long timeout."""
     return httpx2.AsyncClient(base_url=f"http://{app.ports[0].address}", timeout=30, trust_env=False)
 
 
@@ -29,12 +29,12 @@ async def fake_http(**changes: Any) -> AsyncIterator[tuple[FakeServer, httpx2.As
 
 
 def asking(prompt: str = "Hi", **fields: Any) -> Json:
-    """A body for completions."""
+    """The body of a completion request."""
     return {"messages": [{"role": "user", "content": prompt}], "max_tokens": 20, **fields}
 
 
 def events(text: str) -> list[Json]:
-    """A stream's events without the last, which must be there."""
+    """The events of a stream without the last one, [DONE], which must be there."""
     found = [event.removeprefix("data: ") for event in text.split("\n\n")[:-1]]
     assert found[-1] == "[DONE]"
     return [json.loads(event) for event in found[:-1]]
@@ -55,7 +55,7 @@ def error_of(response: httpx2.Response) -> Json:
 
 
 async def abort(writer: asyncio.StreamWriter) -> None:
-    """Closes the connection, whatever is on its way."""
+    """Closes the connection at once, without sending the rest."""
     writer.transport.abort()
     with suppress(ConnectionError):
         await writer.wait_closed()

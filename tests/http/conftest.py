@@ -1,4 +1,4 @@
-"""One real server on the small random checkpoint that answers over both ports."""
+"""One real server on the small random checkpoint, with both ports."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who may come in over HTTP: as over gRPC."""
+"""Access over HTTP has the same rules as over gRPC."""
 
 import asyncio
 import ssl
@@ -19,7 +19,7 @@ TEXT = letters(20)
 
 
 def trusting(folder: Path, shown: Pair | None = None) -> ssl.SSLContext:
-    """A caller's side."""
+    """The TLS context of a caller, with its own certificate if one is given."""
     context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     if shown is not None:
         context.load_cert_chain(shown.cert, shown.key)

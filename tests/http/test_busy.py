@@ -1,4 +1,4 @@
-"""Who cannot be answered now is told so, and when to come again; who leaves frees the place; a drain loses nobody."""
+"""Refused callers are told when to retry; callers that leave free their places; a drain completes all calls."""
 
 import asyncio
 import json
@@ -74,7 +74,7 @@ async def test_a_time_limit_cuts_an_answer_short() -> None:
 
 
 async def leave(address: str, path: str, body: Any, wait_for: bytes, server: FakeServer) -> None:
-    """Sends a request and goes away, once that much has come."""
+    """Sends a request, reads until `wait_for` has come, and closes the connection."""
     host, port = address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     data = json.dumps(body).encode()

@@ -1,4 +1,4 @@
-"""Completions are gRPC's answers in OpenAI's words."""
+"""Completions are the answers of gRPC in OpenAI's format."""
 
 import math
 from typing import Any

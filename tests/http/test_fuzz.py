@@ -1,4 +1,4 @@
-"""Whatever the body holds, the answer is one of JSON, and what is wrong with it is never the server's fault."""
+"""For any body the answer is JSON, and the server never fails."""
 
 import asyncio
 import json

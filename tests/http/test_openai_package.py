@@ -1,4 +1,4 @@
-"""OpenAI's own package works once its base_url is changed."""
+"""OpenAI's own package works when its base_url is changed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""The HTTP port's life in the server's process."""
+"""The HTTP port opens and closes with the server's process."""
 
 import signal
 import socket

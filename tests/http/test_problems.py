@@ -1,4 +1,4 @@
-"""What is wrong is told with a status that clients know, and with gRPC's words."""
+"""Errors have a status that HTTP clients know, and the same messages as over gRPC."""
 
 import json
 from typing import Any

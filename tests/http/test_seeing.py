@@ -1,4 +1,4 @@
-"""Calls over HTTP are seen like those over gRPC."""
+"""Calls over HTTP appear in logs and metrics like those over gRPC."""
 
 import asyncio
 import re

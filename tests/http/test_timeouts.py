@@ -1,4 +1,4 @@
-"""Connections over HTTP that say nothing, or too little, come to an end."""
+"""HTTP connections that send nothing, or not enough, are closed."""
 
 import asyncio
 from pathlib import Path
@@ -25,7 +25,7 @@ async def connected(app: App) -> tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 
 async def ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """What still comes until the server ends the connection."""
+    """The bytes that still come until the server ends the connection."""
     try:
         async with asyncio.timeout(30):
             return await reader.read()
@@ -90,9 +90,9 @@ async def test_a_handshake_that_does_not_come(said: bytes, pair: Pair, monkeypat
 
 
 def test_connections_amid_their_handshake_count(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the event loop that serves; asyncio's own leaves the socket of one that is refused to the collector."""
+    """Runs on uvloop, as the server does: asyncio's own loop closes refused connections only at garbage collection."""
     monkeypatch.setattr("index_grpc.http.timeouts.most_connections", lambda: 8)
-    for module in ("handshakes", "port"):  # so that nothing but a refusal ends a connection
+    for module in ("handshakes", "port"):  # so that only a refusal ends a connection
         monkeypatch.setattr(f"index_grpc.http.{module}.HANDSHAKE_SECONDS", 60)
     uvloop.run(crowding(pair))
 
@@ -103,7 +103,7 @@ async def crowding(pair: Pair) -> None:
         assert await ended(*await connected(server.app)) == b""
         for _, other in first:
             other.transport.abort()
-        for _ in range(3):  # whose places are free again at once
+        for _ in range(3):  # their places are free again at once
             reader, writer = await connected(server.app)
             writer.write(WHOLE)
             await ended(reader, writer)
@@ -112,7 +112,7 @@ async def crowding(pair: Pair) -> None:
         handshakes = port._server.config.handshakes
         assert handshakes is not None
         await until(lambda: port._server.may_begin(len(handshakes._begun)))
-        for _ in range(3):  # each of which is forgotten once its handshake is done
+        for _ in range(3):  # each no longer counts when its handshake is done
             assert await completed(server.app, trusting(pair.cert.parent)) == TEXT
 
 

@@ -1,4 +1,4 @@
-"""`POST /` is what callers of the usual tutorial's server expect, and they need no change."""
+"""`POST /` answers clients of the usual tutorial's server without a change to them."""
 
 import json
 import re
@@ -24,7 +24,7 @@ TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
 @pytest.fixture(scope="module")
 def url(checkpoint: Path) -> Iterator[str]:
-    """A server that knows what to say to 你好; without the slash, as the tutorial prints it."""
+    """The address of a server that answers 你好, without a slash at the end, as the tutorial prints it."""
     runner, loaded = scripted(checkpoint)
     runner.says("你好", runner.tokenizer.encode("您好！"))
     with background(settings(checkpoint, http_port=0), lambda: loaded) as server:
@@ -32,7 +32,7 @@ def url(checkpoint: Path) -> Iterator[str]:
 
 
 def get_completion(url: str, prompt: str) -> str:
-    """The tutorial's caller."""
+    """The client code of the tutorial."""
     headers = {"Content-Type": "application/json"}
     response = requests.post(url=url, headers=headers, data=json.dumps({"prompt": prompt}))
     text: str = response.json()["response"]

@@ -1,4 +1,4 @@
-"""How the tests call through a proxy: the plain stub, without retries of its own."""
+"""How the tests call through a proxy: with the plain stub, which does not retry."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,14 +11,14 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 from tests.server.asking import Stub
 
 Ask = Callable[[str], Awaitable[str]]
-"""Makes a call with this request id; the answer's text."""
+"""Makes a call with this request id and returns the answer's text."""
 
 WITHOUT_RETRIES = (("grpc.enable_retries", 0),)
 REQUEST = pb.ChatRequest(prompt="你好", sampling=pb.SamplingParams(seed=5), max_tokens=20)
 
 
 class Caller:
-    """Unary calls and streams with a stub."""
+    """Makes unary calls and streams with a stub."""
 
     def __init__(self, stub: Stub) -> None:
         self.stub = stub
@@ -35,13 +35,13 @@ class Caller:
 
 @asynccontextmanager
 async def calling(address: str) -> AsyncIterator[Caller]:
-    """A caller with a connection of its own."""
+    """A caller with a new connection."""
     async with grpc.aio.insecure_channel(address, WITHOUT_RETRIES) as channel:
         yield Caller(ChatServiceStub(channel))
 
 
 async def ask_often(ask: Ask, name: str, count: int, at_once: int = 32) -> list[str]:
-    """So many calls, so many of them at a time, with ids that begin with the name."""
+    """Makes `count` calls, `at_once` of them at a time, with ids that begin with the name; returns the texts."""
     places = asyncio.Semaphore(at_once)
 
     async def one(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Which tests need what, and two running replicas of the demo model."""
+"""A fixture that runs either proxy, and two running replicas of the demo model."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +15,7 @@ from tests.mesh.replicas import Replica, started
 
 
 class Run(Protocol):
-    """Runs a proxy, as it is deployed but for the changes."""
+    """Runs a proxy with the deployed configuration, with the given changes."""
 
     def __call__(
         self, folder: Path, replicas: Sequence[str], changes: Changes | None = None
@@ -27,7 +27,7 @@ PROXIES: dict[str, Run] = {"envoy": running_envoy, "haproxy": running_haproxy}
 
 @pytest.fixture(params=PROXIES)
 def run_proxy(request: pytest.FixtureRequest) -> Run:
-    """Runs either proxy before two replicas."""
+    """Runs each proxy in turn in front of two replicas."""
     if request.param == "haproxy" and program() is None:
         pytest.skip("no HAProxy: apt-get install haproxy")
     return PROXIES[request.param]
@@ -35,6 +35,6 @@ def run_proxy(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture(scope="module")
 async def replicas() -> AsyncIterator[list[Replica]]:
-    """Two of the demo model."""
+    """Two replicas of the demo model."""
     with ExitStack() as stack:
         yield await asyncio.to_thread(started, stack)

@@ -18,7 +18,7 @@ LOAD_BALANCING = "      lb_policy: ROUND_ROBIN # or by load, see by-load.yaml\n"
 
 
 def configuration(replicas: Sequence[str], changes: Changes | None = None) -> str:
-    """Envoy before these two replicas, on free ports."""
+    """The configuration of Envoy for these two replicas, on free ports."""
     first, second = replicas
     return changed(
         CONFIGURATION,
@@ -34,14 +34,14 @@ def configuration(replicas: Sequence[str], changes: Changes | None = None) -> st
 
 
 class Envoy(Proxy):
-    """Is asked over its admin port, whose address it writes into a file."""
+    """A running Envoy, whose state is read from its admin port. It writes the port's address to a file."""
 
     def __init__(self, admin: Path) -> None:
         super().__init__()
         self._admin = admin
 
     async def start(self) -> None:
-        """Waits until it takes calls."""
+        """Waits until it accepts calls."""
         await until(self._has_admin_port)
         await until(self._listens)
 
@@ -87,7 +87,7 @@ def _address(found: dict[str, Any]) -> str:
 
 @asynccontextmanager
 async def running_envoy(folder: Path, replicas: Sequence[str], changes: Changes | None = None) -> AsyncIterator[Envoy]:
-    """An Envoy that gives calls to both replicas; its files lie in the folder."""
+    """An Envoy that sends calls to both replicas; its files are in the folder."""
     file, admin = folder / "envoy.yaml", folder / "envoy.admin"
     admin.unlink(missing_ok=True)
     file.write_text(configuration(replicas, changes))

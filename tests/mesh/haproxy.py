@@ -12,16 +12,16 @@ from tests.mesh.proxy import DEPLOY, Changes, Proxy, changed, running
 
 CONFIGURATION = DEPLOY / "haproxy" / "haproxy.cfg"
 PATH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
-"""Debian's folder for it is not on everybody's."""
+"""Debian installs it in a folder that is not on every user's PATH."""
 
 
 def program() -> str | None:
-    """Where it is, if it is installed."""
+    """The path of the program, if it is installed."""
     return shutil.which("haproxy", path=PATH)
 
 
 def configuration(folder: Path, replicas: Sequence[str], listener: str, changes: Changes | None = None) -> str:
-    """HAProxy before these two replicas."""
+    """The configuration of HAProxy for these two replicas."""
     first, second = replicas
     places = {
         "replica-1:50051": first,
@@ -33,7 +33,7 @@ def configuration(folder: Path, replicas: Sequence[str], listener: str, changes:
 
 
 class HAProxy(Proxy):
-    """Is asked over its socket."""
+    """A running HAProxy, whose state is read from its admin socket."""
 
     def __init__(self, address: str, admin: Path) -> None:
         super().__init__(address)
@@ -59,7 +59,7 @@ class HAProxy(Proxy):
 async def running_haproxy(
     folder: Path, replicas: Sequence[str], changes: Changes | None = None
 ) -> AsyncIterator[HAProxy]:
-    """An HAProxy that gives calls to both replicas; its files lie in the folder."""
+    """An HAProxy that sends calls to both replicas; its files are in the folder."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         file, fd = folder / "haproxy.cfg", listener.fileno()
         file.write_text(configuration(folder, replicas, f"fd@{fd}", changes))

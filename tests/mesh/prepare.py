@@ -1,4 +1,4 @@
-"""Installs HAProxy, or says that it is missing; `make test-mesh` runs it first. Envoy comes with the extra `mesh`."""
+"""Installs HAProxy, or says that it is missing; `make test-mesh` runs this first. The extra `mesh` installs Envoy."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ INSTALL = ["apt-get", "--quiet", "--quiet", "--yes", "--no-install-recommends", 
 
 
 def install() -> None:
-    """With Debian's lists as they are now, and without a service of the system's."""
+    """Updates Debian's package lists and installs HAProxy, without starting its system service."""
     sys.stderr.write("installing haproxy\n")
     quietly = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     subprocess.run(["apt-get", "--quiet", "--quiet", "update"], check=False)

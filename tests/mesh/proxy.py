@@ -1,4 +1,4 @@
-"""What Envoy and HAProxy have in common: a file of deploy/, changed for a test, and a process that reads it."""
+"""What Envoy and HAProxy have in common: a changed configuration of deploy/, and a process that reads it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
 Changes = Mapping[str, str]
-"""What stands in a configuration, and what is to stand there for a test."""
+"""Texts of a configuration, and their replacements for a test."""
 
 
 def changed(file: Path, changes: Changes) -> str:
-    """The file's text; everything that is to be changed must stand there."""
+    """The file's text with the changes; each text to be replaced must be in it."""
     text = file.read_text()
     for old, new in changes.items():
         assert old in text, f"no {old!r} in {file}"
@@ -21,18 +21,18 @@ def changed(file: Path, changes: Changes) -> str:
 
 
 def port(address: str) -> str:
-    """Of host:port."""
+    """The port of host:port."""
     return address.rpartition(":")[2]
 
 
 class Proxy:
-    """A running proxy that takes calls at `address`, host:port."""
+    """A running proxy that accepts calls at `address`, host:port."""
 
     def __init__(self, address: str = "") -> None:
         self.address = address
 
     async def healthy(self) -> set[str]:
-        """Addresses of the replicas that get calls."""
+        """The addresses of the replicas that get calls."""
         raise NotImplementedError
 
     async def until_healthy(self, *replicas: str) -> None:
@@ -44,7 +44,7 @@ class Proxy:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Asks again and again."""
+    """Polls a condition until it holds."""
     async with asyncio.timeout(30):
         while not await holds():
             await asyncio.sleep(0.02)
@@ -52,7 +52,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 @asynccontextmanager
 async def running(command: Sequence[str], log: Path, pass_fds: tuple[int, ...] = ()) -> AsyncIterator[None]:
-    """A process, killed at the end."""
+    """A process, which is killed at the end."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output, pass_fds=pass_fds)
     try:

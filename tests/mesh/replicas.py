@@ -1,4 +1,4 @@
-"""Replicas: running `index-grpc serve`s."""
+"""Replicas: running processes of `index-grpc serve`."""
 
 import re
 import signal
@@ -20,20 +20,20 @@ class Replica:
     address: str
 
     def answered(self, beginning: str) -> int:
-        """Calls that it has answered to the end whose ids begin so."""
+        """How many calls it has completed whose ids begin like this."""
         return sum(bool(re.search(rf"request_id={beginning}\S* .*code=OK", line)) for line in self.process.lines)
 
     def saw(self, request_id: str) -> bool:
-        """Whether its log names the call."""
+        """Whether its log contains the call."""
         return any(f"request_id={request_id} " in line for line in self.process.lines)
 
     def kill(self) -> None:
-        """At once, as if its machine had failed."""
+        """Kills it at once, as if its machine had failed."""
         self.process.send(signal.SIGKILL)
 
 
 def started(stack: ExitStack, models: Sequence[str] = DEMO, ports: Sequence[int] = (0, 0)) -> list[Replica]:
-    """Servers that are ready; the stack ends them."""
+    """Servers that are ready; the stack stops them."""
     processes = [
         stack.enter_context(serving("--model", model, "--port", str(port), *QUICK))
         for model, port in zip(models, ports, strict=True)

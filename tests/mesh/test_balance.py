@@ -1,4 +1,4 @@
-"""Calls are shared out evenly, or by load, though all come over one connection."""
+"""Calls are balanced evenly, or by load, although all come over one connection."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -20,7 +20,7 @@ UNARY, STREAMS = 1000, 200
 
 
 async def shares(replicas: list[Replica], name: str, count: int) -> list[float]:
-    """What part of the calls each has answered, once all are in their logs."""
+    """The share of the calls that each replica has answered, once all are in their logs."""
     while sum(answered := [replica.answered(name) for replica in replicas]) < count:
         await asyncio.sleep(0.02)
     return [number / count for number in answered]
@@ -30,7 +30,7 @@ async def test_two_replicas_get_the_same_share(run_proxy: Run, replicas: list[Re
     names = {
         f"{tmp_path.name}-unary": UNARY,
         f"{tmp_path.name}-stream": STREAMS,
-    }  # the other proxy's calls are logged too
+    }  # the logs contain the calls of the other proxy too
     async with (
         run_proxy(tmp_path, [replica.address for replica in replicas]) as proxy,
         calling(proxy.address) as caller,
@@ -46,10 +46,10 @@ async def test_two_replicas_get_the_same_share(run_proxy: Run, replicas: list[Re
 
 
 AT_ONCE = {"blackout_period: 10s": "blackout_period: 0s", "weight_update_period: 1s": "weight_update_period: 0.1s"}
-"""With the periods that are deployed it would take ten seconds until reports count."""
+"""With the deployed periods it would take ten seconds until reports count."""
 
 BUSY, IDLE = 10, 20
-"""Each server's `max_waiting`, by which callers can tell them apart."""
+"""The `max_waiting` of each server, by which callers can tell which one answered."""
 
 
 async def test_envoy_prefers_the_less_loaded_replica(tmp_path: Path) -> None:

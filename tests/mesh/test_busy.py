@@ -1,4 +1,4 @@
-"""A replica that refuses because it is busy is well: it is not left out, and no call fails while another is free."""
+"""A replica that refuses because it is busy is healthy: it still gets calls, and none fails while another is free."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -26,7 +26,7 @@ BY_DEFAULT = {
 
 @pytest.fixture
 async def servers() -> AsyncIterator[list[FakeServer]]:
-    """One that has a single place, which is taken, and one with many."""
+    """A server with a single place, which is taken, and a server with many places."""
     async with AsyncExitStack() as stack:
         full = await stack.enter_async_context(fake_server(max_sequences=1, max_waiting=0))
         free = await stack.enter_async_context(fake_server(max_sequences=16, max_waiting=100))
@@ -35,7 +35,7 @@ async def servers() -> AsyncIterator[list[FakeServer]]:
 
 
 async def asked(envoy: Envoy) -> None:
-    """Calls of which none fails."""
+    """Makes calls, none of which may fail."""
     async with calling(envoy.address) as caller:
         assert len(set(await ask_often(caller.unary, "busy", NUM_CALLS, at_once=4))) == 1
 

@@ -1,4 +1,4 @@
-"""What is deployed parses, and describes the contract as it is."""
+"""The deployed configurations parse, and contain the current contract."""
 
 import subprocess
 from pathlib import Path

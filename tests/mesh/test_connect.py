@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.mesh, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def node() -> Language:
-    """The program of the contract's tests, built; skips where Node is not installed."""
+    """The Node program of the contract's tests, built; skips if Node is not installed."""
     language = BY_FOLDER["node"]
     if missing := language.missing():
         pytest.skip(f"apt-get install {' '.join(missing)}")

@@ -1,4 +1,4 @@
-"""A replica that dies or is restarted: no call fails but the streams that it had begun, and those say what had come."""
+"""When a replica dies or is restarted, only the streams that it had begun fail, and they keep their text so far."""
 
 import asyncio
 import itertools
@@ -27,13 +27,13 @@ pytestmark = pytest.mark.mesh
 
 @dataclass
 class Load:
-    """Calls that go on until it is over."""
+    """Callers that make calls until the load is over."""
 
     caller: Caller
     over: bool = False
     texts: list[str] = field(default_factory=list)
     lost: dict[str, grpc.aio.AioRpcError] = field(default_factory=dict)
-    """Calls that failed, by their ids."""
+    """The errors of failed calls, by their ids."""
 
     async def keep_asking(self, ask: Ask, name: str) -> None:
         for number in itertools.count():
@@ -45,7 +45,7 @@ class Load:
                 self.lost[request_id] = error
 
     async def grows(self, by: int) -> None:
-        """Waits until so many more calls have been answered."""
+        """Waits until `by` more calls have been answered."""
         wanted = len(self.texts) + by
         async with asyncio.timeout(30):
             while len(self.texts) < wanted:
@@ -54,7 +54,7 @@ class Load:
 
 @asynccontextmanager
 async def loading(address: str, num_callers: int) -> AsyncIterator[Load]:
-    """Load on a proxy, by so many callers with unary calls and as many with streams; it has ended with the `with`."""
+    """Load on a proxy by `num_callers` callers with unary calls and as many with streams; ends with the block."""
     async with calling(address) as caller, asyncio.TaskGroup() as group:
         load = Load(caller)
         for number in range(num_callers):
@@ -67,15 +67,15 @@ async def loading(address: str, num_callers: int) -> AsyncIterator[Load]:
 
 
 CODES = {"envoy": grpc.StatusCode.INTERNAL, "haproxy": grpc.StatusCode.UNKNOWN}
-"""What gRPC makes of how each passes on that a stream's replica has died; deploy/envoy/README.md tells of it.
+"""The status that gRPC reports behind each proxy when a stream's replica has died, as in deploy/envoy/README.md.
 
-Only of streams whose headers are through; what has not begun comes as UNAVAILABLE.
+It applies to streams whose headers have been sent; calls that have not begun end with UNAVAILABLE.
 """
 
 
 @pytest.fixture
 def code(request: pytest.FixtureRequest) -> grpc.StatusCode:
-    """The proxy's of these."""
+    """The status of the proxy under test."""
     return CODES[request.node.callspec.params["run_proxy"]]
 
 
@@ -116,7 +116,7 @@ async def test_restarts_in_turn_fail_no_call(run_proxy: Run, tmp_path: Path) -> 
 
 async def test_a_death_amid_an_answer(run_proxy: Run, code: grpc.StatusCode, tmp_path: Path) -> None:
     names = ["left", "right"]
-    models = [str(make_checkpoint(tmp_path / name)) for name in names]  # whose answers do not end soon
+    models = [str(make_checkpoint(tmp_path / name)) for name in names]  # models whose answers do not end soon
     with ExitStack() as stack:
         replicas = dict(zip(names, await asyncio.to_thread(started, stack, models), strict=True))
         addresses = [replica.address for replica in replicas.values()]

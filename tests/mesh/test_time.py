@@ -1,6 +1,6 @@
-"""Answers may take long: what is deployed cuts none for its length, the caller's own deadline and leaving count.
+"""Answers may take long: the deployed proxies cut none off, and pass on a caller's deadline and its leaving.
 
-Ten minutes are not to be waited for: times are scaled down, those of Envoy's defaults with them.
+Times are scaled down, those of Envoy's defaults too, so that the tests need not wait ten minutes.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ pytestmark = pytest.mark.mesh
 
 NUM_TOKENS = 100
 LONG = pb.ChatRequest(prompt="Hi", max_tokens=NUM_TOKENS)
-"""Takes three seconds, a token each 30 ms."""
+"""A request that takes three seconds, 30 ms for each token."""
 STEP_SECONDS = 0.03
 SHORT_SILENCE = {
     "envoy": {"stream_idle_timeout: 600s": "stream_idle_timeout: 1s"},
     "haproxy": {"timeout client 600s": "timeout client 1s", "timeout server 600s": "timeout server 1s"},
 }
-"""Three times shorter than the answer."""
+"""A silence of a third of the answer's duration."""
 ROUTE_TIMEOUT = {"timeout: 0s # the default": "timeout: 1s # the default"}
-"""Envoy's default of 15 s, in the same proportion to the answer."""
+"""Stands for Envoy's default of 15 s; also a third of the answer's duration."""
 
 
 @pytest.fixture
 async def slow() -> AsyncIterator[list[FakeServer]]:
-    """Two servers that take their time."""
+    """Two slow servers."""
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(fake_server()) for _ in range(2)]
         for server in servers:
@@ -63,7 +63,7 @@ async def test_with_a_timeout_like_envoys_default_it_would_be_cut(slow: list[Fak
 
 @pytest.fixture
 async def caller(run_proxy: Run, slow: list[FakeServer], tmp_path: Path) -> AsyncIterator[Caller]:
-    """Through either proxy, as it is deployed."""
+    """A caller through each proxy, with the deployed configuration."""
     async with run_proxy(tmp_path, addresses(slow)) as proxy, calling(proxy.address) as caller:
         yield caller
 

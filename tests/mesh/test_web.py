@@ -1,4 +1,4 @@
-"""Envoy answers those who speak no gRPC: JSON, lines of JSON, server-sent events, gRPC-Web."""
+"""Envoy answers clients that do not use gRPC: JSON, lines of JSON, server-sent events, gRPC-Web."""
 
 import asyncio
 from base64 import b64encode
@@ -110,7 +110,7 @@ async def test_a_stream_that_fails_half_way_looks_complete_but_for_its_finish(
     for server in servers:
         server.runner.step_seconds = 0.02
     found = await answer(envoy.address, "ChatStream", ENDLESS, KINDS[kind])
-    assert '"delta":"a"' in await found.line()  # long before the answer's end
+    assert '"delta":"a"' in await found.line()  # long before the end of the answer
     await asyncio.gather(*(server.app.stop() for server in servers))
     rest = await found.messages()
     assert (found.status, "finish" in str(rest)) == (200, False)

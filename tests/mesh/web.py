@@ -13,7 +13,7 @@ SSE = JSON | {"accept": "text/event-stream"}
 
 
 class Answer:
-    """A response whose body is read as it comes, in a thread: the servers may live on the test's event loop."""
+    """A response whose body is read as it comes, in a thread, since the servers may run on the test's event loop."""
 
     def __init__(self, address: str, method: str, body: object, headers: dict[str, str], verb: str) -> None:
         connection = http.client.HTTPConnection(address, timeout=30)
@@ -28,26 +28,26 @@ class Answer:
         return (await asyncio.to_thread(self._response.readline)).decode()
 
     async def body(self) -> bytes:
-        """What is left. Raises IncompleteRead where the connection was cut."""
+        """The rest of the body. Raises IncompleteRead if the connection was cut."""
         return await asyncio.to_thread(self._response.read)
 
     async def json(self) -> Any:
-        """What is left, which is one value."""
+        """The rest of the body as one JSON value."""
         return json.loads(await self.body())
 
     async def messages(self) -> list[Any]:
-        """What is left of a stream, either kind's."""
+        """The messages in the rest of a stream: lines of JSON or server-sent events."""
         lines = (await self.body()).decode().splitlines()
         return [json.loads(line.removeprefix("data: ")) for line in lines if line]
 
 
 async def answer(address: str, method: str, body: object, headers: dict[str, str], verb: str = "POST") -> Answer:
-    """Makes a call whose response has begun."""
+    """Makes a call and waits until its response begins."""
     return await asyncio.to_thread(Answer, address, method, body, headers, verb)
 
 
 def frames(body: bytes) -> list[tuple[int, bytes]]:
-    """Flags and content of each frame of gRPC-Web; the trailers' have the flag 0x80."""
+    """The flags and the content of each frame of gRPC-Web; the frame of trailers has the flag 0x80."""
     found = []
     while body:
         end = 5 + int.from_bytes(body[1:5])
@@ -57,10 +57,10 @@ def frames(body: bytes) -> list[tuple[int, bytes]]:
 
 
 def decoded(text: bytes) -> bytes:
-    """A body of gRPC-Web as text: pieces of base64, each with its own padding."""
+    """Decodes a body of gRPC-Web in text form: pieces of base64, each with its own padding."""
     return b"".join(b64decode(piece) for piece in re.findall(rb"[^=]+=*", text))
 
 
 def framed(message: bytes) -> bytes:
-    """A request's one frame."""
+    """The only frame of a request."""
     return b"\0" + len(message).to_bytes(4) + message

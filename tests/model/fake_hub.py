@@ -1,4 +1,4 @@
-"""A model hub on 127.0.0.1 with the few endpoints that a download needs, and with faults on request."""
+"""A model hub on 127.0.0.1 with the few endpoints that a download needs, which fails when a test wants it."""
 
 import hashlib
 import json
@@ -17,20 +17,20 @@ MODEL = "IndexTeam/Tiny"
 
 @dataclass
 class FakeHub:
-    """Serves one directory as MODEL."""
+    """A hub that serves one directory as MODEL."""
 
     directory: Path
     url: str = ""
     refusal: tuple[int, str] | None = None
-    """A status and an X-Error-Code with which every call is refused."""
+    """The status and X-Error-Code with which every request is refused, if it is set."""
     cuts: dict[str, int] = field(default_factory=dict)
-    """File → how many of its next transfers break off half way."""
+    """By file: how many of its next transfers break off half way."""
     requests: list[tuple[str, str, str]] = field(default_factory=list)
-    """(method, file, Range) of every call for a file."""
+    """(method, file, Range) of every request for a file."""
 
     @property
     def fetched(self) -> set[str]:
-        """The files whose content was asked for."""
+        """The files whose content was requested."""
         return {file for method, file, _ in self.requests if method == "GET"}
 
 
@@ -59,11 +59,11 @@ class _Handler(BaseHTTPRequestHandler):
     served: FakeHub
 
     def do_HEAD(self) -> None:
-        """Answers without a body; the base class looks for this name."""
+        """Answers without a body; the base class needs this name."""
         self.do_GET()
 
     def do_GET(self) -> None:
-        """Answers; the base class looks for this name."""
+        """Answers; the base class needs this name."""
         path = unquote(urlsplit(self.path).path)
         if self.served.refusal:
             self._refuse(*self.served.refusal)
@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *args: object) -> None:
-        """Keeps quiet."""
+        """Logs nothing."""
 
 
 def _etag(file: Path) -> str:

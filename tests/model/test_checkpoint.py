@@ -1,4 +1,4 @@
-"""Weights from files into a module: every form, every fault."""
+"""Loading weights from files into a module: every format, every fault."""
 
 import json
 import os
@@ -21,7 +21,7 @@ TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_layers"
 
 
 def load(directory: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """The filled module's parameters."""
+    """The parameters of the loaded module."""
     config = read_config(directory)
     module = LlamaWeights(config)
     load_weights(directory, config, module, "cpu", dtype)
@@ -29,7 +29,7 @@ def load(directory: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tenso
 
 
 def rewrite(directory: Path, changes: Mapping[str, Tensor | None]) -> None:
-    """Replaces tensors in a checkpoint's pickle; None takes one away."""
+    """Replaces tensors in a checkpoint's pickle; None removes one."""
     changed = {**read_weights(directory), **changes}
     write_weights(directory, {name: tensor for name, tensor in changed.items() if tensor is not None}, "bin")
 
@@ -145,7 +145,7 @@ def test_nothing_is_filled_when_something_is_wrong(tmp_path: Path) -> None:
 
 
 class _Harmful:
-    """What a pickle can hold: a call to be made while it is read."""
+    """An object whose pickle calls a function when it is read."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

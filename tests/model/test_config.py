@@ -1,4 +1,4 @@
-"""Reading config.json: what is served, and a clear word about what is not."""
+"""Reading config.json: which models are served, and clear errors for others."""
 
 import json
 import re
@@ -45,7 +45,7 @@ ABSENT = object()
 
 
 def read(directory: Path, values: dict[str, Any], **changes: object) -> ModelConfig:
-    """Reads a config.json with these values; a change to ABSENT leaves a key out."""
+    """Reads a config.json with these values and changes; ABSENT removes a key."""
     changed = {key: value for key, value in {**values, **changes}.items() if value is not ABSENT}
     (directory / "config.json").write_text(json.dumps(changed))
     return read_config(directory)

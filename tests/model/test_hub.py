@@ -1,4 +1,4 @@
-"""Models by name: the demo, directories, and downloads from a fake hub over real HTTP."""
+"""Finding models by name: the demo, directories, and downloads from a fake hub over real HTTP."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ TINY: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_layers"
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """What the hub holds: a checkpoint, and code that must never be fetched."""
+    """The hub's files: a checkpoint, and code that must never be fetched."""
     directory = make_checkpoint(tmp_path / "repository", **TINY)
     for name in ("modeling_index.py", "configuration_index.py", "README.md"):
         (directory / name).write_text("raise SystemExit('remote code ran')")
@@ -97,7 +97,7 @@ def test_broken_transfer_goes_on_where_it_broke(
     size = (fake_hub.directory / "pytorch_model.bin").stat().st_size
     try:
         directory = download(MODEL, None, tmp_path / "output")
-    except CheckpointError:  # version 1 of the hub's client leaves going on to the next run
+    except CheckpointError:  # version 1 of the hub's client resumes only in the next run
         directory = download(MODEL, None, tmp_path / "output")
     ranges = [asked for method, file, asked in fake_hub.requests if method == "GET" and file == "pytorch_model.bin"]
     assert ranges == ["", f"bytes={size // 2 // 1000 * 1000}-"]

@@ -1,4 +1,4 @@
-"""How the tests speak to a server: the plain stub, and every detail of a refusal."""
+"""How the tests call a server: with the plain stub, and with all details of a refusal."""
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
@@ -22,14 +22,14 @@ else:
     Stub = ChatServiceStub
 
 MOST_TRAILER_BYTES = 8192
-"""What grpc-java and grpc-netty take of trailers, names, values in base64 and 32 bytes for each included."""
+"""The most trailers that grpc-java and grpc-netty accept, counting names, values in base64, and 32 bytes for each."""
 MOST_LOAD_TRAILER_BYTES = 150
-"""Of them, what the load report takes, which gRPC's own client keeps to itself; counted the same way."""
+"""The part of it for the load report, which gRPC's own client does not show; counted in the same way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A call's failure with all that travels with it."""
+    """A failed call's status with all its details."""
 
     code: grpc.StatusCode
     message: str
@@ -38,7 +38,7 @@ class Refusal:
 
     @property
     def reason(self) -> str:
-        """ErrorInfo's reason."""
+        """The reason in ErrorInfo."""
         info = self.detail(ErrorInfo)
         assert info.domain == "index-grpc"
         return str(info.reason)
@@ -50,22 +50,22 @@ class Refusal:
 
     @property
     def request_id(self) -> str:
-        """RequestInfo's id."""
+        """The request id in RequestInfo."""
         return str(self.detail(RequestInfo).request_id)
 
     @property
     def violations(self) -> dict[str, str]:
-        """BadRequest's descriptions by field."""
+        """The descriptions in BadRequest by field."""
         return {found.field: found.description for found in self.detail(BadRequest).field_violations}
 
     @property
     def retry_seconds(self) -> float:
-        """RetryInfo's delay."""
+        """The delay in RetryInfo."""
         return float(self.detail(RetryInfo).retry_delay.ToNanoseconds() / 1e9)
 
     @property
     def size_on_the_wire(self) -> int:
-        """Bytes of the trailers as receivers count them."""
+        """The bytes of the trailers, as receivers count them."""
         quoted = sum(1 if 32 <= byte < 127 and byte != ord("%") else 3 for byte in self.message.encode())
         sizes = [len("grpc-message") + quoted + 32, len("grpc-status") + 2 + 32, MOST_LOAD_TRAILER_BYTES]
         for name, value in self.trailers.items():
@@ -73,12 +73,12 @@ class Refusal:
         return sum(sizes)
 
     def detail(self, kind: Any) -> Any:
-        """The one detail of a kind."""
+        """The detail of a kind."""
         return self.details[kind]
 
 
 async def refusal(call: Awaitable[object] | AsyncIterable[object]) -> Refusal:
-    """Makes the call, which must fail, and reads how."""
+    """Makes the call, which must fail, and reads its status."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await _end(call)
     return read_refusal(caught.value)
@@ -93,7 +93,7 @@ async def _end(call: Awaitable[object] | AsyncIterable[object]) -> None:
 
 
 def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
-    """The failure with its details, which must agree with it."""
+    """Reads a status with its details, which must agree with it."""
     metadata: Any = error.trailing_metadata()  # the stubs do not say that these are pairs
     trailers: dict[str, str | bytes] = dict(metadata)
     packed = trailers.get("grpc-status-details-bin", b"")
@@ -110,27 +110,27 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Waits for what nothing tells of."""
+    """Polls a condition until it holds."""
     async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.001)
 
 
 def health_stub(channel: grpc.aio.Channel) -> Any:
-    """The stock health stub."""
+    """A stub of the standard health service."""
     return health_pb2_grpc.HealthStub(channel)
 
 
 def seeded(prompt: str, seed: int, max_tokens: int = 40) -> pb.ChatRequest:
-    """A request that has one right answer."""
+    """A request with a seed, so that only one answer is right."""
     return pb.ChatRequest(prompt=prompt, sampling=pb.SamplingParams(seed=seed), max_tokens=max_tokens)
 
 
 async def streamed(stub: Stub, request: pb.ChatRequest) -> str:
-    """The text of the answer, by ChatStream."""
+    """The text of the answer, with ChatStream."""
     return "".join([response.delta async for response in stub.ChatStream(request)])
 
 
 async def unary(stub: Stub, request: pb.ChatRequest) -> str:
-    """The text of the answer, by Chat."""
+    """The text of the answer, with Chat."""
     return (await stub.Chat(request)).response

@@ -1,4 +1,4 @@
-"""A device that computes nothing: it answers with letters, waits when told to and fails when told to."""
+"""A device that computes nothing: it answers with letters, and it waits and fails when a test wants it."""
 
 import asyncio
 import threading
@@ -27,7 +27,7 @@ MODEL = "fake"
 CONTEXT_LENGTH = 4096
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FAILS = "fails-"
-"""Computing for a request whose id begins so fails."""
+"""Requests whose ids begin like this fail."""
 SECRET = "the sampler of slot 7 in /srv/secret.py"
 
 
@@ -42,12 +42,12 @@ class FakeRunner:
         self.gate = threading.Event()
         self.gate.set()
         self.failure: Exception = RuntimeError(SECRET)
-        """What computing for a request that fails raises."""
+        """The exception of requests that fail."""
         self.num_runs = 0
         self.last_request: TokenRequest | None = None
 
     def launch(self, batch: Batch) -> Computed:
-        """See Runner. Waits at the gate."""
+        """See Runner. Waits until the gate is open."""
         self.num_runs += 1
         assert self.gate.wait(30)
         self.last_request = batch.spans[-1].sequence.request
@@ -64,7 +64,7 @@ def letters(count: int) -> str:
 
 
 class FakeServer:
-    """An app of its own around a FakeRunner, and a stub to call it."""
+    """An app with a FakeRunner, and a stub to call it."""
 
     def __init__(self, observers: Sequence[Observer] = (), **changes: object) -> None:
         self.settings = settings(MODEL, **changes)
@@ -91,16 +91,16 @@ class FakeServer:
         self.stub: Stub
 
     async def load(self) -> None:
-        """Makes it ready."""
+        """Makes the server ready."""
         await self.app.load(lambda: self.loaded)
 
     async def breaks_after(self, call: Awaitable[str]) -> str:
-        """Makes a call whose end finds the books wrong, so that the engine is lost; returns its text."""
+        """Makes a call, at whose end the engine finds a leak and is lost; returns the call's text."""
         self.runner.gate.clear()
         num_runs = self.runner.num_runs
         asked = asyncio.ensure_future(call)
-        await until(lambda: self.runner.num_runs > num_runs)  # now the engine's last look at the books is behind it
-        self.worker._loop.scheduler.free_slots.append(0)  # one that there is not
+        await until(lambda: self.runner.num_runs > num_runs)  # now the engine has made its last check for leaks
+        self.worker._loop.scheduler.free_slots.append(0)  # a slot that does not exist
         self.runner.gate.set()
         return await asked
 
@@ -113,7 +113,7 @@ class FakeServer:
 async def fake_server(
     *, loaded: bool = True, observers: Sequence[Observer] = (), **changes: object
 ) -> AsyncIterator[FakeServer]:
-    """A server with a fake device on a free port, stopped at the end whatever the gate."""
+    """A server with a fake device on a free port; at the end the gate is opened and the server stopped."""
     server = FakeServer(observers, **changes)
     server.address = await server.app.listen()
     async with grpc.aio.insecure_channel(server.address) as server.channel:

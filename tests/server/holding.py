@@ -1,4 +1,4 @@
-"""Keeps a server busy for as long as a test likes."""
+"""Keeps a server busy for as long as a test needs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ ENDLESS = pb.ChatRequest(prompt="Hi", max_tokens=4000)
 
 @asynccontextmanager
 async def holding(server: FakeServer, number: int) -> AsyncIterator[None]:
-    """That many calls that do not end by themselves; they leave with the `with`."""
+    """Keeps `number` endless calls open while the block runs."""
     server.runner.step_seconds = 0.01
     held = [asyncio.create_task(streamed(server.stub, ENDLESS)) for _ in range(number)]
     try:

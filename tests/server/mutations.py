@@ -1,4 +1,4 @@
-"""Bytes that somebody might send as a request: valid with extreme values, nearly valid, and anything at all."""
+"""Bytes to send as requests: valid ones with extreme values, nearly valid ones, and arbitrary ones."""
 
 import random
 import struct
@@ -37,13 +37,13 @@ VARINT, FIXED64, BYTES, GROUP, END_GROUP, FIXED32 = range(6)
 
 
 class Mutator:
-    """Draws requests from a seed."""
+    """Makes random requests from a seed."""
 
     def __init__(self, seed: str) -> None:
         self._draw = random.Random(seed)
 
     def method_and_data(self) -> tuple[str, bytes]:
-        """A method and what to send to it."""
+        """A method, and the bytes to send to it."""
         draw = self._draw
         method = draw.choice(list(REQUESTS))
         kind = draw.random()
@@ -116,7 +116,7 @@ class Mutator:
         return data[:place] + bytes([data[place] ^ (1 << self._draw.randrange(8))]) + data[place + 1 :]
 
     def _junk_fields(self, depth: int) -> bytes:
-        """Well-formed fields, known numbers with the wrong type among them, groups and messages in each other."""
+        """Well-formed fields: some with known numbers but wrong types, and nested groups and messages."""
         return b"".join(self._junk_field(depth) for _ in range(self._draw.choice([1, 2, 5])))
 
     def _junk_field(self, depth: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Calls without gRPC's own client, which keeps some trailers to itself."""
+"""Calls without gRPC's own client, which does not show some trailers."""
 
 import socket
 
@@ -10,12 +10,12 @@ Headers = dict[str, str]
 
 
 def headers_and_trailers(address: str, path: str, message: bytes) -> Headers:
-    """All that a call with one request message brings besides its responses. Blocks until the call has ended."""
+    """The headers and trailers of a call with one request message. Blocks until the call has ended."""
     return answer_to(address, path, b"\0" + len(message).to_bytes(4) + message)
 
 
 def answer_to(address: str, path: str, data: bytes) -> Headers:
-    """The same of a call that ends after these bytes, be they a message or not."""
+    """The headers and trailers of a call that sends these bytes, whether they are a message or not."""
     host, _, port = address.rpartition(":")
     connection = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
     connection.initiate_connection()

@@ -12,21 +12,21 @@ from index_grpc.server.metrics.observer import Metrics
 
 
 class Scrape:
-    """What one reading brought."""
+    """The result of one scrape."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.families: list[Metric] = list(families(text))
 
     def value(self, name: str, **labels: str) -> float:
-        """Sum of the samples of a name that have these labels, whatever others they have; there must be one."""
+        """The sum of a metric's samples with these labels, and possibly others; there must be at least one."""
         samples = [sample for family in self.families for sample in family.samples if sample.name == name]
         values = [sample.value for sample in samples if labels.items() <= sample.labels.items()]
         assert values, f"no {name} with {labels}"
         return sum(values)
 
     def values(self, *names: str) -> list[float]:
-        """Of our own metrics without labels, named without their prefix."""
+        """The values of metrics without labels, by their names without the prefix `index_grpc_`."""
         return [self.value(f"index_grpc_{name}") for name in names]
 
 
@@ -36,7 +36,7 @@ def families(text: str) -> Iterable[Metric]:
 
 
 def metrics_address(app: App) -> str:
-    """Where the app's metrics are, host:port."""
+    """The address of the app's metrics, host:port."""
     (metrics,) = [member for member in app.observers.members if isinstance(member, Metrics)]
     return metrics.port.address
 

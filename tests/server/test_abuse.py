@@ -1,4 +1,4 @@
-"""Hostile and broken clients, a little of every kind; `benchmarks/abuse.py` goes on for longer."""
+"""Hostile and broken clients: a short attack of every kind; `benchmarks/abuse.py` makes longer ones."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ ABUSE = Path(__file__).resolve().parents[2] / "benchmarks" / "abuse.py"
 
 @pytest.fixture(scope="module")
 def section() -> dict[str, Any]:
-    """What was found."""
+    """The results."""
     done = subprocess.run(
         [sys.executable, str(ABUSE), "--quick"], capture_output=True, text=True, timeout=100, check=False
     )
@@ -25,7 +25,7 @@ def section() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def attacks(section: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By name."""
+    """The results of each attack by name."""
     return {attack["name"]: attack for attack in section["data"]["attacks"]}
 
 

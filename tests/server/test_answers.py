@@ -1,4 +1,4 @@
-"""What a right answer holds: history, counts, ids, log-probabilities, and its line in the server's log."""
+"""The contents of an answer: history, counts, ids, log-probabilities, and its line in the server's log."""
 
 import math
 import re
@@ -27,7 +27,7 @@ DOCUMENTED_DEFAULTS = {
     "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
 }
-"""As the comments of protos/index/v1/chat.proto tell them."""
+"""The defaults in the comments of protos/index/v1/chat.proto."""
 
 
 async def messages(stub: Stub, request: pb.ChatRequest) -> list[pb.ChatStreamResponse]:
@@ -61,7 +61,7 @@ async def test_an_empty_answer_can_be_sent_back_too(stub: Stub) -> None:
 
 
 async def test_the_history_counts(stub: Stub) -> None:
-    """The model sees it: another history makes another answer."""
+    """The model sees the history: another history gives another answer."""
     texts = set()
     for content in ("Hello", "Goodbye"):
         request = seeded("Hi", seed=1, max_tokens=20)
@@ -189,7 +189,7 @@ async def test_no_log_probabilities_unless_asked_for(stub: Stub) -> None:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, str]]:
-    """The log's lines about calls, word by word."""
+    """The fields of the log's lines about calls."""
     found = [record.getMessage() for record in caplog.records if record.name == "index_grpc.calls"]
     assert not any("swordfish" in record.getMessage() for record in caplog.records)
     return [dict(word.split("=", 1) for word in line.split()[1:]) for line in found]
@@ -243,7 +243,7 @@ async def test_a_stream_waits_for_so_many_tokens_as_the_server_is_told() -> None
     request = pb.ChatRequest(prompt="Hi", max_tokens=10)
     async with fake_server(stream_interval=4) as server:
         deltas = [message.delta for message in await messages(server.stub, request)]
-    assert "".join(deltas) == letters(10)  # a token is a letter
+    assert "".join(deltas) == letters(10)  # each token is a letter
     assert all(len(delta) >= 4 for delta in deltas[1:-1])
 
 

@@ -1,4 +1,4 @@
-"""Connections that have grown old are replaced, and no call notices."""
+"""Connections that reach their maximum age are replaced; their calls may complete within the grace period."""
 
 import asyncio
 

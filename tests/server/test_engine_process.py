@@ -1,4 +1,4 @@
-"""The engine in a process of its own: the same answers, and a death that is seen at once and made good."""
+"""The engine in a separate process: the answers are the same, and when it dies it is replaced at once."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ WAIT_SECONDS = 60
 
 
 class Server:
-    """A kept server whose engine has a process, and what the tests do to it."""
+    """A server whose engine is a separate process and is replaced when it is lost."""
 
     def __init__(self, app: App, address: str, channel: grpc.aio.Channel) -> None:
         self.app, self.address = app, address
@@ -43,7 +43,7 @@ class Server:
 
     @property
     def process(self) -> psutil.Process:
-        """The engine's."""
+        """The engine's process."""
         assert self.app.engine is not None
         worker = self.app.engine._worker
         assert isinstance(worker, ProcessWorker)
@@ -90,7 +90,7 @@ async def test_leaving_frees_the_place(server: Server) -> None:
 
 
 async def long_answers(server: Server) -> list[int]:
-    """Seeds of answers that do not end before all of them have begun."""
+    """Seeds of answers so long that none ends before all have begun."""
     answers = await asyncio.gather(*(server.stub.Chat(seeded("你好", seed, 500)) for seed in range(2 * NUM_STREAMS)))
     lengths = [answer.finish.usage.completion_tokens for answer in answers]
     longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-NUM_STREAMS:]
@@ -104,7 +104,7 @@ def begin(server: Server, number: int) -> AsyncIterator[pb.ChatStreamResponse]:
 
 
 async def test_a_killed_engine_is_seen_at_once_and_replaced(server: Server) -> None:
-    """Every stream ends with a status that says to come back; health tells of the loss and of the return."""
+    """Every stream ends with a status that says when to retry; health reports the loss and the recovery."""
     request = seeded("Tell me a story.", seed=4, max_tokens=60)
     alone = await streamed(server.stub, request)
     watch = aiter(server.health.Watch(HealthCheckRequest()))
@@ -120,7 +120,7 @@ async def test_a_killed_engine_is_seen_at_once_and_replaced(server: Server) -> N
         assert len({found.request_id for found in ends}) == NUM_STREAMS
         assert min(found.retry_seconds for found in ends) > 0
         assert (await anext(watch)).status == HealthCheckResponse.NOT_SERVING
-        with suppress(grpc.aio.AioRpcError):  # it may be back before we ask
+        with suppress(grpc.aio.AioRpcError):  # the engine may be back before this call
             await server.stub.Chat(request)
         assert (await anext(watch)).status == HealthCheckResponse.SERVING
     assert server.process.pid != killed.pid

@@ -1,4 +1,4 @@
-"""What is wrong with a request is told at once and in full: code, field, value, limit and remedy."""
+"""All errors of a request are reported at once: code, field, value, limit and remedy."""
 
 import asyncio
 import math
@@ -156,7 +156,7 @@ async def test_all_violations_come_at_once(stub: Stub) -> None:
 
 @pytest.mark.parametrize("number", [30, 100, 500])
 async def test_however_many_violations_there_are_the_status_stays_readable(stub: Stub, number: int) -> None:
-    request_id = "i" * 128  # the longest that is taken over
+    request_id = "i" * 128  # the longest id that is accepted
     call = stub.ChatStream(asking(history=[UNSET] * number), metadata=(("x-request-id", request_id),))
     found = await refusal(call)
     assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
@@ -207,7 +207,7 @@ async def test_a_prompt_that_just_fits_is_answered_and_one_token_more_is_refused
         return asking(prompt="0" * length, max_tokens=100)
 
     counted = await stub.CountTokens(pb.CountTokensRequest(prompt="0" * 400))
-    fitting = 400 + counted.remaining_tokens - 1  # each zero is a token of its own
+    fitting = 400 + counted.remaining_tokens - 1  # each zero is one token
     answer = await stub.Chat(request(fitting))
     assert answer.finish.usage.total_tokens == CONTEXT_LENGTH
     assert answer.finish.usage.completion_tokens == 1

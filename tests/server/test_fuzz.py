@@ -1,4 +1,4 @@
-"""Whatever bytes come as a request, the answer is one of ours, and the server is what it was before."""
+"""For any bytes as a request, the answer or error is one of ours, and the server is not affected."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ SEED = os.environ.get("FUZZ_SEED", "fuzz")
 NUM_COMPUTED = 300
 NUM_CALLERS = 32
 NUM_LETTERS = 5
-"""After so many every answer ends."""
+"""Every answer ends after this many letters."""
 MOST_GROWTH_BYTES = 48 * 2**20
 
 CODES = {
@@ -31,7 +31,7 @@ CODES = {
     "MODEL_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "DEADLINE_TOO_SHORT": grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""All that may come of a request besides an answer."""
+"""All errors that a request may get."""
 INTERNALS = ("Error", "Traceback", "google.", ".py", "_pb2", "index_grpc", "upb", "wire")
 
 log = logging.getLogger(__name__)
@@ -48,13 +48,13 @@ async def test_no_bytes_break_the_server() -> None:
         growth = psutil.Process().memory_info().rss - memory
         log.info("%s; memory grew by %.1f MiB", outcomes, growth / 2**20)
         assert growth < MOST_GROWTH_BYTES
-        assert set(outcomes) == {*CODES, "answer", "no parse"}  # all that can be reached has been
+        assert set(outcomes) == {*CODES, "answer", "no parse"}  # every outcome that is possible has occurred
         await server.has_open(0)
         assert await streamed(server.stub, pb.ChatRequest(prompt="Hi")) == letters(NUM_LETTERS)
 
 
 async def test_no_values_break_the_computation(channel: grpc.aio.Channel, stub: Stub) -> None:
-    """On a model that really computes, to which extreme numbers matter."""
+    """Uses a real model, to which extreme numbers matter."""
     expected = await unary(stub, seeded("Hi", seed=1))
     outcomes = await fuzz(channel, "values", NUM_COMPUTED)
     assert outcomes["answer"] > NUM_COMPUTED / 5
@@ -62,7 +62,7 @@ async def test_no_values_break_the_computation(channel: grpc.aio.Channel, stub: 
 
 
 async def fuzz(channel: grpc.aio.Channel, seed: str, number: int) -> Counter[str]:
-    """Sends so many requests and tells what came of them."""
+    """Sends `number` requests and counts their outcomes."""
     mutator, outcomes = Mutator(seed), Counter[str]()
     requests = (mutator.method_and_data() for _ in range(number))
 

@@ -24,7 +24,7 @@ UNKNOWN_NAMES = ["index.v1", "模型" * 5_000]
 
 
 async def statuses(server: FakeServer) -> list[str]:
-    """By Check and by List, which must agree."""
+    """The statuses by Check, which must agree with those by List."""
     stub = health_stub(server.channel)
     checked = {name: (await stub.Check(HealthCheckRequest(service=name))).status for name in NAMES}
     listed = (await stub.List(HealthListRequest())).statuses
@@ -93,7 +93,7 @@ async def test_open_watches_do_not_hold_up_the_stop() -> None:
 async def test_in_the_delay_before_the_drain_it_is_not_ready_and_answers() -> None:
     async with fake_server() as server:
         drained = asyncio.create_task(server.app.drain(60.0))
-        await asyncio.sleep(0)  # it begins
+        await asyncio.sleep(0)  # let the task begin
         assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
         assert [status async for status in watched(server, CHAT)] == ["NOT_SERVING"]
         assert await streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5)) == letters(5)
@@ -133,7 +133,7 @@ async def test_health_is_answered_though_all_places_are_taken() -> None:
 
 @pytest.mark.parametrize("name", REFLECTION)
 async def test_reflection(channel: grpc.aio.Channel, name: str) -> None:
-    # The stock stub speaks v1alpha; the messages of v1 are the same.
+    # The standard stub uses v1alpha; the messages of v1 are the same.
     ask: Any = ServerReflectionStub(channel).ServerReflectionInfo
     if name == REFLECTION[0]:
         ask = channel.stream_stream(
@@ -160,4 +160,4 @@ async def test_bytes_that_do_not_parse_are_the_callers_mistake(
     found = await refusal(call)
     assert found.code is grpc.StatusCode.INVALID_ARGUMENT
     assert found.message.startswith(f"{len(data)} bytes that do not parse; ")
-    assert not any(record.exc_info for record in caplog.records)  # nor is the log anybody's to fill
+    assert not any(record.exc_info for record in caplog.records)  # and no caller can fill the log

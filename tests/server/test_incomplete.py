@@ -1,4 +1,4 @@
-"""Calls that end before their message is complete get a status at once, and those who leave then get none."""
+"""Calls that end before their message is complete get a status at once; calls whose caller left get none."""
 
 import asyncio
 import logging

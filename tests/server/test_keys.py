@@ -1,4 +1,4 @@
-"""API keys: who is let in, what others are told, and limits."""
+"""API keys: which calls are accepted, how others are refused, and limits."""
 
 import asyncio
 from pathlib import Path
@@ -24,7 +24,7 @@ UNKNOWN, EXHAUSTED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_E
 
 
 class Heard(Observer):
-    """Remembers every call."""
+    """Records every call."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -35,9 +35,9 @@ class Heard(Observer):
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """Those of `alice`, `late`, whose time is over, `slow`, with 2 requests a minute, and `one`, with a call at a time.
+    """Keys of `alice`, of `late` (expired), of `slow` (2 requests a minute) and of `one` (one call at a time).
 
-    Each key is its name.
+    Each key is equal to its name.
     """
     path = tmp_path / "keys.toml"
     limits = {
@@ -151,7 +151,7 @@ async def test_calls_at_a_time(keys: Path) -> None:
         found = await refused(server, "one")
         assert (found.code, found.reason) == (EXHAUSTED, "RATE_LIMITED")
         assert found.message == "key one has as many calls open as it may at a time, 1; wait for one to end"
-        held.cancel()  # whoever leaves makes room
+        held.cancel()  # leaving frees the caller's place
         server.runner.gate.set()
         await server.has_open(0)
         assert await asked(server, "one") == TEXT
@@ -186,7 +186,7 @@ async def test_keys_are_read_again(
 
 
 def listing(server: FakeServer, key: str = "", **headers: str) -> Any:
-    """A call of reflection."""
+    """Lists the services by reflection."""
     stub: Any = ServerReflectionStub(server.channel)
     requests = iter([ServerReflectionRequest(list_services="")])
     metadata = [*(bearing(key) if key else ()), *headers.items()]
@@ -216,7 +216,7 @@ async def test_the_other_way_round(keys: Path) -> None:
 
 
 async def test_clients_that_balance_by_health_go_without_it_where_it_is_closed(keys: Path) -> None:
-    """gRPC sends no key when it watches health itself; refused in any other way it would never call."""
+    """When gRPC itself watches health, it sends no key. After any status but UNIMPLEMENTED it would never call."""
     async with fake_server(api_keys_file=keys, open_health=False) as server:
         watch = health_stub(server.channel).Watch(HealthCheckRequest())
         assert (await refusal(watch)).code is grpc.StatusCode.UNIMPLEMENTED

@@ -1,4 +1,4 @@
-"""Callers who leave: by cancel, by deadline, by a cut cable, at any moment. Nothing of them may stay behind."""
+"""Callers that leave at any moment: by cancelling, by deadline, by a lost connection. Nothing of them may be kept."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ def request(rng: random.Random) -> pb.ChatRequest:
 
 
 async def cancelled(stub: Any, rng: random.Random) -> None:
-    """Leaves a unary call or a stream before or amid the answer."""
+    """Cancels a unary call or a stream before or during the answer."""
     if rng.random() < 0.5:
         call = stub.Chat(request(rng))
         await asyncio.sleep(rng.random() * 0.2)
@@ -41,7 +41,7 @@ async def cancelled(stub: Any, rng: random.Random) -> None:
 
 
 async def out_of_time(stub: Any, rng: random.Random) -> None:
-    """Has so short a deadline that the caller may be gone before anything can be said."""
+    """Makes a call with so short a deadline that it may pass before any response."""
     try:
         await stub.Chat(request(rng), timeout=rng.random() * 0.2 + 0.001)
     except grpc.aio.AioRpcError as error:
@@ -49,7 +49,7 @@ async def out_of_time(stub: Any, rng: random.Random) -> None:
 
 
 async def cut_off(address: str, rng: random.Random) -> None:
-    """Loses its connection amid a stream."""
+    """Loses the connection during a stream."""
     async with cable(address) as connection, grpc.aio.insecure_channel(connection.address) as channel:
         messages = aiter(ChatServiceStub(channel).ChatStream(request(rng)))
         try:
@@ -63,7 +63,7 @@ async def cut_off(address: str, rng: random.Random) -> None:
 
 
 async def leave(stub: Any, address: str, num_calls: int, seed: int) -> None:
-    """All kinds of leaving at once, a few at a time so that most of them get to run."""
+    """Makes calls that leave in all ways, a few at a time, so that most of them run."""
     rng, places = random.Random(seed), asyncio.Semaphore(24)
 
     async def one(number: int) -> None:
@@ -80,7 +80,7 @@ async def leave(stub: Any, address: str, num_calls: int, seed: int) -> None:
 
 
 async def nothing_open(app: App) -> None:
-    """Waits until the engine holds no request, and asks its books."""
+    """Waits until the engine holds no request, and checks it for leaks."""
     assert app.engine is not None
     async with asyncio.timeout(20):
         while app.engine.num_open:
@@ -95,7 +95,7 @@ async def nothing_open(app: App) -> None:
 async def test_a_caller_who_leaves_just_when_a_refusal_is_sent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """gRPC then fails to send; that is nobody's error."""
+    """gRPC then fails to send the status, which is not logged as an error."""
 
     async def fails(*_: object) -> None:
         failing.set()
@@ -113,7 +113,7 @@ async def test_a_caller_who_leaves_just_when_a_refusal_is_sent(
 
 
 async def num_tasks_settled() -> int:
-    """The number of tasks once those about to end have ended."""
+    """The number of tasks, after those that are ending have ended."""
     for _ in range(20):
         await asyncio.sleep(0)
     return len(asyncio.all_tasks())

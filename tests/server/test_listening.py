@@ -1,4 +1,4 @@
-"""Where a server listens: unix sockets, who can reach it, and how to call it."""
+"""Where a server listens: Unix sockets, who can reach it, and how to call it."""
 
 import asyncio
 import os
@@ -50,11 +50,11 @@ async def test_a_unix_socket_with_its_permissions(path: Path, mode: str) -> None
                 assert (await client.chat("Hi", max_tokens=5)).text == letters(5)
         assert os.listdir(path.parent) == []
     finally:
-        assert os.umask(before) == 0o022  # as it was
+        assert os.umask(before) == 0o022  # unchanged
 
 
 async def test_its_permissions_are_never_wider(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looked at in the instant after the socket was made, before anything else could have mended it."""
+    """Reads them just after the socket is created, before anything could correct them."""
     seen: list[str] = []
     add: Any = type(grpc.aio.server()).add_insecure_port
 
@@ -83,7 +83,7 @@ async def test_a_living_servers_socket_is_not(path: Path) -> None:
         ):
             await App(settings("any", unix_socket=path)).listen()
         assert await unary(server.stub, REQUEST) == letters(5)
-        async with AsyncClient(server.address) as client:  # over a connection of its own
+        async with AsyncClient(server.address) as client:  # over a new connection
             assert (await client.chat("Hi", max_tokens=5)).text == letters(5)
 
 
@@ -120,7 +120,7 @@ async def test_paths_where_no_socket_can_be(tmp_path: Path, name: str, error: st
 
 
 async def listening(**changes: object) -> None:
-    """Opens the port and closes it."""
+    """Opens and closes the port."""
     app = App(settings("any", **changes))
     await app.listen()
     await app.stop()
@@ -180,7 +180,7 @@ def test_how_to_call_it(tmp_path: Path, path: Path) -> None:
 async def test_what_it_says_of_calling_it_is_right(
     tmp_path: Path, path: Path, encrypted: bool, with_keys: bool
 ) -> None:
-    """Over TLS on every address, or over a unix socket."""
+    """With TLS on all addresses, or on a Unix socket."""
     pair = issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "localhost")
     keys = tmp_path / "keys.toml"
     (key,) = CliRunner().invoke(main, ["keys", "new", "alice", "--file", str(keys)]).stdout.split()

@@ -1,4 +1,4 @@
-"""What load balancers are told, with each call and as a stream, and what gRPC's own one makes of it."""
+"""Load reports, with each call and as a stream, and how gRPC's own balancer uses them."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
 
 
 async def reported(server: FakeServer, method: str, request: Any) -> Any:
-    """The report in a call's trailers."""
+    """The load report in a call's trailers."""
     path = f"/index.v1.ChatService/{method}"
     found = await asyncio.to_thread(headers_and_trailers, server.address, path, request.SerializeToString())
     packed = found[TRAILER]
@@ -107,10 +107,10 @@ async def test_reports_are_streamed_on_demand_only() -> None:
 WEIGHTED = {
     "loadBalancingConfig": [{"weighted_round_robin": {"blackoutPeriod": "0s", "weightUpdatePeriod": "0.1s"}}],
 }
-"""With gRPC's defaults it would take ten seconds until reports count."""
+"""With gRPC's default periods it would take ten seconds until reports count."""
 
 BUSY, IDLE = 10, 20
-"""Each server's `max_waiting`, by which callers can tell them apart."""
+"""The `max_waiting` of each server, by which callers can tell which one answered."""
 
 
 async def test_a_stock_balancer_prefers_the_less_loaded_server() -> None:
@@ -124,7 +124,7 @@ async def test_a_stock_balancer_prefers_the_less_loaded_server() -> None:
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"ipv4:{ports}", options=options))
         async with asyncio.timeout(30):
             answers: Counter[int] = Counter()
-            while set(answers) != {BUSY, IDLE}:  # connected to both
+            while set(answers) != {BUSY, IDLE}:  # until it is connected to both
                 answers = await answers_by_server(ChatServiceStub(channel))
             while answers[IDLE] <= 2 * answers[BUSY]:
                 answers = await answers_by_server(ChatServiceStub(channel))

@@ -1,4 +1,4 @@
-"""What the log says of each call, in which form, and what it never says."""
+"""What the log says about each call, in which format, and what it never says."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ SAID = pb.ChatRequest(
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[dict[str, Any]]]:
-    """The objects of the log at its lowest level, to be read after the calls."""
+    """The JSON objects of the log at its lowest level; read them after the calls."""
     found: list[dict[str, Any]] = []
 
     class Keeper(logging.Handler):
@@ -52,7 +52,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[dict[str, Any]]]:
 
 
 async def call_line(lines: list[dict[str, Any]], request_id: str) -> dict[str, Any]:
-    """A call's line may come after its caller has the answer."""
+    """Waits for the line of a call, which may come after its caller has the answer."""
     async with asyncio.timeout(30):
         while not (found := [line for line in lines if line.get("request_id") == request_id]):
             await asyncio.sleep(0.001)
@@ -133,7 +133,7 @@ async def every_kind_of_call(server: FakeServer) -> None:
 
 
 async def leave(server: FakeServer) -> None:
-    """Calls while the only place is taken by one who then leaves."""
+    """Makes a call while another one has the only place, which then leaves."""
     server.runner.gate.clear()
     call = server.stub.ChatStream(SAID)
     await server.has_open(1)
@@ -197,7 +197,7 @@ def test_json_is_json_whatever_the_locale(locale: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("level", "num_written"), [("error", 1), ("debug", 2)])
 def test_libraries_keep_to_the_level_and_the_format(checkpoint: Path, level: str, num_written: int) -> None:
-    """Some set levels of their own when they are imported, and bring handlers."""
+    """Some libraries set levels and add handlers when they are imported."""
     program = (
         "import logging; from index_grpc.logs import NOISY, configure_logging\n"
         f"configure_logging({level!r}, 'json')\n"
@@ -232,7 +232,7 @@ def test_a_traceback_keeps_its_lines_and_forges_none() -> None:
 
 
 def test_whatever_the_processes_write_is_json(checkpoint: Path) -> None:
-    """Both processes, at the lowest level, from the start to the end."""
+    """This holds for both processes, at the lowest level, from start to end."""
     arguments = ["--model", str(checkpoint), "--port", "0", "--engine-process", "--drain-delay-seconds", "0"]
     with serving(*arguments, "--log-format", "json", "--log-level", "debug") as process:
         with grpc.insecure_channel(process.address()) as channel:
@@ -243,7 +243,7 @@ def test_whatever_the_processes_write_is_json(checkpoint: Path) -> None:
     lines = [json.loads(line) for line in process.lines]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     assert [line["completion_tokens"] for line in lines if line.get("request_id") == "one"] == [5]
-    assert any(line["logger"].startswith("index_grpc.loading") for line in lines)  # it loads in the engine's process
+    assert any(line["logger"].startswith("index_grpc.loading") for line in lines)  # the engine's process loads
     assert MARKER not in "".join(process.lines)
 
 

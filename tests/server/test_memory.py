@@ -1,4 +1,4 @@
-"""What is refused is let go, however large it was: memory does not grow with what strangers send."""
+"""Refused requests are freed, however large they are: memory does not grow with what callers send."""
 
 import http.client
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ MIB = 2**20
 LARGE = "a" * (8 * MIB)
 NUM_CALLS = 20
 MOST_GROWTH = 100 * MIB
-"""Of a server that has been sent 160 MiB more."""
+"""The most that memory may grow while a server gets another 160 MiB."""
 REFUSED: dict[str, pb.ChatRequest | bytes] = {
     "too long": pb.ChatRequest(prompt=LARGE),
     "out of range": pb.ChatRequest(prompt=LARGE, sampling=pb.SamplingParams(temperature=9)),
@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 def growth(server: Process, call: Callable[[], None]) -> int:
-    """Bytes that the server's memory has grown by after many calls, where a few have been before."""
+    """By how many bytes the server's memory grows with many calls, after a few first ones."""
     process = psutil.Process(server.pid)
     for _ in range(4):
         call()
@@ -47,7 +47,7 @@ def growth(server: Process, call: Callable[[], None]) -> int:
 
 
 def calling(server: Process, request: pb.ChatRequest | bytes, key: str = "alice") -> Callable[[], None]:
-    """A call over gRPC that is refused."""
+    """A function that makes a call over gRPC, which is refused."""
     channel = grpc.insecure_channel(server.wait_for(r"--address (\S+)")[1], [("grpc.max_send_message_length", -1)])
     method: Any = channel.unary_unary("/index.v1.ChatService/Chat", None, pb.ChatResponse.FromString)
     data = request if isinstance(request, bytes) else request.SerializeToString()

@@ -1,4 +1,4 @@
-"""Messages before they are parsed: in time, whole, and of few fields."""
+"""Messages before they are parsed: they must come in time, be complete, and have few fields."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ def read(data: bytes) -> Any:
 
 
 def test_a_full_request_is_read() -> None:
-    """Fields of every kind, known or not, and as many messages as a context can hold."""
+    """It has fields of every kind, known and unknown, and as many messages as a context can hold."""
     request = pb.ChatRequest(prompt="x" * 300, stop=["a"] * 16, logprobs=True, max_tokens=2**31)
     request.sampling.temperature = 0.5
     request.history.extend([pb.Message(content="y" * 200)] * (CONTEXT_LENGTH - 3))
@@ -46,7 +46,7 @@ def test_more_messages_than_the_context_holds_are_not_parsed(number: int) -> Non
     "field", [b"\x0a\x00", b"\x2a\x00", b"\x30\x00", b"\xa1\x06" + bytes(8), b"\xa5\x06" + bytes(4), b"\x4b"]
 )
 def test_more_fields_than_anybody_needs_are_not_parsed(field: bytes) -> None:
-    """Of whatever kind, beside the history's."""
+    """This counts fields of every kind except those of the history."""
     with pytest.raises(InvalidRequest, match="request: has over 1000 fields beside its history; send each once"):
         read(field * (MOST_OTHER_FIELDS + 1))
 
@@ -71,7 +71,7 @@ async def test_a_message_that_does_not_come_is_not_waited_for(monkeypatch: pytes
 
 
 async def test_who_breaks_off_many_calls_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    """Whose connection goes while none has brought its message."""
+    """The caller's connection ends before any of its calls has sent its message; none is logged."""
     caplog.set_level(logging.INFO, "index_grpc.calls")
     async with fake_server() as server:
         await asyncio.to_thread(break_off, server.address, 2_000)
@@ -81,7 +81,7 @@ async def test_who_breaks_off_many_calls_is_no_news(caplog: pytest.LogCaptureFix
 
 
 def break_off(address: str, num_calls: int) -> None:
-    """Opens so many calls on one connection, and closes it once they have arrived."""
+    """Opens `num_calls` calls on one connection, and closes it when they have arrived."""
     host, _, port = address.rpartition(":")
     connection = H2Connection(H2Configuration(client_side=True))
     connection.initiate_connection()

@@ -1,4 +1,4 @@
-"""What Prometheus reads: every call and step counted once, gauges that tell how things stand, at any time of a life."""
+"""Metrics: every call and step is counted once, and gauges show the current state, at any time of a server's life."""
 
 import asyncio
 import socket
@@ -82,7 +82,7 @@ async def test_only_reasons_that_are_raised_begin_at_zero() -> None:
 
 
 async def held(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
-    """That many calls that do not end by themselves, the first of them running."""
+    """Makes `number` endless calls, the first of which runs."""
     server.runner.step_seconds = 0.01
     calls = [asyncio.create_task(streamed(server.stub, ENDLESS)) for _ in range(number)]
     await server.has_open(number)
@@ -125,7 +125,7 @@ async def test_it_answers_while_loading_and_draining_and_tells_so() -> None:
         await server.load()
         assert await state() == (1, ["ready"])
         drained = asyncio.create_task(server.app.drain(60.0))
-        await asyncio.sleep(0)  # it begins
+        await asyncio.sleep(0)  # let the task begin
         assert await state() == (0, ["draining"])
         drained.cancel()
         address = metrics_address(server.app)

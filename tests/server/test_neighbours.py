@@ -1,4 +1,4 @@
-"""What one caller does wrong, or what breaks in answering it, is nothing to the others."""
+"""One caller's mistakes, and failures in answering it, do not affect the others."""
 
 import asyncio
 import threading
@@ -25,17 +25,17 @@ MOST_HEALTH_SECONDS, NUM_ROUNDS = 0.1, 20
 
 
 class HealthProbe:
-    """Asks for health without pause, on a thread and a channel of its own."""
+    """Checks health without pause, in a separate thread and on a separate channel."""
 
     def __init__(self, address: str) -> None:
         self.slowest_seconds, self.began, self.over = 0.0, threading.Event(), threading.Event()
         self._address = address
 
     def work(self) -> None:
-        """Until told to end."""
+        """Checks until told to end."""
         with grpc.insecure_channel(self._address) as channel:
             check = HealthStub(channel).Check
-            check(HealthCheckRequest(), timeout=10)  # the first one connects
+            check(HealthCheckRequest(), timeout=10)  # the first check connects
             self.began.set()
             while not self.over.wait(0.002):
                 started = time.perf_counter()
@@ -45,7 +45,7 @@ class HealthProbe:
 
 @asynccontextmanager
 async def health_probed(address: str) -> AsyncIterator[HealthProbe]:
-    """Asks for health while the block runs."""
+    """Checks health while the block runs."""
     probe = HealthProbe(address)
     work = asyncio.create_task(asyncio.to_thread(probe.work))
     try:
@@ -58,7 +58,7 @@ async def health_probed(address: str) -> AsyncIterator[HealthProbe]:
 
 
 async def health_stays_quick(address: str, disturb: Callable[[], Awaitable[None]]) -> None:
-    """The slowest health answer is quick in one of some rounds; in the others the machine may have been busy."""
+    """Checks that in at least one round all health answers are quick; in the others the machine may have been busy."""
     slowest_seconds = []
     for _ in range(NUM_ROUNDS):
         async with health_probed(address) as probe:
@@ -71,7 +71,7 @@ async def health_stays_quick(address: str, disturb: Callable[[], Awaitable[None]
 
 @asynccontextmanager
 async def neighbour_undisturbed(stub: Stub) -> AsyncIterator[None]:
-    """A long stream goes on beside what the block does, and its text is the one it has alone."""
+    """A long stream runs while the block does, and its text must be the same as alone."""
     request = seeded("Tell me a long story.", seed=3, max_tokens=300)
     alone = await streamed(stub, request)
     stream = aiter(stub.ChatStream(request))
@@ -149,7 +149,7 @@ async def test_a_request_that_breaks_is_internal_and_alone(failure: Exception) -
             assert BadRequest not in found.details
             assert not any(SECRET.encode() in str(value).encode() for value in found.trailers.values())
         assert all(await asyncio.gather(*neighbours))
-        assert await answered(server, 1)  # and it goes on
+        assert await answered(server, 1)  # the server still answers
 
 
 async def test_a_bug_in_the_server_is_internal_and_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Who observes a server and breaks, breaks nothing else."""
+"""An observer that raises an exception affects nothing else."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
 
 
 class Breaking(Observer):
-    """Breaks over all that it is told of."""
+    """Raises an exception at every event."""
 
     def call_ended(self, call: Call) -> None:
         raise RuntimeError

@@ -1,4 +1,4 @@
-"""More conversations than memory holds: some pause, and none of them reads otherwise for it."""
+"""With more conversations than memory holds, some pause, and their texts stay the same."""
 
 import asyncio
 from pathlib import Path
@@ -19,13 +19,13 @@ NUM_CALLERS, NUM_BLOCKS = 8, 12
 
 
 def asked(number: int) -> pb.ChatRequest:
-    """Penalties make an answer depend on all that was said before."""
+    """A request whose penalties make each token depend on all earlier ones."""
     sampling = pb.SamplingParams(seed=number, temperature=1.5, repetition_penalty=1.3, frequency_penalty=0.5)
     return pb.ChatRequest(prompt=f"Story {number}! " * 8, sampling=sampling, max_tokens=300)
 
 
 async def texts(stub: Stub, num_at_once: int) -> list[str]:
-    """The answers to all callers, so many of whom are there at a time."""
+    """The answers to all callers, of which `num_at_once` call at a time."""
     places = asyncio.Semaphore(num_at_once)
 
     async def one(number: int) -> str:

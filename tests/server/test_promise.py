@@ -1,4 +1,4 @@
-"""The stream's promise, clause by clause, for texts of every kind cut into tokens in every way."""
+"""Each promise about streams, for texts of every kind cut into tokens in every way."""
 
 import itertools
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ numbers = itertools.count()
 
 @dataclass
 class Bench:
-    """A scripted device behind a real server."""
+    """A real server with a scripted runner."""
 
     runner: ScriptedRunner
     stub: ChatServiceStub
 
     def ask(self, ids: list[int], **fields: object) -> tuple[list[pb.ChatStreamResponse], pb.ChatResponse]:
-        """The stream's messages and Chat's response for an answer that consists of these ids."""
+        """The messages of ChatStream, and the response of Chat, for an answer of these ids."""
         prompt = f"prompt {next(numbers)}"
         self.runner.says(prompt, ids)
         request = pb.ChatRequest(prompt=prompt, sampling=pb.SamplingParams(seed=1), **fields)  # type: ignore[arg-type]
@@ -52,13 +52,13 @@ stops = st.lists(st.lists(alphabet, min_size=1, max_size=3).map("".join), max_si
 
 
 def byte_ids(runner: ScriptedRunner, data: bytes) -> list[int]:
-    """Byte tokens: `<0x00>` is the first piece after the control ids."""
+    """The ids of byte tokens; `<0x00>` is the first piece after the control ids."""
     first = next(i for i in range(runner.tokenizer.vocab_size) if runner.tokenizer.is_byte(i))
     return [first + byte for byte in data]
 
 
 def as_ids(runner: ScriptedRunner, parts: list[tuple[str, str | int]]) -> tuple[list[int], str]:
-    """Ids of an answer, and the text that they stand for with broken bytes left out."""
+    """The ids of an answer, and its text without invalid bytes."""
     ids, data = [], b""
     for kind, content in parts:
         if isinstance(content, int):
@@ -74,7 +74,7 @@ def as_ids(runner: ScriptedRunner, parts: list[tuple[str, str | int]]) -> tuple[
 
 
 def cut(text: str, stops: list[str]) -> tuple[str, str]:
-    """The text before the stop string that ends first (the longest of those), and that stop string."""
+    """The text before the stop string that ends first, and that stop string; of several, the longest."""
     for end in range(1, len(text) + 1):
         ended = [stop for stop in stops if text[:end].endswith(stop)]
         if ended:

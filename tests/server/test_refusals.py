@@ -1,4 +1,4 @@
-"""Who cannot be answered now is told so at once, before any header, and told when to come again."""
+"""Calls that cannot be answered now are refused at once, before any header, and told when to retry."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ TEXT = letters(20)
 
 
 def retrying(max_attempts: int) -> str:
-    """What any stock client may be given as its service config."""
+    """A service config with retries, for clients without code of ours."""
     policy = {
         "maxAttempts": max_attempts,
         "initialBackoff": "0.1s",
@@ -34,7 +34,7 @@ def retrying(max_attempts: int) -> str:
 
 
 async def filled(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
-    """That many calls, held by the device."""
+    """Makes `number` calls, which the device holds."""
     server.runner.gate.clear()
     held = [asyncio.create_task(streamed(server.stub, REQUEST)) for _ in range(number)]
     await server.has_open(number)
@@ -67,7 +67,7 @@ async def test_the_queue_is_bounded_by_tokens_too() -> None:
     async with fake_server(max_sequences=1, max_waiting=8, max_waiting_tokens=20) as server:
         server.runner.gate.clear()
         long = pb.ChatRequest(prompt="word " * 12, max_tokens=20)
-        held = [asyncio.create_task(streamed(server.stub, long))]  # one is taken, however long
+        held = [asyncio.create_task(streamed(server.stub, long))]  # one request is accepted, however long
         await server.has_open(1)
         found = await refusal(server.stub.Chat(REQUEST))
         check_come_again(found, "OVERLOADED")
@@ -103,7 +103,7 @@ async def test_a_burst_is_taken_up_to_the_last_place_and_no_further() -> None:
 
 
 async def test_a_burst_that_comes_faster_than_it_can_be_looked_at_is_not_cancelled() -> None:
-    """gRPC itself would cancel what exceeds its own queue, which no client retries."""
+    """With its default, gRPC would cancel the calls beyond its own queue, and no client retries these."""
     async with fake_server() as server:
         calls = [server.stub.GetModel(pb.GetModelRequest()) for _ in range(3000)]
         assert Counter([(await call.code()).name for call in calls]) == {"OK": 3000}
@@ -117,7 +117,7 @@ async def code(call: grpc.aio.UnaryUnaryCall[pb.ChatRequest, pb.ChatResponse]) -
 async def test_a_stock_client_with_a_retry_policy_gets_through(
     ask: Callable[[Stub, pb.ChatRequest], Coroutine[None, None, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It would not if the refusal came after headers."""
+    """This would fail if headers were sent before the refusal."""
     caplog.set_level("INFO")
     async with fake_server(max_sequences=1, max_waiting=0) as server:
         (held,) = await filled(server, 1)
@@ -132,7 +132,7 @@ async def test_a_stock_client_with_a_retry_policy_gets_through(
 
 
 async def test_who_is_refused_again_is_told_to_stay_away_longer() -> None:
-    """A client that is told a time forgets its own back-off, and a few short pauses outlast no burst."""
+    """A client that is told a delay does not increase its own, and a few short pauses are over before a burst is."""
     async with fake_server(max_sequences=1, max_waiting=0) as server:
         (held,) = await filled(server, 1)
         first = await refusal(server.stub.Chat(REQUEST))
@@ -219,7 +219,7 @@ async def test_calls_are_still_taken_in_the_delay_before_the_drain() -> None:
 async def test_a_drain_waits_for_prompts_whose_layout_takes_long(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One comes to the engine while calls may still be read, the other after the first was answered."""
+    """One request reaches the engine while calls may still be read, the other after the first is answered."""
     caplog.set_level("INFO")
     monkeypatch.setattr("index_grpc.server.app.FLUSH_SECONDS", 1.0)
     async with fake_server(grace_seconds=60) as server:
@@ -237,10 +237,10 @@ async def test_a_drain_waits_for_prompts_whose_layout_takes_long(
         server.runner.gate.clear()
         drained = asyncio.create_task(server.app.drain(0.0))
         await until(lambda: "completing 2 calls" in caplog.text)
-        await asyncio.sleep(0.1)  # now the engine is idle, and calls have their time to be read
+        await asyncio.sleep(0.1)  # the engine is idle now, and calls have FLUSH_SECONDS to be read
         laid_out[0].set()
         await server.has_open(1)
-        await asyncio.sleep(1.0)  # now they have had it
+        await asyncio.sleep(1.0)  # that time is over now
         server.runner.gate.set()
         await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
         laid_out[1].set()
@@ -261,7 +261,7 @@ async def test_calls_that_outlast_the_grace_are_cut_off_with_a_status() -> None:
 
 async def test_a_lost_engine_is_unavailable_and_unhealthy() -> None:
     async with fake_server() as server:
-        assert await server.breaks_after(unary(server.stub, REQUEST)) == TEXT  # the books are checked when idle
+        assert await server.breaks_after(unary(server.stub, REQUEST)) == TEXT  # an idle engine checks for leaks
         await server.app.broke.wait()
         check_come_again(await refusal(server.stub.Chat(REQUEST)), "ENGINE_LOST")
 

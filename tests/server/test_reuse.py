@@ -1,4 +1,4 @@
-"""Rows kept from earlier turns: the same seeded texts with reuse and without, and less to compute."""
+"""Reuse of earlier turns: the seeded texts are the same with and without it, and less is computed."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ OPENINGS = [
 
 @pytest.fixture
 async def stubs(checkpoint: Path) -> AsyncIterator[tuple[Stub, Stub]]:
-    """Two servers on the same checkpoint: with reuse and without."""
+    """Two servers on the same checkpoint, with and without reuse."""
     async with AsyncExitStack() as stack:
         both: list[Stub] = []
         for prefix_reuse in (True, False):
@@ -39,7 +39,7 @@ async def stubs(checkpoint: Path) -> AsyncIterator[tuple[Stub, Stub]]:
 
 
 async def all_conversations(stub: Stub) -> list[list[tuple[str, int]]]:
-    """Some at a time, so that a conversation's row is still there when its next turn comes."""
+    """Holds all conversations, a few at a time, so that a prefix is still kept when the next turn comes."""
     places = asyncio.Semaphore(NUM_AT_ONCE)
 
     async def one(number: int) -> list[tuple[str, int]]:
@@ -50,7 +50,7 @@ async def all_conversations(stub: Stub) -> list[list[tuple[str, int]]]:
 
 
 async def conversation(stub: Stub, number: int) -> list[tuple[str, int]]:
-    """Texts of a seeded conversation's answers, and how many tokens of each prompt were there already."""
+    """The texts of a seeded conversation's answers, and how many tokens of each prompt were reused."""
     rng = random.Random(number)
     history: list[pb.Message] = []
     answers = []

@@ -1,4 +1,4 @@
-"""The same seed gives the same text, whatever shares the batch and however it is asked for."""
+"""The same seed gives the same text, whatever else is in the batch and with every call."""
 
 import asyncio
 import random
@@ -26,7 +26,7 @@ PROMPTS = [
 
 
 def neighbour(rng: random.Random) -> pb.ChatRequest:
-    """Any request at all: every sampling parameter at random."""
+    """A request with random sampling parameters."""
     sampling = pb.SamplingParams(
         temperature=rng.choice([0.0, 0.5, 1.0, 2.0]),
         top_k=rng.choice([0, 1, 5, 64, 65, 400]),
@@ -46,7 +46,7 @@ def neighbour(rng: random.Random) -> pb.ChatRequest:
 async def crowded(
     request: pytest.FixtureRequest, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Stub]:
-    """A server with room for a crowd, which keeps what was computed for prompts that begin the same."""
+    """A server with room for many calls, which reuses prefixes."""
     if request.param == "pytorch":
         compute_with(monkeypatch, PYTORCH)
     elif not NATIVE:
@@ -58,7 +58,7 @@ async def crowded(
 
 
 async def said(stub: Stub, request: pb.ChatRequest) -> tuple[str, list[pb.TokenLogprob]]:
-    """Text and log-probabilities: equal to the last bit, or not equal."""
+    """The text and the log-probabilities, to compare bit for bit."""
     answer = await stub.Chat(request)
     return answer.response, list(answer.logprobs)
 

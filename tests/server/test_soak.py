@@ -1,4 +1,4 @@
-"""A few seconds of the soak that `benchmarks/soak.py` keeps up for as long as one likes."""
+"""A few seconds of the soak test that `benchmarks/soak.py` runs for longer."""
 
 import json
 import subprocess

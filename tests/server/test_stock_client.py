@@ -1,4 +1,4 @@
-"""A client that knows nothing of us, `buf curl`, finds all it needs by reflection."""
+"""A generic client, `buf curl`, gets all that it needs by reflection."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ REQUEST = {"prompt": "你好", "maxTokens": 20, "sampling": {"seed": 3}}
 
 
 async def buf_curl(address: str, path: str, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr; the server runs on this event loop, so it must go on meanwhile."""
+    """Runs the client; returns exit code, stdout and stderr. The server's event loop, which is this one, must go on."""
     flags = ["--protocol", "grpc", "--http2-prior-knowledge"]
     process = await asyncio.create_subprocess_exec(
         BUF, "curl", *flags, *arguments, f"http://{address}{path}",
@@ -25,7 +25,7 @@ async def buf_curl(address: str, path: str, *arguments: str) -> tuple[int, str, 
 
 
 async def call(address: str, method: str, request: dict[str, Any]) -> list[dict[str, Any]]:
-    """The responses as JSON."""
+    """Makes a call and returns its responses as JSON."""
     code, stdout, stderr = await buf_curl(address, f"/{method}", "--data", json.dumps(request))
     assert (code, stderr) == (0, "")
     responses, decoder, text = [], json.JSONDecoder(), stdout.strip()

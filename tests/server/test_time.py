@@ -1,4 +1,4 @@
-"""Time: a limit or the call's deadline ends an answer gracefully; what cannot begin in time is refused."""
+"""Time: a limit or the call's deadline ends an answer with a finish; a call that cannot begin in time is refused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ ENDLESS = 4000
 
 @pytest.fixture
 async def slow() -> AsyncIterator[FakeServer]:
-    """A server whose endless answers take some 40 seconds."""
+    """A server whose longest answers take about 40 seconds."""
     async with fake_server(max_sequences=2, max_waiting=8) as server:
         server.runner.step_seconds = 0.01
         yield server
@@ -73,7 +73,7 @@ async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeSe
     held = [asyncio.create_task(code(slow.stub.Chat(request))) for _ in range(5)]
     await slow.has_open(5)
     for _ in range(100):
-        engine.pace.record(Timing(queue=0.0, time_to_first_token=1.0, total=60.0))  # of late, each took a minute
+        engine.pace.record(Timing(queue=0.0, time_to_first_token=1.0, total=60.0))  # recent requests took a minute each
     for call in (slow.stub.Chat, slow.stub.ChatStream):
         found = await refusal(call(request, timeout=100))
         assert (found.code, found.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
@@ -105,7 +105,7 @@ async def test_time_that_is_over_before_the_first_token(slow: FakeServer) -> Non
         refusal(slow.stub.ChatStream(pb.ChatRequest(prompt="你好" * 400, time_limit=Duration(nanos=300_000_000))))
     )
     await slow.has_open(1)
-    await asyncio.sleep(0.3)  # the step outlasts the limit, and the prompt has more chunks to come
+    await asyncio.sleep(0.3)  # the step takes longer than the limit, and the prompt has more chunks
     slow.runner.gate.set()
     ended = await late
     assert (ended.code, ended.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")

@@ -1,4 +1,4 @@
-"""Encryption: real handshakes, certificates that are replaced while callers come, and who is kept out."""
+"""Encryption: real handshakes, certificates that are replaced under load, and callers that are refused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ def pair(ca: trustme.CA, tmp_path: Path) -> Pair:
 
 
 def comment(path: Path) -> None:
-    """Adds text that is no ASCII, in two encodings, around what the file holds."""
+    """Adds text that is not ASCII, in two encodings, before and after the file's contents."""
     path.write_bytes("subject=O = Müller GmbH\n".encode() + path.read_bytes() + "# Größe\n".encode("latin-1"))
 
 
@@ -54,7 +54,7 @@ async def call(server: FakeServer, credentials: grpc.ChannelCredentials) -> str:
 
 
 async def refused(server: FakeServer, credentials: grpc.ChannelCredentials) -> str:
-    """Why a new connection is not to be had."""
+    """The message with which a new connection fails."""
     async with grpc.aio.secure_channel(server.address, credentials, options=APART) as channel:
         found = await refusal(ChatServiceStub(channel).Chat(REQUEST))
     assert found.code is grpc.StatusCode.UNAVAILABLE
@@ -81,7 +81,7 @@ async def test_a_certificate_is_replaced_under_load(
         async def keep_calling() -> int:
             num_calls = 0
             while not ends.is_set():
-                assert await call(server, both) == TEXT  # each over a connection of its own
+                assert await call(server, both) == TEXT  # each over a new connection
                 num_calls += 1
             return num_calls
 
@@ -92,7 +92,7 @@ async def test_a_certificate_is_replaced_under_load(
             await until(lambda: "replaced the certificate" in caplog.text)
             assert await call(server, trusting(later)) == TEXT
             assert "CERTIFICATE_VERIFY_FAILED" in await refused(server, trusting(ca))
-            assert await unary(ChatServiceStub(old), REQUEST) == TEXT  # connections that were made go on
+            assert await unary(ChatServiceStub(old), REQUEST) == TEXT  # existing connections continue
             ends.set()
             assert all(await asyncio.gather(*callers))
 
@@ -100,7 +100,7 @@ async def test_a_certificate_is_replaced_under_load(
 async def test_what_stands_between_the_blocks_is_read_over(
     ca: trustme.CA, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As openssl writes whose a certificate is, before each."""
+    """OpenSSL writes such text before each certificate, to say whose it is."""
     monkeypatch.setattr("index_grpc.access.files.CHECK_SECONDS", 0.01)
     caplog.set_level("INFO")
     authorities, mine = tmp_path / "ca.pem", issued(ca, tmp_path, "mine", "caller")
@@ -123,14 +123,14 @@ async def test_a_broken_pair_changes_nothing_until_it_is_mended(
     caplog.set_level("INFO")
     async with tls_server(pair) as server:
         other = issued(trustme.CA(), tmp_path, "other", *HOSTS)
-        other.cert.replace(pair.cert)  # the key comes later
+        other.cert.replace(pair.cert)  # the key is replaced later
         await until(lambda: "does not fit" in caplog.text)
         assert await call(server, trusting(ca)) == TEXT
         issued(ca, tmp_path, "server", *HOSTS)
         await until(lambda: "replaced" in caplog.text)
         assert await call(server, trusting(ca)) == TEXT
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "does not fit" in warnings[0]  # more may come of the files being looked at while they are mended
+    assert "does not fit" in warnings[0]  # more warnings may follow if the files are read while they are corrected
     assert all("what was read before stays in force" in warning for warning in warnings)
 
 

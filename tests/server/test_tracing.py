@@ -1,4 +1,4 @@
-"""Traces: whose they are, what they hold of each kind of call, and that they arrive."""
+"""Traces: their parents, their contents for each kind of call, and that they arrive."""
 
 import signal
 import subprocess
@@ -50,12 +50,12 @@ class Traced:
     exporter: InMemorySpanExporter
 
     async def spans(self, number: int) -> list[ReadableSpan]:
-        """They come a little after a call's end."""
+        """Waits for this many spans, which come a little after a call's end."""
         await until(lambda: len(self.exporter.get_finished_spans()) >= number)
         return list(self.exporter.get_finished_spans())
 
     async def span(self) -> ReadableSpan:
-        """The only one."""
+        """The only span."""
         (span,) = await self.spans(1)
         return span
 
@@ -92,7 +92,7 @@ async def test_phases_lie_within_the_call_one_after_the_other() -> None:
     assert [phase.name for phase in phases] == PHASES
     assert {phase.parent and phase.parent.span_id for phase in phases} == {span.context.span_id}
     instants = [instant for phase in phases for instant in (phase.start_time or 0, phase.end_time or 0)]
-    assert instants[1:4:2] == instants[2:5:2]  # each begins where the one before ends
+    assert instants[1:4:2] == instants[2:5:2]  # each span begins when the one before ends
     instants = [span.start_time or 0, *instants, span.end_time or 0]
     assert instants == sorted(instants)
     assert instants[0] == instants[1] > 0
@@ -181,7 +181,7 @@ async def test_the_log_names_the_trace(caplog: pytest.LogCaptureFixture) -> None
     async with traced() as it:
         await it.server.stub.Chat(REQUEST, metadata=from_caller(NOT_SAMPLED))
         await until(lambda: f"trace_id={TRACE_ID}" in caplog.text)
-        assert not it.exporter.get_finished_spans()  # the caller's choice
+        assert not it.exporter.get_finished_spans()  # the caller decided not to sample
 
 
 @pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{'0' * 32}-{PARENT_ID}-01", SAMPLED[:-3]])
@@ -208,7 +208,7 @@ async def test_a_callers_tracestate_is_never_logged(tracestate: str, caplog: pyt
 
 @dataclass
 class Collector:
-    """What an OTLP collector is to its senders."""
+    """A collector that receives OTLP exports."""
 
     received: list[Export] = field(default_factory=list)
 

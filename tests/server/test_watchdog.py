@@ -1,4 +1,4 @@
-"""An engine that goes silent: noticed, told, and given up when it lasts too long."""
+"""An engine that delivers no updates is noticed, reported, and given up after too long."""
 
 import asyncio
 from typing import cast
@@ -19,7 +19,7 @@ REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
 
 
 class ScriptedEngine:
-    """What the watchdog sees of an engine."""
+    """An engine, as far as the watchdog reads it."""
 
     def __init__(self) -> None:
         self.num_open, self.num_updates, self.longest_step_seconds = 0, 0, 0.0
@@ -84,7 +84,7 @@ def test_where_steps_are_long_silences_may_be_longer() -> None:
 
 
 async def test_the_longest_step_counts_though_others_followed_it() -> None:
-    """Between two looks of the watchdog there are many steps."""
+    """There are many steps between two checks of the watchdog."""
     async with fake_server() as server:
         assert server.app.engine is not None
         server.runner.step_seconds = 0.2
@@ -131,7 +131,7 @@ async def test_an_engine_that_stalls_and_then_breaks_stays_lost() -> None:
         assert server.app.engine is not None
         server.app.engine.give_up()
         assert (await held).reason == "ENGINE_LOST"
-        for _ in range(3):  # the watchdog's next looks
+        for _ in range(3):  # the next checks of the watchdog
             await asyncio.sleep(CHECK_SECONDS)
         assert (server.app.readiness.state, server.app.health.is_ready) == ("lost", False)
         server.runner.gate.set()

@@ -1,4 +1,4 @@
-"""Tokenizers of several makes."""
+"""Several kinds of tokenizers."""
 
 import pytest
 from hypothesis import settings
@@ -6,7 +6,7 @@ from hypothesis import settings
 from index_grpc.text.tokenizer import Tokenizer
 from tests.checkpoints import make_tokenizer
 
-# How long an example takes says nothing on a busy machine.
+# On a busy machine the duration of an example means nothing.
 settings.register_profile("text", deadline=None)
 settings.load_profile("text")
 
@@ -22,11 +22,11 @@ MAKES: dict[str, dict[str, bool]] = {
 
 @pytest.fixture(scope="session", params=MAKES)
 def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    """Each make in turn."""
+    """Each kind of tokenizer in turn."""
     return Tokenizer(make_tokenizer(**MAKES[request.param]))
 
 
 @pytest.fixture(scope="session", params=[make for make in MAKES if "no_bytes" not in make])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    """Each make in turn that can write every character."""
+    """In turn, each kind of tokenizer that can encode every character."""
     return Tokenizer(make_tokenizer(**MAKES[request.param]))

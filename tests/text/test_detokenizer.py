@@ -1,4 +1,4 @@
-"""Ids to whole characters, the same as SentencePiece decodes them."""
+"""Decoding ids to whole characters, with the same result as SentencePiece."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from tests.checkpoints import make_tokenizer
 
 
 def byte_ids(data: bytes) -> list[int]:
-    """The byte pieces, which follow the control ids."""
+    """The ids of byte pieces, which follow the control ids."""
     return [NUM_CONTROL_IDS + byte for byte in data]
 
 
@@ -45,10 +45,10 @@ def test_control_id_within_a_character_changes_nothing(plain: Tokenizer) -> None
 
 @given(data=st.data())
 def test_same_as_sentencepiece(any_tokenizer: Tokenizer, data: st.DataObject) -> None:
-    """For ids that form valid characters; SentencePiece shows others as U+FFFD."""
+    """Only for ids that form valid characters; SentencePiece shows others as U+FFFD."""
     ids = data.draw(st.lists(st.integers(1, any_tokenizer.vocab_size - 1)))
     expected = any_tokenizer._processor.decode(ids)
-    # A user-defined marker is shown by SentencePiece; here it is a marker all the same.
+    # SentencePiece shows a user-defined marker; here it is a marker and not shown.
     if "\ufffd" not in expected and not {3, 4} & set(ids):
         assert "".join(pushed(any_tokenizer, ids)) == expected
 

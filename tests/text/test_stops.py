@@ -1,4 +1,4 @@
-"""Stop strings, however the text is cut into pieces."""
+"""Stop strings are found however the text is cut into pieces."""
 
 from collections.abc import Sequence
 from typing import SupportsIndex
@@ -14,7 +14,7 @@ stop_lists = st.lists(st.text(alphabet, min_size=1, max_size=5), max_size=4)
 
 
 def naive(stops: Sequence[str], text: str) -> tuple[str, str | None]:
-    """The text before the match that ends first, the longest of those, by looking at every place."""
+    """The text before the match that ends first, and that match; of several, the longest. Tries every position."""
     for end in range(1, len(text) + 1):
         ended = [stop for stop in stops if text[:end].endswith(stop)]
         if ended:
@@ -24,7 +24,7 @@ def naive(stops: Sequence[str], text: str) -> tuple[str, str | None]:
 
 
 def held_back(stops: Sequence[str], text: str) -> int:
-    """The length of the longest end of the text with which a stop string could begin."""
+    """The length of the longest end of the text that may be the beginning of a stop string."""
     return max(
         (n for n in range(len(text) + 1) for s in stops if n < len(s) and s.startswith(text[len(text) - n :])),
         default=0,
@@ -78,7 +78,7 @@ def test_empty_stop_string_is_refused() -> None:
 
 
 class CountedComparisons(str):
-    """A stop string that counts how often one of its characters is looked at."""
+    """A stop string that counts how often one of its characters is read."""
 
     looks = 0
 

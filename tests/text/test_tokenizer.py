@@ -1,4 +1,4 @@
-"""Text to ids and back; no text becomes a control id."""
+"""Encoding text to ids and decoding it; no text becomes a control id."""
 
 from pathlib import Path
 
@@ -28,12 +28,12 @@ SAMPLES = (
     "reserved_0reserved_1</s><s><unk>reserved_",
     "rreserved_0eserved_0",
 )
-# SentencePiece writes a space as ▁, so that one character cannot come back.
+# SentencePiece writes a space as ▁, so this one character is not decoded to itself.
 texts = st.lists(st.sampled_from(LITERALS) | st.text(st.characters(codec="utf-8", exclude_characters="▁"))).map("".join)
 
 
 def decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """What a listener receives."""
+    """The text that a caller receives."""
     detokenizer = Detokenizer(tokenizer)
     return "".join(map(detokenizer.push, ids))
 
