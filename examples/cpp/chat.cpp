@@ -1,5 +1,5 @@
-// Asks for a story and streams the answer. With a server running (`make run`), from the repository's root, with the Debian
-// packages g++, pkg-config, libgrpc++-dev, protobuf-compiler-grpc (`sed` is needed because C has a function `index`):
+// Asks for a story and streams the answer. With a server running (`make run`), from the repository's root, with the
+// Debian packages g++, pkg-config, libgrpc++-dev, protobuf-compiler-grpc (`sed` is needed as C has a function `index`):
 //
 //     mkdir -p build/cpp && protoc -I protos --cpp_out=build/cpp index/v1/chat.proto
 //     protoc -I protos --grpc_out=build/cpp --plugin=protoc-gen-grpc=$(which grpc_cpp_plugin) index/v1/chat.proto

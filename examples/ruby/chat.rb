@@ -1,5 +1,5 @@
-# Asks two questions in one conversation. With a server running (`make run`), from the repository's root, with the Debian
-# packages ruby-grpc and protobuf-compiler-grpc:
+# Asks two questions in one conversation. With a server running (`make run`), from the repository's root, with the
+# Debian packages ruby-grpc and protobuf-compiler-grpc:
 #
 #     mkdir -p build/ruby && protoc -I protos --ruby_out=build/ruby index/v1/chat.proto
 #     protoc -I protos --grpc_out=build/ruby --plugin=protoc-gen-grpc=$(which grpc_ruby_plugin) index/v1/chat.proto
