@@ -141,9 +141,9 @@ def test_a_file_that_is_not_there_or_no_text(file: Path) -> None:
         (["--port", "99999"], {}, "--port is 99999; it should be less than or equal to 65535"),
         ([], {"INDEX_GRPC_PORT": "99999"}, "INDEX_GRPC_PORT is 99999; it should be less than or equal to 65535"),
         ([], {"INDEX_GRPC_PORT": "x"}, "--port' (env var: 'INDEX_GRPC_PORT'): 'x' is not a valid integer."),
-        ([], {"INDEX_GRPC_PROT": "1"}, "INDEX_GRPC_PROT, which is no setting; did you mean INDEX_GRPC_PORT?"),
-        ([], {"INDEX_GRPC_FOO": "1"}, "INDEX_GRPC_FOO, which is no setting; index-grpc serve --help lists them all"),
-        ([], {"INDEX_GRPC_THREAD": ""}, "INDEX_GRPC_THREAD, which is no setting; did you mean INDEX_GRPC_THREADS?"),
+        ([], {"INDEX_GRPC_PROT": "1"}, "INDEX_GRPC_PROT, which is not a setting; did you mean INDEX_GRPC_PORT?"),
+        ([], {"INDEX_GRPC_FOO": "1"}, "INDEX_GRPC_FOO, which is not a setting; index-grpc serve --help lists them all"),
+        ([], {"INDEX_GRPC_THREAD": ""}, "INDEX_GRPC_THREAD, which is not a setting; did you mean INDEX_GRPC_THREADS?"),
     ],
 )
 def test_a_mistake_elsewhere_is_named(arguments: list[str], environment: dict[str, str], problem: str) -> None:
@@ -183,7 +183,7 @@ def test_what_kubernetes_and_the_client_use_is_no_mistake(service: str) -> None:
 def test_what_only_looks_like_kubernetes_is_ours() -> None:
     assert not is_of_kubernetes("INDEX_GRPC_PORT", "50051")
     assert not is_of_kubernetes("INDEX_GRPC_OTHER_PORT", "50051")
-    assert "INDEX_GRPC_OTHER_PORT, which is no setting" in refused(INDEX_GRPC_OTHER_PORT="50051")
+    assert "INDEX_GRPC_OTHER_PORT, which is not a setting" in refused(INDEX_GRPC_OTHER_PORT="50051")
 
 
 def test_every_setting_has_one_topic() -> None:

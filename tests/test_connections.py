@@ -31,5 +31,5 @@ def test_connections_leave_the_server_the_files_that_it_needs(checkpoint: Path) 
                 connection.sendall(HELLO)
         (engine,) = process.children
         engine.kill()
-        process.wait_for("the engine is back")
+        process.wait_for("the engine has been restarted")
         assert stub.Chat(seeded("Hi", seed=1)).response == text

@@ -43,7 +43,7 @@ def _read(cert: Path, key: Path, client_ca: Path | None) -> Certificates:
     caller = _trusting(CERT, cert, chain)
     server = _presenting(cert, key)
     if (chain, secret) != (content(CERT, cert), content(KEY, key)):  # what was tried is not what would be used
-        raise StartupError(f"{CERT} {cert} or {KEY} {key} is just being written")
+        raise StartupError(f"{CERT} {cert} or {KEY} {key} changed while it was read; the next look takes it")
     try:
         names = hosts(shake_hands(server, caller))
     except ssl.SSLError as error:
@@ -72,7 +72,7 @@ def _trusting(flag: str, path: Path, pem: bytes) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cadata=_in_ascii(pem))
     except (ssl.SSLError, ValueError):
-        raise StartupError(f"{flag} {path} holds no whole certificate in PEM, -----BEGIN to -----END") from None
+        raise StartupError(f"{flag} {path} holds no complete certificate in PEM, -----BEGIN to -----END") from None
     return context
 
 
@@ -94,7 +94,7 @@ def _presenting(cert: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(cert, key, no_password)
     except Encrypted:
-        raise StartupError(f"{KEY} {key} is locked with a password; `openssl pkey` writes it without") from None
+        raise StartupError(f"{KEY} {key} is encrypted with a password; `openssl pkey` writes it without one") from None
     except OSError as error:  # SSLError is one
         raise StartupError(_misfit(cert, key, error)) from None
     return context
@@ -102,5 +102,5 @@ def _presenting(cert: Path, key: Path) -> ssl.SSLContext:
 
 def _misfit(cert: Path, key: Path, error: OSError) -> str:
     if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-        return f"{KEY} {key} does not fit {CERT} {cert}; are they of the same renewal?"
+        return f"{KEY} {key} does not match {CERT} {cert}; use the key and the certificate of the same renewal"
     return f"{KEY} {key} is no private key in PEM that goes with {CERT} {cert} ({error})"

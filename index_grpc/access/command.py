@@ -42,7 +42,7 @@ def new(
     from index_grpc.access.keys import new_key
 
     if expires and expires <= datetime.now():
-        raise click.UsageError(f"--expires is {expires:%Y-%m-%d}, which is over; name a day to come")
+        raise click.UsageError(f"--expires is {expires:%Y-%m-%d}, which is in the past; give a date in the future")
     key = new_key()
     day = expires.date() if expires else None
     try:

@@ -56,7 +56,7 @@ async def keep_fresh(everything: Sequence[Reloaded[Value]]) -> None:
             try:
                 await asyncio.to_thread(files.refresh)
             except Exception:
-                log.exception("looking for changed files broke; it goes on")
+                log.exception("checking for changed files failed; trying again")
 
 
 def content(flag: str, path: Path) -> bytes:

@@ -51,8 +51,8 @@ def _known(keys: Keys, authorization: str) -> Caller:
         raise KeyMissing(f"this server asks for an API key; {HOW}")
     found = keys.find(presented.strip())
     if found is None:
-        raise KeyWrong(f"this API key is none of the server's; ask who runs it for one, then {HOW}")
+        raise KeyWrong(f"this API key is not known to the server; ask its operator for a valid one, then {HOW}")
     name, key = found
     if key.has_expired:
-        raise KeyExpired(f"the time of API key {name} is over; ask who runs the server for a new one")
+        raise KeyExpired(f"API key {name} has expired; ask the server's operator for a new one")
     return Caller(name, key)

@@ -89,7 +89,7 @@ def read_keys(path: Path) -> Keys:
     """Reads a file of keys. Raises StartupError with the line or the name of what is wrong."""
     found = parse_keys(f"{FLAG} {path}", content(FLAG, path))
     if path.stat().st_mode & stat.S_IWOTH:
-        log.warning("%s %s can be written by everyone, who can so let themselves in; chmod 600 it", FLAG, path)
+        log.warning("%s %s is writable by every user, who could add keys; run chmod 600 on it", FLAG, path)
     return found
 
 
@@ -100,7 +100,7 @@ def parse_keys(place: str, toml: bytes) -> Keys:
     except ValidationError as error:
         raise StartupError(f"{place}: {_first(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise StartupError(f"{place} is no TOML: {error}") from None
+        raise StartupError(f"{place} is not valid TOML: {error}") from None
 
 
 def _first(error: ValidationError) -> str:

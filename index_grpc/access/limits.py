@@ -49,7 +49,7 @@ class KeyUsage:
         if key.requests_per_minute is not None and (seconds := self._bucket.take(key.requests_per_minute)):
             per_minute = f"{key.requests_per_minute:g}"
             limit = f"key {name} may make {per_minute} requests a minute"
-            told = f"{limit}; come again in {seconds:.1f} s"
+            told = f"{limit}; try again in {seconds:.1f} s"
             raise RateLimited(told, seconds, key=name, requests_per_minute=per_minute)
         self.num_open += 1
         try:

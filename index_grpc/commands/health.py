@@ -83,7 +83,7 @@ def health(
       index-grpc health --ca ca.pem --server-name index-grpc
     """
     if math.isnan(timeout):
-        raise click.UsageError("--timeout is nan, which is no number")
+        raise click.UsageError("--timeout is nan, which is not a number")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported, otherwise it logs each connection
     with _channel(**where) as channel:
         status = _status(channel, where["address"], service, timeout, api_key)

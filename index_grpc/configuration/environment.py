@@ -40,7 +40,9 @@ def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     known = {variable(name) for name in (*ServeSettings.model_fields, "config")} | OTHERS
     for name, value in environment.items():
         if name.startswith(PREFIX) and name not in known and not is_of_kubernetes(name, value):
-            raise click.UsageError(f"the environment has {name}, which is no setting; {closest(name, known, PREFIX)}")
+            raise click.UsageError(
+                f"the environment has {name}, which is not a setting; {closest(name, known, PREFIX)}"
+            )
 
 
 def refuse_empty_locks(environment: Mapping[str, str]) -> None:

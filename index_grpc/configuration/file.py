@@ -30,7 +30,7 @@ def _check(path: Path, name: str, value: object) -> None:
     """Raises UsageError for a wrong name or value. A file has types, so the text "64" is no number in it."""
     field = ServeSettings.model_fields.get(name)
     if field is None:
-        raise click.UsageError(f"{path}: {name} is no setting; {closest(name, ServeSettings.model_fields)}")
+        raise click.UsageError(f"{path}: {name} is not a setting; {closest(name, ServeSettings.model_fields)}")
     try:
         TypeAdapter(field.rebuild_annotation()).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:

@@ -76,7 +76,7 @@ class Engine:
         try:
             await asyncio.wait_for(self._stopped.wait(), patience_seconds)
         except TimeoutError:
-            log.warning("the engine is amid a step; leaving it behind")
+            log.warning("the engine is still computing a step; leaving it behind")
             self._worker.abandon()
 
     def give_up(self) -> None:
@@ -176,7 +176,7 @@ class Engine:
             raise DeadlineTooShort(
                 f"its turn comes in about {wait:.2f} s, and {left:.2f} s are left; {remedy}"
                 if left > 0
-                else f"its time was over {-left:.2g} s before it could begin; {remedy}"
+                else f"its deadline passed {-left:.2g} s before it could begin; {remedy}"
             )
 
     def _leave(self, number: int) -> None:

@@ -140,7 +140,7 @@ class CompletionForm(Form):
 
     def _check_order(self) -> None:
         if not self.messages:
-            raise InvalidRequest(Violation("messages", "is missing or empty; say something"))
+            raise InvalidRequest(Violation("messages", "is missing or empty; send at least one message"))
         last = len(self.messages) - 1
         violations = [
             Violation(f"messages[{index}].role", f"is '{message.role}'; allowed only in messages[0]; move it there")

@@ -61,7 +61,7 @@ class Endpoint:
         try:
             return await asyncio.wait_for(self._body(headers, receive), BODY_SECONDS)
         except TimeoutError:
-            problem = f"did not come whole within {BODY_SECONDS:g} s; send it faster, or less of it"
+            problem = f"did not arrive completely within {BODY_SECONDS:g} s; send it faster, or less of it"
             raise InvalidRequest(Violation("body", problem)) from None
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:

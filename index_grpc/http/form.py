@@ -64,9 +64,9 @@ def read(form: type[AnyForm], body: bytes, model: ServedModel) -> AnyForm:
     try:
         values = from_json(body.removeprefix(BOM_UTF8))
     except ValueError as error:
-        raise InvalidRequest(Violation("body", f"is no JSON ({error}); send an object, in UTF-8")) from None
+        raise InvalidRequest(Violation("body", f"is not valid JSON ({error}); send a JSON object in UTF-8")) from None
     if not isinstance(values, dict):
-        raise InvalidRequest(Violation("body", "is no JSON object; send one, such as {...}"))
+        raise InvalidRequest(Violation("body", "is not a JSON object; send an object such as {...}"))
     if isinstance(turns := values.get(form.conversation), list):
         with naming(lambda field: form.conversation):
             refuse_too_many_messages(form.num_history(len(turns)), model.context_length)

@@ -38,7 +38,9 @@ def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) ->
     dtype = chosen_dtype(settings, CPU)
     num_threads = settings.threads or default_threads(config)
     if num_threads > (cores := num_cores()):
-        log.warning("%d threads on %d cores are in each other's way; --threads 0 takes what fits", num_threads, cores)
+        log.warning(
+            "%d threads on %d cores slow each other down; --threads 0 chooses a number that fits", num_threads, cores
+        )
     kernels = choose_kernels(config, dtype, settings.quantize)
     with torch.inference_mode(), large_blocks_apart():
         if kernels is not None:

@@ -122,7 +122,7 @@ def _shape(fields: Fields, rope_theta: float, norm_head: bool) -> ModelConfig:
     num_heads = fields.positive_int("num_attention_heads")
     hidden_size = fields.positive_int("hidden_size")
     if "head_dim" not in fields and hidden_size % num_heads:
-        raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_heads}")
+        raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
     dtype_key = "dtype" if "dtype" in fields else "torch_dtype"  # `dtype` is the newer name
     return ModelConfig(
         num_layers=fields.positive_int("num_hidden_layers", most=MOST_LAYERS),

@@ -55,7 +55,7 @@ def fetch(model: str, revision: str | None, output: Path | None) -> Path:
     Files that an earlier, interrupted download completed are not fetched again. Raises CheckpointError.
     """
     if not HUB_ID.fullmatch(model):
-        raise CheckpointError(f"model {model!r} is no hub id; pass an owner/name such as IndexTeam/Index-1.9B-Chat")
+        raise CheckpointError(f"model {model!r} is not a hub id; pass an owner/name such as IndexTeam/Index-1.9B-Chat")
     api = HfApi(endpoint=_endpoint())
     try:
         commit = api.model_info(model, revision=revision).sha

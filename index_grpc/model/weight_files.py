@@ -58,7 +58,7 @@ def weight_paths(directory: Path) -> list[Path]:
     try:
         shards = sorted(set(read_object(found)["weight_map"].values()), key=str)
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{found}: is no index of weights ({error!r}); download it again") from error
+        raise CheckpointError(f"{found}: is not an index of weights ({error!r}); download it again") from error
     misplaced = [name for name in shards if not _is_file_name(name)]
     if misplaced or not shards:
         raise CheckpointError(f"{found}: names {misplaced or 'no files'}; shards must be files beside the index")

@@ -210,7 +210,10 @@ class App:
 
     def _on_silence(self) -> None:
         assert self.engine is not None
-        log.error("the engine has not ended a step for %g s and counts as lost", self.settings.step_timeout_seconds)
+        log.error(
+            "no engine step has ended for %g s (--step-timeout-seconds); the engine counts as lost",
+            self.settings.step_timeout_seconds,
+        )
         self.engine.give_up()
 
 

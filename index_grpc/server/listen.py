@@ -51,7 +51,9 @@ class GrpcPort:
         address = f"unix:{quote(os.fsencode(path))}"  # gRPC parses it as a URI, on both sides
         with permissions(int(self._settings.unix_socket_mode, base=8)):
             if not _bound(server, address, None):
-                raise StartupError(f"cannot listen on --unix-socket {path}; may sockets be made there?")
+                raise StartupError(
+                    f"cannot listen on --unix-socket {path}; check that this user may create files in that directory"
+                )
         return address
 
     def words(self, address: str) -> str:
@@ -84,9 +86,9 @@ def warn_of_strangers(settings: ServeSettings, address: str) -> None:
         return
     dangers = []
     if not settings.tls_cert:
-        dangers.append("whoever is on the way can read along (see --tls-cert)")
+        dangers.append("traffic is not encrypted (set --tls-cert and --tls-key)")
     if not (settings.api_keys_file or settings.tls_client_ca):
-        dangers.append("whoever reaches it may use it (see --api-keys-file)")
+        dangers.append("no API key is required (set --api-keys-file)")
     if dangers:
         log.warning("%s can be reached from other machines, and %s", address, " and ".join(dangers))
 

@@ -96,4 +96,6 @@ class Observers(Observer):
             except Exception:
                 if (member, event) not in self._broken:
                     self._broken.add((member, event))
-                    log.exception("%s broke over %s; if it does again, nobody is told", type(member).__name__, event)
+                    log.exception(
+                        "%s failed on %s; further failures on this are not logged", type(member).__name__, event
+                    )

@@ -47,10 +47,10 @@ class Readiness:
     def stall(self, stalled: bool) -> None:
         """Refuses calls while the engine takes unusually long for a step, and takes them when it goes on."""
         if stalled:
-            log.warning("the engine takes conspicuously long for a step")
+            log.warning("an engine step takes unusually long; health is NOT_SERVING until it ends")
             self._say("stalled", lambda: EngineStalled("the engine takes very long for a step; call another server"))
         else:
-            log.info("the engine goes on")
+            log.info("the engine step has ended; health is SERVING again")
             self._say("ready", None)
 
     def lose(self, back_at: float = 0.0) -> None:

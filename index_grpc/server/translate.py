@@ -39,8 +39,8 @@ def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatR
         violations.of_sampling(proto.sampling)
         violations.of_limits(proto)
     if proto.model and proto.model != model.name:
-        told = f"model is {quoted(proto.model)}; served is {model.name!r}; leave it unset to take that"
-        raise ModelNotFound(told, served_model=model.name)
+        remedy = f"this server serves only {model.name!r}; send that name or leave model unset"
+        raise ModelNotFound(f"model is {quoted(proto.model)}; {remedy}", served_model=model.name)
     return ChatRequest(
         id=call.id,
         prompt=prompt,

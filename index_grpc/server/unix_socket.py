@@ -21,13 +21,13 @@ def require_free(path: Path) -> None:
         problem = f"has {len(os.fsencode(path))} bytes; the path of a socket has at most {MOST_PATH_BYTES}"
         raise StartupError(f"{FLAG} {path} {problem}")
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
-        raise StartupError(f"{FLAG} {path}: {path.parent} is no directory where sockets can be made")
+        raise StartupError(f"{FLAG} {path}: {path.parent} is not a directory in which this user may create a socket")
     if not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise StartupError(f"{FLAG} {path} is there and is no socket; name another path or delete it")
+        raise StartupError(f"{FLAG} {path} exists and is not a socket; name another path or delete it")
     if _is_listened_on(path):
-        raise StartupError(f"{FLAG} {path} is another server's, which is running; name another path or stop that one")
+        raise StartupError(f"{FLAG} {path} is in use by a running server; name another path or stop that server")
 
 
 @contextmanager

@@ -55,6 +55,6 @@ async def _load_again(app: App, load: Load, policy: RestartPolicy, num_failures:
             log.error("the engine did not start: %s", error)
             num_failures += 1
         else:
-            log.info("the engine is back")
+            log.info("the engine has been restarted")
             return num_failures
     raise StartupError(f"the engine was lost {num_failures} times in a row; see the log above")

@@ -69,7 +69,7 @@ class Violations:
     def of_conversation(self, prompt: str, history: Sequence[pb.Message]) -> None:
         """Checks the prompt and the messages before it."""
         if not prompt:
-            self._add("prompt", "is empty; say something")
+            self._add("prompt", "is empty; send at least one character")
         for index, message in enumerate(history):
             if len(self._found) >= MOST_VIOLATIONS:
                 return

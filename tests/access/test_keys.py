@@ -135,7 +135,7 @@ def test_a_key_ends_with_its_day(path: Path) -> None:
     today = datetime.now(UTC).date()
     days = {"one": today, "two": today + timedelta(days=1), "three": datetime.now(UTC) + timedelta(seconds=60)}
     asked = gate(path, *(f"{name}]\nhash = '{fingerprint(name)}'\nexpires = {day}" for name, day in days.items()))
-    with pytest.raises(KeyExpired, match="the time of API key one is over"):
+    with pytest.raises(KeyExpired, match="API key one has expired"):
         asked.caller("Bearer one")
     assert [asked.caller(f"Bearer {name}").name for name in ("two", "three")] == ["two", "three"]
 

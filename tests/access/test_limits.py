@@ -118,12 +118,12 @@ def test_limits_are_each_names_own_and_outlast_a_new_file(clock: Clock, tmp_path
 
     for _ in range(3):
         ask("one")
-    with pytest.raises(RateLimited, match=r"key one may make 3 requests a minute; come again in 20\.0 s"):
+    with pytest.raises(RateLimited, match=r"key one may make 3 requests a minute; try again in 20\.0 s"):
         ask("one")
     ask("two")
     write(6, "a new secret")
     keys.refresh()
-    with pytest.raises(RateLimited, match=r"key one may make 6 requests a minute; come again in 10\.0 s"):
+    with pytest.raises(RateLimited, match=r"key one may make 6 requests a minute; try again in 10\.0 s"):
         ask("a new secret")
     clock.now += 10
     ask("a new secret")

@@ -37,7 +37,7 @@ CASES: list[Case] = [
     ({"n": 2}, "n: is 2; it should be 1"),
     ({"response_format": {"type": "json_object"}}, "response_format.type: is 'json_object'; it should be 'text'"),
     ({"modalities": ["text", "audio"]}, "modalities[1]: is 'audio'; it should be 'text'"),
-    ({"messages": []}, "messages: is missing or empty; say something"),
+    ({"messages": []}, "messages: is missing or empty; send at least one message"),
     (
         {"messages": [{"role": "user", "content": "Hi"}] * 600},
         "messages: takes at least 601 tokens with its history; the context holds 512 tokens and an answer needs at "
@@ -166,7 +166,7 @@ async def test_a_body_that_is_too_large(announced: bool) -> None:
 async def test_a_body_that_is_no_json(http: httpx2.AsyncClient, body: bytes) -> None:
     response = await http.post(COMPLETIONS, content=body)
     assert response.status_code == 400
-    assert error_of(response)["message"].startswith("body: is no JSON (")
+    assert error_of(response)["message"].startswith("body: is not valid JSON (")
 
 
 async def test_a_failure_shows_nothing_but_its_id() -> None:

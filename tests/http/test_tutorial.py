@@ -98,15 +98,15 @@ async def test_what_is_set_counts_and_the_history_is_seen() -> None:
 
 
 PROBLEMS = {
-    "{": "body: is no JSON (EOF while parsing an object at line 1 column 1); send an object, in UTF-8",
-    '"Hi"': "body: is no JSON object; send one, such as {...}",
-    "{}": "prompt: is empty; say something",
+    "{": "body: is not valid JSON (EOF while parsing an object at line 1 column 1); send a JSON object in UTF-8",
+    '"Hi"': "body: is not a JSON object; send an object such as {...}",
+    "{}": "prompt: is empty; send at least one character",
     '{"prompt": 5}': "prompt: is 5; it should be a valid string",
     '{"prompt": "Hi", "top_p": 2}': "top_p: is 2; allowed is above 0 to 1; unset means 0.7",
     '{"prompt": "Hi", "top_k": -1}': "top_k: is -1; it should be greater than or equal to 0",
     '{"prompt": "Hi", "history": [["a"]]}': "history[0][1]: is missing; set it",
     '{"prompt": "", "temperature": NaN}': (
-        "prompt: is empty; say something; temperature: is nan; allowed is from 0 to 2; unset means 0.95"
+        "prompt: is empty; send at least one character; temperature: is nan; allowed is from 0 to 2; unset means 0.95"
     ),
 }
 

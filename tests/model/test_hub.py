@@ -203,7 +203,7 @@ def test_old_output_does_not_hide_a_wrong_name(fake_hub: FakeHub, tmp_path: Path
 
 @pytest.mark.parametrize("model", ["demo", "/tmp", ""])
 def test_only_hub_models_are_downloaded(model: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"model {model!r} is no hub id"):
+    with pytest.raises(CheckpointError, match=f"model {model!r} is not a hub id"):
         download(model, None, tmp_path)
 
 

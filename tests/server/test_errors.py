@@ -23,7 +23,7 @@ UNSET, UNKNOWN = pb.Message(content="Hi"), pb.Message(role=17, content="Hi")  # 
 Case = tuple[dict[str, Any], dict[str, str]]
 
 CASES: list[Case] = [
-    ({"prompt": ""}, {"prompt": "is empty; say something"}),
+    ({"prompt": ""}, {"prompt": "is empty; send at least one character"}),
     ({"max_tokens": 0}, {"max_tokens": "is 0; allowed is 1 or more; unset means 1024"}),
     ({"stop": ["x"] * 100}, {"stop": "has 100 strings; allowed are 16; leave some out"}),
     ({"stop": [""]}, {"stop[0]": "is empty; allowed are 1 to 256 bytes; leave it out"}),
@@ -151,7 +151,7 @@ async def test_all_violations_come_at_once(stub: Stub) -> None:
     bad = ["prompt", *(f"history[{index}].role" for index in range(3)), *(f"sampling.{name}" for name in sampling)]
     bad += ["max_tokens", "stop[0]", "stop[2]", "top_logprobs", "time_limit"]
     assert list(found.violations) == bad
-    assert found.message == "prompt: is empty; say something (and 14 more violations)"
+    assert found.message == "prompt: is empty; send at least one character (and 14 more violations)"
 
 
 @pytest.mark.parametrize("number", [30, 100, 500])
@@ -168,7 +168,7 @@ async def test_however_many_violations_there_are_the_status_stays_readable(stub:
 
 async def test_counting_tokens_checks_the_conversation_too(stub: Stub) -> None:
     found = await refusal(stub.CountTokens(pb.CountTokensRequest(history=[UNSET])))
-    check_invalid(found, {"prompt": "is empty; say something", "history[0].role": f"is unset; {ROLES}"})
+    check_invalid(found, {"prompt": "is empty; send at least one character", "history[0].role": f"is unset; {ROLES}"})
 
 
 @pytest.mark.parametrize("name", ["gpt-5", "模型" * 5_000, "%" * 20_000], ids=["short", "Chinese", "percent"])
@@ -176,7 +176,7 @@ async def test_another_model_is_not_found(stub: Stub, app: App, name: str) -> No
     found = await refusal(stub.Chat(asking(model=name)))
     assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
     assert found.message.startswith(f"model is '{name[:5]}")
-    assert found.message.endswith("; served is 'random'; leave it unset to take that")
+    assert found.message.endswith("; this server serves only 'random'; send that name or leave model unset")
     assert found.metadata == {"served_model": "random"}
     assert BadRequest not in found.details
     assert found.size_on_the_wire <= MOST_TRAILER_BYTES

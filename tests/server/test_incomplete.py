@@ -25,7 +25,7 @@ async def test_a_call_without_a_message_is_refused(path: str, data: bytes) -> No
     async with fake_server() as server:
         found = await asyncio.to_thread(answer_to, server.address, path, data)
         assert found["grpc-status"] == str(grpc.StatusCode.INVALID_ARGUMENT.value[0])
-        assert "no whole message came" in found["grpc-message"]
+        assert "no complete message arrived" in found["grpc-message"]
         assert await unary(server.stub, REQUEST) == TEXT
 
 

@@ -137,7 +137,7 @@ async def test_too_many_requests_are_told_when_to_come_again(keys: Path) -> None
         assert [await asked(server, "slow") for _ in range(2)] == [TEXT] * 2
         found = await refused(server, "slow")
         assert (found.code, found.reason) == (EXHAUSTED, "RATE_LIMITED")
-        assert found.message.startswith("key slow may make 2 requests a minute; come again in ")
+        assert found.message.startswith("key slow may make 2 requests a minute; try again in ")
         assert 0 < found.retry_seconds <= 30
         assert int(found.trailers["grpc-retry-pushback-ms"]) / 1000 == found.retry_seconds
         assert await asked(server, "alice") == TEXT

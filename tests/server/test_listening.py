@@ -78,9 +78,7 @@ async def test_a_dead_servers_socket_is_taken_over(path: Path) -> None:
 
 async def test_a_living_servers_socket_is_not(path: Path) -> None:
     async with fake_server(unix_socket=path) as server:
-        with pytest.raises(
-            StartupError, match="another server's, which is running; name another path or stop that one"
-        ):
+        with pytest.raises(StartupError, match="in use by a running server; name another path or stop that server"):
             await App(settings("any", unix_socket=path)).listen()
         assert await unary(server.stub, REQUEST) == letters(5)
         async with AsyncClient(server.address) as client:  # over a new connection
@@ -96,16 +94,16 @@ async def test_a_path_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
         for command, asked in ((main, ["health", *words]), (index_client, [*words, "health"])):
             result = await asyncio.to_thread(CliRunner().invoke, command, asked)
             assert (result.exit_code, result.stdout) == (0, "SERVING\n")
-        with pytest.raises(StartupError, match="another server's, which is running"):
+        with pytest.raises(StartupError, match="in use by a running server"):
             await App(settings("any", unix_socket=tmp_path / name)).listen()
 
 
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("file", "is there and is no socket; name another path or delete it"),
-        ("nowhere/server.sock", "is no directory where sockets can be made"),
-        ("file/server.sock", "is no directory where sockets can be made"),
+        ("file", "exists and is not a socket; name another path or delete it"),
+        ("nowhere/server.sock", "is not a directory in which this user may create a socket"),
+        ("file/server.sock", "is not a directory in which this user may create a socket"),
         ("x" * 120, "the path of a socket has at most 107"),
     ],
 )

@@ -66,7 +66,7 @@ async def test_a_message_that_does_not_come_is_not_waited_for(monkeypatch: pytes
         method: Any = server.channel.stream_stream(f"/{SERVICE}/Chat", None, None)
         call = method()
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "no whole message came" in await call.details()
+        assert "no complete message arrived" in await call.details()
         assert await unary(server.stub, REQUEST) == TEXT
 
 

@@ -109,7 +109,7 @@ async def test_time_that_is_over_before_the_first_token(slow: FakeServer) -> Non
     slow.runner.gate.set()
     ended = await late
     assert (ended.code, ended.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
-    assert ended.message == "its 0.30 s were over before its first token; allow more time"
+    assert ended.message == "its 0.30 s passed before its first token; allow more time"
 
 
 async def code(call: grpc.aio.UnaryUnaryCall[pb.ChatRequest, pb.ChatResponse]) -> str:

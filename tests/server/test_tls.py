@@ -124,13 +124,13 @@ async def test_a_broken_pair_changes_nothing_until_it_is_mended(
     async with tls_server(pair) as server:
         other = issued(trustme.CA(), tmp_path, "other", *HOSTS)
         other.cert.replace(pair.cert)  # the key is replaced later
-        await until(lambda: "does not fit" in caplog.text)
+        await until(lambda: "does not match" in caplog.text)
         assert await call(server, trusting(ca)) == TEXT
         issued(ca, tmp_path, "server", *HOSTS)
         await until(lambda: "replaced" in caplog.text)
         assert await call(server, trusting(ca)) == TEXT
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "does not fit" in warnings[0]  # more warnings may follow if the files are read while they are corrected
+    assert "does not match" in warnings[0]  # more warnings may follow if the files are read while they are corrected
     assert all("what was read before stays in force" in warning for warning in warnings)
 
 
@@ -173,12 +173,12 @@ async def test_those_who_sign_callers_may_be_replaced(
     ("broken", "error"),
     [
         ({"tls_cert": None}, "cannot be read (No such file or directory)"),
-        ({"tls_cert": "nonsense"}, "holds no whole certificate in PEM"),
-        ({"tls_cert": ""}, "holds no whole certificate in PEM"),
+        ({"tls_cert": "nonsense"}, "holds no complete certificate in PEM"),
+        ({"tls_cert": ""}, "holds no complete certificate in PEM"),
         ({"tls_key": None}, "cannot be read"),
         ({"tls_key": "nonsense"}, "is no private key in PEM that goes with --tls-cert"),
         ({"tls_client_ca": None}, "--tls-client-ca"),
-        ({"tls_client_ca": "nonsense"}, "holds no whole certificate in PEM"),
+        ({"tls_client_ca": "nonsense"}, "holds no complete certificate in PEM"),
     ],
     ids=str,
 )
@@ -197,8 +197,8 @@ def test_files_that_cannot_be_used(pair: Pair, tmp_path: Path, broken: dict[str,
 
 def test_a_key_of_another_certificate_and_a_locked_one(ca: trustme.CA, pair: Pair, tmp_path: Path) -> None:
     other = issued(ca, tmp_path, "other", *HOSTS)
-    with pytest.raises(StartupError, match=r"--tls-key \S+other.key does not fit --tls-cert \S+server.pem"):
+    with pytest.raises(StartupError, match=r"--tls-key \S+other.key does not match --tls-cert \S+server.pem"):
         App(settings("any", tls_cert=pair.cert, tls_key=other.key))
     lock(pair.key)
-    with pytest.raises(StartupError, match=r"--tls-key \S+server.key is locked with a password; `openssl pkey`"):
+    with pytest.raises(StartupError, match=r"--tls-key \S+server.key is encrypted with a password; `openssl pkey`"):
         App(settings("any", tls_cert=pair.cert, tls_key=pair.key))
