@@ -31,7 +31,7 @@ async def in_process(**settings: object) -> AsyncIterator[tuple[App, str]]:
     app = App(chosen)
     address = await app.listen()
     try:
-        await app.load(lambda: load(chosen))
+        await app.supervisor.load(lambda: load(chosen))
         spare_what_exists()  # as the command does
         yield app, address
     finally:

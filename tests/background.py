@@ -41,7 +41,7 @@ class BackgroundServer:
     async def _start(self, settings: ServeSettings, load: Load) -> tuple[App, str]:
         app = App(settings, ports=ports(settings))
         address = await app.listen()
-        await app.load(load)
+        await app.supervisor.load(load)
         return app, address
 
 

@@ -64,7 +64,7 @@ async def serving(chosen: ServeSettings) -> AsyncIterator[tuple[App, str]]:
     app = App(chosen, ports=ports(chosen))
     address = await app.listen()
     try:
-        await app.load(lambda: load(chosen))
+        await app.supervisor.load(lambda: load(chosen))
         yield app, address
     finally:
         await app.stop()

@@ -12,8 +12,8 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.server.app import LONGEST_STEP_SECONDS
 from index_grpc.server.lifetime import ECHO_SECONDS
+from index_grpc.server.supervisor import LONGEST_STEP_SECONDS
 from tests.process import INDEX_GRPC, no_traceback, running, serving
 from tests.server.asking import seeded
 

@@ -45,10 +45,10 @@ async def _run(app: App, load: Load) -> None:
     started = time.monotonic()
     address = await app.listen()
     log.info("listening on %s; loading %s", address, app.settings.model)
-    await app.load(load)
+    await app.supervisor.load(load)
     words = app.entrance.port.words(address)
     log.info("ready in %.1f s; try:  %s %s ask 你好", time.monotonic() - started, _client(), words)
-    await keep_loaded(app, load, RestartPolicy())
+    await keep_loaded(app.supervisor, load, RestartPolicy())
 
 
 async def _end(app: App, received: signal.Signals, signals: Signals) -> bool:
@@ -65,7 +65,7 @@ async def _end(app: App, received: signal.Signals, signals: Signals) -> bool:
 
 
 async def _leave(app: App, received: signal.Signals) -> None:
-    if app.model is None:
+    if app.supervisor.model is None:
         log.info("received %s while loading; stopping", received.name)
         await app.stop()
         return

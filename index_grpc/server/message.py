@@ -19,7 +19,7 @@ CANCEL_SECONDS = 1.0
 MOST_WAITS = 30
 """How often to wait for a cancel if the event loop is late."""
 
-INCOMPLETE = f"no complete message arrived: the call ended first, or {MESSAGE_SECONDS:g} s passed; send one complete message"
+INCOMPLETE = f"no complete message arrived before the call ended or {MESSAGE_SECONDS:g} s had passed; send one"
 
 HISTORY_TAG = pb.ChatRequest.DESCRIPTOR.fields_by_name["history"].number << 3 | 2
 """The tag of one message of the history; all requests with a history have the same."""

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Watched(Protocol):
-    """The part of a server that observers may read."""
+    """The part of a server that observers may read: its supervisor has it."""
 
     readiness: Readiness
     engine: Engine | None

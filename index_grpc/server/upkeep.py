@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 
 from index_grpc.errors import StartupError
-from index_grpc.server.app import App
 from index_grpc.server.loaded import Load
+from index_grpc.server.supervisor import EngineSupervisor
 
 log = logging.getLogger(__name__)
 
@@ -29,28 +29,28 @@ class RestartPolicy:
         return min(self.first_pause_seconds * 2.0 ** (num_failures - 1), self.longest_pause_seconds)
 
 
-async def keep_loaded(app: App, load: Load, policy: RestartPolicy) -> None:
+async def keep_loaded(supervisor: EngineSupervisor, load: Load, policy: RestartPolicy) -> None:
     """Loads the model again whenever the engine is lost. Raises StartupError if that is impossible or keeps failing."""
     num_failures = 0
     while True:
         since = time.monotonic()
-        await app.broke.wait()
-        if app.engine is None or not app.engine.is_replaceable:
+        await supervisor.lost.wait()
+        if supervisor.engine is None or not supervisor.engine.is_replaceable:
             raise StartupError("the engine broke; see the log above")
         if time.monotonic() - since >= policy.steady_seconds:
             num_failures = 0
-        num_failures = await _load_again(app, load, policy, num_failures + 1)
+        num_failures = await _load_again(supervisor, load, policy, num_failures + 1)
 
 
-async def _load_again(app: App, load: Load, policy: RestartPolicy, num_failures: int) -> int:
+async def _load_again(supervisor: EngineSupervisor, load: Load, policy: RestartPolicy, num_failures: int) -> int:
     """Tries until the engine answers. Returns the number of failures in a row; raises StartupError if too many."""
     while num_failures < policy.most_failures:
         pause = policy.pause_seconds(num_failures)
         log.warning("the engine is lost; starting it again in %g s", pause)
-        app.expect_in(pause)
+        supervisor.expect_in(pause)
         await asyncio.sleep(pause)
         try:
-            await app.load(load)
+            await supervisor.load(load)
         except StartupError as error:
             log.error("the engine did not start: %s", error)
             num_failures += 1

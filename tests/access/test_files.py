@@ -105,7 +105,7 @@ async def test_looking_goes_on_whatever_happens(
     words = Reloaded("the words", [path], read)
     looking = asyncio.create_task(keep_fresh([words]))
     await asyncio.to_thread(path.write_text, "neither")
-    await until(lambda: "it goes on" in caplog.text)
+    await until(lambda: "trying again" in caplog.text)
     await asyncio.to_thread(path.write_text, "new")
     await until(lambda: words.value == "new")
     looking.cancel()

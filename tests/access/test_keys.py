@@ -77,14 +77,14 @@ def test_what_cannot_be_added_changes_nothing(path: Path, arguments: list[str], 
     [
         ("", "it holds no keys; `index-grpc keys new NAME --file FILE` adds one"),
         ("[keys]\n", "keys: Dictionary should have at least 1 item"),
-        ("[keys.one]\nhash = x\n", "is no TOML: Invalid value (at line 2, column 8)"),
+        ("[keys.one]\nhash = x\n", "is not valid TOML: Invalid value (at line 2, column 8)"),
         ("[keys.one]\n", "keys.one.hash: Field required"),
         ("[keys.one]\nhash = 'igrpc_thekeyitself'\n", "keys.one.hash: String should match pattern"),
         (f"[keys.one]\nhash = '{HASH}'\nlimit = 3\n", "keys.one.limit: Extra inputs are not permitted"),
         (f"[keys.one]\nhash = '{HASH}'\nmax_concurrent = 0\n", "keys.one.max_concurrent: Input should be greater"),
         (f"[keys.one]\nhash = '{HASH}'\n[keys.two]\nhash = '{HASH}'\n", "one and two are the same key"),
         (f"[keys.'one two']\nhash = '{HASH}'\n", "keys.one two"),
-        ("# \udcff", "is no TOML: 'utf-8' codec can't decode byte 0xff"),
+        ("# \udcff", "is not valid TOML: 'utf-8' codec can't decode byte 0xff"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_where(path: Path, text: str, error: str) -> None:
@@ -102,7 +102,7 @@ def test_a_file_that_all_can_write_to_is_told_of(path: Path, caplog: pytest.LogC
     assert caplog.messages == []
     path.chmod(0o602)
     read_keys(path)
-    assert "can be written by everyone" in caplog.text
+    assert "is writable by every user" in caplog.text
 
 
 def gate(path: Path, *entries: str) -> Gate:
@@ -182,7 +182,7 @@ def test_replaced_keys_count_at_once_and_broken_ones_do_not(path: Path, caplog: 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
-    [(["x.y"], "NAME is 'x.y'; allowed are letters"), (["alice", "--expires", "2020-01-01"], "which is over")],
+    [(["x.y"], "NAME is 'x.y'; allowed are letters"), (["alice", "--expires", "2020-01-01"], "which is in the past")],
 )
 def test_keys_that_no_server_would_take(arguments: list[str], problem: str) -> None:
     result = new(*arguments)

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from index_grpc import __version__
-from index_grpc.server.app import FLUSH_SECONDS, LONGEST_STEP_SECONDS
+from index_grpc.server.app import FLUSH_SECONDS
+from index_grpc.server.supervisor import LONGEST_STEP_SECONDS
 from index_grpc.settings import ServeSettings
 from tests.deploy.manifests import BIN, README, ROOT, parsed, pod, server
 

@@ -11,9 +11,10 @@ import yaml
 from click.testing import CliRunner
 
 from index_grpc.cli import main
-from index_grpc.server.app import FLUSH_SECONDS, LONGEST_STEP_SECONDS
+from index_grpc.server.app import FLUSH_SECONDS
 from index_grpc.server.health import LIVENESS
 from index_grpc.server.servicer import SERVICE
+from index_grpc.server.supervisor import LONGEST_STEP_SECONDS
 from tests.deploy.manifests import OWN, ROOMS, ROOT, Manifest, of_kind, pod, rendered, server, settings_file
 
 DEFINED_ELSEWHERE = {"DestinationRule", "PeerAuthentication", "PodMonitor", "PrometheusRule", "VirtualService"}

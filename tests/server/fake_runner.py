@@ -92,7 +92,7 @@ class FakeServer:
 
     async def load(self) -> None:
         """Makes the server ready."""
-        await self.app.load(lambda: self.loaded)
+        await self.app.supervisor.load(lambda: self.loaded)
 
     async def breaks_after(self, call: Awaitable[str]) -> str:
         """Makes a call, at whose end the engine finds a leak and is lost; returns the call's text."""

@@ -54,8 +54,8 @@ class Server:
 async def kept(load: Callable[[], Loaded], policy: RestartPolicy = QUICKLY, **changes: object) -> AsyncIterator[Server]:
     app = App(settings("any", **changes))
     address = await app.listen()
-    await app.load(load)
-    keeping = asyncio.create_task(keep_loaded(app, load, policy))
+    await app.supervisor.load(load)
+    keeping = asyncio.create_task(keep_loaded(app.supervisor, load, policy))
     try:
         async with grpc.aio.insecure_channel(address) as channel:
             yield Server(app, address, channel)
@@ -179,12 +179,12 @@ async def test_an_engine_that_dies_again_and_again_is_given_up(checkpoint: Path)
 
     app = App(settings("any"))
     await app.listen()
-    await app.load(dies_when_loaded)
+    await app.supervisor.load(dies_when_loaded)
     assert app.engine is not None
     assert isinstance(app.engine._worker, ProcessWorker)
     app.engine._worker.process.kill()
     with pytest.raises(StartupError, match="lost 3 times in a row"):
-        await keep_loaded(app, dies_when_loaded, QUICKLY)
+        await keep_loaded(app.supervisor, dies_when_loaded, QUICKLY)
     assert loads == 3
     await app.stop()
 
@@ -260,12 +260,12 @@ async def test_an_engine_lost_at_once_does_not_serve(checkpoint: Path, monkeypat
         while not chat.engine.lost:
             await asyncio.sleep(0)
 
-    monkeypatch.setattr("index_grpc.server.app.warm_up", lose)
+    monkeypatch.setattr("index_grpc.server.supervisor.warm_up", lose)
     app = App(settings("any"))
     await app.listen()
     with pytest.raises(StartupError, match="right after"):
-        await app.load(lambda: load(settings(checkpoint, engine_process=True)))
-    assert app.model is None
+        await app.supervisor.load(lambda: load(settings(checkpoint, engine_process=True)))
+    assert app.supervisor.model is None
     await app.stop()
 
 

@@ -66,7 +66,7 @@ async def test_a_load_that_fails_leaves_it_not_ready() -> None:
             raise OSError("no such model")
 
         with pytest.raises(OSError, match="no such model"):
-            await server.app.load(fails)
+            await server.app.supervisor.load(fails)
         assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
 
 

@@ -124,7 +124,7 @@ async def listening(**changes: object) -> None:
     await app.stop()
 
 
-READ_ALONG, USE_IT = "read along (see --tls-cert)", "may use it (see --api-keys-file)"
+READ_ALONG, USE_IT = "not encrypted (set --tls-cert", "no API key is required (set --api-keys-file)"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "::"])

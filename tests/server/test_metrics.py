@@ -137,7 +137,7 @@ async def test_it_answers_while_loading_and_draining_and_tells_so() -> None:
 async def test_a_lost_engine_is_counted() -> None:
     async with fake_server(metrics_port=0) as server:
         await server.breaks_after(unary(server.stub, REQUEST))
-        await server.app.broke.wait()
+        await server.app.supervisor.lost.wait()
         found = await scraped(server.app)
         assert found.value("index_grpc_engine_losses_total") == 1
         assert found.value("index_grpc_state", state="lost") == 1

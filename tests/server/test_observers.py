@@ -44,12 +44,12 @@ async def test_answers_come_whole(caplog: pytest.LogCaptureFixture) -> None:
         assert await unary(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=4000, stop=["c"])) == "ab"
         await server.has_open(0)
     events = ("call_ended", "stepped", "answer_began", "answer_left", "stopped")
-    assert all(f"Breaking broke over {event}" in caplog.text for event in events)
+    assert all(f"Breaking failed on {event}" in caplog.text for event in events)
 
 
 async def test_a_lost_engine_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     async with fake_server(observers=[Breaking()]) as server:
         assert await server.breaks_after(streamed(server.stub, REQUEST)) == letters(5)
-        await asyncio.wait_for(server.app.broke.wait(), 30)
+        await asyncio.wait_for(server.app.supervisor.lost.wait(), 30)
         assert (await refusal(server.stub.Chat(REQUEST))).reason == "ENGINE_LOST"
-    assert "Breaking broke over engine_lost" in caplog.text
+    assert "Breaking failed on engine_lost" in caplog.text

@@ -262,7 +262,7 @@ async def test_calls_that_outlast_the_grace_are_cut_off_with_a_status() -> None:
 async def test_a_lost_engine_is_unavailable_and_unhealthy() -> None:
     async with fake_server() as server:
         assert await server.breaks_after(unary(server.stub, REQUEST)) == TEXT  # an idle engine checks for leaks
-        await server.app.broke.wait()
+        await server.app.supervisor.lost.wait()
         check_come_again(await refusal(server.stub.Chat(REQUEST)), "ENGINE_LOST")
 
 

@@ -164,7 +164,7 @@ async def refusal_or_none(server: FakeServer) -> str:
 
 async def test_a_stuck_thread_fails_its_callers_and_ends_the_server() -> None:
     async with fake_server(step_timeout_seconds=0.5) as server:
-        keeping = asyncio.create_task(keep_loaded(server.app, lambda: server.loaded, RestartPolicy()))
+        keeping = asyncio.create_task(keep_loaded(server.app.supervisor, lambda: server.loaded, RestartPolicy()))
         server.runner.gate.clear()
         found = await refusal(server.stub.ChatStream(REQUEST))
         assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
