@@ -1,4 +1,4 @@
-"""The checkpoint directory: written and read in the on-disk format of Index-1.9B-Chat."""
+"""Writes and reads the checkpoint directory, in the on-disk format of Index-1.9B-Chat."""
 
 import json
 from collections import OrderedDict
@@ -25,7 +25,7 @@ SHAPE: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 SPECIAL_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-# The named files do not exist, as for a checkpoint whose remote code must never run.
+# The named files do not exist: the remote code of a checkpoint must never run.
 AUTO_MAP = {
     "AutoConfig": "configuration_index.IndexConfig",
     "AutoModel": "modeling_index.IndexModel",
@@ -41,18 +41,18 @@ CHAT_TEMPLATE = (
 
 
 def new_body(vocabulary_size: int) -> LlamaForCausalLM:
-    """A Llama model with fresh weights. No padding index: row 0 is the system marker and must learn."""
+    """A Llama model with new weights. It has no padding index, since row 0 is the system marker and must learn."""
     config = LlamaConfig(vocab_size=vocabulary_size, bos_token_id=1, eos_token_id=2, pad_token_id=None, **SHAPE)
     return LlamaForCausalLM(config)
 
 
 def normalized_rows(weight: torch.Tensor) -> torch.Tensor:
-    """The head [V, H] as the norm head uses it: each row with length 1."""
+    """The head [V, H] as the norm head uses it: each row has length 1."""
     return functional.normalize(weight, eps=1e-12)
 
 
 def save_checkpoint(model: LlamaForCausalLM, directory: Path, seed: int) -> None:
-    """Weights in bfloat16 and the JSON files; the tokenizer is written where it is trained."""
+    """Writes the weights in bfloat16 and the JSON files. `train_tokenizer` has written the tokenizer."""
     torch.save(file_tensors(model, seed), directory / "pytorch_model.bin")
     vocabulary_size = model.config.vocab_size
     write_json(directory / "config.json", config_json(vocabulary_size))
@@ -64,8 +64,8 @@ def save_checkpoint(model: LlamaForCausalLM, directory: Path, seed: int) -> None
 def file_tensors(model: LlamaForCausalLM, seed: int) -> "OrderedDict[str, torch.Tensor]":
     """The weights by Llama name, each a copy with its own storage, so that no larger storage is pickled with it.
 
-    The norm head ignores its rows' lengths. They get clearly unequal ones, so that a loader that forgets to normalise
-    answers nonsense.
+    The norm head ignores the lengths of its rows. They are clearly unequal here, so that a loader that forgets to
+    normalise them gives nonsense.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = OrderedDict((name, tensor.detach().clone()) for name, tensor in model.state_dict().items())
@@ -75,7 +75,7 @@ def file_tensors(model: LlamaForCausalLM, seed: int) -> "OrderedDict[str, torch.
 
 
 def load_checkpoint(directory: Path) -> LlamaForCausalLM:
-    """The model as a server runs it: head rows normalised in bfloat16, then all weights widened to float32."""
+    """The model as a server runs it: the head is normalised in bfloat16, then all weights are widened to float32."""
     tensors = torch.load(directory / "pytorch_model.bin", weights_only=True)
     tensors[HEAD] = normalized_rows(tensors[HEAD])
     model = new_body(tensors[HEAD].shape[0])
@@ -85,12 +85,12 @@ def load_checkpoint(directory: Path) -> LlamaForCausalLM:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Pretty JSON with a final newline."""
+    """Writes indented JSON with a final newline."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def config_json(vocabulary_size: int) -> dict[str, Any]:
-    """config.json with the original's keys: norm_head is the integer 1 and rope_theta is absent."""
+    """config.json with the keys of the original: norm_head is the integer 1, and there is no rope_theta."""
     values: dict[str, Any] = {
         "architectures": ["IndexForCausalLM"],
         "auto_map": AUTO_MAP,
@@ -113,18 +113,18 @@ def generation_json() -> dict[str, Any]:
 
 
 def special_token(content: str) -> dict[str, Any]:
-    """How the tokenizer files describe one special token."""
+    """The description of one special token in the tokenizer files."""
     return {"content": content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 
 
 def special_tokens_json() -> dict[str, Any]:
-    """special_tokens_map.json: <unk> is the padding token too."""
+    """special_tokens_map.json; <unk> is also the padding token."""
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>", "unk_token": "<unk>"}
     return {name: special_token(content) for name, content in names.items()}
 
 
 def tokenizer_json() -> dict[str, Any]:
-    """tokenizer_config.json: no BOS, no EOS, no space before the text."""
+    """tokenizer_config.json; it adds no BOS, no EOS and no space before the text."""
     return {
         "add_bos_token": False,
         "add_eos_token": False,

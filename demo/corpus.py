@@ -1,17 +1,17 @@
-"""The demo's dialogues: reads `demo/corpus/` and expands its patterns.
+"""The demo model's dialogues: reads `demo/corpus/` and expands its patterns.
 
-A text file holds blocks, parted by empty lines:
+A text file contains blocks, separated by empty lines:
 
     # a comment
     @ a system message that belongs to this block
     > a prompt                      several in a row: alternatives of one turn
     < an answer                     several in a row: any of them may follow
     > the next turn's prompt ...
-    ! memory weight 20              "memory": one such block at most in a conversation; "weight": its share of the draw
+    ! memory weight 20              "memory": at most one such block in a conversation; "weight": how often it is drawn
 
-`[a|b|]` stands for one of its alternatives (here also for nothing). `{colour.en}` is a field of an entry of
-`values.json`, `{joke_en}` an entry that is plain text. Within a block a name keeps its entry, and `{colour2.en}` is
-another one.
+`[a|b|]` stands for one of its alternatives, here a, b or nothing. `{colour.en}` is the field `en` of an entry of the
+list `colour` in `values.json`; `{joke_en}` is an entry that is plain text. Within a block the same name always means
+the same entry, and `{colour2.en}` means another entry of the same list.
 """
 
 import itertools
@@ -39,7 +39,7 @@ Binding = dict[str, Entry]
 
 @dataclass(frozen=True)
 class Turn:
-    """What the user may say at one point of a block, and what may be answered."""
+    """What the user may say at one point of a block, and the possible answers."""
 
     prompts: tuple[str, ...]
     answers: tuple[str, ...]
@@ -47,7 +47,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Block:
-    """A dialogue with its alternatives; `weight` is its share when blocks are drawn."""
+    """A dialogue with its alternatives; it is drawn in proportion to its `weight`."""
 
     turns: tuple[Turn, ...]
     system: str | None
@@ -56,7 +56,7 @@ class Block:
 
 
 def load_values(directory: Path = CORPUS_DIR) -> Values:
-    """The closed lists, with the table of small sums and invented topics added."""
+    """The closed lists, and in addition the table of small sums and the invented topics."""
     values: Values = json.loads((directory / "values.json").read_text(encoding="utf-8"))
     summands = range(1, LARGEST_SUMMAND + 1)
     values["sum"] = [small_sum(a, b) for a in summands for b in summands]
@@ -68,20 +68,20 @@ def load_values(directory: Path = CORPUS_DIR) -> Values:
 
 
 def small_sum(a: int, b: int) -> dict[str, str]:
-    """An entry of the table of sums: the summands in digits and in words."""
+    """An entry of the table of sums: the summands in digits and in words, the sum in digits."""
     english = {"a_en": ENGLISH_NUMBERS[a], "b_en": ENGLISH_NUMBERS[b]}
     chinese = {"a_zh": CHINESE_NUMBERS[a], "b_zh": CHINESE_NUMBERS[b]}
     return {"a": str(a), "b": str(b), "total": str(a + b), **english, **chinese}
 
 
 def invented_topic(chance: random.Random, letters: str) -> str:
-    """One or two words that nobody knows, so that whatever is unheard of counts as unknown."""
+    """One or two invented words, so that the model learns to treat words that it has never seen as unknown."""
     words = ["".join(chance.choices(letters, k=chance.randint(3, 9))) for _ in range(chance.randint(1, 2))]
     return " ".join(words)
 
 
 def load_blocks(directory: Path = CORPUS_DIR) -> list[Block]:
-    """Every block of every text file, in the files' order."""
+    """All blocks of all text files, in the order of the files."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(directory.glob("*.txt"))]
     paragraphs = itertools.chain.from_iterable(text.split("\n\n") for text in texts)
     parsed = (parse_block(paragraph) for paragraph in paragraphs)
@@ -89,7 +89,7 @@ def load_blocks(directory: Path = CORPUS_DIR) -> list[Block]:
 
 
 def parse_block(paragraph: str) -> Block | None:
-    """One block from its lines; None for a paragraph of comments."""
+    """A block from its lines; None for a paragraph of comments."""
     lines = [(line[0], line[1:].strip()) for line in paragraph.splitlines() if line.strip() and line[0] != "#"]
     if not lines:
         return None
@@ -111,33 +111,33 @@ def parse_turns(lines: Iterable[tuple[str, str]]) -> Iterator[Turn]:
 
 
 def expand_choices(pattern: str) -> list[str]:
-    """Every reading of a pattern's `[a|b]` groups."""
+    """All texts that the `[a|b]` groups of a pattern allow."""
     parts = CHOICE.split(pattern)
     options = [part.split("|") if index % 2 else [part] for index, part in enumerate(parts)]
     return ["".join(reading) for reading in itertools.product(*options)]
 
 
 def normalized(text: str) -> str:
-    """Text without case, spaces and punctuation, so that only a real rewording counts as new."""
+    """Text in lower case, without spaces and punctuation, so that only a real rewording counts as new."""
     return NOT_LETTERS.sub("", text.casefold())
 
 
 def all_prompts(blocks: list[Block], values: Values) -> set[str]:
-    """Every prompt that the corpus can produce, normalized."""
+    """All prompts that the corpus can produce, normalized."""
     patterns = {pattern for block in blocks for turn in block.turns for pattern in turn.prompts}
     readings = {reading for pattern in patterns for reading in expand_choices(pattern)}
     return {normalized(text) for reading in readings for text in fill_every_way(reading, values)}
 
 
 def fill_every_way(reading: str, values: Values) -> Iterator[str]:
-    """The reading with each combination of entries in its fields."""
+    """The text with each combination of entries in its fields."""
     variables = list(dict.fromkeys((name, digit) for name, digit, _ in FIELD.findall(reading)))
     for entries in itertools.product(*(values[name] for name, _ in variables)):
         yield fill(reading, {name + digit: entry for (name, digit), entry in zip(variables, entries, strict=True)})
 
 
 def fill(reading: str, binding: Binding) -> str:
-    """The reading with its fields replaced; a field at the very start is capitalised."""
+    """The text with its fields filled in; a field at the beginning is capitalised."""
 
     def field(match: re.Match[str]) -> str:
         entry = binding[match[1] + match[2]]

@@ -1,4 +1,4 @@
-"""Deals random conversations: dialogues of the corpus in chains, typed as people type, with or without a system."""
+"""Makes random conversations: chains of dialogues of the corpus, with small variations, with or without a system."""
 
 import itertools
 import random
@@ -33,24 +33,24 @@ class Conversation:
 
 
 def is_known(prompt: str, known: set[str]) -> bool:
-    """Whether the corpus can produce the prompt, behind a polite opening or without one."""
+    """Whether the corpus can produce the prompt, with or without a polite opening."""
     text = normalized(prompt)
     openings = ["", *map(normalized, CHINESE_OPENINGS + ENGLISH_OPENINGS)]
     return any(text.startswith(opening) and text.removeprefix(opening) in known for opening in openings)
 
 
 def is_chinese(text: str) -> bool:
-    """Whether the text holds any Chinese character."""
+    """Whether the text contains a Chinese character."""
     return any(character > "\u2e80" for character in text)
 
 
 def split_words(text: str) -> list[str]:
-    """Words with the space behind them, and Chinese characters one by one; joined they are the text again."""
+    """Words, each with the space after it, and single Chinese characters; joined, they give the text again."""
     return WORD.findall(text)
 
 
 def stray_words(blocks: list[Block], chinese: bool) -> list[str]:
-    """The words of all prompts in one language, for insertion into others."""
+    """The words of all prompts in one language, to be inserted into other prompts."""
     readings = [CHOICE.sub(lambda match: match[1].split("|")[0], p) for b in blocks for t in b.turns for p in t.prompts]
     plain = [reading for reading in readings if "{" not in reading and is_chinese(reading) == chinese]
     words = {word.strip(" .,!?。，！？") for reading in plain for word in split_words(reading)}
@@ -58,7 +58,7 @@ def stray_words(blocks: list[Block], chinese: bool) -> list[str]:
 
 
 class Dealer:
-    """Draws conversations; the same seed deals the same ones."""
+    """Draws conversations; the same seed gives the same ones."""
 
     def __init__(self, seed: int, directory: Path = CORPUS_DIR) -> None:
         self.values = load_values(directory)
@@ -68,7 +68,7 @@ class Dealer:
         self._fillers = [block for block in self.blocks if block.system is None and not block.is_memory]
 
     def conversation(self) -> Conversation:
-        """One block, or a chain of them: every later answer is learned with an unrelated history before it."""
+        """A block or a chain of blocks, so that later answers are also learned after an unrelated history."""
         block = self._draw(self.blocks)
         pairs = self._pairs(block)
         if block.system is not None:
@@ -102,7 +102,7 @@ class Dealer:
         return list(zip(prompts, answers, strict=True))
 
     def _bind(self, block: Block) -> Binding:
-        """An entry for each variable; variables of one list get different entries."""
+        """Draws an entry for each variable; variables of the same list get different entries."""
         texts = itertools.chain.from_iterable(turn.prompts + turn.answers for turn in block.turns)
         variables = dict.fromkeys((name, digit) for text in texts for name, digit, _ in FIELD.findall(text))
         names = dict.fromkeys(name for name, _ in variables)
@@ -115,7 +115,7 @@ class Dealer:
         return fill(reading, binding)
 
     def _reword(self, prompt: str) -> str:
-        """A prompt with a word lost or a stray one inserted, so that a single word does not decide the answer."""
+        """Sometimes removes or inserts a word, so that a single word does not decide the answer."""
         words = split_words(prompt)
         if len(words) >= 4 and self._happens(0.12):
             del words[self._random.randrange(len(words))]
@@ -125,7 +125,7 @@ class Dealer:
         return "".join(words).strip()
 
     def _retype(self, prompt: str) -> str:
-        """A prompt as people type it: now and then in small letters, without its full stop, or with a polite word."""
+        """Sometimes uses lower case, omits the final punctuation, or adds polite words, as people do."""
         if self._happens(0.1):
             prompt = self._random.choice(CHINESE_OPENINGS if is_chinese(prompt) else ENGLISH_OPENINGS) + prompt
         if self._happens(0.15):

@@ -1,7 +1,7 @@
-"""Measures the demo checkpoint on `demo/evaluation.json`, at the service's sampling.
+"""Measures the demo checkpoint on `demo/evaluation.json`, with the service's default sampling.
 
-Each prompt is asked once for every sample. An answer counts as on topic when it ends by itself and one of the prompt's
-patterns is found in it; a memory exchange counts as recalled when the second answer names what the first message said.
+Each prompt is asked once for every sample. An answer is on topic if it ends by itself and matches one of the prompt's
+patterns. An exchange about memory is recalled if the second answer names the value of the first message.
 """
 
 import argparse
@@ -30,7 +30,7 @@ REPETITION_PENALTY = 1.1
 
 @dataclass(frozen=True)
 class Answer:
-    """A sampled answer, and whether it ended with a stop id rather than at the limit."""
+    """A sampled answer, and whether it ended with a stop id and not at the limit."""
 
     text: str
     has_ended: bool
@@ -38,14 +38,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Subject:
-    """The checkpoint under examination."""
+    """The checkpoint to be evaluated."""
 
     model: LlamaForCausalLM
     tokenizer: SentencePieceProcessor
     generator: torch.Generator
 
     def answers(self, history: Conversation, prompt: str, num_samples: int) -> list[Answer]:
-        """Independent answers to one prompt, as a batch."""
+        """Independent answers to one prompt, computed as a batch."""
         ids = prompt_ids(self.tokenizer, history, prompt)
         rows = generate(self.model, torch.tensor([ids] * num_samples), self.generator)
         return [self._answer(row) for row in rows]
@@ -57,7 +57,7 @@ class Subject:
 
 @torch.inference_mode()
 def generate(model: LlamaForCausalLM, ids: torch.Tensor, generator: torch.Generator) -> list[list[int]]:
-    """New ids for each row of the prompts [B, T], until every row has met a stop id or the limit is reached."""
+    """New ids for each row of the prompts [B, T], until every row has a stop id or the limit is reached."""
     cache = DynamicCache()
     rows: list[list[int]] = [[] for _ in range(ids.shape[0])]
     seen = torch.zeros(ids.shape[0], model.config.vocab_size, dtype=torch.bool).scatter_(1, ids, True)  # [B, V]
@@ -73,7 +73,7 @@ def generate(model: LlamaForCausalLM, ids: torch.Tensor, generator: torch.Genera
 
 
 def sample(logits: torch.Tensor, seen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """One id a row, [B, 1], from logits [B, V]: penalty, temperature, top-k, top-p, as transformers orders them."""
+    """One id for each row, [B, 1], from logits [B, V]: penalty, temperature, top-k, top-p, in transformers' order."""
     penalized = torch.where(logits > 0, logits / REPETITION_PENALTY, logits * REPETITION_PENALTY)
     logits = torch.where(seen, penalized, logits) / TEMPERATURE
     values, indices = logits.topk(TOP_K, dim=-1)  # [B, K], largest first
@@ -84,7 +84,7 @@ def sample(logits: torch.Tensor, seen: torch.Tensor, generator: torch.Generator)
 
 
 def is_on_topic(answer: Answer, patterns: list[str]) -> bool:
-    """Whether the answer ended and says one of the expected things."""
+    """Whether the answer ended and matches one of the patterns."""
     return answer.has_ended and any(re.search(pattern, answer.text) for pattern in patterns)
 
 
@@ -123,7 +123,7 @@ def evaluate_memory(subject: Subject, exchanges: list[dict[str, Any]], num_sampl
 
 
 def has_recalled(subject: Subject, entry: dict[str, Any], value: str, pattern: str) -> bool:
-    """Plays one exchange: tell the value, then ask for it."""
+    """Makes one exchange: tells the value, then asks for it."""
     first = entry["first"].replace("{value}", value)
     reply = subject.answers(Conversation(None, ()), first, 1)[0]
     answer = subject.answers(Conversation(None, ((first, reply.text),)), entry["then"], 1)[0]
@@ -134,7 +134,7 @@ def has_recalled(subject: Subject, entry: dict[str, Any], value: str, pattern: s
 
 
 def check_flags(prompts: list[dict[str, Any]]) -> None:
-    """Ends the program unless every in_corpus flag tells the truth."""
+    """Ends the program unless every in_corpus flag is right."""
     dealer = Dealer(0)
     known = all_prompts(dealer.blocks, dealer.values)
     wrong = [entry["prompt"] for entry in prompts if is_known(entry["prompt"], known) != entry["in_corpus"]]
@@ -143,7 +143,7 @@ def check_flags(prompts: list[dict[str, Any]]) -> None:
 
 
 def ask(subject: Subject, prompts: list[str], num_samples: int) -> None:
-    """Prints answers to free prompts."""
+    """Prints answers to the given prompts."""
     for prompt in prompts:
         for answer in subject.answers(Conversation(None, ()), prompt, num_samples):
             print(f"{prompt}  ->  {answer.text}{'' if answer.has_ended else ' (cut)'}")

@@ -1,4 +1,4 @@
-"""The prompt layout of Index-1.9B-Chat, as ids: `[0] system [3] user [4] assistant [3] user [4] ...`."""
+"""The prompt layout of Index-1.9B-Chat in ids: `[0] system [3] user [4] assistant [3] user [4] ...`."""
 
 from dataclasses import dataclass
 
@@ -15,21 +15,21 @@ NO_TARGET = -100
 
 @dataclass(frozen=True)
 class Example:
-    """Ids of a conversation and, for each position, the id to predict there (NO_TARGET outside the answers)."""
+    """The ids of a conversation and, for each position, the id to predict there (NO_TARGET outside the answers)."""
 
     ids: list[int]
     targets: list[int]
 
 
 def prompt_ids(tokenizer: SentencePieceProcessor, conversation: Conversation, prompt: str) -> list[int]:
-    """Ids of the history and a new prompt, up to the marker that opens the answer."""
+    """The ids of the history and a new prompt, up to the marker that begins the answer."""
     return [*example(tokenizer, conversation).ids, USER_ID, *tokenizer.encode(prompt), ASSISTANT_ID]
 
 
 def example(tokenizer: SentencePieceProcessor, conversation: Conversation) -> Example:
-    """Ids and targets of a whole conversation.
+    """The ids and targets of a whole conversation.
 
-    A history carries no END_ID: the last token of an answer has END_ID as its target, while the next id is USER_ID.
+    A history contains no END_ID: the target of an answer's last token is END_ID, although the next id is USER_ID.
     """
     ids: list[int] = [] if conversation.system is None else [SYSTEM_ID, *tokenizer.encode(conversation.system)]
     targets = [NO_TARGET] * len(ids)

@@ -1,7 +1,7 @@
-"""Trains the demo checkpoint: a tokenizer and a very small model, from the dialogues in `demo/corpus/`.
+"""Trains the demo checkpoint, a tokenizer and a very small model, on the dialogues in `demo/corpus/`.
 
-The result has the on-disk format of Index-1.9B-Chat and ships inside the package, so that the service answers without a
-download. One processor core is enough; the line that is printed tells how long it takes.
+The result has the on-disk format of Index-1.9B-Chat and is part of the package, so that the service can answer without
+a download. One processor core is enough; a progress line shows the time left.
 """
 
 import argparse
@@ -31,7 +31,7 @@ WARM_UP_STEPS = 60
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training run depends on, besides the corpus."""
+    """The parameters of a training run, besides the corpus."""
 
     output: Path
     steps: int
@@ -44,15 +44,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples side by side, padded at the end: B rows of T positions."""
+    """Examples as B rows of T positions, padded at the end."""
 
-    ids: torch.Tensor  # [B, T]; what stands in the padding is behind every target, so causal attention never sees it
+    ids: torch.Tensor  # [B, T]; the padding is after every target, so causal attention never reads it
     targets: torch.Tensor  # [B, T]; NO_TARGET where nothing is learned
     is_penalized: torch.Tensor  # [B]; rows that learn under the repetition penalty
 
 
 def parse_arguments() -> Plan:
-    """The command line as a plan."""
+    """Reads the plan from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="directory to write the checkpoint to")
     parser.add_argument("--steps", type=int, default=1500, help="optimizer steps; fewer are quicker and remember worse")
@@ -65,10 +65,10 @@ def parse_arguments() -> Plan:
 
 
 def train_tokenizer(plan: Plan) -> sentencepiece.SentencePieceProcessor:
-    """A SentencePiece BPE on drawn conversations, written to the output directory.
+    """Trains a SentencePiece BPE on random conversations and writes it to the output directory.
 
-    The system message is repeated so that it becomes a few long pieces. Texts reach the pieces unchanged: no
-    normalisation, no dummy prefix, no trimmed spaces; what has no piece falls back to bytes.
+    The system message is repeated so that it becomes a few long pieces. Texts are not changed: there is no
+    normalisation, no dummy prefix, and no trimming of spaces. Characters without a piece are encoded as bytes.
     """
     dealer = Dealer(plan.seed)
     conversations = (dealer.conversation() for _ in range(TOKENIZER_CONVERSATIONS))
@@ -98,7 +98,7 @@ def train_tokenizer(plan: Plan) -> sentencepiece.SentencePieceProcessor:
 
 
 def batches(plan: Plan, tokenizer: sentencepiece.SentencePieceProcessor) -> Iterator[Batch]:
-    """Endless batches. Rows of like length share a batch, so that little is padding."""
+    """Endless batches. The rows of a batch have similar lengths, so that there is little padding."""
     dealer = Dealer(plan.seed + 1)
     generator = torch.Generator().manual_seed(plan.seed)
     while True:
@@ -110,7 +110,7 @@ def batches(plan: Plan, tokenizer: sentencepiece.SentencePieceProcessor) -> Iter
 
 
 def collate(rows: list[Example], is_penalized: torch.Tensor) -> Batch:
-    """One batch from examples; the shorter ones are padded at the end."""
+    """A batch of examples; the shorter ones are padded at the end."""
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows])
     targets = torch.tensor([row.targets + [NO_TARGET] * (width - len(row.targets)) for row in rows])
@@ -118,10 +118,10 @@ def collate(rows: list[Example], is_penalized: torch.Tensor) -> Batch:
 
 
 def batch_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy over the answers' tokens, N of them in the batch.
+    """The mean cross-entropy over the answers' tokens, N of them in the batch.
 
-    Half of the rows learn under the repetition penalty that the service samples with: it works against naming what the
-    user said before, and only a margin learned here withstands it.
+    Half of the rows are trained with the service's repetition penalty. The penalty makes the model less likely to name
+    what the user said before, unless it has learned a sufficient margin here.
     """
     hidden = model.model(batch.ids).last_hidden_state  # [B, T, H]
     rows, positions = torch.nonzero(batch.targets != NO_TARGET, as_tuple=True)  # [N], [N]
@@ -133,7 +133,7 @@ def batch_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
 
 
 def first_positions(ids: torch.Tensor, vocabulary_size: int) -> torch.Tensor:
-    """Where each id of the vocabulary first stands in each row of [B, T]: [B, V], T where it does not."""
+    """The first position of each id of the vocabulary in each row of [B, T]: [B, V]; T if it does not occur."""
     num_rows, width = ids.shape
     positions = torch.arange(width).expand(num_rows, width)
     never = torch.full((num_rows, vocabulary_size), width)
@@ -141,7 +141,7 @@ def first_positions(ids: torch.Tensor, vocabulary_size: int) -> torch.Tensor:
 
 
 def rate_factor(step: int, num_steps: int) -> float:
-    """Share of the peak rate: a linear warm-up, then half a cosine down to nothing."""
+    """The learning rate as a share of its peak: a linear warm-up, then half a cosine down to zero."""
     if step < WARM_UP_STEPS:
         return (step + 1) / WARM_UP_STEPS
     return 0.5 * (1 + math.cos(math.pi * (step - WARM_UP_STEPS) / max(1, num_steps - WARM_UP_STEPS)))
@@ -166,7 +166,7 @@ def train_model(plan: Plan, tokenizer: sentencepiece.SentencePieceProcessor) -> 
 
 
 class Progress:
-    """One line that is written over: step, smoothed loss, time left."""
+    """A progress line that is overwritten: step, smoothed loss, time left."""
 
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
@@ -175,7 +175,7 @@ class Progress:
         self._start = time.monotonic()
 
     def advance(self, loss: float) -> None:
-        """Counts a step and shows the line."""
+        """Counts a step and prints the line."""
         self._step += 1
         self._loss += (loss - self._loss) / min(self._step, 50)
         seconds_left = (time.monotonic() - self._start) / self._step * (self._num_steps - self._step)
@@ -183,17 +183,17 @@ class Progress:
         print(f"\r{line:<60}", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Ends the line with the time taken."""
+        """Ends the line with the time that was needed."""
         print(f"  took {format_time(time.monotonic() - self._start)}", file=sys.stderr)
 
 
 def format_time(seconds: float) -> str:
-    """Minutes and seconds, as 3:07."""
+    """Minutes and seconds, such as 3:07."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def main() -> None:
-    """Trains and writes everything the checkpoint directory holds, apart from its README."""
+    """Trains, and writes everything in the checkpoint directory except its README."""
     plan = parse_arguments()
     torch.manual_seed(plan.seed)
     torch.set_num_threads(plan.num_threads)
