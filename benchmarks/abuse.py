@@ -1,7 +1,7 @@
-"""Lets hostile and broken clients at a server, one kind after another, and looks at everybody else meanwhile.
+"""Attacks a server with hostile and broken clients, one kind after another, and checks other calls meanwhile.
 
-During each attack a stock client asks without pause and every answer must be the right one; after it the server's
-memory is compared with what it was before. Exits with 1 if a promise was broken.
+During each attack a standard client makes calls without pause, and every answer must be right. After the attack the
+server's memory is compared with that before it. Exits with 1 if a promise was broken.
 
     python benchmarks/abuse.py
     python benchmarks/abuse.py --quick        # a few seconds, as in the suite
@@ -33,13 +33,13 @@ ENOUGH_FILES = 12_000
 ANSWER_SECONDS = 30.0
 SAMPLE_SECONDS, ASK_SECONDS = 0.05, 0.01
 PATIENCE_SECONDS, QUICK_PATIENCE_SECONDS = 90.0, 0.5
-"""How long to wait for the server to end an offender's connection."""
+"""How long to wait for the server to end an attacker's connection."""
 MOST_KEPT_MIB = 192
-"""Memory that an attack may leave behind; the first of a kind fills pools that the next ones use."""
+"""The most memory that may stay in use after an attack; the first of a kind fills pools that the next ones use."""
 WORST = ("2", "13")
 """UNKNOWN and INTERNAL."""
 MALFORMED = "wrong_headers"
-"""The one attack in which gRPC itself answers INTERNAL: to headers that are none."""
+"""The only attack to which gRPC itself answers INTERNAL: malformed headers."""
 SILENT = ("says_nothing", "half_a_preface")
 LONGEST_SILENCE_SECONDS = 20.0
 MIB = 2**20
@@ -47,7 +47,7 @@ MIB = 2**20
 
 @dataclass
 class Found:
-    """What became of the server and of others during an attack."""
+    """What happened to the server and to other callers during an attack."""
 
     name: str
     size: int
@@ -59,12 +59,12 @@ class Found:
     after_bytes: int = 0
     num_answers: int = 0
     slowest_seconds: float = 0.0
-    """Of those answers."""
+    """Duration of the slowest of those answers."""
     broken: list[str] = field(default_factory=list)
 
 
 class Neighbour:
-    """A client that asks without pause; notes what it should not have seen."""
+    """A client that makes calls without pause, and records what must not happen."""
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.insecure_channel(address)
@@ -73,7 +73,7 @@ class Neighbour:
         self._answer = self._stub.Chat(QUESTION, timeout=ANSWER_SECONDS).response
 
     def ask(self, found: Found) -> None:
-        """Once."""
+        """Makes one call and one health check."""
         started = time.perf_counter()
         try:
             answer = self._stub.Chat(QUESTION, timeout=ANSWER_SECONDS).response
@@ -89,7 +89,7 @@ class Neighbour:
 
 @contextmanager
 def repeatedly(work: Callable[[], None], pause_seconds: float) -> Iterator[None]:
-    """Does the work all the time while the block runs."""
+    """Repeats the work while the block runs."""
     over = threading.Event()
 
     def go_on() -> None:
@@ -106,7 +106,7 @@ def repeatedly(work: Callable[[], None], pause_seconds: float) -> Iterator[None]
 
 
 def attacked(served: Served, neighbour: Neighbour, attack: Attack, name: str) -> Found:
-    """One attack, and what it came to."""
+    """Makes one attack and returns its results."""
     found = Found(name, attack.size, before_bytes=served.memory_bytes())
     found.peak_bytes = found.before_bytes
     run = next(run for run in ATTACKS if run.__name__ == name)
@@ -131,7 +131,7 @@ def attacked(served: Served, neighbour: Neighbour, attack: Attack, name: str) ->
 
 
 def section(all_found: list[Found], served: Served, quick: bool) -> Section:
-    """The table and what was promised."""
+    """The results and goals."""
     rows = [
         [
             found.name.replace("_", " "),

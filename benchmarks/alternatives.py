@@ -1,8 +1,8 @@
-"""Our server beside what would be used in its place: the comparison that RESULTS.md shows, with its goals.
+"""Compares our server with its alternatives, as RESULTS.md shows it, with goals.
 
 python benchmarks/alternatives.py mid       # throughput and decode steps against every peer that is installed
 python benchmarks/alternatives.py int8      # --quantize int8 against llama.cpp's Q8_0
-python benchmarks/alternatives.py full      # the real model's shape against the tutorial's way
+python benchmarks/alternatives.py full      # the real model's shape against the tutorial's server
 """
 
 import argparse
@@ -27,11 +27,11 @@ class Aim:
     peer: str
     at_once: int
     figure: str
-    """`tokens/s` is ours by the peer's; `first token` and `step` too, and should be small."""
+    """All are ours divided by the peer's; `tokens/s` should be large, `first token` and `step` small."""
     limit: float
 
     def goal(self, rows: Sequence[Row]) -> Goal:
-        """Held against what was found, if the peer is installed."""
+        """Compares the figure with the limit, if the peer is installed."""
         row = next((row for row in rows if (row.peer, row.at_once) == (self.peer, self.at_once)), None)
         what = f"{self.figure} by {self.peer}'s at {self.at_once}"
         if self.figure == "tokens/s":
@@ -42,7 +42,7 @@ class Aim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Whom to compare with, on what and how."""
+    """What to compare, with which peers, and how."""
 
     title: str
     shape: str
@@ -121,7 +121,7 @@ def measure(options: argparse.Namespace) -> Section:
 
 
 def section(options: argparse.Namespace, experiment: Experiment, rows: list[Row], absent: list[str]) -> Section:
-    """The table, and what is aimed at."""
+    """The results and goals."""
     flags = f" with {experiment.flags}" if experiment.flags else ""
     return Section(
         title=experiment.title,

@@ -1,4 +1,4 @@
-"""What clients that are broken or mean harm do to a server; `abuse.py` looks at the server meanwhile."""
+"""What broken and hostile clients do to a server; `abuse.py` watches the server meanwhile."""
 
 import gzip
 import socket
@@ -29,20 +29,20 @@ MIB = 2**20
 
 @dataclass
 class Attack:
-    """How far it goes, and what came of it."""
+    """The extent of an attack, and its results."""
 
     address: str
     size: int
-    """How often whatever is done is done."""
+    """How often the attack does what it does."""
     patience_seconds: float
     """How long to wait for the server to end the connections."""
     statuses: Counter[str] = field(default_factory=Counter)
-    """Of calls, by grpc-status."""
+    """Number of calls by grpc-status."""
     ended_seconds: float | None = None
-    """Until the server had ended the last connection of those it should end; None if it did not."""
+    """Seconds until the server had ended the last connection that it should end; None if it did not."""
 
     def await_end(self, connections: list[socket.socket]) -> None:
-        """Waits until the server has ended all."""
+        """Waits until the server has ended all connections."""
         started = time.monotonic()
         for one in connections:
             left = started + self.patience_seconds - time.monotonic()
@@ -53,7 +53,7 @@ class Attack:
 
 @contextmanager
 def opened(connections: Iterator[socket.socket]) -> Iterator[list[socket.socket]]:
-    """All of them, closed at the end. Some may have been refused."""
+    """The connections that were not refused, which are closed at the end."""
     alive: list[socket.socket] = []
     try:
         with suppress(ConnectionError):
@@ -65,13 +65,13 @@ def opened(connections: Iterator[socket.socket]) -> Iterator[list[socket.socket]
 
 
 def says_nothing(attack: Attack) -> None:
-    """Connections without a word."""
+    """Opens connections and sends nothing."""
     with opened(connect(attack.address) for _ in range(attack.size)) as connections:
         attack.await_end(connections)
 
 
 def half_a_preface(attack: Attack) -> None:
-    """Connections that stop amid the first line."""
+    """Sends only a part of the first line on each connection."""
     with opened(connect(attack.address) for _ in range(attack.size)) as connections:
         for one in connections:
             one.sendall(PREFACE[:12])
@@ -79,7 +79,7 @@ def half_a_preface(attack: Attack) -> None:
 
 
 def many_connections(attack: Attack) -> None:
-    """Idle connections that have done everything right."""
+    """Keeps many correct connections open and idle."""
     peers = [Peer(attack.address) for _ in range(attack.size)]
     for peer in peers[:: max(1, attack.size // 20)]:
         attack.statuses[peer.status(peer.ask(), ANSWER_SECONDS)] += 1
@@ -88,7 +88,7 @@ def many_connections(attack: Attack) -> None:
 
 
 def never_reads(attack: Attack) -> None:
-    """Streams with a window of 0, on a connection that answers nothing any more."""
+    """Opens streams with a window of 0 on a connection, and then answers nothing any more."""
     peer = Peer(attack.address, window=0)
     with suppress(ConnectionError):
         for _ in range(attack.size):
@@ -98,7 +98,7 @@ def never_reads(attack: Attack) -> None:
 
 
 def slow_headers(attack: Attack) -> None:
-    """Headers of which a byte comes now and then, and no end."""
+    """Sends headers one byte at a time, without the last byte."""
     peer = Peer(attack.address)
     block = Encoder().encode(request_headers())
     data = HeadersFrame(1, block, flags=["END_HEADERS"]).serialize()
@@ -112,7 +112,7 @@ def slow_headers(attack: Attack) -> None:
 
 
 def rapid_resets(attack: Attack) -> None:
-    """Calls that are taken back as soon as they are made."""
+    """Resets each call as soon as it is made."""
     peer = Peer(attack.address)
     encoder = Encoder()
     with suppress(OSError):
@@ -124,24 +124,24 @@ def rapid_resets(attack: Attack) -> None:
 
 
 def ping_flood(attack: Attack) -> None:
-    """Pings without pause."""
+    """Sends pings without pause."""
     flood(attack, PingFrame(0, b"ruderude").serialize())
 
 
 def settings_flood(attack: Attack) -> None:
-    """Settings without pause, each to be acknowledged."""
+    """Sends settings without pause, each of which must be acknowledged."""
     flood(attack, SettingsFrame(0, {4: 2**16}).serialize())
 
 
 def continuation_flood(attack: Attack) -> None:
-    """Headers that never end."""
+    """Sends headers that never end."""
     block = Encoder().encode([("x-filler", "x" * 8000)])
     start = HeadersFrame(1, Encoder().encode(request_headers())).serialize()
     flood(attack, ContinuationFrame(1, block).serialize(), start)
 
 
 def flood(attack: Attack, frame: bytes, start: bytes = b"") -> None:
-    """Sends the same frame over and over, reading nothing."""
+    """Sends the same frame again and again without reading."""
     peer = Peer(attack.address)
     peer.socket.settimeout(attack.patience_seconds)
     with suppress(OSError):
@@ -153,7 +153,7 @@ def flood(attack: Attack, frame: bytes, start: bytes = b"") -> None:
 
 
 def false_lengths(attack: Attack) -> None:
-    """Messages that say to be 100 MB, and 4 GiB."""
+    """Sends messages with false lengths of 100 MiB and 4 GiB."""
     peer = Peer(attack.address)
     for place in range(attack.size):
         length = (100 * MIB, 2**32 - 1)[place % 2]
@@ -163,7 +163,7 @@ def false_lengths(attack: Attack) -> None:
 
 
 def large_messages(attack: Attack) -> None:
-    """As many messages as large as they may be, all of which lack their last bytes."""
+    """Sends messages of the largest allowed size, without their last bytes."""
     peers = [Peer(attack.address) for _ in range(attack.size)]
     for peer in peers:
         with suppress(ConnectionError):
@@ -173,7 +173,7 @@ def large_messages(attack: Attack) -> None:
 
 
 def bombs(attack: Attack) -> None:
-    """Zeros that are a few KiB as they are sent and far over the limit when they are unpacked."""
+    """Sends compressed zeros: few KiB, but far above the limit when they are decompressed."""
     body = message(gzip.compress(bytes(64 * MIB)), compressed=True)
     for _ in range(attack.size):
         peer = Peer(attack.address)
@@ -183,7 +183,7 @@ def bombs(attack: Attack) -> None:
 
 
 def wrong_headers(attack: Attack) -> None:
-    """Calls that are none, and calls with headers that make no sense."""
+    """Sends requests that are not gRPC calls, and calls with wrong headers."""
     odd: list[tuple[str, list[tuple[str, str]]]] = [
         (CHAT, [("content-type", "text/html")]),
         (CHAT, [("content-type", "application/json")]),
@@ -211,7 +211,7 @@ def wrong_headers(attack: Attack) -> None:
 
 
 def browsers(attack: Attack) -> None:
-    """HTTP/1.1."""
+    """Sends HTTP/1.1."""
     for _ in range(attack.size):
         connection = connect(attack.address)
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -220,7 +220,7 @@ def browsers(attack: Attack) -> None:
 
 
 def resets_of_connections(attack: Attack) -> None:
-    """Connections that are cut amid a call."""
+    """Cuts connections during a call."""
     for _ in range(attack.size):
         peer = Peer(attack.address)
         peer.ask(WELL_FORMED, STREAM)
@@ -245,4 +245,4 @@ ATTACKS: dict[Callable[[Attack], None], tuple[int, int]] = {
     browsers: (5, 100),
     resets_of_connections: (50, 2000),
 }
-"""With their sizes, in the suite and in the benchmark."""
+"""The attacks, with their sizes in the test suite and in the benchmark."""

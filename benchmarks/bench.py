@@ -1,11 +1,11 @@
-"""Runs the experiments and writes what they find to `RESULTS.md`, each with its machine and versions.
+"""Runs the experiments and writes their results to `RESULTS.md`, each with its machine and versions.
 
-An experiment that is not run keeps its last findings; `results.json` holds all of them. Where the instruction set
-decides, findings with AVX2 stand by themselves: those of a machine that has no more, or of one that is held to it.
+An experiment that is not run keeps its last results; `results.json` has all of them. For experiments that depend on the
+instruction set, results with AVX2 are kept apart: those of a machine that has nothing newer, or is limited to AVX2.
 
     python benchmarks/bench.py                       # all; about an hour with every peer installed
     python benchmarks/bench.py wire conversations    # only these
-    python benchmarks/bench.py --avx2                # with every side held to AVX2
+    python benchmarks/bench.py --avx2                # with every side limited to AVX2
     python benchmarks/bench.py --list
     python benchmarks/bench.py gpu --found FILE      # keeps what gpu.py printed on another machine
 """
@@ -44,13 +44,13 @@ EXPERIMENTS = {
     "abuse": ["abuse.py"],
     "gpu": ["gpu.py"],
 }
-"""In the order of the page."""
+"""Script and arguments of each experiment, in the order of the page."""
 
 COMPUTING = ("alternatives", "int8", "full", "memory", "wire", "conversations", "fairness")
-"""Those whose outcome depends most on the instruction set."""
+"""The experiments whose results depend most on the instruction set."""
 
 AVX2_ONLY = " with AVX2"
-"""Ends the keys of findings that used nothing newer."""
+"""The end of the keys of results that used nothing newer than AVX2."""
 
 NEEDS_CUDA = "gpu"
 NOT_MEASURED = f"""\
@@ -69,7 +69,7 @@ machine; absolute times do not carry over to another. What did not come out as h
 """
 
 PICTURES = {"": HERE / "RESULTS.png", AVX2_ONLY: HERE / "RESULTS-avx2.png"}
-"""By how the keys end of what is drawn."""
+"""The pictures, by the end of the keys of the results that they show."""
 
 AVX2_INTRODUCTION = """\
 # With AVX2
@@ -89,18 +89,18 @@ def run(name: str) -> dict[str, Any]:
 
 
 def found(path: Path) -> dict[str, Any]:
-    """The section that an experiment printed into a file, of that file's day."""
+    """The section that an experiment printed to a file, dated by the file."""
     return dated(path.read_text().splitlines()[-1], datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC))
 
 
 def dated(printed: str, when: datetime.datetime) -> dict[str, Any]:
-    """An experiment's last line, with the day and, if it does not tell its machine itself, with this one."""
+    """The section in an experiment's last line, with the day and, unless it names a machine, with this one."""
     section: dict[str, Any] = json.loads(printed)
     return section | {"when": f"{when:%Y-%m-%d}", "machine": section["data"].get("machine") or machine()}
 
 
 def machine() -> str:
-    """The processor, the system and the versions, in a line."""
+    """The processor, the system and the versions, in one line."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     names = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
     flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "").split()
@@ -112,7 +112,7 @@ def machine() -> str:
 
 
 def page(sections: dict[str, dict[str, Any]]) -> str:
-    """All findings as Markdown."""
+    """All results as Markdown."""
     parts = [
         INTRODUCTION,
         *_shown(PICTURES[""]),
@@ -127,8 +127,8 @@ def page(sections: dict[str, dict[str, Any]]) -> str:
 
 
 def possible() -> list[str]:
-    """All experiments, but for those that this machine has no device for."""
-    from torch import cuda  # slow to import, and not needed where experiments are named
+    """All experiments for which this machine has a device."""
+    from torch import cuda  # slow to import, and not needed if experiments are named
 
     if cuda.is_available():
         return list(EXPERIMENTS)
@@ -137,7 +137,7 @@ def possible() -> list[str]:
 
 
 def _key(name: str) -> str:
-    """Under what an experiment's findings are kept when it is run here and now."""
+    """The key of an experiment's results if it is run now on this machine."""
     avx2_only = name in COMPUTING and (held_to_avx2() or not has_more_than_avx2())
     return f"{name}{AVX2_ONLY}" if avx2_only else name
 
@@ -161,7 +161,7 @@ def _goal(goal: dict[str, Any]) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}; default: all")
     parser.add_argument("--list", action="store_true", help="print the experiments and how each is run alone")

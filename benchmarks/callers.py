@@ -1,4 +1,4 @@
-"""Callers of every kind, good and bad, each of whom knows what was promised: what `soak.py` sends against a server."""
+"""Callers of every kind, good and bad, that check what the server promises; `soak.py` lets them call a server."""
 
 import asyncio
 import random
@@ -27,9 +27,9 @@ MOST_TOKENS = 96
 LONGEST_CALL_SECONDS = 120.0
 SHORTEST_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS = 0.002, 1.0
 LONGEST_PAUSE_SECONDS = 1.0
-"""How long a caller who was refused stays away, at most, whatever the server asks: they are to press it."""
+"""The longest pause of a refused caller, whatever the server asks for: callers must keep the server under load."""
 MOST_TOLD = 20
-"""Broken promises that are kept word by word."""
+"""How many broken promises are recorded in full."""
 
 
 class BrokenPromise(Exception):
@@ -38,14 +38,14 @@ class BrokenPromise(Exception):
 
 @dataclass
 class Ledger:
-    """What became of all calls."""
+    """The outcomes of all calls."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     num_broken: int = 0
     broken: list[str] = field(default_factory=list)
 
     def note_broken(self, what: str) -> None:
-        """Counts it, and keeps the first ones."""
+        """Counts a broken promise, and keeps the first ones."""
         self.num_broken += 1
         if len(self.broken) < MOST_TOLD:
             self.broken.append(what)
@@ -53,13 +53,13 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Question:
-    """A request that has one right answer."""
+    """A request with its only right answer."""
 
     request: pb.ChatRequest
     answer: str
 
     def check(self, text: str, finish: pb.Finish) -> str:
-        """The outcome. A time limit may cut the right answer short; nothing may change it."""
+        """Checks an answer and returns the outcome. A time limit may shorten the right answer, but not change it."""
         if finish.reason == pb.FINISH_REASON_TIME_LIMIT:
             if not self.answer.startswith(text):
                 raise BrokenPromise(f"{self.request.prompt!r}: {text!r} is no beginning of {self.answer!r}")
@@ -70,7 +70,7 @@ class Question:
 
 
 async def questions(stub: Stub) -> list[Question]:
-    """Asked one at a time of a server that has nothing else to do."""
+    """Asks an idle server one question at a time, to learn the right answers."""
     known = []
     for prompt in PROMPTS:
         for seed in range(NUM_SEEDS):
@@ -81,11 +81,11 @@ async def questions(stub: Stub) -> list[Question]:
 
 
 class Caller:
-    """Makes one call after another, of random kinds, and holds each against its promise."""
+    """Makes one call after another, of random kinds, and checks what was promised for each."""
 
     def __init__(self, address: str, known: list[Question], seed: str, ledger: Ledger) -> None:
         self._known, self._draw, self._ledger = known, random.Random(seed), ledger
-        # Retries would hide refusals, and a connection for each caller is what a server meets.
+        # Retries would hide refusals, and real callers have separate connections.
         options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
         self._channel = grpc.aio.insecure_channel(address, options)
         self._stub: Stub = ChatServiceStub(self._channel)
@@ -96,14 +96,14 @@ class Caller:
         ]
 
     async def work(self, over: asyncio.Event) -> None:
-        """Calls until it is over; the last call comes to its end."""
+        """Makes calls until `over` is set, and completes the last one."""
         while not over.is_set():
             pause = await self.one_call()
             await asyncio.sleep(pause)
         await self._channel.close(None)
 
     async def one_call(self) -> float:
-        """Makes a call and notes what became of it; seconds to stay away."""
+        """Makes a call and records its outcome; returns how many seconds to pause."""
         kind, question = self._draw.choice(self._kinds), self._draw.choice(self._known)
         pause = 0.0
         try:
@@ -121,21 +121,21 @@ class Caller:
         return pause
 
     async def unary(self, question: Question) -> str:
-        """The whole answer."""
+        """Gets a whole answer."""
         response = await self._stub.Chat(question.request, timeout=LONGEST_CALL_SECONDS)
         return question.check(response.response, response.finish)
 
     async def stream(self, question: Question) -> str:
-        """The answer as it comes."""
+        """Gets an answer as a stream."""
         return await self._read(self._stub.ChatStream(question.request, timeout=LONGEST_CALL_SECONDS), question)
 
     async def deadline(self, question: Question) -> str:
-        """A stream with little time, or far too little."""
+        """Gets a stream with a short or far too short deadline."""
         seconds = self._draw.uniform(SHORTEST_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS)
         return await self._read(self._stub.ChatStream(question.request, timeout=seconds), question)
 
     async def time_limit(self, question: Question) -> str:
-        """The same, said in the request."""
+        """Gets an answer with a short time limit in the request."""
         limit = Duration()
         limit.FromMilliseconds(self._draw.randrange(10, 1000))
         request = pb.ChatRequest(time_limit=limit)
@@ -144,7 +144,7 @@ class Caller:
         return question.check(response.response, response.finish)
 
     async def cancelled_unary(self, question: Question) -> str:
-        """Leaves before the answer."""
+        """Cancels a call before the answer."""
         call = self._stub.Chat(question.request, timeout=LONGEST_CALL_SECONDS)
         await asyncio.wait({asyncio.ensure_future(call.code())}, timeout=self._draw.uniform(0, 0.3))
         if call.cancel():
@@ -153,7 +153,7 @@ class Caller:
         return question.check(response.response, response.finish)
 
     async def cancelled_stream(self, question: Question) -> str:
-        """Leaves after a few messages."""
+        """Cancels a stream after a few messages."""
         call = self._stub.ChatStream(question.request, timeout=LONGEST_CALL_SECONDS)
         messages = aiter(call)
         for _ in range(self._draw.randrange(4)):
@@ -162,7 +162,7 @@ class Caller:
         return "cancelled"
 
     async def bad(self, question: Question) -> str:
-        """A request that is refused whatever the load, with all that is wrong with it."""
+        """Sends a wrong request, which must be refused under any load, with all its errors."""
         request = pb.ChatRequest(prompt="", max_tokens=0, stop=[""], sampling=pb.SamplingParams(temperature=9))
         try:
             await self._stub.Chat(request, timeout=LONGEST_CALL_SECONDS)
@@ -174,7 +174,7 @@ class Caller:
         raise BrokenPromise("a bad request was answered")
 
     async def count(self, question: Question) -> str:
-        """What needs no place is answered whatever the load."""
+        """Makes calls that need no place, which must be answered under any load."""
         try:
             await self._stub.CountTokens(pb.CountTokensRequest(prompt=question.request.prompt))
             await self._stub.GetModel(pb.GetModelRequest())
@@ -196,15 +196,15 @@ class Caller:
 
 
 def details(error: grpc.aio.AioRpcError) -> StatusDetails:
-    """What travels with a failed call."""
+    """The status details of a failed call."""
     trailers: Any = error.trailing_metadata()
     return status_details(trailers or ())
 
 
 def refused(error: grpc.aio.AioRpcError, has_little_time: bool) -> tuple[str, float]:
-    """What a refusal comes to, and how long to stay away. Raises BrokenPromise for any that is none."""
+    """The outcome of a refusal, and how long to pause. Raises BrokenPromise if the error is not a proper refusal."""
     found = details(error)
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and has_little_time:  # the server says it, or gRPC itself
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and has_little_time:  # from the server, or from gRPC itself
         return "deadline", 0.0
     if error.code() is grpc.StatusCode.UNAVAILABLE and found.reason == "OVERLOADED":
         if not found.retry_after or not found.request_id:

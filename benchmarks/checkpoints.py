@@ -1,7 +1,7 @@
-"""The random checkpoints that experiments run on, made when they are first asked for.
+"""The random checkpoints for the experiments, which are made when they are first needed.
 
-In DIRECTORY/mid and DIRECTORY/full lie `checkpoint/`, as `random_checkpoint.py` writes it, and what `convert.py`
-makes of it. The full shape takes 20 GB of disk with its GGUF files, 9 GB without.
+DIRECTORY/mid and DIRECTORY/full contain `checkpoint/`, which `random_checkpoint.py` writes, and the conversions that
+`convert.py` makes of it. The full shape takes 20 GB of disk with its GGUF files, 9 GB without.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ CHECKPOINTS = HERE / ".checkpoints"
 
 
 def converted(shape: str, directory: Path = CHECKPOINTS, gguf: Sequence[str] = ("f32", "q8_0")) -> Path:
-    """The directory of a shape, with `llama/` and the GGUF files asked for."""
+    """The directory of a shape, with `llama/` and the given GGUF files."""
     place = directory / shape
     source = place / "checkpoint"
     if not any((source / name).exists() for name in WEIGHT_FILES):

@@ -1,8 +1,9 @@
-"""Compares our server with what else could answer, on the same checkpoint and the same prompts.
+"""Compares our server with its peers, on the same checkpoint and the same prompts.
 
-One peer at a time runs beside our server. Both get every round, one right after the other and each first in turn, while
-the other is idle; a ratio is taken within such a pass, ours by the peer's, and the median of the passes counts. Whether
-both compute the same model is tried first, greedily. Progress goes to standard error; the last line is one JSON object.
+One peer at a time runs beside our server. Both get every round, one right after the other, each first in turn, while
+the other is idle. Each such pass gives a ratio, ours divided by the peer's, and the median of the passes counts. A
+greedy trial first shows whether both compute the same model. Progress goes to standard error; the last line is one JSON
+object.
 
     python benchmarks/compare.py /tmp/peers/mid --levels 1 4 16
     python benchmarks/compare.py /tmp/peers/mid --peers ours static --ours="--max-sequences 8"
@@ -32,7 +33,7 @@ MOST_ROUNDS, MOST_AT_ONCE = 25, 256
 
 
 def contestants(directory: Path, environments: Path) -> dict[str, Contestant]:
-    """Whom there is, by name. What of it is installed shows when it is started."""
+    """All peers by name. Whether one is installed shows when it is started."""
     llama = directory / "llama"
     llamacpp, vllm = interpreter(environments, isa.llamacpp()), interpreter(environments, "vllm")
     everyone = [
@@ -48,7 +49,7 @@ def contestants(directory: Path, environments: Path) -> dict[str, Contestant]:
 
 
 def compare(options: argparse.Namespace) -> Iterator[Row | str]:
-    """Rows as they are found, or in a sentence why a peer has none. Raises Skipped or PeerError for our own server."""
+    """Yields each row, or a sentence that says why a peer has none. Raises Skipped or PeerError for our own server."""
     everyone = contestants(options.directory, options.environments)
     ours = replace(everyone["ours"], name="our server", flags=tuple(shlex.split(options.ours)))
     with Peer(ours, options.threads) as own:
@@ -68,7 +69,7 @@ def compare(options: argparse.Namespace) -> Iterator[Row | str]:
 
 
 def compare_level(ours: Peer, other: Peer, workload: Workload, at_once: int, num_rounds: int) -> Row:
-    """Takes all rounds of one level. Raises PeerError."""
+    """Measures all rounds of one level. Raises PeerError."""
     same, passes = same_answers(ours, other, workload, at_once), []
     for number in range(num_rounds):
         work = workload.round(f"{other.name}/{at_once}/{number}", at_once)
@@ -82,31 +83,31 @@ def compare_level(ours: Peer, other: Peer, workload: Workload, at_once: int, num
 
 
 def same_answers(ours: Peer, other: Peer, workload: Workload, at_once: int) -> float:
-    """Share of equal answers in a short greedy round, which is also both sides' warm-up."""
+    """The share of equal answers in a short greedy round, which also warms up both sides."""
     trial = replace(workload, max_tokens=TRIAL_TOKENS, sampled=False).round(f"{other.name}/{at_once}/trial", at_once)
     answers = []
     for peer in (ours, other):
         found = peer.round(trial)
         settle(peer)
         texts = [workload.text(ids) if ids else text for ids, text in zip(found.ids, found.texts, strict=True)]
-        # Bytes that are no character our server leaves out, where others put a replacement mark.
+        # Our server leaves out bytes that form no character; others write a replacement character.
         answers.append([text.replace("\N{REPLACEMENT CHARACTER}", "").strip() for text in texts])
     return float(sum(first == second for first, second in zip(*answers, strict=True)) / at_once)
 
 
 def settle(peer: Peer) -> None:
-    """Leaves the processor to the other side, or says that this one does not."""
+    """Waits until this side leaves the processor to the other one, or reports that it does not."""
     if (burnt := peer.settle()) > IDLE_CORES:
         note(f"{peer.name} burns {burnt:.2f} cores while idle, so what the other side shows next is too slow")
 
 
 def note(text: str) -> None:
-    """Tells how far it is."""
+    """Prints progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = list(contestants(Path(), Path()))
     others = [name for name in names if name != "ours"]

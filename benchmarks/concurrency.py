@@ -1,7 +1,7 @@
-"""Times streams at once against the same streams one after another, through the real door.
+"""Times streams at once against the same streams one after another, over gRPC.
 
-Starts a server on the demo checkpoint, asks the same seeded prompt in every stream so that all answers are equally
-long, and takes turns between both ways so that the machine's drift hits both alike. The last line is one JSON object.
+Starts a server on the demo checkpoint. Every stream has the same prompt and seed, so all answers are equally long. Both
+ways take turns, so that changes of the machine's speed affect both. The last line is one JSON object.
 
     python benchmarks/concurrency.py --streams 16 --rounds 5
 """
@@ -22,7 +22,7 @@ SEED = 3
 
 
 async def stream(client: AsyncClient) -> int:
-    """One answer; the number of its tokens."""
+    """Gets one answer and returns the number of its tokens."""
     answer = client.chat_stream(PROMPT, seed=SEED)
     async with answer:
         async for _ in answer:
@@ -46,7 +46,7 @@ async def seconds(way: Callable[[AsyncClient, int], Awaitable[None]], client: As
 
 
 async def measure(options: argparse.Namespace) -> Section:
-    """Seconds of both ways in each round, and their ratios."""
+    """Measures the seconds of both ways in each round, and their ratios."""
     rounds = []
     async with in_process(model="demo", threads=options.threads) as (_, address), AsyncClient(address) as client:
         num_tokens = await stream(client)

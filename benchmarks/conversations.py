@@ -1,4 +1,4 @@
-"""Time to first token, turn by turn, with the rows of earlier turns reused and without.
+"""Time to first token of each turn, with and without reuse of the earlier turns.
 
 Two servers on the same checkpoint answer the same seeded conversations in turn.
 
@@ -20,13 +20,13 @@ from serving import in_process
 from index_grpc.bench.workload import Workload, fit_words
 
 ANSWER_TOKENS = 16
-"""Answers of random weights are short texts, or none: what a turn brings is mostly its prompt."""
+"""Answers of random weights are short texts or empty, so a turn consists mostly of its prompt."""
 
 
 async def conversation(
     client: AsyncClient, workload: Workload, series: str, options: argparse.Namespace
 ) -> list[float]:
-    """Seconds to the first token of each turn."""
+    """Holds a conversation and returns the seconds to the first token of each turn."""
     history: tuple[Message, ...] = ()
     firsts = []
     for turn in range(options.turns):
@@ -65,7 +65,7 @@ async def measure(options: argparse.Namespace) -> Section:
 
 
 def section(rounds: list[tuple[list[float], list[float]]], options: argparse.Namespace) -> Section:
-    """Medians over the rounds, turn by turn."""
+    """The results: medians over the rounds for each turn."""
     turns = range(options.turns)
     reused = [statistics.median(pair[0][turn] for pair in rounds) for turn in turns]
     anew = [statistics.median(pair[1][turn] for pair in rounds) for turn in turns]

@@ -1,8 +1,8 @@
-"""Writes a checkpoint of ours in the formats of the peers, so that all compute the same model.
+"""Converts a checkpoint of ours to the formats of the peers, so that all compute the same model.
 
-In DIRECTORY come `llama/`, a plain Llama that transformers, vLLM and our own server load, and `f32.gguf` and
-`q8_0.gguf` for llama.cpp. The norm head is folded into the weights, as the server does while it loads them; what else
-differs from the checkpoint makes a benchmark of it and stands in `plain_llama.py`.
+Writes to DIRECTORY `llama/`, a plain Llama that transformers, vLLM and our own server can load, and `f32.gguf` and
+`q8_0.gguf` for llama.cpp. The norm head is folded into the weights, as the server does when it loads them. The other
+changes, which make the checkpoint fit for benchmarks, are described in `plain_llama.py`.
 
     python benchmarks/random_checkpoint.py mid /tmp/mid && python benchmarks/convert.py /tmp/mid /tmp/peers/mid
 """
@@ -20,7 +20,7 @@ GGUF = ("f32", "q8_0")
 
 
 def write_benchmark_llama(source: Path, directory: Path) -> None:
-    """Writes config, tokenizer and weights, in the checkpoint's own number format. Raises CheckpointError."""
+    """Writes config, tokenizer and weights in the checkpoint's number format. Raises CheckpointError."""
     config = write_companions(source, directory)
     write_weights(source, directory, config, without_endings)
 

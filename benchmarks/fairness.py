@@ -1,4 +1,4 @@
-"""What running streams notice of a long prompt: the worst gap between their messages while it is computed.
+"""How a long prompt delays running streams: the longest gap between their messages while it is computed.
 
 python benchmarks/fairness.py --streams 8 --prompt-tokens 3000 --rounds 9
 """
@@ -24,13 +24,13 @@ from index_grpc.settings import ServeSettings
 
 STREAM_TOKENS = 800
 NUM_LAST = 5
-"""Chunks at the prompt's end, of which the median counts."""
+"""Number of chunks at the prompt's end, whose median counts."""
 BEFORE_SECONDS = 1.0
-"""How long the streams run by themselves before the long prompt comes."""
+"""How long the streams run alone before the long prompt comes."""
 
 
 class Chunks:
-    """A long prompt's chunks, computed by an engine that does nothing else."""
+    """The chunks of a long prompt, computed by an otherwise idle engine."""
 
     def __init__(self, model: str) -> None:
         loaded = load_runner(ServeSettings(model=model, device="cpu"))
@@ -39,7 +39,7 @@ class Chunks:
         self._cache = self._engine.new_cache()
 
     def last(self, prompt_tokens: int) -> float:
-        """Seconds of the prompt's last chunk: the longest that a step has to compute besides decoding."""
+        """Seconds for the prompt's last chunk, the most that a step has to compute besides decoding."""
         blocks = range(-(-prompt_tokens // self._engine.block_tokens))
         draw, seconds = random.Random(0), []
         for start in range(0, prompt_tokens - self._count + 1, self._count):
@@ -53,9 +53,9 @@ class Chunks:
 async def stream(
     client: AsyncClient, workload: Workload, number: int, instants: list[float], begun: asyncio.Event
 ) -> None:
-    """Notes when each message comes."""
+    """Reads a stream and records the instant of each message."""
     prompt = workload.prompt("short", number)
-    # With log-probabilities every token makes a message, also one that is only a part of a character.
+    # With log-probabilities every token has a message, even if it is only a part of a character.
     answer = client.chat_stream(prompt.text, seed=prompt.seed, max_tokens=STREAM_TOKENS, logprobs=True)
     async with answer:
         async for _ in answer:
@@ -64,7 +64,7 @@ async def stream(
 
 
 async def long_prompt(client: AsyncClient, workload: Workload, number: int) -> tuple[float, float]:
-    """When it was sent and when its answer began."""
+    """Sends the long prompt; returns when it was sent and when its answer began."""
     prompt = workload.prompt("long", number)
     sent = time.perf_counter()
     answer = client.chat_stream(prompt.text, seed=prompt.seed, max_tokens=2)
@@ -76,7 +76,7 @@ async def long_prompt(client: AsyncClient, workload: Workload, number: int) -> t
 async def one_round(
     address: str, short: Workload, long: Workload, number: int, num_streams: int
 ) -> tuple[float, float]:
-    """Median gap before the long prompt comes, and the worst while it is computed."""
+    """The median gap before the long prompt comes, and the longest gap while it is computed."""
     async with AsyncClient(address) as client:
         instants: list[list[float]] = [[] for _ in range(num_streams)]
         begun = [asyncio.Event() for _ in range(num_streams)]
@@ -103,7 +103,7 @@ async def measure(options: argparse.Namespace) -> Section:
         async with AsyncClient(address) as client:
             short, long = [Workload(0, await fit_words(client, 0, size)) for size in (32, options.prompt_tokens)]
         for number in range(options.rounds):
-            # The chunk alone is timed in each round: the machine's pace may be another in the next.
+            # The chunk alone is timed in each round, since the machine's speed may change.
             chunk = await asyncio.to_thread(chunks.last, options.prompt_tokens)
             alone, worst = await one_round(address, short, long, number, options.streams)
             rounds.append((alone, chunk, worst, worst / (3 * alone + chunk)))

@@ -1,4 +1,4 @@
-"""From rounds to what is told of them: figures of a round, medians and ratios of passes, a table."""
+"""The figures of a round, the medians and ratios of passes, and a table of them."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ DISTURBED_CORES = 0.1
 
 @dataclass(frozen=True)
 class Figures:
-    """A round in figures."""
+    """The figures of a round."""
 
     tokens_per_s: float
     first_token_s: float
     """Mean over the requests."""
     step_s: float | None
-    """Median step in which all decode; None where the peer cannot tell, or the first ended before the last began."""
+    """Median duration of steps in which all decode; None if the peer cannot measure it or there was no such step."""
     others_cores: float
-    """What others took of the processor meanwhile: where it is more than a few hundredths, the round does not count."""
+    """Cores that other processes used meanwhile; with more than a few hundredths, the round is not reliable."""
 
     @classmethod
     def of(cls, found: Round) -> "Figures":
-        """Sums a round up."""
+        """Computes the figures of a round."""
         step = statistics.median(found.step_s) if found.step_s else None
         first = statistics.fmean(found.first_token_s)
         return cls(sum(found.num_tokens) / found.seconds, first, step, found.others_cores)
@@ -37,7 +37,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Pass:
-    """The same round with our server and with the peer, one right after the other."""
+    """The same round with our server and with the peer, one directly after the other."""
 
     ours: Figures
     theirs: Figures
@@ -45,23 +45,23 @@ class Pass:
 
 @dataclass(frozen=True)
 class Row:
-    """Our server and a peer at one level. Figures and ratios, ours by the peer's, are medians of the passes."""
+    """Our server and a peer at one level. Figures, and ratios of ours to the peer's, are medians of the passes."""
 
     peer: str
     at_once: int
     same_answers: float
-    """Share of a greedy trial's answers that are the same text."""
+    """The share of answers in a greedy trial with the same text."""
     ours: Figures
     theirs: Figures
     tokens_per_s_ratio: float
-    """Above 1 our server is faster; with the other two, below 1."""
+    """Our server is faster if this is above 1, or if one of the other two ratios is below 1."""
     first_token_ratio: float
     step_ratio: float | None
     passes: list[Pass]
 
     @classmethod
     def of(cls, peer: str, at_once: int, same_answers: float, passes: list[Pass]) -> "Row":
-        """Sums passes up, of which there is at least one."""
+        """Computes the medians of at least one pass."""
         steps = [one.ours.step_s / one.theirs.step_s for one in passes if one.ours.step_s and one.theirs.step_s]
         return cls(
             peer=peer,
@@ -77,7 +77,7 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows for people; for each figure ours, the peer's, and ours by the peer's."""
+    """The rows as text; for each figure ours, the peer's, and their ratio."""
     heads = "".join(f"{head:>{3 * COLUMN}}" for head in ("tokens/s", "first token, s", "step, ms"))
     lines = [f"{'peer':<15}{'at once':>{COLUMN}}{'same':>{COLUMN}}{heads}"]
     for row in rows:

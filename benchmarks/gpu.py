@@ -1,13 +1,13 @@
-"""Our engine and server on a GPU: beside what the card can do at most, and beside the peers.
+"""Our engine and server on a GPU, compared with the most that the GPU can do, and with the peers.
 
-Random weights in the real model's shape, in bfloat16. Each part tells what it finds as it goes, on standard error; the
-table comes last, then one JSON object; after Ctrl-C with what there is. Everything takes less than eight minutes on a
-card of 48 GB or more.
+Uses random weights in the real model's shape, in bfloat16. Each part prints its results to standard error as it goes.
+The table comes last, then one JSON object; after Ctrl-C they have the results so far. Everything takes less than eight
+minutes on a GPU of 48 GB or more.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --only ours,prefill --levels 1,64
     python benchmarks/gpu.py --only "" --profile      # where a decode step's time goes
-    python benchmarks/gpu.py --smoke                  # the same way through, small and on the processor
+    python benchmarks/gpu.py --smoke                  # the same code, with small sizes on the processor
 """
 
 import argparse
@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace, directory: Path) -> Section:
 
 
 def section(run: Run, *, smoke: bool) -> Section:
-    """The findings; what a processor shows is held against no goal."""
+    """The results; those of a processor are compared with no goal."""
     sizes, found = run.plan.sizes, run.ceilings
     return Section(
         title="The way through, without a GPU" if smoke else "On a GPU",
@@ -80,7 +80,7 @@ def section(run: Run, *, smoke: bool) -> Section:
 
 
 def listed(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    """Reads names with commas between; none of them is fine."""
+    """A function that reads known names, separated by commas; there may be none."""
 
     def read(text: str) -> tuple[str, ...]:
         names = tuple(filter(None, text.split(",")))
@@ -92,12 +92,12 @@ def listed(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Reads numbers with commas between. Raises ValueError."""
+    """Reads numbers separated by commas. Raises ValueError."""
     return tuple(int(part) for part in text.split(","))
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=listed(PARTS), default=PARTS, help=f"parts of {','.join(PARTS)}; default: all")
     parser.add_argument("--levels", type=numbers, help="how many ask the engine at once (default 1,8,32,64,128,256)")

@@ -1,6 +1,6 @@
 """How long a health check takes while every place is taken and long prompts are computed.
 
-An orchestrator that waits longer than it likes ends the server, and everybody's answers with it.
+If a health check takes too long, an orchestrator ends the server and all its answers.
 
 python benchmarks/health_latency.py --seconds 30
 """
@@ -26,15 +26,15 @@ PROBE = Path(__file__).with_name("health_probe.py")
 CHECKS_PER_SECOND = 50
 MAX_SEQUENCES, MAX_WAITING = 32, 4
 NUM_LONG = 2
-"""Callers who send long prompts, one after another."""
+"""Number of callers that send long prompts, one after another."""
 SHORT_TOKENS, LONG_TOKENS, ANSWER_TOKENS = 32, 3000, 256
 SETTLE_SECONDS = 3.0
-"""From the first calls until all places are taken."""
+"""How long it takes until all places are taken."""
 WAYS = {"idle": [], "thread": [], "process": ["--engine-process"]}
 
 
 async def keep_asking(client: AsyncClient, workload: Workload, series: str, max_tokens: int) -> None:
-    """Always has a call open, until cancelled."""
+    """Makes one call after another until cancelled."""
     for number in itertools.count():
         prompt = workload.prompt(series, number)
         try:
@@ -47,7 +47,7 @@ async def keep_asking(client: AsyncClient, workload: Workload, series: str, max_
 
 @asynccontextmanager
 async def saturated(address: str) -> AsyncIterator[None]:
-    """All places are taken, by streams and by long prompts, while the block runs."""
+    """Keeps all places taken, by streams and by long prompts, while the block runs."""
     async with AsyncClient(address, channel_options={"grpc.enable_retries": 0}) as client:
         short, long = [Workload(0, await fit_words(client, 0, size)) for size in (SHORT_TOKENS, LONG_TOKENS)]
         callers = [keep_asking(client, long, f"long {number}", 2) for number in range(NUM_LONG)]
@@ -64,7 +64,7 @@ async def saturated(address: str) -> AsyncIterator[None]:
 
 
 async def checked(address: str, seconds: float) -> list[float]:
-    """Seconds of each health check in that time."""
+    """The seconds of each health check in that time."""
     command = [sys.executable, str(PROBE), address, str(CHECKS_PER_SECOND)]
     probe = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     await asyncio.sleep(seconds)
@@ -74,7 +74,7 @@ async def checked(address: str, seconds: float) -> list[float]:
 
 
 async def measure(way: str, address: str, seconds: float) -> list[float]:
-    """Health checks of a server that idles or is saturated."""
+    """The seconds of health checks of an idle or a saturated server."""
     if way == "idle":
         return await checked(address, seconds)
     async with saturated(address):
@@ -82,13 +82,13 @@ async def measure(way: str, address: str, seconds: float) -> list[float]:
 
 
 def percentile(seconds: Sequence[float], share: float) -> float:
-    """In milliseconds."""
+    """A percentile in milliseconds."""
     ordered = sorted(seconds)
     return 1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def section(found: dict[str, list[float]], options: argparse.Namespace) -> Section:
-    """What was found."""
+    """The results and goals."""
     columns = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "worst": 1.0}
     rows = [
         [way, *(f"{percentile(seconds, share):.1f}" for share in columns.values())] for way, seconds in found.items()

@@ -1,4 +1,4 @@
-"""Asks a server's health at a steady rate, in a process of its own, until its input ends; prints the seconds of each.
+"""Checks a server's health at a steady rate until its input ends, and prints the seconds of each check.
 
 python benchmarks/health_probe.py 127.0.0.1:50051 50
 """
@@ -16,7 +16,7 @@ LONGEST_CHECK_SECONDS = 10.0
 
 
 def probe(address: str, rate: float, over: threading.Event) -> list[float]:
-    """Seconds of each check, counted from when it was due. Raises where the answer is not SERVING."""
+    """The seconds of each check, counted from when it was due. Raises if the answer is not SERVING."""
     seconds: list[float] = []
     with grpc.insecure_channel(address) as channel:
         stub = HealthStub(channel)

@@ -1,6 +1,6 @@
-"""A decode step of a single sequence against reading the same number of bytes: how near to memory's speed it is.
+"""A decode step of a single sequence against reading the same number of bytes: how close it is to the memory's speed.
 
-Reads and steps take turns. What is read are as many bytes as the weights of one step have, with as many threads.
+Reads and steps take turns. Each read has as many bytes as the weights of one step, and uses as many threads.
 
     python benchmarks/memory_floor.py full --rounds 15
 """
@@ -37,7 +37,7 @@ def measure(options: argparse.Namespace) -> Section:
     model = load_runner(settings).runner.model
     assert isinstance(model, NativeLlama), "only the native kernels can be told to read"
     config = model.config
-    num_weights = num_parameters(config) - config.vocab_size * config.hidden_size  # a row of the embedding is read
+    num_weights = num_parameters(config) - config.vocab_size * config.hidden_size  # of the embedding only a row is read
     floats = in_large_pages(torch.empty(num_weights // 2)).fill_(1.0)  # as many bytes as in bfloat16
     cache = model.new_cache()
     blocks = range(-(-2 * CONTEXT // model.block_tokens))
@@ -51,7 +51,7 @@ def measure(options: argparse.Namespace) -> Section:
 
 
 def section(options: argparse.Namespace, num_weights: int, reads: list[float], steps: list[float]) -> Section:
-    """Medians. A step that had to read float32 weights could take no less than twice the read."""
+    """The results: medians. A step that had to read float32 weights would take at least twice as long as the read."""
     read, step = statistics.median(reads), statistics.median(steps)
     share = statistics.median(one / other for one, other in zip(reads, steps, strict=True))
     return Section(

@@ -1,4 +1,4 @@
-"""A peer's process, seen from the one that drives it."""
+"""The process of a peer, as the driver starts and uses it."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from peers.protocol import Work
 
 HERE = Path(__file__).resolve().parent
 START_SECONDS = 900.0
-"""vLLM compiles when it starts."""
+"""How long a start may take; vLLM compiles when it starts."""
 ROUND_SECONDS = 3600.0
 STOP_SECONDS = 90.0
 SETTLE_SECONDS = 10.0
@@ -31,16 +31,16 @@ LOG_LINES = 40
 
 
 class Skipped(Exception):
-    """The peer is not installed here; says what to do."""
+    """The peer is not installed; the text says what to do."""
 
 
 class PeerError(Exception):
-    """The peer is installed and failed; ends with what it printed last."""
+    """The peer is installed but failed; the text ends with its last output."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """What to start: a module of `peers`, its interpreter, and what it is to load."""
+    """A peer to start: a module of `peers`, its interpreter, and the checkpoint."""
 
     name: str
     module: str
@@ -49,7 +49,7 @@ class Contestant:
     flags: tuple[str, ...] = ()
 
     def command(self, threads: int) -> list[str]:
-        """The command line. Raises Skipped if the interpreter or the checkpoint is not there."""
+        """The command line. Raises Skipped if the interpreter or the checkpoint is missing."""
         if not self.interpreter.exists():
             remedy = "python benchmarks/environments.py makes it"
             raise Skipped(f"skipped: {self.name} needs {self.interpreter}, which is not there; {remedy}")
@@ -62,28 +62,28 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Round:
-    """What a peer measured, by its own clock; times are seconds from the round's start."""
+    """A round as measured by a peer with its own clock; times are seconds from the round's start."""
 
     seconds: float
     first_token_s: list[float]
     end_s: list[float]
     num_tokens: list[int]
     step_s: list[float]
-    """Length of each step in which all sequences decoded; empty where the peer cannot tell."""
+    """Duration of each step in which all sequences decoded; empty if the peer cannot measure it."""
     ids: list[list[int]]
     texts: list[str]
-    """The answers: one of the two is empty."""
+    """The answers, as ids or as texts; the other list is empty."""
     others_cores: float
-    """Processor seconds a second that others took meanwhile, the machine's host included."""
+    """Mean number of cores that others used meanwhile, including the machine's host."""
 
 
 class Peer:
-    """A running peer, a context manager. Nothing of it outlives the block."""
+    """A running peer, as a context manager. All its processes end with the block."""
 
     def __init__(self, contestant: Contestant, threads: int, until: float = math.inf) -> None:
         """Starts the process and waits until it is ready. Raises Skipped or PeerError.
 
-        From the instant `until` of `time.monotonic()` on nothing is waited for.
+        After the instant `until` of `time.monotonic()` it waits for nothing.
         """
         self.name, self._until = contestant.name, until
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed with the peer
@@ -94,7 +94,7 @@ class Peer:
             stderr=self._log,
             text=True,
             cwd=HERE,
-            start_new_session=True,  # Ctrl-C is the driver's, and the whole group can be ended
+            start_new_session=True,  # Ctrl-C reaches only the driver, and the whole group can be ended
         )
         self._lines: Queue[str] = Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -105,20 +105,20 @@ class Peer:
             raise
 
     def round(self, work: Work) -> Round:
-        """Has the peer answer all prompts at once. Raises PeerError."""
+        """Lets the peer answer all prompts at once. Raises PeerError."""
         assert self._process.stdin
         processes = self._processes()
         started, before = time.monotonic(), _busy_seconds() - _cpu_seconds(processes)
-        with suppress(BrokenPipeError):  # the process has ended; its last message or its log says why
+        with suppress(BrokenPipeError):  # if the process has ended, its last message or its log says why
             print(json.dumps(asdict(work)), file=self._process.stdin, flush=True)
         message = self._message(ROUND_SECONDS)
         others = _busy_seconds() - _cpu_seconds(processes) - before
         return Round(**message, others_cores=max(0.0, others / (time.monotonic() - started)))
 
     def settle(self) -> float:
-        """Waits until the peer's processes leave the processor to others; some spin for a while after a round.
+        """Waits until the peer's processes are idle, at most SETTLE_SECONDS, and returns how many cores they still use.
 
-        Returns the processor seconds a second that they still burn, after SETTLE_SECONDS at most.
+        Some keep a core busy for a while after a round.
         """
         processes = self._processes()
         until, burnt = time.monotonic() + SETTLE_SECONDS, math.inf
@@ -129,7 +129,7 @@ class Peer:
         return burnt
 
     def close(self) -> None:
-        """Ends the input, which ends the peer; kills what is left of its process group after STOP_SECONDS."""
+        """Ends the input, which ends the peer; kills the rest of its process group after STOP_SECONDS."""
         assert self._process.stdin
         with suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -155,7 +155,7 @@ class Peer:
         self._lines.put("")
 
     def _message(self, timeout: float) -> dict[str, Any]:
-        """The next line that is a JSON object: a library may print to standard output before that is claimed."""
+        """The next line that is a JSON object; libraries may print other lines before standard output is redirected."""
         line, timeout = "…", self._at_most(timeout)
         while not line.startswith("{"):
             try:
@@ -177,7 +177,7 @@ class Peer:
         return PeerError(f"{self.name} ended with status {status}\n{log}")
 
     def _exit_status(self, timeout: float) -> int | None:
-        """The exit status or signal, None if it runs on; does not reap it, so that the group's number stays its own."""
+        """The exit status or signal; None if it still runs. Does not reap it, so that its group's id is not reused."""
         until = time.monotonic() + self._at_most(timeout)
         while time.monotonic() < until:
             if found := os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
@@ -186,7 +186,7 @@ class Peer:
         return None
 
     def _at_most(self, seconds: float) -> float:
-        """So long, or until its time is up."""
+        """This many seconds, or fewer if its time ends before."""
         return max(0.0, min(seconds, self._until - time.monotonic()))
 
     def _last_log(self) -> str:
@@ -195,7 +195,7 @@ class Peer:
 
 
 def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    """Processor time of all that still run."""
+    """The processor time of all processes that still run."""
     total = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -205,6 +205,6 @@ def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 
 
 def _busy_seconds() -> float:
-    """Processor time of the whole machine, and what its host took from it."""
+    """The processor time of the whole machine, including what its host took from it."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)

@@ -1,4 +1,4 @@
-"""A connection to a gRPC server whose every byte is ours to choose."""
+"""A connection to a gRPC server on which we choose every byte."""
 
 import socket
 import struct
@@ -20,7 +20,7 @@ LONGEST_CONNECT_SECONDS = 30.0
 
 
 def message(body: bytes, *, compressed: bool = False, length: int | None = None) -> bytes:
-    """A message as gRPC frames it, or with a length that is a lie."""
+    """A message as gRPC frames it, or with a false length."""
     return struct.pack(">BI", compressed, len(body) if length is None else length) + body
 
 
@@ -45,20 +45,20 @@ class Peer:
         self.h2.initiate_connection()
         self.flush()
         self.answers: dict[int, dict[str, str]] = defaultdict(dict)
-        """Headers and trailers of each stream that the server has answered."""
+        """The headers and trailers of each stream that the server has answered."""
 
     def flush(self) -> None:
-        """Sends what is to be sent."""
+        """Sends the pending bytes."""
         self.socket.sendall(self.h2.data_to_send())
 
     def send(self, *frames: Frame) -> None:
-        """Sends frames past all rules."""
+        """Sends frames without checking any rule."""
         self.socket.sendall(b"".join(frame.serialize() for frame in frames))
 
     def ask(
         self, body: bytes = WELL_FORMED, path: str = CHAT, headers: Iterable[tuple[str, str]] = (), *, end: bool = True
     ) -> int:
-        """Begins a call; its stream's number."""
+        """Begins a call and returns the number of its stream."""
         number = self.h2.get_next_available_stream_id()
         self.h2.send_headers(number, request_headers(path, headers))
         while body:
@@ -75,7 +75,7 @@ class Peer:
         return number
 
     def read(self, until: type[Event]) -> None:
-        """Reads until something of this kind has come. Raises ConnectionError at the connection's end."""
+        """Reads until an event of this kind comes. Raises ConnectionError at the end of the connection."""
         while True:
             data = self.socket.recv(2**16)
             if not data:
@@ -88,7 +88,7 @@ class Peer:
                 return
 
     def status(self, number: int, seconds: float) -> str:
-        """How a call ends: its grpc-status, else HTTP's, `reset` or `closed`; `silent` if it has not ended by then."""
+        """How a call ends: its grpc-status, else its HTTP status, `reset` or `closed`; after `seconds`, `silent`."""
         self.socket.settimeout(seconds)
         try:
             while "end" not in self.answers[number]:
@@ -111,14 +111,14 @@ class Peer:
 
 
 def request_headers(path: str = CHAT, more: Iterable[tuple[str, str]] = ()) -> list[tuple[str, str]]:
-    """A call's headers; `more` may replace them."""
+    """The headers of a call; `more` may replace some."""
     usual = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
     usual |= {"content-type": "application/grpc", "te": "trailers"}
     return list((usual | dict(more)).items())
 
 
 def seconds_until_closed(connection: socket.socket, most_seconds: float) -> float | None:
-    """How long until the server ends the connection; None if it has not by then."""
+    """The seconds until the server ends the connection; None if it does not end it in `most_seconds`."""
     started = time.monotonic()
     while (left := started + most_seconds - time.monotonic()) > 0:
         connection.settimeout(left)

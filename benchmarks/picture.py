@@ -1,4 +1,4 @@
-"""Draws what the experiments found of the alternatives: who answers how fast, by how many ask at once."""
+"""Draws the speed of our server and its alternatives, by the number of requests at once."""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from index_grpc.bench.style import BLUE, DOTS_PER_INCH, GREY, ORANGE, PURPLE, RED, STYLE, TEAL, titled
 
 DRAWN = ("alternatives", "int8")
-"""The experiments whose sections make a picture."""
+"""The experiments whose sections a picture needs."""
 
 OURS = "index-grpc"
 LOOKS: dict[str, dict[str, Any]] = {
@@ -36,11 +36,11 @@ NAMES = {
 }
 
 Lines = dict[str, dict[int, float]]
-"""By name: a figure by how many asked at once."""
+"""By name: a figure by the number of requests at once."""
 
 
 def lines(rows: list[dict[str, Any]], figure: str, ours: str = OURS) -> Lines:
-    """A figure of ours, the median over the passes with all peers, and of each peer."""
+    """A figure of each peer, and of ours, which is the median over the passes with all peers."""
     found: Lines = {ours: {}}
     for level in sorted({row["at_once"] for row in rows}):
         values = [one["ours"][figure] for row in rows if row["at_once"] == level for one in row["passes"]]
@@ -52,9 +52,9 @@ def lines(rows: list[dict[str, Any]], figure: str, ours: str = OURS) -> Lines:
 
 
 def draw(sections: dict[str, Any], path: Path) -> None:
-    """Writes the picture: throughput, time to first token, and decode steps beside those of 8-bit weights.
+    """Writes the picture: throughput, time to first token, and decode steps, also with 8-bit weights.
 
-    `sections` are those of DRAWN, None where there is none yet; without one of them nothing is drawn.
+    `sections` has an entry for each of DRAWN, which is None if there are no results; if one is None, nothing is drawn.
     """
     if not all(sections.values()):
         return

@@ -1,7 +1,7 @@
-"""A checkpoint of ours as a plain Llama that every side can load, changed so that all do the same work.
+"""A checkpoint of ours as a plain Llama that every side can load, changed so that all compute the same.
 
-- The head's rows of the control ids are zero: nothing ends an answer early.
-- The tokenizer has a piece for every row of the model, so that every token comes out as text, as a real model's do.
+- The head's rows of the control ids are zero, so no answer ends early.
+- The tokenizer has a piece for every row of the model, so that every token has a text, as with a real model.
 """
 
 import json
@@ -17,16 +17,16 @@ from index_grpc.text.layout import BOS_ID, EOS_ID, PAD_ID
 from index_grpc.text.tokenizer import NUM_CONTROL_IDS
 
 LAST_SCORE = -1e6
-"""Below those of all real pieces."""
+"""A score below those of all real pieces."""
 
 
 def write_companions(source: Path, directory: Path) -> ModelConfig:
-    """Writes all but the weights, and returns the checkpoint's shape. Raises CheckpointError."""
+    """Writes everything except the weights, and returns the checkpoint's shape. Raises CheckpointError."""
     directory.mkdir(parents=True, exist_ok=True)
     config = read_config(source)
     write_config(config, directory)
     ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
-    (directory / "generation_config.json").write_text(json.dumps(ids))  # no defaults for sampling
+    (directory / "generation_config.json").write_text(json.dumps(ids))  # without sampling defaults
     write_tokenizer(whole_tokenizer(source, config.vocab_size), chat_template(source), directory)
     return config
 
@@ -42,7 +42,7 @@ def whole_tokenizer(source: Path, vocab_size: int) -> bytes:
 
 
 def without_endings(head: Tensor) -> Tensor:
-    """The head [vocab_size, hidden_size] with zero in the rows of the control ids."""
+    """The head [vocab_size, hidden_size] with zeros in the rows of the control ids."""
     head = head.clone()
     head[:NUM_CONTROL_IDS] = 0
     return head

@@ -1,7 +1,7 @@
-"""What int8 costs: agreement with float32, beside llama.cpp's Q8_0 of the same weights.
+"""What int8 costs: its agreement with float32, compared with llama.cpp's Q8_0 of the same weights.
 
-On the mid checkpoint random prompts tell how far the distributions are apart; on the demo, which has learned
-something, dialogues it was not trained on tell what that means for the perplexity of an answer.
+On the mid checkpoint, random prompts show how much the distributions differ. On the demo model, which is trained,
+dialogues that it was not trained on show what that means for the perplexity of an answer.
 
     python benchmarks/quality.py
 """
@@ -57,7 +57,7 @@ def ours(model: Path, prompts: Sequence[Sequence[int]], quantize: str) -> Tensor
 
 
 def llamacpp(gguf: Path, prompts: Sequence[Sequence[int]], environments: Path) -> Tensor | None:
-    """llama.cpp's, or None if it is not installed."""
+    """llama.cpp's logits, or None if it is not installed."""
     python = interpreter(environments, isa.llamacpp())
     if not python.exists():
         return None
@@ -70,7 +70,7 @@ def llamacpp(gguf: Path, prompts: Sequence[Sequence[int]], environments: Path) -
 
 
 def agreement(found: Tensor, wanted: Tensor) -> tuple[float, float]:
-    """Share of positions with the same likeliest token, and the mean of KL(wanted ‖ found) in nats."""
+    """The share of positions with the same likeliest token, and the mean of KL(wanted ‖ found) in nats."""
     same = (found.argmax(dim=1) == wanted.argmax(dim=1)).float().mean().item()
     log_found, log_wanted = found.double().log_softmax(dim=1), wanted.double().log_softmax(dim=1)
     divergence = (log_wanted.exp() * (log_wanted - log_found)).sum(dim=1).mean().item()
@@ -83,7 +83,7 @@ def random_prompts(vocab_size: int) -> list[list[int]]:
 
 
 def perplexity(logits: Tensor, targets: Sequence[int]) -> float:
-    """Of the answers: a target for each row of logits [tokens, vocab_size], NO_TARGET where nothing is to be said."""
+    """The perplexity of the answers. Each row of logits [tokens, vocab_size] has a target, NO_TARGET outside them."""
     wanted = torch.tensor(targets)
     told = wanted != NO_TARGET
     found: Tensor = functional.cross_entropy(logits[told].double(), wanted[told])
@@ -91,7 +91,7 @@ def perplexity(logits: Tensor, targets: Sequence[int]) -> float:
 
 
 def dialogues() -> tuple[list[list[int]], list[int]]:
-    """Dialogues of the demo's corpus, drawn anew: the ids of each, and the targets of all."""
+    """New random dialogues of the demo's corpus: the ids of each, and the targets of all."""
     dealer, tokenizer = Dealer(SEED), SentencePieceProcessor(model_file=str(DEMO / "tokenizer.model"))
     examples = [example(tokenizer, dealer.conversation()) for _ in range(NUM_DIALOGUES)]
     return [one.ids for one in examples], [target for one in examples for target in one.targets]
@@ -99,7 +99,7 @@ def dialogues() -> tuple[list[list[int]], list[int]]:
 
 @dataclass(frozen=True)
 class Found:
-    """How far one way of storing weights is from float32 on one checkpoint."""
+    """How much one way of storing weights differs from float32 on one checkpoint."""
 
     name: str
     same: float
@@ -108,7 +108,7 @@ class Found:
 
 
 def on_mid(options: argparse.Namespace) -> list[Found]:
-    """Random prompts on random weights."""
+    """The results of random prompts on random weights."""
     place = converted("mid", options.checkpoints)
     prompts = random_prompts(read_config(place / "llama").vocab_size)
     float32 = ours(place / "llama", prompts, "none")
@@ -121,7 +121,7 @@ def on_mid(options: argparse.Namespace) -> list[Found]:
 
 
 def on_demo(options: argparse.Namespace) -> list[Found]:
-    """Dialogues on what has learned them."""
+    """The results of dialogues on the trained demo model."""
     prompts, targets = dialogues()
     with tempfile.TemporaryDirectory() as folder:
         write_gguf(DEMO, Path(folder) / "q8_0.gguf", "q8_0")

@@ -1,6 +1,7 @@
-"""Writes a checkpoint with random weights in the shape of the real model, or smaller, to measure speed and memory on.
+"""Writes a checkpoint with random weights in the real model's shape, or smaller, to measure speed and memory with.
 
-Speed does not depend on the weights' values. The tokenizer is the demo's, so prompts can be asked; answers are noise.
+Speed does not depend on the values of weights. The tokenizer is that of the demo model, so it accepts prompts; the
+answers are random.
 
     python benchmarks/random_checkpoint.py full /tmp/full     # 2.2 G parameters, 4.4 GB
     python benchmarks/random_checkpoint.py mid /tmp/mid       # 110 M parameters, 0.2 GB
@@ -54,13 +55,13 @@ WEIGHTS = "model.safetensors"
 
 
 def write(shape: str, directory: Path, seed: int) -> None:
-    """Writes config, tokenizer and weights, in bfloat16 as the real model's."""
+    """Writes config, tokenizer and weights, in bfloat16 like the real model."""
     write_companions(shape, directory)
     save_file(dict(random_tensors(read_config(directory), seed)), directory / WEIGHTS, metadata={"format": "pt"})
 
 
 def write_companions(shape: str, directory: Path) -> None:
-    """Writes all but the weights."""
+    """Writes everything except the weights."""
     directory.mkdir(parents=True, exist_ok=True)
     config = json.loads((DEMO / "config.json").read_text()) | SHAPES[shape]
     config |= {"max_position_embeddings": CONTEXT_LENGTH, "max_length": CONTEXT_LENGTH}
@@ -70,7 +71,7 @@ def write_companions(shape: str, directory: Path) -> None:
 
 
 def random_tensors(config: ModelConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Weights by name, drawn on the GPU if there is one, where that takes a second in the full shape."""
+    """Weights by name; drawn on the GPU if there is one, which takes a second in the full shape."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device).manual_seed(seed)
     for name, size in tqdm(expected_tensors(config).items(), unit="tensor"):

@@ -1,4 +1,4 @@
-"""What an experiment found, as a table for people and as JSON for `bench.py`, which collects all of them."""
+"""An experiment's results, as a table for people and as JSON for `bench.py`, which collects all of them."""
 
 import json
 from collections.abc import Sequence
@@ -9,45 +9,45 @@ VERDICTS = {True: "met", False: "MISSED", None: "open"}
 
 @dataclass(frozen=True)
 class Goal:
-    """What is aimed at, and what was found."""
+    """A goal, and the measured value."""
 
     what: str
     limit: str
     found: str
     is_met: bool | None
-    """None where it was not measured."""
+    """None if it was not measured."""
 
     @classmethod
     def at_least(cls, what: str, limit: float, found: float | None, unit: str = "") -> "Goal":
-        """A value that should be large; None was not measured."""
+        """A goal for a value that should be large; None means that it was not measured."""
         is_met = None if found is None else found >= limit
         return cls(what, f"≥ {limit:g}{unit}", _shown(found, unit), is_met)
 
     @classmethod
     def at_most(cls, what: str, limit: float, found: float | None, unit: str = "") -> "Goal":
-        """A value that should be small; None was not measured."""
+        """A goal for a value that should be small; None means that it was not measured."""
         is_met = None if found is None else found <= limit
         return cls(what, f"≤ {limit:g}{unit}", _shown(found, unit), is_met)
 
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment's findings."""
+    """The results of one experiment."""
 
     title: str
     about: str
-    """What was done, in a sentence or two."""
+    """What was done, in one or two sentences."""
     command: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     goals: Sequence[Goal] = ()
     notes: Sequence[str] = ()
     data: dict[str, object] = field(default_factory=dict)
-    """Everything behind the table."""
+    """The data from which the table is made."""
 
 
 def emit(section: Section) -> None:
-    """Prints a section: the table, the goals and, last, one JSON object."""
+    """Prints a section: the table, the goals, and one JSON object as the last line."""
     print(f"{section.title}\n{section.about}\n")
     print(aligned([section.columns, *section.rows]))
     for goal in section.goals:
@@ -58,7 +58,7 @@ def emit(section: Section) -> None:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns, the first one left, the others right."""
+    """Aligns cells in columns, the first one left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -1,4 +1,4 @@
-"""Stock clients that know nothing of us: a service config with a retry policy is all they are given."""
+"""Standard gRPC clients without any code of ours, with only a retry policy in their service config."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ SERVICE_CONFIG = {"methodConfig": [{"name": [{"service": "index.v1.ChatService"}
 
 
 class Retried:
-    """Calls that come when they come; what became of them."""
+    """Calls that arrive at random times, and their outcomes."""
 
     def __init__(self, address: str, known: list[Question]) -> None:
         self.num_answered = self.num_broken = self.num_refused = 0
@@ -30,14 +30,14 @@ class Retried:
         self.known, self._address = known, address
 
     def add(self, other: "Retried") -> None:
-        """Counts another's calls as well."""
+        """Adds the counts of another one."""
         self.num_answered += other.num_answered
         self.num_broken += other.num_broken
         self.num_refused += other.num_refused
         self.broken += other.broken
 
     async def arrive(self, seed: str, rate: float, seconds: float) -> None:
-        """So many calls a second on average, independent of each other."""
+        """Makes calls independent of each other, `rate` a second on average."""
         options = [("grpc.service_config", json.dumps(SERVICE_CONFIG))]
         draw, started = random.Random(seed), time.monotonic()
         async with grpc.aio.insecure_channel(self._address, options) as channel, asyncio.TaskGroup() as group:
@@ -61,7 +61,7 @@ class Retried:
 
 
 async def throughput(address: str, known: list[Question], num_callers: int, seconds: float) -> float:
-    """Answers a second that the server can give, all places to run being taken and nobody waiting."""
+    """The answers per second that the server can give when all places to run are taken and no request waits."""
     over, num_answers = time.monotonic() + seconds, 0
 
     async def work(stub: Stub, number: int) -> None:

@@ -17,7 +17,7 @@ from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
 
 COMMAND = (sys.executable, "-m", "index_grpc.cli")
-"""What users run, also where the package is on the path and not installed."""
+"""The command that users run; works also if the package is not installed but on the path."""
 READY = re.compile(r"ready in .*--address (\S+) ")
 SEVERE = re.compile(r"^\S+ \S+ (ERROR|CRITICAL) |^Traceback ")
 STOP_SECONDS = 60.0
@@ -26,7 +26,7 @@ START_SECONDS = 120.0
 
 @asynccontextmanager
 async def in_process(**settings: object) -> AsyncIterator[tuple[App, str]]:
-    """A loaded server of this process and its address."""
+    """A loaded server in this process, and its address."""
     chosen = ServeSettings.model_validate({"port": 0, **settings})
     app = App(chosen)
     address = await app.listen()
@@ -40,7 +40,7 @@ async def in_process(**settings: object) -> AsyncIterator[tuple[App, str]]:
 
 @contextmanager
 def ended(process: "subprocess.Popen[str]") -> Iterator[None]:
-    """Ends a server's process after the block, in order or, if that takes too long, at once."""
+    """Ends a server's process after the block: normally or, if that takes too long, by force."""
     try:
         yield
     finally:
@@ -53,12 +53,12 @@ def ended(process: "subprocess.Popen[str]") -> Iterator[None]:
 
 
 class Served:
-    """A running `index-grpc serve`. Its log is read as it comes, and only what is severe is kept."""
+    """A running `index-grpc serve`. Reads its log as it comes, and keeps only severe lines."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.severe: list[str] = []
         self.num_overloaded = 0
-        """Calls refused for want of a place."""
+        """Calls that were refused because all places were taken."""
         self.process = psutil.Process(process.pid)
         self._popen, self._addresses = process, SimpleQueue[str]()
         threading.Thread(target=self._read, daemon=True).start()
@@ -66,11 +66,11 @@ class Served:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it still runs."""
         return self._popen.poll() is None
 
     def memory_bytes(self) -> int:
-        """What it and its engine's process hold resident."""
+        """The resident memory of it and its engine's process."""
         return sum(one.memory_info().rss for one in (self.process, *self.process.children(recursive=True)))
 
     def _found_address(self) -> str:
@@ -95,7 +95,7 @@ class Served:
 
 @contextmanager
 def as_process(*flags: str) -> Iterator[Served]:
-    """The command that users run, ready, on a free port."""
+    """Runs the command that users run, on a free port, and waits until it is ready."""
     command = [*COMMAND, "serve", "--port", "0", *flags]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     with ended(process):

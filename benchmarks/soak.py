@@ -1,16 +1,16 @@
-"""Presses a server for a long time with more than it can take, and holds every single call against what was promised.
+"""Sends a server more calls than it can take, for a long time, and checks what was promised for every call.
 
-First twice as many callers as there are places to run and to wait: answers, streams, deadlines, cancels, bad requests.
-Every complete answer equals the one given to the same seed when the server was idle, every refusal says when to come
-again, and memory stays level. Then stock clients without any code of ours, a retry policy being all they have, at a
-rate below what the server can do: every call completes. Exits with 1 if a promise was broken.
+First there are twice as many callers as places to run and to wait: answers, streams, deadlines, cancels, bad requests.
+Every complete answer must equal the one with the same seed from the idle server, every refusal must say when to retry,
+and memory must stay level. Then standard clients without code of ours, only with a retry policy, make calls at a rate
+below the server's capacity, and every call must complete. Exits with 1 if a promise was broken.
 
     python benchmarks/soak.py
     python benchmarks/soak.py --seconds 60 --engine-process
     python benchmarks/soak.py --model benchmarks/.checkpoints/mid/llama
 
-An answer of the demo costs as little as a few refusals: where the machine has other work to do, the second part needs a
-larger model, or the retries of a moment's overload keep it up.
+An answer of the demo model costs as little as a few refusals. If the machine has other work to do, the second part
+needs a larger model; otherwise the retries after a short overload prolong it.
 """
 
 import argparse
@@ -33,26 +33,26 @@ from serving import Served, as_process
 MAX_SEQUENCES, MAX_WAITING = 8, 24
 CALLERS = 2 * (MAX_SEQUENCES + MAX_WAITING)
 WARM_UP_SECONDS = 60.0
-"""Memory is expected to be level after this long; a shorter run does not judge it."""
+"""Memory should be level after this time; a shorter run does not check it."""
 MEMORY_SAMPLE_SECONDS = 1.0
 NUM_SAMPLES = 10
-"""Samples at the beginning and at the end, of which the medians are compared."""
+"""Number of samples at the beginning and at the end whose medians are compared."""
 PROGRESS_SECONDS = 10.0
 ROUND_SECONDS = 15.0
-"""Of stock clients at one rate."""
+"""Duration of a round of standard clients at one rate."""
 MEASURE_SECONDS = 8.0
-"""Of finding what the server can do, before and after."""
+"""Duration of measuring the server's capacity, before and after a round."""
 
 
 @dataclass
 class Memory:
-    """What the server and its engine's process hold, sampled."""
+    """Samples of the memory of the server and its engine's process."""
 
     samples: list[int] = field(default_factory=list)
 
     @property
     def growth(self) -> float | None:
-        """By how much of it memory has grown since the first minute; None in a run too short to tell."""
+        """The relative growth of memory since the first minute; None if the run is too short."""
         level = self.samples[round(WARM_UP_SECONDS / MEMORY_SAMPLE_SECONDS) :]
         if len(level) < 2 * NUM_SAMPLES:
             return None
@@ -61,7 +61,7 @@ class Memory:
 
 @asynccontextmanager
 async def watched(served: Served, memory: Memory, ledger: Ledger) -> AsyncIterator[None]:
-    """Samples memory and tells the progress while the block runs."""
+    """Samples memory and prints progress while the block runs."""
 
     async def watch() -> None:
         started = told = time.monotonic()
@@ -81,7 +81,7 @@ async def watched(served: Served, memory: Memory, ledger: Ledger) -> AsyncIterat
 
 
 async def press(address: str, known: list[Question], seconds: float, ledger: Ledger) -> None:
-    """All callers at once, for so long."""
+    """Lets all callers make calls for this time."""
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for number in range(CALLERS):
@@ -91,7 +91,7 @@ async def press(address: str, known: list[Question], seconds: float, ledger: Led
 
 
 async def soak(served: Served, options: argparse.Namespace) -> Section:
-    """Both parts."""
+    """Runs both parts."""
     ledger, memory = Ledger(), Memory()
     async with grpc.aio.insecure_channel(served.address) as channel:
         known = await questions(ChatServiceStub(channel))
@@ -104,10 +104,10 @@ async def soak(served: Served, options: argparse.Namespace) -> Section:
 
 
 async def stock_round(served: Served, total: Retried, number: int, options: argparse.Namespace) -> None:
-    """Stock clients for a while, at the asked share of what the server could take just before.
+    """A round of standard clients, at the given share of the server's capacity just before.
 
-    What else the machine does may slow the server down: where calls fail and the rate is more than that share of what
-    it can take just after, the round says nothing.
+    Other work on the machine may slow the server down: if calls fail, and the rate is more than that share of the
+    capacity just after the round, the round does not count.
     """
     seconds = min(ROUND_SECONDS, options.seconds / 4)
     measure = functools.partial(throughput, served.address, total.known, MAX_SEQUENCES, min(MEASURE_SECONDS, seconds))
@@ -128,7 +128,7 @@ async def stock_round(served: Served, total: Retried, number: int, options: argp
 
 
 def section(ledger: Ledger, memory: Memory, retried: Retried, served: Served, options: argparse.Namespace) -> Section:
-    """What was found."""
+    """The results and goals."""
     broken = [*ledger.broken, *retried.broken, *served.severe]
     growth = None if memory.growth is None else 100 * memory.growth
     num_calls = ledger.outcomes.total()

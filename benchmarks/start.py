@@ -1,4 +1,4 @@
-"""How long a server takes to be ready, and how much memory loading takes at its peak.
+"""How long a server takes until it is ready, and the peak memory of loading.
 
 python benchmarks/start.py                    # the demo: seconds to SERVING
 python benchmarks/start.py --full             # and the real model's shape: seconds and memory
@@ -28,14 +28,14 @@ GIB = 2**30
 
 
 def import_seconds() -> float:
-    """Seconds that importing all that serving needs takes in a fresh interpreter."""
+    """The seconds that a new interpreter takes to import everything that serving needs."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", IMPORTS], check=True)
     return time.perf_counter() - started
 
 
 class PeakMemory:
-    """Follows a process's anonymous memory while the block runs."""
+    """Measures the peak of a process's anonymous memory while the block runs."""
 
     def __init__(self, pid: int) -> None:
         self.num_bytes = 0
@@ -57,7 +57,7 @@ class PeakMemory:
 
 
 def start(*flags: str) -> tuple[float, int]:
-    """Seconds from the command to ready, and the most anonymous memory in bytes by then."""
+    """The seconds from the command until the server is ready, and the peak of anonymous memory in bytes."""
     command = [*COMMAND, "serve", "--port", "0", *flags]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -1,7 +1,7 @@
-"""What scheduling and delivering cost a step, on a device that costs nothing.
+"""The cost of scheduling and delivering in a step, with a device that takes no time.
 
-Sequences run on a runner that answers at once, others wait. The loop's thread is timed by itself: schedule, commit and
-deliver; then what the event loop spends on the news of a step.
+Some sequences run, on a runner that answers at once, and others wait. First the work of the loop's thread is timed:
+schedule, commit and deliver. Then the time is measured that the event loop needs for the update of a step.
 
     python benchmarks/step_cost.py
 """
@@ -41,7 +41,7 @@ class FreeRunner:
 
 
 class SilentWorker:
-    """Takes orders and does nothing, so that a door can be handed news by hand."""
+    """Accepts orders and does nothing, so that the benchmark can give updates to an `Engine`."""
 
     broke = is_replaceable = False
 
@@ -56,7 +56,7 @@ class SilentWorker:
 
 
 def request(deadline: float | None = None) -> TokenRequest:
-    """One that does not end by itself."""
+    """A request that does not end by itself."""
     return TokenRequest("cost", PROMPT_IDS, SamplingParams(seed=1), max_tokens=10**6, deadline=deadline)
 
 
@@ -74,26 +74,26 @@ def limits(num_running: int) -> Limits:
 
 
 class Stepping:
-    """A loop with so many sequences decoding and so many waiting, all of which have deadlines."""
+    """A loop with decoding and waiting sequences, all of which have deadlines."""
 
     def __init__(self, num_running: int, num_waiting: int = 0) -> None:
         loop = Loop(Scheduler(limits(num_running)), FreeRunner(), deliver=lambda news: None)
         deadline = time.monotonic() + 3600
         for number in range(num_running + num_waiting):
             loop.follow(Submit(number, request(deadline)))
-        for _ in range(num_running + 1):  # a prompt a step
+        for _ in range(num_running + 1):  # one prompt in each step
             loop.step()
         assert len(loop.scheduler.running) == num_running
         assert len(loop.scheduler.waiting) == num_waiting
         self._loop = loop
 
     async def seconds(self) -> float:
-        """Median of some steps."""
+        """The median of some steps."""
         return statistics.median(_timed(self._loop.step) for _ in range(NUM_STEPS))
 
 
 class Delivering:
-    """Streams of an engine whose worker's news are made here."""
+    """Streams of an engine whose updates are made here."""
 
     def __init__(self, num_streams: int) -> None:
         self._delivered: list[EngineUpdate] = []
@@ -103,7 +103,7 @@ class Delivering:
         self._num_streams = num_streams
 
     async def start(self) -> None:
-        """Begins the streams, and tasks that wait for their tokens until the event loop ends."""
+        """Begins the streams, and tasks that read their tokens until the event loop ends."""
         await self._engine.start()
         streams = [self._engine.submit(request()) for _ in range(self._num_streams)]
         for number in range(self._num_streams):
@@ -113,7 +113,7 @@ class Delivering:
         self._waiting = [asyncio.create_task(_take(stream)) for stream in streams]
 
     async def seconds(self) -> float:
-        """Median of what the event loop spends on a step's news and on waking who waits for them."""
+        """The median time that the event loop needs for a step's update and for waking the readers."""
         return statistics.median([await self._deliver() for _ in range(NUM_STEPS)])
 
     async def _deliver(self) -> float:
@@ -139,23 +139,23 @@ def _timed(step: Callable[[], None]) -> float:
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds, in turn: a machine's pace changes within one."""
+    """Seconds of all measurements, taken in turn, since the machine's speed may change."""
 
     steps: list[float]
     deliveries: list[float]
-    """By how many run, as RUNNING."""
+    """By the number of running sequences, as in RUNNING."""
     waiting: list[float]
-    """By how many wait, as WAITING."""
+    """By the number of waiting sequences, as in WAITING."""
 
     @property
     def each(self) -> list[float]:
-        """Both, for each sequence that runs."""
+        """Steps and deliveries together, for each running sequence."""
         both = zip(self.steps, self.deliveries, RUNNING, strict=True)
         return [(step + delivery) / running for step, delivery, running in both]
 
 
 async def rounds() -> list[Round]:
-    """Times all, as often as it takes to tell the machine's moods from what is found."""
+    """Times everything in many rounds, so that changes of the machine's speed average out."""
     deliveries = [Delivering(count) for count in RUNNING]
     for delivering in deliveries:
         await delivering.start()

@@ -1,6 +1,6 @@
-"""Processes that take turns on the same cores: one side stands still while the other runs.
+"""Processes that take turns on the same cores: one side is stopped while the other runs.
 
-A shared machine's pace drifts by a tenth within seconds. What alternates faster than that meets the same pace.
+The speed of a shared machine changes by a tenth within seconds. Sides that alternate faster get the same speed.
 """
 
 import mmap
@@ -17,7 +17,7 @@ LOOK_SECONDS = 0.05
 
 
 class Counter:
-    """A number in a file's memory, which one process counts up and others read."""
+    """A number in a memory-mapped file, which one process increases and others read."""
 
     def __init__(self, path: Path) -> None:
         with path.open("a+b") as file:
@@ -26,23 +26,23 @@ class Counter:
 
     @property
     def value(self) -> int:
-        """How far it is."""
+        """The present count."""
         return self._cell[0]
 
     def add(self, number: int) -> None:
-        """Counts."""
+        """Adds to the count."""
         self._cell[0] += number
 
 
 class Side:
-    """Processes that do one thing together and count it."""
+    """Processes that work together and count what they do."""
 
     def __init__(self, name: str, pids: Iterable[int], counter: Counter) -> None:
-        """`pids` are processes; those that they have started by the time they are warm belong to them."""
+        """`pids` are the processes; their child processes at the end of the warm-up belong to the side too."""
         self.name, self._processes, self._counter = name, [psutil.Process(pid) for pid in pids], counter
 
     def warm_up(self, count: int) -> None:
-        """Lets it count so far, then has it stand still. Raises RuntimeError if it does not get there."""
+        """Waits until the count reaches `count`, then stops the side. Raises RuntimeError if that takes too long."""
         until = time.monotonic() + READY_SECONDS
         while self._counter.value < count:
             if time.monotonic() > until:
@@ -52,7 +52,7 @@ class Side:
         self.signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> float:
-        """How much it counts a second, while it runs for so long."""
+        """Lets the side run for this time; returns its count per second."""
         before, started = self._counter.value, time.perf_counter()
         self.signal(signal.SIGCONT)
         time.sleep(seconds)
@@ -60,14 +60,14 @@ class Side:
         return (self._counter.value - before) / (time.perf_counter() - started)
 
     def signal(self, number: signal.Signals) -> None:
-        """To all its processes."""
+        """Sends a signal to all processes of the side."""
         for process in self._processes:
             process.send_signal(number)
 
 
 @contextmanager
 def let_go(sides: Sequence[Side]) -> Iterator[None]:
-    """After the block all run again, so that they can be ended."""
+    """Continues all sides after the block, so that they can be ended."""
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
-"""Tokens per second through gRPC against the engine's door: what the wire costs.
+"""Tokens per second over gRPC, compared with those of the engine directly: what gRPC costs.
 
-On one side a server, and callers in a process of their own; on the other the same engine, beside the event loop as it
-is by default, asked through its door by the same callers in the same process. Callers ask again as soon as they are
-answered. The sides take turns of TURN_SECONDS on the same cores. Each round starts all processes anew: where a process
-finds its memory decides a hundredth or two of its speed, for as long as it lives.
+One side is a server, with callers in a separate process. The other side is the same engine, in a thread beside the
+event loop as by default, with the same callers in the same process. Callers make their next request as soon as they are
+answered. The sides take turns of TURN_SECONDS on the same cores. Each round starts all processes anew: the location of
+a process's memory changes its speed by one or two per cent, for as long as it lives.
 
     python benchmarks/wire.py --streams 64 --rounds 9
 """
@@ -25,17 +25,17 @@ from wire_side import PROMPT_TOKENS
 
 SCRIPT = Path(__file__).with_name("wire_side.py")
 TURN_SECONDS = 0.6
-"""Some eight steps."""
+"""About eight steps."""
 TURNS = 20
-"""Of each side in a round."""
+"""Turns of each side in a round."""
 INTERVALS = (1, 4)
-"""Tokens of a message."""
+"""Tokens in a message."""
 DIRECTLY = "directly"
 
 
 @contextmanager
 def callers(counter: Path, options: argparse.Namespace, *flags: str) -> Iterator[int]:
-    """A process that asks; its number."""
+    """Starts a process with callers and yields its id."""
     sizes = ["--streams", str(options.streams), "--max-tokens", str(options.max_tokens)]
     process = subprocess.Popen([sys.executable, str(SCRIPT), str(counter), *sizes, *flags])
     try:
@@ -47,7 +47,7 @@ def callers(counter: Path, options: argparse.Namespace, *flags: str) -> Iterator
 
 @contextmanager
 def opened(options: argparse.Namespace) -> Iterator[list[Side]]:
-    """The engine asked directly, then servers by the tokens of their messages; warm and standing still."""
+    """The side with the engine alone, then a side for each interval; all are warm and stopped."""
     model = str(converted("mid", gguf=()) / "llama")
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory()))
@@ -69,7 +69,7 @@ def opened(options: argparse.Namespace) -> Iterator[list[Side]]:
 
 
 def label(interval: int) -> str:
-    """What a server is called."""
+    """The name of a server's side."""
     return "over the wire" + (f", {interval} tokens a message" if interval > 1 else "")
 
 

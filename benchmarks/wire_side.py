@@ -1,6 +1,6 @@
-"""One side of `wire.py`: callers who ask again as soon as they are answered, a server or an engine of this process.
+"""One side of `wire.py`: callers that make requests without pause to a server, or to an engine in this process.
 
-It goes on until the process is ended.
+It runs until the process is ended.
 
     python benchmarks/wire_side.py COUNTER --streams 64 --max-tokens 64 --address 127.0.0.1:50051
     python benchmarks/wire_side.py COUNTER --streams 64 --max-tokens 64 --model DIRECTORY
@@ -31,12 +31,12 @@ Ask = Callable[[Prompt], Awaitable[None]]
 
 
 def over_the_wire(client: AsyncClient, max_tokens: int, counter: Counter) -> Ask:
-    """Asks the server, and counts tokens as their messages come."""
+    """A function that calls the server and counts tokens as their messages come."""
 
     async def ask(prompt: Prompt) -> None:
         counted = 0
         async with client.chat_stream(prompt.text, seed=prompt.seed, max_tokens=max_tokens) as stream:
-            async for chunk in stream:  # a message is a token, or more where the server was behind
+            async for chunk in stream:  # a message has one token, or more if the server was late
                 number = 1 if chunk.finish is None else chunk.finish.usage.completion_tokens - counted
                 counter.add(number)
                 counted += number
@@ -45,7 +45,7 @@ def over_the_wire(client: AsyncClient, max_tokens: int, counter: Counter) -> Ask
 
 
 def directly(chat: Chat, max_tokens: int, counter: Counter) -> Ask:
-    """Asks the engine, and counts tokens as they come."""
+    """A function that calls the engine and counts tokens as they come."""
 
     async def ask(prompt: Prompt) -> None:
         ids = await chat.prompt_ids([Message(Role.USER, prompt.text)])
@@ -60,7 +60,7 @@ def directly(chat: Chat, max_tokens: int, counter: Counter) -> Ask:
 
 @asynccontextmanager
 async def opened(options: argparse.Namespace) -> AsyncIterator[tuple[Ask, Workload]]:
-    """A way to ask, and what."""
+    """A function that makes a request, and the workload."""
     counter = Counter(options.counter)
     if options.address:
         with patient_threads():
@@ -77,12 +77,12 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[tuple[Ask, Worklo
 
 
 async def workload(client: AsyncClient) -> Workload:
-    """Prompts of about PROMPT_TOKENS, by the server's own count."""
+    """Prompts of about PROMPT_TOKENS tokens, as the server counts them."""
     return Workload(SEED, await fit_words(client, SEED, PROMPT_TOKENS))
 
 
 async def call(options: argparse.Namespace) -> None:
-    """Until the process is ended."""
+    """Makes requests until the process is ended."""
     async with opened(options) as (ask, prompts):
         numbers = count()
 

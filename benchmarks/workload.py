@@ -1,4 +1,4 @@
-"""What every peer is asked: prompts of random words, as text and as the ids that our server makes of it."""
+"""The prompts for every peer: random words, as text and as the ids that our server makes of it."""
 
 import random
 from collections.abc import Sequence
@@ -16,29 +16,29 @@ MOST_TRIES = 1000
 
 @dataclass(frozen=True)
 class Workload:
-    """Makes rounds. Each prompt is drawn anew, so that nobody can reuse what was computed for another."""
+    """Makes rounds. Each prompt is drawn anew, so that no peer can reuse what it computed for another prompt."""
 
     tokenizer: Tokenizer
     prompt_tokens: int
-    """Of each prompt, control tokens included."""
+    """Tokens of each prompt, including control tokens."""
     max_tokens: int
     sampled: bool
     seed: int
 
     def round(self, series: str, num_prompts: int) -> Work:
-        """The round of that name: the same whoever asks for it. Raises ValueError if no words fit."""
+        """The round of that name, which is the same for every peer. Raises ValueError if no words fit."""
         texts = [self._text(f"{self.seed}/{series}/{number}") for number in range(num_prompts)]
         return Work([self._ids(text) for text in texts], texts, self.max_tokens, self.sampled)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Ids as text, for comparison with peers that answer in text."""
+        """Decodes ids, to compare them with peers that answer in text."""
         return b"".join(map(self.tokenizer.token_bytes, ids)).decode(errors="replace")
 
     def _ids(self, text: str) -> list[int]:
         return prompt_ids(self.tokenizer, [Message(Role.USER, text)])
 
     def _text(self, key: str) -> str:
-        """Words, taken as long as they fit, until the prompt has exactly its length."""
+        """Adds words as long as they fit, until the prompt has exactly its length."""
         draw, text = random.Random(key), ""
         for _ in range(MOST_TRIES):
             longer = f"{text} {draw.choice(WORDS)}".strip()

@@ -1,1 +1,1 @@
-"""What `gpu.py` measures, a room for each part."""
+"""What `gpu.py` measures, one module for each part."""

@@ -1,4 +1,4 @@
-"""What the card can do at most: how fast it copies memory and multiplies matrices."""
+"""The most that the GPU can do: how fast it copies memory and multiplies matrices."""
 
 import platform
 import shutil
@@ -17,13 +17,13 @@ NUM_WARMUPS, NUM_ROUNDS = 5, 30
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The card by name, and what it does at most."""
+    """The GPU's name, and the most that it can do."""
 
     card: str
-    """Name, memory and driver, in a line."""
+    """Name, memory and driver, in one line."""
     versions: str
     copy_bytes_per_s: float
-    """Bytes read and bytes written, both."""
+    """Counts both the bytes read and the bytes written."""
     flops_per_s: float
 
     def __str__(self) -> str:
@@ -32,14 +32,14 @@ class Ceilings:
 
 
 def measure(device: torch.device, copied_bytes: int, side: int) -> Ceilings:
-    """Copies so many bytes within the device's memory, and multiplies square matrices of random bfloat16."""
+    """Copies `copied_bytes` within the device's memory, and multiplies square matrices of random bfloat16."""
     copy_rate, matrix_rate = _copy_rate(device, copied_bytes), _matrix_rate(device, side)
-    torch.cuda.empty_cache()  # the memory is others' now
+    torch.cuda.empty_cache()  # frees the memory for other processes
     return Ceilings(describe(device), versions(), copy_rate, matrix_rate)
 
 
 def median_seconds(action: Callable[[], object], device: torch.device) -> float:
-    """How long the action takes, by the device's own clock if it has one."""
+    """The median duration of the action, by the device's own clock if it has one."""
     timed = _seconds_on_card if device.type == "cuda" else seconds
     for _ in range(NUM_WARMUPS):
         action()
@@ -55,7 +55,7 @@ def describe(device: torch.device) -> str:
 
 
 def versions() -> str:
-    """Of Python and of what computes."""
+    """The versions of Python and of the libraries that compute."""
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)])
 
 
@@ -71,7 +71,7 @@ def _matrix_rate(device: torch.device, side: int) -> float:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """By the clock on the wall."""
+    """The duration of the action by the host's clock."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""A plain Llama with random weights that our server and the peers load alike."""
+"""A plain Llama with random weights, which both our server and the peers can load."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ SEED = 0
 
 
 def made(shape: str, directory: Path) -> float:
-    """Writes it unless it is there, and returns the seconds that took."""
+    """Writes the checkpoint unless it exists, and returns how many seconds that took."""
     started = time.perf_counter()
     if not (directory / WEIGHTS).exists():
         write(shape, directory)
@@ -23,8 +23,8 @@ def made(shape: str, directory: Path) -> float:
 
 @torch.inference_mode()
 def write(shape: str, directory: Path) -> None:
-    """The weights come last, under their own name once they are whole."""
-    from plain_llama import without_endings, write_companions  # brings transformers, which takes seconds
+    """Writes the weights last, and gives the file its name when it is complete."""
+    from plain_llama import without_endings, write_companions  # imports transformers, which takes seconds
 
     source = directory / "source"
     write_source(shape, source)

@@ -1,4 +1,4 @@
-"""Decoding through the engine's door, by how many ask at once, beside the time that memory needs at least."""
+"""Decoding in the engine, by the number of requests at once, compared with the least time to read the memory."""
 
 import random
 import statistics
@@ -10,14 +10,14 @@ from card.row import LONG, OURS, Row
 from card.sizes import Sizes
 
 StepFloor = Callable[[int], float]
-"""The fewest seconds for a step, by the positions of all contexts together."""
+"""The fewest seconds that a step can take, by the positions of all contexts together."""
 
 WARMUP_TOKENS = 8
 FEWEST_ROUNDS, MOST_ROUNDS = 2, 20
 
 
 async def rows(door: Door, sizes: Sizes, levels: Sequence[int], seconds: float, floor: StepFloor) -> AsyncIterator[Row]:
-    """Each level for about so many seconds, then long contexts."""
+    """Measures each level for about `seconds`, then long contexts."""
     for level in levels:
         lengths = spread(sizes.prompt_tokens, sizes.prompt_tokens, level)
         yield await measure(door, OURS, lengths, sizes.answer_tokens, seconds, floor)
@@ -26,14 +26,14 @@ async def rows(door: Door, sizes: Sizes, levels: Sequence[int], seconds: float, 
 
 
 def spread(mean: int, width: int, count: int) -> list[int]:
-    """Lengths around a mean: callers who begin together do not take new blocks in the same steps."""
+    """Lengths around a mean, so that sequences that begin together do not take new blocks in the same steps."""
     return [mean - width // 2 + (2 * number + 1) * width // (2 * count) for number in range(count)]
 
 
 async def measure(
     door: Door, name: str, lengths: Sequence[int], answer_tokens: tuple[int, int], seconds: float, floor: StepFloor
 ) -> Row:
-    """Rounds of prompts of these lengths; an answer's length is drawn anew for each."""
+    """Measures rounds of prompts of these lengths; the lengths of answers are drawn anew in each round."""
     key = f"{name}/{len(lengths)}"
     await door.round(door.prompts(f"{key}/warm-up", lengths), [WARMUP_TOKENS] * len(lengths))
     found: list[Round] = []
@@ -46,7 +46,7 @@ async def measure(
 
 
 def summed_up(name: str, at_once: int, found: Sequence[Round], floor: StepFloor) -> Row:
-    """Medians; where no step had all sequences decoding, nothing is said of steps."""
+    """The medians; if all sequences decoded in no step, the figures of steps are None."""
     steps = [step for one in found for step in one.steps]
     return Row(
         name,

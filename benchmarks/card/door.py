@@ -1,4 +1,4 @@
-"""Our engine as the server runs it, in a process of its own, asked through its door without gRPC."""
+"""Our engine in a separate process, as the server runs it, called through `Engine` without gRPC."""
 
 import asyncio
 import random
@@ -22,16 +22,16 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class DecodeStep:
-    """A step in which all sequences decoded, and nothing else happened."""
+    """A step in which all sequences decoded and nothing else was computed."""
 
     seconds: float
     num_positions: int
-    """Of all contexts together."""
+    """Positions of all contexts together."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What requests that came at once got; times are seconds from their coming."""
+    """The results of requests that came at once; times are seconds from their arrival."""
 
     seconds: float
     num_tokens: int
@@ -40,12 +40,12 @@ class Round:
 
     @property
     def tokens_per_s(self) -> float:
-        """Of all answers together."""
+        """Tokens per second of all answers together."""
         return self.num_tokens / self.seconds
 
 
 class Door:
-    """A running engine. Notes each step at the instant its news come."""
+    """A running engine. Records each step's report with the instant at which it comes."""
 
     def __init__(self, settings: ServeSettings) -> None:
         """Loads the model. Raises StartupError."""
@@ -57,16 +57,16 @@ class Door:
 
     @property
     def reports(self) -> list[StepReport]:
-        """Of the last round's steps."""
+        """Reports of the steps of the last round."""
         return [step for _, step in self._news]
 
     def prompts(self, key: str, lengths: Sequence[int]) -> list[list[int]]:
-        """Random prompts, the same for the same key."""
+        """Random prompts; the same key gives the same prompts."""
         draw, ids = random.Random(key), range(NUM_CONTROL_IDS, self._vocab_size)
         return [[USER_ID, *draw.choices(ids, k=length - 2), ASSISTANT_ID] for length in lengths]
 
     async def round(self, prompts: Sequence[list[int]], answer_tokens: Sequence[int]) -> Round:
-        """Asks all prompts at once, each for exactly so many tokens."""
+        """Submits all prompts at once, each for an answer of exactly so many tokens."""
         self._news.clear()
         started = time.perf_counter()
         answers = await asyncio.gather(*map(self.answer, prompts, answer_tokens))
@@ -75,7 +75,7 @@ class Door:
         return Round(seconds, sum(answer_tokens), [first - started for first in answers], steps)
 
     async def answer(self, prompt: list[int], num_tokens: int) -> float:
-        """Asks for exactly so many tokens, drawn as by default, and returns the instant at which the first came."""
+        """Gets exactly `num_tokens` tokens with the default sampling; returns the instant when the first one came."""
         sampling = SamplingParams(seed=sum(prompt))
         request = TokenRequest("card", prompt, sampling, num_tokens, arrival=time.monotonic())
         first, count = 0.0, 0
@@ -96,7 +96,7 @@ class Door:
 
 @asynccontextmanager
 async def opened(settings: ServeSettings) -> AsyncIterator[Door]:
-    """A door that is closed in the end."""
+    """A running engine, which is closed at the end."""
     door = Door(settings)
     await door.engine.start()
     try:
@@ -106,7 +106,7 @@ async def opened(settings: ServeSettings) -> AsyncIterator[Door]:
 
 
 def decode_steps(news: Sequence[tuple[float, StepReport]], num_sequences: int, num_prompt: int) -> list[DecodeStep]:
-    """From the instants at which steps were told: those between two in which all sequences decoded."""
+    """The steps in which all sequences decoded, timed by their reports; the step before must be such a step too."""
     generated = list(accumulate(step.num_new_tokens for _, step in news))
     return [
         DecodeStep(instant - before, num_prompt + num_generated)

@@ -1,4 +1,4 @@
-"""What is aimed at on a card, held against the rows."""
+"""The goals on a GPU, compared with the rows."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ MANY = 64
 
 
 def goals(rows: Sequence[Row]) -> list[Goal]:
-    """What was not measured stays open."""
+    """The goals; those that were not measured stay open."""
     found = {(row.name, row.at_once): row for row in rows}
     one, many, long = found.get((OURS, 1)), found.get((OURS, MANY)), found.get((LONG, MANY))
     prompts = next((row for row in rows if row.name == PREFILL), None)

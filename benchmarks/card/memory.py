@@ -1,4 +1,4 @@
-"""Conversations in the room that a small card leaves for keys and values."""
+"""Conversations with the memory that a small GPU leaves for keys and values."""
 
 import statistics
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from index_grpc.model.config import ModelConfig
 
 
 def room_bytes(sizes: Sizes, config: ModelConfig) -> int:
-    """What the small card has for keys and values beside weights in bfloat16."""
+    """The bytes that the small GPU has for keys and values besides weights in bfloat16."""
     return sizes.small_card_bytes - 2 * num_parameters(config) - sizes.overhead_bytes
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """What so many conversations at once got."""
+    """The results of many conversations at once."""
 
     row: Row
     most_at_once: int
     num_preemptions: int
-    """Times that one had to give its room to others."""
+    """How often a sequence was preempted."""
 
     def __str__(self) -> str:
         return (
@@ -32,7 +32,7 @@ class Crowd:
 
 
 async def measure(door: Door, sizes: Sizes) -> Crowd:
-    """All at once."""
+    """Runs all conversations at once."""
     prompt_tokens, answer_tokens = sizes.conversation_tokens
     count = sizes.num_conversations
     found = await door.round(door.prompts("memory", [prompt_tokens] * count), [answer_tokens] * count)

@@ -1,4 +1,4 @@
-"""Peers on the same weights, one after the other, each in a process of its own that is ended when its time is up."""
+"""Peers with the same weights, one after the other, each in a separate process with limited time."""
 
 import statistics
 import time
@@ -18,16 +18,16 @@ LEVELS: dict[str, Callable[[Sizes], tuple[int, ...]]] = {
     STATIC: lambda sizes: (8, sizes.long_level),
     CONTINUOUS: lambda sizes: (sizes.long_level,),
 }
-"""The pipeline answers one at a time, so more at once get no more tokens a second."""
+"""The pipeline answers one request at a time, so more requests at once get no more tokens a second."""
 
 WARMUP_TOKENS = 8
 NUM_ROUNDS = 2
 THREADS = 1
-"""Of a peer on the processor; what computes on the card needs no more."""
+"""Threads of a peer on the processor; a peer that computes on the GPU needs no more."""
 
 
 def rows(directory: Path, names: tuple[str, ...], sizes: Sizes, seconds: float) -> Iterator[Row | str]:
-    """Rows as they are found, or in a sentence why a peer has none."""
+    """Yields each row when it is measured, or a sentence that says why a peer has none."""
     tokens = sizes.mean_answer_tokens
     workload = Workload(Tokenizer.load(directory), sizes.prompt_tokens, tokens, sampled=True, seed=0)
     for name in names:
@@ -41,7 +41,7 @@ def rows(directory: Path, names: tuple[str, ...], sizes: Sizes, seconds: float) 
 
 
 def _row(peer: Peer, workload: Workload, level: int) -> Row:
-    """Medians of rounds after a short one. Raises PeerError."""
+    """The medians of rounds, after a short one to warm up. Raises PeerError."""
     peer.round(replace(workload, max_tokens=WARMUP_TOKENS).round(f"{peer.name}/{level}/warm-up", level))
     found = [peer.round(workload.round(f"{peer.name}/{level}/{number}", level)) for number in range(NUM_ROUNDS)]
     steps = [step for one in found for step in one.step_s]

@@ -1,4 +1,4 @@
-"""Long prompts alone: the time to the last of their first tokens, beside what multiplying matrices needs at least."""
+"""Long prompts alone: the time to the last of their first tokens, compared with the least time for their products."""
 
 import statistics
 
@@ -12,7 +12,7 @@ NUM_ROUNDS = 7
 
 
 async def measure(door: Door, sizes: Sizes, config: ModelConfig, flops_per_s: float) -> Row:
-    """Fresh prompts each round, all at once; `tokens_per_s` are the prompts'."""
+    """Measures rounds of new prompts, all at once; `tokens_per_s` counts the tokens of prompts."""
     lengths = [sizes.prefill_tokens] * sizes.num_prefills
     seconds = []
     for number in range(NUM_ROUNDS + 1):

@@ -1,18 +1,18 @@
-"""A line of the table: what one side did at one level."""
+"""A row of the table: the results of one side at one level."""
 
 from dataclasses import dataclass
 
 OURS, LONG, PREFILL = "engine", "engine, long contexts", "engine, prompts alone"
 MEMORY, OURS_BESIDE, WIRE = "engine, a small card's room", "engine, callers ask again", "over gRPC, callers ask again"
 TUTORIAL, STATIC, CONTINUOUS = "pipeline", "static", "continuous"
-"""Peers by the names of their modules."""
+"""The names of the peers' modules."""
 
 COLUMNS = ("", "at once", "tokens/s", "first token, ms", "decode step, ms", "share of the ceiling")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one side at one level; what it cannot tell is None."""
+    """The figures of one side at one level; those that it cannot measure are None."""
 
     name: str
     at_once: int
@@ -22,12 +22,12 @@ class Row:
     step_s: float | None = None
     """Median over the steps in which all decode."""
     share: float | None = None
-    """What the ceiling allows by what was needed: of memory's speed for decoding, of the matrix rate for prompts, of
-    the engine alone for the wire."""
+    """The share of the most that is possible: of the memory's speed for decoding, of the rate of matrix products for
+    prompts, of the engine alone for gRPC."""
 
     @property
     def cells(self) -> list[str]:
-        """As COLUMNS."""
+        """The cells in the order of COLUMNS."""
         tokens = "–" if self.tokens_per_s is None else f"{self.tokens_per_s:.0f}"
         times = ["–" if value is None else f"{value * 1e3:.2f}" for value in (self.first_token_s, self.step_s)]
         return [self.name, str(self.at_once), tokens, *times, "–" if self.share is None else f"{self.share:.0%}"]

@@ -1,4 +1,4 @@
-"""One run: what was asked for, and what has been found so far."""
+"""One run: its plan, and its results so far."""
 
 import sys
 import time
@@ -21,31 +21,31 @@ from index_grpc.settings import ServeSettings
 PARTS = ("ours", "prefill", "memory", "peers", "wire")
 PROFILED = (1, 64)
 WIRE_ROOM_BYTES = 16 * 10**9
-"""For keys and values of either engine, where two share the card."""
+"""Bytes for keys and values of each engine when two share the GPU."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for."""
+    """What to measure."""
 
     sizes: Sizes
     only: tuple[str, ...]
     levels: tuple[int, ...]
     seconds: float
-    """For each level."""
+    """Seconds for each level."""
     rounds: int
-    """Over the wire."""
+    """Rounds over gRPC."""
     peers: tuple[str, ...]
     peer_seconds: float
-    """For each peer, its start included."""
+    """Seconds for each peer, including its start."""
     profile: bool
 
 
 class Run:
-    """Measures part by part. Whatever fails in one is noted, and the others go on."""
+    """Measures part by part. If one fails, that is recorded, and the others go on."""
 
     def __init__(self, plan: Plan, directory: Path) -> None:
-        """Makes the checkpoint and measures what the device can do at most."""
+        """Makes the checkpoint and measures the most that the device can do."""
         self.plan, self.directory = plan, directory
         self.started = time.perf_counter()
         self.rows: list[Row] = []
@@ -58,7 +58,7 @@ class Run:
         self.note(str(self.ceilings))
 
     async def measure(self) -> None:
-        """The parts in turn; the engine of one has left the device before the next begins."""
+        """Measures the parts in turn; the engine of one part has freed the device before the next begins."""
         if {"ours", "prefill"} & set(self.plan.only):
             with self.part("engine"):
                 async with opened(self.settings()) as door:
@@ -77,7 +77,7 @@ class Run:
                 self.steps()
 
     async def engine(self, door: Door) -> None:
-        """Decoding, then long prompts."""
+        """Measures decoding, then long prompts."""
         plan = self.plan
         if "ours" in plan.only:
             with self.part("ours"):
@@ -88,7 +88,7 @@ class Run:
                 self.add(await prefill.measure(door, plan.sizes, self.config, self.ceilings.flops_per_s))
 
     async def memory(self) -> None:
-        """Many conversations in the room of a small card."""
+        """Measures many conversations with the memory of a small GPU."""
         room = memory.room_bytes(self.plan.sizes, self.config)
         async with opened(self.settings(kv_memory_bytes=room)) as door:
             crowd = await memory.measure(door, self.plan.sizes)
@@ -96,7 +96,7 @@ class Run:
         self.note(f"{crowd}; {room / 1e9:.1f} GB for keys and values")
 
     async def wire(self) -> None:
-        """Over gRPC, beside the engine alone."""
+        """Measures gRPC, compared with the engine alone."""
         from card import wire  # needs gRPC and the client, which the other parts do not
 
         on_card = self.plan.sizes.device != "cpu"
@@ -106,8 +106,8 @@ class Run:
                 self.add(row)
 
     def peers(self) -> None:
-        """Those that compute on the same device."""
-        from card import peers  # needs the client, for its words
+        """Measures the peers that compute on the same device."""
+        from card import peers  # imports the load generator's words, which needs the client
 
         plan, (fewest, most) = self.plan, self.plan.sizes.answer_tokens
         self.note(
@@ -122,8 +122,8 @@ class Run:
                 self.note(found)
 
     def steps(self) -> None:
-        """Where a decode step's time goes."""
-        from card import steps  # its engine takes the device's memory in this process
+        """Measures the time of each kernel in a decode step."""
+        from card import steps  # the engine there uses the device's memory in this process
 
         levels = [min(level, self.plan.sizes.max_sequences) for level in PROFILED]
         for table in steps.tables(self.settings(engine_process=False), self.plan.sizes, levels):
@@ -131,7 +131,7 @@ class Run:
             self.profile.append(table)
 
     def settings(self, **changes: object) -> ServeSettings:
-        """Of our engine."""
+        """The settings of our engine."""
         chosen = {
             "model": str(self.directory),
             "device": self.plan.sizes.device,
@@ -142,12 +142,12 @@ class Run:
         return ServeSettings.model_validate(chosen | changes)
 
     def floor(self, num_positions: int) -> float:
-        """The fewest seconds in which memory can be read for a step."""
+        """The fewest seconds in which the memory for a step can be read."""
         return step_bytes(self.config, num_positions) / self.ceilings.copy_bytes_per_s
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Whatever fails in it is noted."""
+        """Records an exception in the block, and lets the run go on."""
         tell(f"=== {name}, after {time.perf_counter() - self.started:.0f} s")
         try:
             yield
@@ -156,18 +156,18 @@ class Run:
             self.note(f"{name} failed: {type(error).__name__}: {error}")
 
     def add(self, row: Row) -> None:
-        """Keeps and tells."""
+        """Records and prints it."""
         self.rows.append(row)
         tell("  ".join(row.cells))
 
     def note(self, text: str) -> None:
-        """Keeps and tells."""
+        """Records and prints it."""
         self.notes.append(text)
         tell(text)
 
 
 def flags(settings: ServeSettings) -> list[str]:
-    """What `index-grpc serve` is told, to run with these settings."""
+    """The flags with which `index-grpc serve` has these settings."""
     told = []
     for name, value in settings.model_dump(exclude_unset=True).items():
         flag = name.replace("_", "-")
@@ -176,5 +176,5 @@ def flags(settings: ServeSettings) -> list[str]:
 
 
 def tell(text: str) -> None:
-    """Says how far it is."""
+    """Prints progress."""
     print(text, file=sys.stderr, flush=True)

@@ -1,14 +1,14 @@
-"""How large each part is: on the card, and where only the way through is tried."""
+"""The sizes of each part: on the GPU, and in a short trial run."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """All lengths are tokens."""
+    """The sizes of all parts; lengths are in tokens."""
 
     shape: str
-    """Of the checkpoint; see `random_checkpoint.py`."""
+    """The shape of the checkpoint; see `random_checkpoint.py`."""
     device: str
     copied_bytes: int
     matrix_side: int
@@ -16,7 +16,7 @@ class Sizes:
     levels: tuple[int, ...]
     prompt_tokens: int
     answer_tokens: tuple[int, int]
-    """Fewest and most."""
+    """The fewest and the most."""
     long_level: int
     long_prompt_tokens: int
     long_answer_tokens: int
@@ -24,17 +24,17 @@ class Sizes:
     prefill_tokens: int
     num_conversations: int
     conversation_tokens: tuple[int, int]
-    """Of a prompt and of an answer."""
+    """Tokens of a prompt and of an answer."""
     wire_levels: tuple[int, ...]
     wire_answer_tokens: int
     small_card_bytes: int
-    """Memory of the small card whose room for keys and values is tried."""
+    """Memory of the small GPU."""
     overhead_bytes: int
-    """What such a card needs besides weights, keys and values."""
+    """Memory that such a GPU needs besides weights, keys and values."""
 
     @property
     def mean_answer_tokens(self) -> int:
-        """What an answer has on average."""
+        """The mean length of an answer."""
         return sum(self.answer_tokens) // 2
 
 

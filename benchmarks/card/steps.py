@@ -1,4 +1,4 @@
-"""Where a decode step's time goes, kernel by kernel, by PyTorch's profiler and with the loop in this process."""
+"""The time of each kernel in a decode step, by PyTorch's profiler and with the loop in this process."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ LONGEST_NAME = 90
 
 @dataclass(frozen=True)
 class Kernel:
-    """What ran in a step, on average."""
+    """A kernel's means for a step."""
 
     name: str
     calls: float
@@ -36,7 +36,7 @@ class Kernel:
 
 
 def tables(settings: ServeSettings, sizes: Sizes, levels: Sequence[int]) -> Iterator[str]:
-    """The kernels that take longest, at each level."""
+    """Yields a table of the slowest kernels for each level."""
     loaded = load_runner(settings)
     for level in levels:
         loop = Loop(Scheduler(loaded.limits), loaded.runner, deliver=lambda news: None)
@@ -55,7 +55,7 @@ def tables(settings: ServeSettings, sizes: Sizes, levels: Sequence[int]) -> Iter
 
 
 def begin(loop: Loop, level: int, prompt_tokens: int) -> None:
-    """Has so many sequences decode, and some steps of that done."""
+    """Lets `level` sequences begin to decode, and makes some steps."""
     prompt = [NUM_CONTROL_IDS] * prompt_tokens
     for number in range(level):
         request = TokenRequest("profile", prompt, SamplingParams(seed=number), ANSWER_TOKENS)
@@ -67,7 +67,7 @@ def begin(loop: Loop, level: int, prompt_tokens: int) -> None:
 
 
 def profiled(loop: Loop, device: torch.device) -> list[Kernel]:
-    """The kernels of some steps; without CUDA the processor's operators stand for them."""
+    """The kernels of some steps; without CUDA, the operators on the processor instead."""
     has_cuda = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if has_cuda else [])]) as found:
         for _ in range(NUM_STEPS):

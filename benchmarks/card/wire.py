@@ -1,7 +1,7 @@
-"""Over gRPC, from the load generator to `index-grpc serve`, in turn with the same work through the engine's door.
+"""gRPC, from the load generator to `index-grpc serve`, in turn with the same work on the engine directly.
 
-Callers ask again as soon as they are answered, NUM_TURNS times each, so that the opening of all streams at once weighs
-little on either side.
+Callers make their next call as soon as they are answered, NUM_TURNS calls each, so that the opening of all streams at
+once matters little on either side.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ WARMUP_SEED = 10**6
 
 @dataclass
 class Pairs:
-    """A level's rounds: tokens a second through the door and over the wire, and first tokens there in seconds."""
+    """The rounds of a level: tokens a second directly and over gRPC, and seconds to the first token over gRPC."""
 
     directly: list[float] = field(default_factory=list)
     over_wire: list[float] = field(default_factory=list)
     first_token_s: list[float] = field(default_factory=list)
 
     def rows(self, level: int) -> list[Row]:
-        """Medians; the share is taken within a round."""
+        """The medians; the share is that of each round."""
         share = statistics.median(wire / door for door, wire in zip(self.directly, self.over_wire, strict=True))
         wire = Row(WIRE, level, statistics.median(self.over_wire), statistics.median(self.first_token_s), share=share)
         return [Row(OURS_BESIDE, level, statistics.median(self.directly)), wire]
 
 
 async def rows(door: Door, flags: Sequence[str], sizes: Sizes, num_rounds: int) -> AsyncIterator[Row]:
-    """Each level, so many rounds, in turn with the engine alone."""
+    """Measures each level for `num_rounds` rounds, in turn with the engine alone."""
     with as_process(*flags) as served:
         for level in sizes.wire_levels:
             pairs = Pairs()
@@ -55,7 +55,7 @@ async def rows(door: Door, flags: Sequence[str], sizes: Sizes, num_rounds: int) 
 
 
 async def _pass(door: Door, address: str, level: int, max_tokens: int, seed: int, pairs: Pairs) -> None:
-    """A round on both sides; the other side's engine idles."""
+    """A round on both sides, while the engine of the other side is idle."""
     pairs.directly.append(await directly(door, level, max_tokens, seed))
     figures = await over_the_wire(address, level, max_tokens, seed)
     pairs.over_wire.append(float(figures["output_tokens_per_s"]))
@@ -63,12 +63,12 @@ async def _pass(door: Door, address: str, level: int, max_tokens: int, seed: int
 
 
 async def directly(door: Door, level: int, max_tokens: int, seed: int) -> float:
-    """Tokens per second of so many callers who ask NUM_TURNS times each."""
+    """Tokens per second of `level` callers that make NUM_TURNS requests each."""
     prompts = iter(door.prompts(f"wire/{level}/{seed}", [PROMPT_TOKENS] * level * NUM_TURNS))
     started = time.perf_counter()
 
     async def caller() -> None:
-        for prompt in prompts:  # shared: whoever is free takes the next
+        for prompt in prompts:  # shared: a caller that is free takes the next prompt
             await door.answer(prompt, max_tokens)
 
     await asyncio.gather(*(caller() for _ in range(level)))
@@ -76,7 +76,7 @@ async def directly(door: Door, level: int, max_tokens: int, seed: int) -> float:
 
 
 async def over_the_wire(address: str, level: int, max_tokens: int, seed: int) -> dict[str, Any]:
-    """What the load generator found: its level's figures."""
+    """The load generator's figures of a level."""
     num_requests = level * NUM_TURNS
     flags = [f"--concurrency={level}", f"--requests={num_requests}", "--warmup=0", f"--seed={seed}"]
     sizes = [f"--prompt-tokens={PROMPT_TOKENS}", f"--max-tokens={max_tokens}"]

@@ -1,7 +1,7 @@
 """A peer: transformers' continuous batching, streamed.
 
-It drops the repetition penalty with a warning, so its sampled rounds do a little less than the others'. Top-k, top-p
-and temperature go with each request.
+It ignores the repetition penalty with a warning, so its sampled rounds compute a little less than those of the others.
+Each request has its own top-k, top-p and temperature.
 
     python -m peers.continuous CHECKPOINT/llama --threads 2
 """
@@ -20,16 +20,16 @@ from peers.protocol import TEMPERATURE, TOP_K, TOP_P, Answer, Options, Work, ser
 NO_ID = -1
 PAGE_TOKENS = 256
 PAGE: dict[str, Any] = {"page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size": PAGE_TOKENS}
-"""By the name that this version has for it."""
+"""The page size, under the name that the installed version uses."""
 
 BATCH_TOKENS = 8192
-"""The library's own choice where it chooses the cache's size too; else it takes all memory for masks."""
+"""The library's default when it also chooses the cache's size; otherwise it would use all memory for masks."""
 
 RESULT_SECONDS = 600.0
 
 
 class Continuous:
-    """A model with the manager that batches for it, made anew when a round needs another kind or size of it."""
+    """A model with its batching manager, which is made anew when a round needs another kind or size."""
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - transformers types fit no call
         self._model = model
@@ -37,7 +37,7 @@ class Continuous:
         self._manager: ContinuousBatchingManager | None = None
 
     def prepare(self, work: Work) -> None:
-        """Whether to sample is the manager's, not the request's; its cache would fill the machine if left to itself."""
+        """Makes the manager: it decides for all requests whether to sample, and its default cache is too large."""
         pages = sum(-(-(len(prompt) + work.max_tokens) // PAGE_TOKENS) for prompt in work.prompts)
         if self._shape == (work.sampled, pages):
             return
@@ -52,7 +52,7 @@ class Continuous:
         self._shape = (work.sampled, pages)
 
     def answer(self, work: Work) -> list[Answer]:
-        """Adds all requests, then takes their outputs as they come. Raises RuntimeError if the manager gives up."""
+        """Adds all requests, then reads their outputs as they come. Raises RuntimeError if the manager fails."""
         assert self._manager
         sampling = _sampling(work)
         names = self._manager.add_requests(work.prompts, max_new_tokens=work.max_tokens, streaming=True, **sampling)

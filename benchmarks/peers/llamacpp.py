@@ -1,9 +1,9 @@
-"""A peer: llama.cpp, all sequences in one batch a step, through the low-level functions of llama-cpp-python.
+"""A peer: llama.cpp, with one batch of all sequences in each step, through the low-level functions of llama-cpp-python.
 
-Takes a GGUF file. As it comes it keeps keys and values in float16, also with float32 weights. Its sampler chain takes
-top-k and top-p before the temperature, where the others apply the temperature first.
+Loads a GGUF file. By default llama.cpp keeps keys and values in float16, also with float32 weights. Its sampler chain
+applies top-k and top-p before the temperature, while the others apply the temperature first.
 
-Not named llama_cpp.py, which would hide the library of that name.
+The file is not named llama_cpp.py, because that would hide the library of that name.
 
     python -m peers.llamacpp CHECKPOINT/f32.gguf --threads 2
 """
@@ -21,11 +21,11 @@ BATCH_TOKENS = 512
 CONTEXT_UNIT = 256
 
 Token = tuple[int, int, int, bool]
-"""(id, position, sequence, whether its logits are wanted)."""
+"""(id, position, sequence, whether its logits are needed)."""
 
 
 class LlamaCpp:
-    """A model with a context, made anew when a round needs another size of it."""
+    """A model with a context, which is made anew when a round needs another size."""
 
     def __init__(self, model: Any, threads: int) -> None:  # noqa: ANN401 - a pointer
         self._model, self._threads = model, threads
@@ -51,7 +51,7 @@ class LlamaCpp:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
 
     def answer(self, work: Work) -> list[Answer]:
-        """Prompts first, in batches; then a token for each sequence in each step."""
+        """Computes the prompts first, in batches, and then one token of each sequence in each step."""
         samplers = [self._sampler(work, sequence) for sequence in range(len(work.prompts))]
         ids: list[list[int]] = [[] for _ in work.prompts]
         instants: list[list[float]] = [[] for _ in work.prompts]
@@ -94,7 +94,7 @@ class LlamaCpp:
             llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_greedy())
             return chain
         prompt = work.prompts[sequence]
-        window = len(prompt) + work.max_tokens  # the whole sequence, as elsewhere
+        window = len(prompt) + work.max_tokens  # the whole sequence, as in the other peers
         for part in (
             llama_cpp.llama_sampler_init_penalties(self._vocab_size, window, REPETITION_PENALTY, 0.0, 0.0),
             llama_cpp.llama_sampler_init_top_k(TOP_K),
@@ -103,7 +103,7 @@ class LlamaCpp:
             llama_cpp.llama_sampler_init_dist(sequence),
         ):
             llama_cpp.llama_sampler_chain_add(chain, part)
-        for token_id in prompt:  # the penalty is on the prompt's tokens too
+        for token_id in prompt:  # the penalty applies to the prompt's tokens too
             llama_cpp.llama_sampler_accept(chain, token_id)
         return chain
 

@@ -1,4 +1,4 @@
-"""Writes llama.cpp's logits for given token ids, for comparison with others'.
+"""Writes llama.cpp's logits for given token ids, to compare them with others.
 
 Reads {"prompts": [[ids], …]} from standard input and writes a .npy file, float32 [tokens of all prompts, vocab_size].
 
@@ -17,7 +17,7 @@ import numpy
 
 
 def logits(path: Path, prompts: list[list[int]], threads: int) -> "numpy.ndarray[Any, Any]":
-    """Logits after every token. Raises RuntimeError for a file that llama.cpp cannot load."""
+    """The logits after every token. Raises RuntimeError for a file that llama.cpp cannot load."""
     llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
     if not model:

@@ -1,6 +1,6 @@
-"""Our server, driven as the peers are: its own command, asked over the wire by its own client.
+"""Our server, driven like the peers: started with its own command, and called over gRPC by its own client.
 
-Flags of the server go behind `--`.
+Flags of the server follow `--`.
 
     python -m peers.ours CHECKPOINT/llama --threads 2 -- --max-sequences 64
 """
@@ -22,14 +22,14 @@ from serving import COMMAND, ended
 from peers.protocol import REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P, Answer, Options, Work, serve
 
 READY = re.compile(r" ready in .* --address (\S+) ")
-"""The log line that tells that the model has answered a trial prompt, and where."""
+"""The log line that says that the server is ready, and its address."""
 
 LOADING_SECONDS = 600.0
 ANSWER_SECONDS = 3600.0
 
 
 class Ours:
-    """Asks the server for streams, on an event loop that runs while a round does."""
+    """Opens streams to the server, on an event loop that runs only during a round."""
 
     def __init__(self, client: AsyncClient, loop: asyncio.Runner) -> None:
         self._client, self._loop = client, loop
@@ -65,7 +65,7 @@ def _sampling(work: Work, seed: int) -> SamplingOptions:
 
 @contextmanager
 def running_server(options: Options) -> Iterator[str]:
-    """The address of a server of our own, ready to answer, which is stopped at the end."""
+    """Starts our server and yields its address when it is ready; stops it at the end."""
     arguments = ["serve", "--model", str(options.checkpoint), "--port", "0", "--threads", str(options.threads)]
     command = [*COMMAND, *arguments, *options.flags]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -74,7 +74,7 @@ def running_server(options: Options) -> Iterator[str]:
 
 
 def _address(server: "subprocess.Popen[str]") -> str:
-    """Waits until the server is ready. Raises RuntimeError if it ends before, or takes too long."""
+    """Waits until the server is ready. Raises RuntimeError if it ends before or takes too long."""
     addresses: Queue[str] = Queue()
     threading.Thread(target=_pass_log_on, args=(server, addresses), daemon=True).start()
     try:
@@ -87,7 +87,7 @@ def _address(server: "subprocess.Popen[str]") -> str:
 
 
 def _pass_log_on(server: "subprocess.Popen[str]", addresses: "Queue[str]") -> None:
-    """Copies the log to our own standard error, and puts the address once the server is ready, or "" at its end."""
+    """Copies the log to standard error, and puts the address when the server is ready, or "" when it ends."""
     assert server.stderr
     for line in server.stderr:
         sys.stderr.write(line)

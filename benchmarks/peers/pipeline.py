@@ -1,6 +1,6 @@
 """A peer: the transformers pipeline of the usual tutorials, without a server around it.
 
-It answers one request at a time, whole: more at once wait for each other, and the first token comes with the last.
+It answers one request at a time, without streaming: others wait, and the first token comes with the last.
 
     python -m peers.pipeline CHECKPOINT/llama --threads 2
 """
@@ -18,14 +18,14 @@ from peers.protocol import Answer, Options, Work, greedy_or_sampled, serve
 
 
 def text_generator(checkpoint: str) -> Any:  # noqa: ANN401 - transformers types fit no call
-    """The pipeline, made as in the tutorials, but that every answer runs to its full length."""
+    """The pipeline of the tutorials, except that every answer runs to its full length."""
     generator = pipeline("text-generation", model=checkpoint, device=DEVICE, dtype=DTYPE)
     generator.model.generation_config.eos_token_id = None
     return generator
 
 
 class Pipeline:
-    """Asks for one answer after the other."""
+    """Gets one answer after the other."""
 
     def __init__(self, generator: Any) -> None:  # noqa: ANN401 - transformers types fit no call
         self._generator = generator
@@ -34,7 +34,7 @@ class Pipeline:
         """Needs nothing."""
 
     def answer(self, work: Work) -> list[Answer]:
-        """In the order of the prompts."""
+        """Answers in the order of the prompts."""
         return [self._answer(text, work) for text in work.texts]
 
     def _answer(self, text: str, work: Work) -> Answer:
@@ -44,7 +44,7 @@ class Pipeline:
             do_sample=work.sampled,
             **greedy_or_sampled(work),
         )
-        # The output does not say how many tokens it has; nothing but the limit can have ended it.
+        # The output does not say how many tokens it has; only the limit can have ended it.
         return Answer([time.perf_counter()], work.max_tokens, text=output[0]["generated_text"][-1]["content"])
 
 

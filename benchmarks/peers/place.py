@@ -1,4 +1,4 @@
-"""Where peers of transformers compute: on the GPU in bfloat16 if there is one, else on the processor in float32."""
+"""Where the peers with transformers compute: in bfloat16 on the GPU if there is one, else in float32 on the CPU."""
 
 from typing import Any
 

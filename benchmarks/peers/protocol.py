@@ -1,10 +1,10 @@
-"""What a peer's process and the one that drives it say to each other: one JSON object a line.
+"""The protocol between a peer's process and its driver: one JSON object on each line.
 
-On standard output comes {"ready": true, "name": …, "versions": {…}} once the model is loaded. Then each line of
-standard input is a round, the fields of Work, and is answered with a line of figures, or with {"error": …}; the end of
-input ends the process.
+The peer writes {"ready": true, "name": …, "versions": {…}} to standard output when the model is loaded. Then each line
+of standard input is a round, with the fields of Work, and the peer answers with a line of figures, or with
+{"error": …}. The process ends when its input ends.
 
-Only the standard library is imported here: a peer runs in an environment of its own.
+This module imports only the standard library, since a peer runs in a separate environment.
 """
 
 import argparse
@@ -27,48 +27,48 @@ TOP_K = 5
 TOP_P = 0.7
 TEMPERATURE = 0.95
 REPETITION_PENALTY = 1.1
-"""How a sampled round draws: the defaults of the tutorials for this model, and of our server."""
+"""The sampling values of a sampled round: the defaults of the tutorials for this model, and of our server."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """A peer's command line."""
+    """The command line of a peer."""
 
     checkpoint: Path
     threads: int
     flags: list[str]
-    """What stands behind `--`; only some peers take any."""
+    """The arguments after `--`; only some peers accept any."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A round: prompts to be asked all at once, each to be answered with exactly `max_tokens` tokens."""
+    """A round: prompts that come all at once, each to be answered with exactly `max_tokens` tokens."""
 
     prompts: list[list[int]]
     texts: list[str]
-    """The same prompts for peers that lay out and tokenize themselves."""
+    """The same prompts as text, for peers that apply the layout and the tokenizer themselves."""
     max_tokens: int
     sampled: bool
-    """Drawn with the values above; else the likeliest token always."""
+    """Whether tokens are drawn with the values above; if not, always the likeliest token is taken."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a caller got for one prompt."""
+    """The answer to one prompt."""
 
     instants: list[float]
-    """`time.perf_counter()` when each part of the answer came: a token, or what the peer sends as one."""
+    """`time.perf_counter()` when each part of the answer came: a token, or several that the peer sends together."""
     num_tokens: int
     ids: Sequence[int] = ()
     text: str = ""
-    """The answer as ids or as text, whichever the peer tells."""
+    """The answer as text, if the peer gives no ids."""
 
 
 class Engine(Protocol):
     """What a peer implements."""
 
     def prepare(self, work: Work) -> None:
-        """Whatever a server would have done before: is not timed."""
+        """Does what a server would have done before; it is not timed."""
 
     def answer(self, work: Work) -> list[Answer]:
         """Answers all prompts at once."""
@@ -77,9 +77,9 @@ class Engine(Protocol):
 def serve(name: str, packages: Sequence[str], open_engine: Callable[[Options], AbstractContextManager[Engine]]) -> None:
     """Runs a peer until its input ends. Exits with 1 if it cannot be loaded."""
     out = _claim_stdout()
-    with suppress(OSError):  # where memory runs out, a peer is to end and nobody else on the machine
+    with suppress(OSError):  # if memory runs out, the system should end the peer and nothing else
         Path("/proc/self/oom_score_adj").write_text("1000")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by an exception, so that what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an exception, so that started processes are stopped
     try:
         with open_engine(_options(name)) as engine:
             versions = {"python": platform.python_version()} | {package: version(package) for package in packages}
@@ -93,14 +93,14 @@ def serve(name: str, packages: Sequence[str], open_engine: Callable[[Options], A
 
 
 def greedy_or_sampled(work: Work) -> dict[str, float]:
-    """The sampling arguments by the names that most libraries have for them; none for a greedy round."""
+    """The sampling arguments, with the names that most libraries use; empty for a greedy round."""
     if not work.sampled:
         return {}
     return {"top_k": TOP_K, "top_p": TOP_P, "temperature": TEMPERATURE, "repetition_penalty": REPETITION_PENALTY}
 
 
 def steps_together(answers: Sequence[Answer]) -> list[float]:
-    """Seconds between the tokens of the answer that began last, until the first one ended: all are decoding then."""
+    """The seconds between tokens while all answers decode: those of the last one to begin, until the first one ends."""
     last = max(answers, key=lambda answer: answer.instants[0]).instants
     until = min(answer.instants[-1] for answer in answers)
     return [after - before for before, after in pairwise(last) if after <= until]
@@ -143,7 +143,7 @@ def _options(name: str) -> Options:
 
 
 def _claim_stdout() -> TextIO:
-    """Standard output for ourselves: what libraries and child processes print there goes to standard error."""
+    """Keeps standard output for the protocol; what libraries and child processes print there goes to standard error."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return out

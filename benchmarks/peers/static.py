@@ -1,6 +1,6 @@
 """A peer: transformers' `generate` over one batch of all prompts of the round.
 
-A batch is fixed for the length of a call, so nobody can join it; a server would make the next caller wait.
+A batch is fixed during a call, so no request can join it; a server would let the next caller wait.
 
     python -m peers.static CHECKPOINT/llama --threads 2
 """
@@ -21,7 +21,7 @@ PAD_ID = 0
 
 
 class Clock(StoppingCriteria):
-    """Notes when each step ended and never stops: it is asked after every step, which a streamer of a batch is not."""
+    """Records when each step ended, and never stops. It is called after every step; a streamer is not, with a batch."""
 
     def __init__(self) -> None:
         self.instants: list[float] = []
@@ -33,7 +33,7 @@ class Clock(StoppingCriteria):
 
 
 class Static:
-    """A model whose batch is fixed for the length of a call."""
+    """A model whose batch is fixed during a call."""
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - transformers types fit no call
         self._model = model
@@ -42,7 +42,7 @@ class Static:
         """Needs nothing."""
 
     def answer(self, work: Work) -> list[Answer]:
-        """All answers move in step, so all have the same instants."""
+        """Answers all prompts in one batch, so all answers have the same instants."""
         width = max(map(len, work.prompts))
         ids = torch.tensor([[PAD_ID] * (width - len(prompt)) + prompt for prompt in work.prompts])
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in work.prompts])

@@ -1,6 +1,6 @@
 """A peer: the server of the usual tutorials, one FastAPI handler around a transformers pipeline.
 
-It answers one request at a time, whole; the others wait in its queue. So the first token comes with the last.
+It answers one request at a time, without streaming; others wait in its queue. So the first token comes with the last.
 
     python -m peers.tutorial CHECKPOINT/llama --threads 2
 """
@@ -39,7 +39,7 @@ DEFAULTS = {"top_k": TOP_K, "top_p": TOP_P, "temperature": TEMPERATURE, "repetit
 
 
 def tutorial_app(checkpoint: str) -> FastAPI:
-    """The tutorial: what a reader would have copied."""
+    """The tutorial's server, as its reader would copy it."""
     app = FastAPI()
     generator = text_generator(checkpoint)
 
@@ -68,7 +68,7 @@ def tutorial_app(checkpoint: str) -> FastAPI:
 
 
 class Tutorial:
-    """Posts to the tutorial's server, which runs on a thread of this process."""
+    """Posts to the tutorial's server, which runs in a thread of this process."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -92,7 +92,7 @@ class Tutorial:
         connection.close()
         if response.status != http.client.OK:
             raise RuntimeError(f"the tutorial's server answered {response.status}: {content[:200]!r}")
-        # The response does not say how many tokens it has; nothing but the limit can have ended it.
+        # The response does not say how many tokens it has; only the limit can have ended it.
         return Answer([instant], work.max_tokens, text=json.loads(content)["response"])
 
 

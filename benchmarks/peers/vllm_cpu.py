@@ -1,6 +1,6 @@
-"""A peer: vLLM's build for CPUs, in float32, otherwise as it comes: compiled, in processes of its own, streamed.
+"""A peer: vLLM's build for CPUs, in float32, otherwise with its defaults: compiled, in separate processes, streamed.
 
-Applies every sampling value to each request. Writes what it compiles to ~/.cache/vllm.
+It applies every sampling value to each request, and writes what it compiles to ~/.cache/vllm.
 
     python -m peers.vllm_cpu CHECKPOINT/llama --threads 2
 """
@@ -23,11 +23,11 @@ ONLY_AVX2 = Path(__file__).resolve().parent / "avx2"
 
 CONTEXT_TOKENS = 1024
 CACHE_BYTES = 3 * 2**30
-"""Holds 32 sequences of 128 tokens in the real model's shape."""
+"""Enough for 32 sequences of 128 tokens in the real model's shape."""
 
 
 class Vllm:
-    """The asynchronous engine, on an event loop that runs while a round does."""
+    """The asynchronous engine, on an event loop that runs only during a round."""
 
     def __init__(self, engine: AsyncLLM, loop: asyncio.Runner) -> None:
         self._engine, self._loop = engine, loop
@@ -62,7 +62,7 @@ class Vllm:
 @contextmanager
 def open_engine(options: Options) -> Iterator[Vllm]:
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
-    # Left to itself it keeps one core for its scheduler, which on two cores halves what it computes with.
+    # By default it reserves one core for its scheduler, which on two cores leaves half for computing.
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     os.environ["VLLM_NO_USAGE_STATS"] = os.environ["HF_HUB_OFFLINE"] = "1"
     if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":
@@ -82,7 +82,7 @@ def open_engine(options: Options) -> Iterator[Vllm]:
 
 
 async def _start(arguments: AsyncEngineArgs) -> AsyncLLM:
-    return AsyncLLM.from_engine_args(arguments)  # takes the running loop as its own
+    return AsyncLLM.from_engine_args(arguments)  # uses the running event loop
 
 
 if __name__ == "__main__":

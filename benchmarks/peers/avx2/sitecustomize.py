@@ -1,4 +1,4 @@
-"""Runs at the start of every interpreter that finds it: PyTorch says that there is nothing beyond AVX2."""
+"""Runs at the start of every interpreter that finds it, and makes PyTorch report nothing newer than AVX2."""
 
 import torch
 
