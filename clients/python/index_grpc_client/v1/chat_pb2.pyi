@@ -3,13 +3,21 @@
 isort:skip_file
 The contract of index-grpc: chat with an Index model over gRPC.
 
-Errors are gRPC statuses only, never messages of a stream. Every error of the service (not those of gRPC itself)
-carries a google.rpc.ErrorInfo with a stable `reason` in the domain `index-grpc`; INVALID_ARGUMENT also carries a
-google.rpc.BadRequest that lists all violations by field path (`history[3].role`), as many as fit into the
-trailers; UNAVAILABLE, and RESOURCE_EXHAUSTED for a key's limits, carry a google.rpc.RetryInfo and the trailer
-`grpc-retry-pushback-ms`. The ErrorInfo's `metadata` holds values of the message, numbers in decimal:
- - PROMPT_TOO_LONG: `context_length`, and `prompt_tokens` or, where the prompt was not counted to its end,
-   `min_prompt_tokens`
+A field that is set to a value outside its range is refused with INVALID_ARGUMENT.
+
+Errors are gRPC statuses, never messages in a stream. Each error that the service itself returns, unlike those that
+gRPC returns, has these details:
+ - A google.rpc.ErrorInfo with a stable `reason` in the domain `index-grpc`. Its `metadata` holds the values that the
+   message mentions, numbers in decimal; the list below shows the names.
+ - A google.rpc.RequestInfo with the call's id. The trailer `x-request-id` has it too.
+ - INVALID_ARGUMENT also has a google.rpc.BadRequest. It lists all violations by field path (`history[3].role`), as
+   many as fit into the trailers.
+ - UNAVAILABLE, and RESOURCE_EXHAUSTED if a key's limit is reached, also have a google.rpc.RetryInfo and the trailer
+   `grpc-retry-pushback-ms`, which is -1 if the delay would not end before the call's deadline.
+
+The `metadata` of each reason that has any:
+ - PROMPT_TOO_LONG: `context_length`, and `prompt_tokens`, or `min_prompt_tokens` if the prompt was not counted to
+   its end
  - MODEL_NOT_FOUND: `served_model`
  - OVERLOADED: `max_sequences` and `max_waiting`, or `max_waiting_tokens`, `waiting_tokens` and `prompt_tokens`
  - RATE_LIMITED: `key`, and `requests_per_minute` or `max_concurrent`
@@ -40,25 +48,25 @@ class _Role:
 class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
-    """Not set. Refused in a request."""
+    """The role is not set. A request with it is refused."""
     ROLE_SYSTEM: _Role.ValueType  # 1
-    """Instructions for the whole conversation; allowed only in the first message."""
+    """The message holds instructions for the whole conversation. Allowed only in the first message of the history."""
     ROLE_USER: _Role.ValueType  # 2
-    """The person or program that asks."""
+    """The author is the person or program that asks."""
     ROLE_ASSISTANT: _Role.ValueType  # 3
-    """The model."""
+    """The author is the model."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Who speaks in a message."""
+    """The author of a message."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
-"""Not set. Refused in a request."""
+"""The role is not set. A request with it is refused."""
 ROLE_SYSTEM: Role.ValueType  # 1
-"""Instructions for the whole conversation; allowed only in the first message."""
+"""The message holds instructions for the whole conversation. Allowed only in the first message of the history."""
 ROLE_USER: Role.ValueType  # 2
-"""The person or program that asks."""
+"""The author is the person or program that asks."""
 ROLE_ASSISTANT: Role.ValueType  # 3
-"""The model."""
+"""The author is the model."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 class _FinishReason:
@@ -68,13 +76,13 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """Not set. Never sent."""
+    """The reason is not set. The server never sends it."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
     """The model ended its turn."""
     FINISH_REASON_STOP_SEQUENCE: _FinishReason.ValueType  # 2
-    """A string of `ChatRequest.stop` came up; `Finish.stop_sequence` names it."""
+    """The model generated a string of `ChatRequest.stop`; `Finish.stop_sequence` says which."""
     FINISH_REASON_MAX_TOKENS: _FinishReason.ValueType  # 3
-    """`ChatRequest.max_tokens` tokens were generated."""
+    """The model generated `ChatRequest.max_tokens` tokens."""
     FINISH_REASON_CONTEXT_LENGTH: _FinishReason.ValueType  # 4
     """Prompt and answer together fill the model's context."""
     FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 5
@@ -84,13 +92,13 @@ class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why an answer ended."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""Not set. Never sent."""
+"""The reason is not set. The server never sends it."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended its turn."""
 FINISH_REASON_STOP_SEQUENCE: FinishReason.ValueType  # 2
-"""A string of `ChatRequest.stop` came up; `Finish.stop_sequence` names it."""
+"""The model generated a string of `ChatRequest.stop`; `Finish.stop_sequence` says which."""
 FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 3
-"""`ChatRequest.max_tokens` tokens were generated."""
+"""The model generated `ChatRequest.max_tokens` tokens."""
 FINISH_REASON_CONTEXT_LENGTH: FinishReason.ValueType  # 4
 """Prompt and answer together fill the model's context."""
 FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 5
@@ -106,9 +114,11 @@ class Message(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
-    """Who speaks. Required: ROLE_UNSPECIFIED is refused. Roles need not alternate."""
+    """The author. Required: ROLE_UNSPECIFIED and unknown numbers are refused. Roles need not alternate."""
     content: _builtins.str
-    """The text, UTF-8. May be empty. Control words of the tokenizer (`reserved_0`, `</s>`) are ordinary text here."""
+    """The text, in UTF-8. May be empty. The names of the tokenizer's control tokens (`reserved_0`, `</s>`) are ordinary
+    text here.
+    """
     def __init__(
         self,
         *,
@@ -125,8 +135,8 @@ Global___Message: _TypeAlias = Message  # noqa: Y015
 
 @_typing.final
 class SamplingParams(_message.Message):
-    """How the next token is drawn. Every field may be left unset, which means the default that GetModel reports; a field
-    that is set counts as it is, zero included. Applied in this order: penalties, temperature, top_k, top_p, min_p.
+    """How the next token is drawn. An unset field has the default that GetModel reports. A field that is set has its value,
+    also if that is 0. The parameters are applied in this order: penalties, temperature, top_k, top_p, min_p.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -140,25 +150,33 @@ class SamplingParams(_message.Message):
     PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """Divides the logits. Range 0 to 2; 0 takes the likeliest token always (greedy). Default 0.95."""
+    """The logits are divided by this number. Range 0 to 2. With 0 the likeliest token after the penalties is always taken
+    (greedy), and `top_k`, `top_p`, `min_p` and `seed` have no effect. Default 0.95.
+    """
     top_p: _builtins.float
-    """Keeps the smallest set of likeliest tokens whose probabilities reach this sum. Range above 0 to 1; 1 is off.
-    Default 0.7.
+    """Keeps the smallest set of the likeliest tokens whose probabilities add up to at least this number. Range above 0 to
+    1; 1 keeps all tokens. Default 0.7.
     """
     top_k: _builtins.int
-    """Keeps this many likeliest tokens. 0, or more than the vocabulary holds, is off. Default 5."""
+    """Keeps this many of the likeliest tokens. 0, or a number above the vocabulary's size, keeps all tokens. Default 5."""
     min_p: _builtins.float
-    """Drops tokens less likely than this share of the likeliest one's probability. Range 0 to 1; 0 is off. Default 0."""
+    """Drops each token whose probability is less than this number times the probability of the likeliest token. Range 0
+    to 1; 0 drops none. Default 0.
+    """
     repetition_penalty: _builtins.float
-    """Divides positive logits, and multiplies negative ones, of tokens that occur in the prompt or the answer so far.
-    Range above 0 to 10; 1 is off. Default 1.1.
+    """For each token that occurs in the prompt, its history or the answer so far, a positive logit is divided by this
+    number and a negative one is multiplied by it. Range above 0 to 10; 1 changes nothing. Default 1.1.
     """
     frequency_penalty: _builtins.float
-    """Subtracted from a token's logit for each time it occurs in the answer so far. Range -2 to 2. Default 0."""
+    """This number, times how often the token occurs in the answer so far, is subtracted from each token's logit. Range -2
+    to 2. Default 0.
+    """
     presence_penalty: _builtins.float
-    """Subtracted from the logit of each token that occurs in the answer so far. Range -2 to 2. Default 0."""
+    """This number is subtracted from the logit of each token that occurs in the answer so far. Range -2 to 2. Default 0."""
     seed: _builtins.int
-    """Makes the draw repeatable. Unset: the server picks one and reports it in the answer."""
+    """Makes the draws repeatable: the same request with the same seed gives the same text. If it is unset, the server
+    picks a seed at random and reports it in the answer.
+    """
     def __init__(
         self,
         *,
@@ -212,7 +230,7 @@ Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
 
 @_typing.final
 class ChatRequest(_message.Message):
-    """A prompt with its conversation and how to answer it."""
+    """A prompt with its conversation, and how to answer it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -226,35 +244,45 @@ class ChatRequest(_message.Message):
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """What the user says now, UTF-8. Required, not empty."""
+    """The user's new message, in UTF-8. Required; an empty prompt is refused. If the prompt with its history leaves no
+    room in the context for an answer, the call fails with INVALID_ARGUMENT and the reason PROMPT_TOO_LONG.
+    """
     max_tokens: _builtins.int
-    """The most tokens to generate. At least 1; more than the context has room for is no error: the answer then ends with
-    FINISH_REASON_CONTEXT_LENGTH. Default 1024.
+    """The most tokens to generate, at least 1. A number that is larger than the room in the context is no error: the
+    answer then ends with FINISH_REASON_CONTEXT_LENGTH. Default 1024.
     """
     logprobs: _builtins.bool
     """Whether to report the log-probability of each generated token. Default false."""
     top_logprobs: _builtins.int
-    """How many of the likeliest alternatives to report for each token, 0 to 20. Needs `logprobs`. Default 0."""
+    """How many of the likeliest tokens to report at each place, 0 to 20. If it is more than 0 while `logprobs` is false,
+    the request is refused. Default 0.
+    """
     model: _builtins.str
-    """The model the caller expects, as GetModel names it. Unset: whichever is served. Another name is NOT_FOUND."""
+    """The name of the model that must answer, as GetModel reports it. If it is unset, the served model answers, whichever
+    it is. If another model is served, the call fails with NOT_FOUND.
+    """
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The conversation before the prompt, oldest message first. Only the first may be ROLE_SYSTEM. No system message is
-        added by default.
+        """The conversation before the prompt, oldest message first. Only the first message may be ROLE_SYSTEM. The server
+        adds no system message of its own.
         """
 
     @_builtins.property
     def sampling(self) -> Global___SamplingParams:
-        """How tokens are drawn. Unset: the defaults."""
+        """How tokens are drawn. If it is unset, all its defaults apply."""
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Strings that end the answer before they appear in it. At most 16, each 1 to 256 bytes of UTF-8."""
+        """Strings that end the answer. The answer ends before the first of them, which is not part of the text. At most 16
+        strings, each of 1 to 256 bytes of UTF-8. Default none.
+        """
 
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
-        """The longest time to spend on the answer, from the call's arrival. More than 0. When it is about to pass, the answer
-        so far is sent with FINISH_REASON_TIME_LIMIT; the call's deadline does the same. Unset: the deadline alone counts.
+        """The longest time for the answer, counted from when the server has received the request. More than 0. Shortly
+        before it passes, the server ends the answer as it is then, with FINISH_REASON_TIME_LIMIT. It does the same before
+        the call's deadline. If no token can be generated in time, the call fails with DEADLINE_EXCEEDED. If this field is
+        unset, only the deadline counts.
         """
 
     def __init__(
@@ -300,28 +328,30 @@ class ChatResponse(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Identifies the call, as in the server's log: the caller's `x-request-id` or one the server made."""
+    """The call's id, which is also in the server's log: the caller's `x-request-id` if that has 1 to 128 characters of
+    ASCII without spaces, otherwise an id that the server made.
+    """
     response: _builtins.str
     """The answer's text."""
     model: _builtins.str
     """The served model's name."""
     seed: _builtins.int
-    """The seed in effect: the request's or the one the server picked."""
+    """The seed that was used: the request's, or the one that the server picked."""
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The request's history, then the prompt, then the answer: ready to be the next request's history."""
+        """The request's history, then the prompt, then the answer. It can be the next request's history as it is."""
 
     @_builtins.property
     def finish(self) -> Global___Finish:
-        """Why and with what cost the answer ended."""
+        """Why the answer ended, and what it cost."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the server took the request."""
+        """When the server had received the request."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """One entry for each generated token, if `ChatRequest.logprobs` was set."""
+        """One entry for each generated token, in order, if `ChatRequest.logprobs` was true; otherwise empty."""
 
     def __init__(
         self,
@@ -345,7 +375,7 @@ Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
 
 @_typing.final
 class ChatStreamResponse(_message.Message):
-    """A part of a streamed answer. See ChatStream for what the stream promises."""
+    """A part of a streamed answer. ChatStream says what callers can rely on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -354,7 +384,7 @@ class ChatStreamResponse(_message.Message):
     FINISH_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     delta: _builtins.str
-    """Text to append to the answer: whole characters; may be empty where `start`, `finish` or `logprobs` is set."""
+    """Text to append to the answer. It consists of whole characters, and may be empty if another field is set."""
     @_builtins.property
     def start(self) -> Global___Start:
         """Set once, in the first message."""
@@ -365,7 +395,9 @@ class ChatStreamResponse(_message.Message):
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """One entry for each token generated since the last message, if `ChatRequest.logprobs` was set."""
+        """One entry for each token generated since the last message, in order, if `ChatRequest.logprobs` was true; otherwise
+        empty.
+        """
 
     def __init__(
         self,
@@ -395,16 +427,16 @@ class Start(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Identifies the call, as in the server's log: the caller's `x-request-id` or one the server made."""
+    """The call's id, as in ChatResponse."""
     model: _builtins.str
     """The served model's name."""
     seed: _builtins.int
-    """The seed in effect: the request's or the one the server picked."""
+    """The seed that is used: the request's, or the one that the server picked."""
     prompt_tokens: _builtins.int
-    """Tokens of the prompt with its history."""
+    """Number of tokens of the prompt with its history, control tokens included."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the server took the request."""
+        """When the server had received the request."""
 
     def __init__(
         self,
@@ -425,7 +457,7 @@ Global___Start: _TypeAlias = Start  # noqa: Y015
 
 @_typing.final
 class Finish(_message.Message):
-    """Why and with what cost an answer ended."""
+    """Why an answer ended, and what it cost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -436,14 +468,14 @@ class Finish(_message.Message):
     reason: Global___FinishReason.ValueType
     """Why the answer ended."""
     stop_sequence: _builtins.str
-    """The string of `ChatRequest.stop` that matched; empty for other reasons."""
+    """The string of `ChatRequest.stop` that ended the answer; empty if the reason is another one."""
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """Tokens counted."""
+        """Numbers of tokens."""
 
     @_builtins.property
     def timing(self) -> Global___Timing:
-        """Times measured."""
+        """Times."""
 
     def __init__(
         self,
@@ -463,7 +495,7 @@ Global___Finish: _TypeAlias = Finish  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """Tokens of one call."""
+    """Numbers of tokens of one call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -472,13 +504,13 @@ class Usage(_message.Message):
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
-    """Tokens of the prompt with its history."""
+    """Tokens of the prompt with its history, control tokens included."""
     completion_tokens: _builtins.int
-    """Tokens generated, the one that ended the answer included."""
+    """Generated tokens, including the one that ended the answer."""
     total_tokens: _builtins.int
-    """Both together."""
+    """The sum of `prompt_tokens` and `completion_tokens`."""
     cached_prompt_tokens: _builtins.int
-    """Tokens of the prompt that were not computed anew, because an earlier call had left them behind."""
+    """Tokens of the prompt that were not computed for this call, because another call had computed them before."""
     def __init__(
         self,
         *,
@@ -497,7 +529,7 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Timing(_message.Message):
-    """Times of one call, measured in the server."""
+    """Times of one call, measured in the server from when it has received the request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -506,15 +538,15 @@ class Timing(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def queue(self) -> _duration_pb2.Duration:
-        """From arrival until computing began."""
+        """Time until the server began to compute the prompt."""
 
     @_builtins.property
     def time_to_first_token(self) -> _duration_pb2.Duration:
-        """From arrival until the first token was generated."""
+        """Time until the first token was generated."""
 
     @_builtins.property
     def total(self) -> _duration_pb2.Duration:
-        """From arrival until the last token was generated."""
+        """Time until the last token was generated."""
 
     def __init__(
         self,
@@ -533,8 +565,8 @@ Global___Timing: _TypeAlias = Timing  # noqa: Y015
 
 @_typing.final
 class TokenLogprob(_message.Message):
-    """A generated token and how likely it was: natural logarithms of the model's own distribution, before penalties,
-    temperature and the other sampling parameters.
+    """A generated token and its log-probability. Log-probabilities are natural logarithms of the model's own distribution,
+    before penalties, temperature and the other sampling parameters are applied.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -546,12 +578,14 @@ class TokenLogprob(_message.Message):
     token_id: _builtins.int
     """The token's id in the vocabulary."""
     token_bytes: _builtins.bytes
-    """The token's UTF-8 bytes. May be part of a character; empty for a control token."""
+    """The token's bytes of UTF-8. They may be only a part of a character, and are empty for a control token."""
     logprob: _builtins.float
-    """Log-probability, 0 or less."""
+    """The log-probability, 0 or less."""
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
-        """The likeliest tokens at this place, likeliest first, `ChatRequest.top_logprobs` of them; their own `top` is empty."""
+        """The likeliest tokens at this place, likeliest first. There are `ChatRequest.top_logprobs` of them. Their own `top`
+        is empty.
+        """
 
     def __init__(
         self,
@@ -578,10 +612,10 @@ class CountTokensRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """What the user says now, UTF-8. Required, not empty."""
+    """The user's new message, in UTF-8. Required; an empty prompt is refused."""
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The conversation before the prompt, oldest message first."""
+        """The conversation before the prompt, oldest message first. Only the first message may be ROLE_SYSTEM."""
 
     def __init__(
         self,
@@ -608,8 +642,8 @@ class CountTokensResponse(_message.Message):
     prompt_tokens: _builtins.int
     """Tokens of the prompt with its history, control tokens included."""
     remaining_tokens: _builtins.int
-    """Tokens left in the context for an answer; 0 if the prompt does not fit. A prompt of many times the context is
-    refused like one to be answered.
+    """Tokens left in the context for an answer; 0 if the prompt does not fit. A prompt that is so long that it need not
+    be counted to its end is refused with PROMPT_TOO_LONG instead, as in Chat.
     """
     def __init__(
         self,
@@ -627,7 +661,7 @@ Global___CountTokensResponse: _TypeAlias = CountTokensResponse  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):
-    """Asks for the served model. Has no fields."""
+    """A request for the served model. Has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -665,32 +699,34 @@ class GetModelResponse(_message.Message):
     model: _builtins.str
     """The model's name: `demo`, a hub id, or a directory's name."""
     context_length: _builtins.int
-    """Tokens that prompt and answer may take together."""
+    """The most tokens that prompt, history and answer may have together."""
     default_max_tokens: _builtins.int
-    """What an unset `max_tokens` means."""
+    """The default of `ChatRequest.max_tokens`."""
     device: _builtins.str
-    """Where the model runs: `cpu`, `cuda:0`."""
+    """The device that computes the model, such as `cpu` or `cuda:0`."""
     dtype: _builtins.str
-    """The number format it computes in: `float32`, `bfloat16`."""
+    """The number format that the model is computed in, such as `float32` or `bfloat16`."""
     server_version: _builtins.str
     """The server's version."""
     num_parameters: _builtins.int
-    """Number of parameters of the model."""
+    """The number of the model's parameters."""
     vocab_size: _builtins.int
-    """Size of the vocabulary."""
+    """The number of tokens in the vocabulary."""
     max_sequences: _builtins.int
-    """How many calls are computed at the same time."""
+    """The most calls that are computed at the same time."""
     max_waiting: _builtins.int
-    """How many more calls may wait before the server refuses."""
+    """The most calls that may wait besides those. Further calls fail with UNAVAILABLE and the reason OVERLOADED."""
     quantization: _builtins.str
-    """How weights are stored where that loses something: `int8`, or empty."""
+    """How the weights are stored if that loses precision: `int8`; empty otherwise."""
     kv_cache_tokens: _builtins.int
-    """Tokens whose keys and values fit in the server's memory, shared by all calls; where they do not, calls wait."""
+    """The most tokens whose keys and values fit into the server's memory. All calls share it, and wait while it is full."""
     max_waiting_tokens: _builtins.int
-    """Prompt tokens that may wait to be computed before the server refuses; one call always may."""
+    """The most prompt tokens of all calls that have no generated token yet. A call that would exceed this number fails
+    with UNAVAILABLE and the reason OVERLOADED, unless there is no other such call.
+    """
     @_builtins.property
     def default_sampling(self) -> Global___SamplingParams:
-        """What unset fields of SamplingParams mean. `seed` is unset: each call gets its own."""
+        """The defaults of SamplingParams. Its `seed` is unset, since each call without a seed gets another one."""
 
     def __init__(
         self,

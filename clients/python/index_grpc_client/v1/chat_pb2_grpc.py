@@ -49,33 +49,35 @@ class ChatServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ChatStream(self, request, context):
-        """Answers a prompt as a stream, as the model generates it.
+        """Answers a prompt as a stream of messages, while the model generates the answer.
 
-        The stream promises:
-        - `start` comes once, in the first message, which leaves with the first generated token; until then the call
-        has not begun and may be retried.
-        - `finish` comes exactly once, in the last message. A stream without it was cut off.
-        - Each `delta` holds whole characters. Bytes that cannot become a character are left out of the text; they
-        stay visible in `TokenLogprob.token_bytes`.
-        - No part of a stop string that matched is ever sent; text held back for a stop string that did not come to
-        match is sent before or with `finish`.
-        - No message is empty. `start`, text and `finish` may share a message.
-        - The deltas joined are the `response` that Chat gives for the same request and seed.
-        - The same request with the same seed gives the same text, whatever else the server computes meanwhile.
+        The stream keeps these rules:
+        - `start` is set once, in the first message. The server sends that message when the first token is generated.
+        Until then it sends nothing, not even headers, so the call may be retried.
+        - `finish` is set exactly once, in the last message. A stream that ends without it was cut off.
+        - Each `delta` holds whole characters. Bytes that cannot become a character are left out of the text, but
+        `TokenLogprob.token_bytes` shows them.
+        - No part of the stop string that ended the answer is ever sent. Text that could be the beginning of a stop string
+        is held back; if no stop string follows, it is sent later, at the latest with `finish`.
+        - No message is empty. One message may hold `start`, text, log-probabilities and `finish`.
+        - All deltas joined are the `response` that Chat returns for the same request and seed.
+        - The same server gives the same text for the same request and seed, whatever else it computes at that time. Only
+        a time limit or a deadline may end the text earlier.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountTokens(self, request, context):
-        """Counts the tokens that a prompt takes, laid out with its history as the model sees it.
+        """Counts the tokens of a prompt together with its history, with all control tokens that the model sees. Generates
+        nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes the served model, its limits and the defaults of unset fields.
+        """Returns the served model, its limits and the defaults of unset fields.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

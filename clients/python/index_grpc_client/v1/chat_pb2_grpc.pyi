@@ -3,13 +3,21 @@
 isort:skip_file
 The contract of index-grpc: chat with an Index model over gRPC.
 
-Errors are gRPC statuses only, never messages of a stream. Every error of the service (not those of gRPC itself)
-carries a google.rpc.ErrorInfo with a stable `reason` in the domain `index-grpc`; INVALID_ARGUMENT also carries a
-google.rpc.BadRequest that lists all violations by field path (`history[3].role`), as many as fit into the
-trailers; UNAVAILABLE, and RESOURCE_EXHAUSTED for a key's limits, carry a google.rpc.RetryInfo and the trailer
-`grpc-retry-pushback-ms`. The ErrorInfo's `metadata` holds values of the message, numbers in decimal:
- - PROMPT_TOO_LONG: `context_length`, and `prompt_tokens` or, where the prompt was not counted to its end,
-   `min_prompt_tokens`
+A field that is set to a value outside its range is refused with INVALID_ARGUMENT.
+
+Errors are gRPC statuses, never messages in a stream. Each error that the service itself returns, unlike those that
+gRPC returns, has these details:
+ - A google.rpc.ErrorInfo with a stable `reason` in the domain `index-grpc`. Its `metadata` holds the values that the
+   message mentions, numbers in decimal; the list below shows the names.
+ - A google.rpc.RequestInfo with the call's id. The trailer `x-request-id` has it too.
+ - INVALID_ARGUMENT also has a google.rpc.BadRequest. It lists all violations by field path (`history[3].role`), as
+   many as fit into the trailers.
+ - UNAVAILABLE, and RESOURCE_EXHAUSTED if a key's limit is reached, also have a google.rpc.RetryInfo and the trailer
+   `grpc-retry-pushback-ms`, which is -1 if the delay would not end before the call's deadline.
+
+The `metadata` of each reason that has any:
+ - PROMPT_TOO_LONG: `context_length`, and `prompt_tokens`, or `min_prompt_tokens` if the prompt was not counted to
+   its end
  - MODEL_NOT_FOUND: `served_model`
  - OVERLOADED: `max_sequences` and `max_waiting`, or `max_waiting_tokens`, `waiting_tokens` and `prompt_tokens`
  - RATE_LIMITED: `key`, and `requests_per_minute` or `max_concurrent`
@@ -48,24 +56,27 @@ class ChatServiceStub:
     Chat: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]
     """Answers a prompt with one message that holds the whole text."""
     ChatStream: _grpc.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatStreamResponse]
-    """Answers a prompt as a stream, as the model generates it.
+    """Answers a prompt as a stream of messages, while the model generates the answer.
 
-    The stream promises:
-     - `start` comes once, in the first message, which leaves with the first generated token; until then the call
-       has not begun and may be retried.
-     - `finish` comes exactly once, in the last message. A stream without it was cut off.
-     - Each `delta` holds whole characters. Bytes that cannot become a character are left out of the text; they
-       stay visible in `TokenLogprob.token_bytes`.
-     - No part of a stop string that matched is ever sent; text held back for a stop string that did not come to
-       match is sent before or with `finish`.
-     - No message is empty. `start`, text and `finish` may share a message.
-     - The deltas joined are the `response` that Chat gives for the same request and seed.
-     - The same request with the same seed gives the same text, whatever else the server computes meanwhile.
+    The stream keeps these rules:
+     - `start` is set once, in the first message. The server sends that message when the first token is generated.
+       Until then it sends nothing, not even headers, so the call may be retried.
+     - `finish` is set exactly once, in the last message. A stream that ends without it was cut off.
+     - Each `delta` holds whole characters. Bytes that cannot become a character are left out of the text, but
+       `TokenLogprob.token_bytes` shows them.
+     - No part of the stop string that ended the answer is ever sent. Text that could be the beginning of a stop string
+       is held back; if no stop string follows, it is sent later, at the latest with `finish`.
+     - No message is empty. One message may hold `start`, text, log-probabilities and `finish`.
+     - All deltas joined are the `response` that Chat returns for the same request and seed.
+     - The same server gives the same text for the same request and seed, whatever else it computes at that time. Only
+       a time limit or a deadline may end the text earlier.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CountTokensRequest, _chat_pb2.CountTokensResponse]
-    """Counts the tokens that a prompt takes, laid out with its history as the model sees it."""
+    """Counts the tokens of a prompt together with its history, with all control tokens that the model sees. Generates
+    nothing.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetModelRequest, _chat_pb2.GetModelResponse]
-    """Describes the served model, its limits and the defaults of unset fields."""
+    """Returns the served model, its limits and the defaults of unset fields."""
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
@@ -75,24 +86,27 @@ class ChatServiceAsyncStub(ChatServiceStub):
     Chat: _aio.UnaryUnaryMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatResponse]  # type: ignore[assignment]
     """Answers a prompt with one message that holds the whole text."""
     ChatStream: _aio.UnaryStreamMultiCallable[_chat_pb2.ChatRequest, _chat_pb2.ChatStreamResponse]  # type: ignore[assignment]
-    """Answers a prompt as a stream, as the model generates it.
+    """Answers a prompt as a stream of messages, while the model generates the answer.
 
-    The stream promises:
-     - `start` comes once, in the first message, which leaves with the first generated token; until then the call
-       has not begun and may be retried.
-     - `finish` comes exactly once, in the last message. A stream without it was cut off.
-     - Each `delta` holds whole characters. Bytes that cannot become a character are left out of the text; they
-       stay visible in `TokenLogprob.token_bytes`.
-     - No part of a stop string that matched is ever sent; text held back for a stop string that did not come to
-       match is sent before or with `finish`.
-     - No message is empty. `start`, text and `finish` may share a message.
-     - The deltas joined are the `response` that Chat gives for the same request and seed.
-     - The same request with the same seed gives the same text, whatever else the server computes meanwhile.
+    The stream keeps these rules:
+     - `start` is set once, in the first message. The server sends that message when the first token is generated.
+       Until then it sends nothing, not even headers, so the call may be retried.
+     - `finish` is set exactly once, in the last message. A stream that ends without it was cut off.
+     - Each `delta` holds whole characters. Bytes that cannot become a character are left out of the text, but
+       `TokenLogprob.token_bytes` shows them.
+     - No part of the stop string that ended the answer is ever sent. Text that could be the beginning of a stop string
+       is held back; if no stop string follows, it is sent later, at the latest with `finish`.
+     - No message is empty. One message may hold `start`, text, log-probabilities and `finish`.
+     - All deltas joined are the `response` that Chat returns for the same request and seed.
+     - The same server gives the same text for the same request and seed, whatever else it computes at that time. Only
+       a time limit or a deadline may end the text earlier.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_chat_pb2.CountTokensRequest, _chat_pb2.CountTokensResponse]  # type: ignore[assignment]
-    """Counts the tokens that a prompt takes, laid out with its history as the model sees it."""
+    """Counts the tokens of a prompt together with its history, with all control tokens that the model sees. Generates
+    nothing.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetModelRequest, _chat_pb2.GetModelResponse]  # type: ignore[assignment]
-    """Describes the served model, its limits and the defaults of unset fields."""
+    """Returns the served model, its limits and the defaults of unset fields."""
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers chat messages with the served model."""
@@ -111,19 +125,20 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.ChatStreamResponse], _abc.AsyncIterator[_chat_pb2.ChatStreamResponse]]:
-        """Answers a prompt as a stream, as the model generates it.
+        """Answers a prompt as a stream of messages, while the model generates the answer.
 
-        The stream promises:
-         - `start` comes once, in the first message, which leaves with the first generated token; until then the call
-           has not begun and may be retried.
-         - `finish` comes exactly once, in the last message. A stream without it was cut off.
-         - Each `delta` holds whole characters. Bytes that cannot become a character are left out of the text; they
-           stay visible in `TokenLogprob.token_bytes`.
-         - No part of a stop string that matched is ever sent; text held back for a stop string that did not come to
-           match is sent before or with `finish`.
-         - No message is empty. `start`, text and `finish` may share a message.
-         - The deltas joined are the `response` that Chat gives for the same request and seed.
-         - The same request with the same seed gives the same text, whatever else the server computes meanwhile.
+        The stream keeps these rules:
+         - `start` is set once, in the first message. The server sends that message when the first token is generated.
+           Until then it sends nothing, not even headers, so the call may be retried.
+         - `finish` is set exactly once, in the last message. A stream that ends without it was cut off.
+         - Each `delta` holds whole characters. Bytes that cannot become a character are left out of the text, but
+           `TokenLogprob.token_bytes` shows them.
+         - No part of the stop string that ended the answer is ever sent. Text that could be the beginning of a stop string
+           is held back; if no stop string follows, it is sent later, at the latest with `finish`.
+         - No message is empty. One message may hold `start`, text, log-probabilities and `finish`.
+         - All deltas joined are the `response` that Chat returns for the same request and seed.
+         - The same server gives the same text for the same request and seed, whatever else it computes at that time. Only
+           a time limit or a deadline may end the text earlier.
         """
 
     @_abc_1.abstractmethod
@@ -132,7 +147,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.CountTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.CountTokensResponse, _abc.Awaitable[_chat_pb2.CountTokensResponse]]:
-        """Counts the tokens that a prompt takes, laid out with its history as the model sees it."""
+        """Counts the tokens of a prompt together with its history, with all control tokens that the model sees. Generates
+        nothing.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -140,6 +157,6 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.GetModelResponse, _abc.Awaitable[_chat_pb2.GetModelResponse]]:
-        """Describes the served model, its limits and the defaults of unset fields."""
+        """Returns the served model, its limits and the defaults of unset fields."""
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
