@@ -1,4 +1,4 @@
-"""Chat with an Index model behind an index-grpc server.
+"""Chat with an Index model on an index-grpc server.
 
 `Client` and `AsyncClient` call the server; `Conversation` and `AsyncConversation` keep the history of a chat. The
 generated messages and stubs are in `index_grpc_client.v1`.

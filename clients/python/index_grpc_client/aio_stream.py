@@ -14,11 +14,11 @@ from index_grpc_client.v1 import chat_pb2
 
 
 class AsyncChatStream:
-    """An answer as it comes: iterate over it with `async for` for its chunks, once.
+    """A streamed answer. `async for` yields its chunks as they arrive; it can be used once.
 
-    Leaving the loop early, by `break` or an exception, cancels the call, as do `close()`, leaving an `async with`
-    block, dropping the stream, and cancelling what waits for a chunk, as `asyncio.timeout` does. Errors of the call
-    come out of the iteration; their `text` is what had come until then.
+    Leaving the loop early, by `break` or an exception, cancels the call. So do `close()`, the end of an `async with`
+    block, dropping the stream, and cancelling the task that waits for a chunk, as `asyncio.timeout` does. Errors of the
+    call are raised by the iteration; their `text` is the text that had arrived before.
     """
 
     def __init__(
@@ -32,11 +32,11 @@ class AsyncChatStream:
 
     @property
     def text(self) -> str:
-        """The answer so far."""
+        """The answer's text so far."""
         return self._transcript.text
 
     def result(self) -> ChatResult:
-        """Returns the whole answer; raises RuntimeError before the stream has been read to its end."""
+        """Returns the whole answer. Raises RuntimeError if the stream has not been read to its end."""
         return self._transcript.result()
 
     async def close(self) -> None:
@@ -52,8 +52,8 @@ class AsyncChatStream:
         return self._transcript.add(message)
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
-        # A generator, since it learns of the loop's end however it comes about; the stream itself would not, and
-        # grpc.aio lets a call run on whose loop was left.
+        # A generator, because Python closes it however the loop ends. The stream itself would not notice the end, and
+        # grpc.aio would let the call run on.
         try:
             with translated(self._transcript, self._transcript):
                 async for message in self._messages:

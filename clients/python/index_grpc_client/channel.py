@@ -1,4 +1,4 @@
-"""How a client's channel is set up."""
+"""The settings of a client's channel: address, credentials, retries and limits."""
 
 import json
 import re
@@ -19,7 +19,7 @@ SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 MAX_MESSAGE_BYTES = 16 * 2**20
 RETRIED_BYTES = MAX_MESSAGE_BYTES + 64 * 2**10
-"""What gRPC keeps of a call to send it again, its headers included; of its own accord it keeps 256 KiB."""
+"""The most bytes of a call, with its headers, that gRPC keeps to send them again. gRPC's default is 256 KiB."""
 
 SCHEMES_OF_PATHS = ("unix:", "unix-abstract:")
 SCHEMES_OF_HOSTS = ("dns:", "ipv4:", "ipv6:")
@@ -32,20 +32,22 @@ ChannelOptions: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
 
 def has_scheme(address: str) -> bool:
-    """Tells whether gRPC is to dial the address as it is."""
+    """Returns whether gRPC is given the address as it is."""
     return address.startswith(SCHEMES_OF_PATHS + SCHEMES_OF_HOSTS) or "://" in address
 
 
 def has_port(address: str) -> bool:
-    """Tells whether a `host:port` names its port. Where none is, gRPC dials 443."""
+    """Returns whether the address of a host has a port. Without one gRPC uses port 443."""
     return HOST_AND_PORT.fullmatch(address) is not None
 
 
 def allowed_address(address: str, name: str = "address") -> str:
-    """Returns the address. What schemes that are not known here may hold is left to gRPC.
+    """Returns the address. An address with a scheme that is not known here is checked only by gRPC.
 
     Raises:
-        ValueError: no host or path is named, it is a URL, or a port is out of range; gRPC would dial another one.
+        ValueError: the address has no host or path, is a URL, lists hosts without `ipv4:` or `ipv6:`, is not UTF-8, or
+            has a port out of range, which gRPC would replace by another port.
+        TypeError: the address is not a str.
     """
     require_utf8({name: address})
     for scheme in SCHEMES_OF_URLS:
@@ -63,7 +65,7 @@ def allowed_address(address: str, name: str = "address") -> str:
 
 
 def hosts(address: str) -> list[str]:
-    """Returns the hosts of an address that is no path, with their ports."""
+    """Returns the hosts of an address, with their ports. The address must not be a path."""
     return BEFORE_HOSTS.sub("", address).split(",")
 
 
@@ -74,7 +76,7 @@ def host_names(address: str) -> list[str]:
 
 
 def is_local(address: str) -> bool:
-    """Tells whether the address is of this machine alone, which no proxy can reach."""
+    """Returns whether the address is reachable only on this machine, where a proxy is of no use."""
     return address.startswith(SCHEMES_OF_PATHS) or all(map(_is_loopback, host_names(address)))
 
 
@@ -86,8 +88,8 @@ def _is_loopback(name: str) -> bool:
 
 
 def require_host(address: str, host: str, name: str) -> None:
-    """Raises ValueError if one host of the address, with or without its port, is invalid."""
-    found = HOST_AND_PORT.fullmatch(host)  # an IPv6 address without brackets is not, and has no port
+    """Raises ValueError if `host`, a host of the address with or without a port, is invalid."""
+    found = HOST_AND_PORT.fullmatch(host)  # None for an IPv6 address without brackets, which has no port
     if not (found[1] if found else host).strip():
         raise ValueError(f"{name} is {address!r}, which names no host; allowed is host:port or unix:PATH")
     if found and not (re.fullmatch("[0-9]+", found[2]) and 1 <= int(found[2]) <= 65535):
@@ -96,18 +98,19 @@ def require_host(address: str, host: str, name: str) -> None:
 
 
 def service_config() -> str:
-    """Returns the JSON that tells gRPC to balance, and to retry what a server had not begun.
+    """Returns gRPC's service config, as JSON: balance calls over all addresses, and retry those that have not begun.
 
-    It does not have gRPC watch servers' health too: together with retries, gRPC 1.85 forgets the deadline of a call
-    that waits for its next attempt while the last healthy server turns unhealthy, and the call never ends. A server
-    that is not serving refuses by itself, and the next attempt goes to another one. CANCELLED is what gRPC makes of a
-    call that reaches a server in the moment in which it stops.
+    It does not make gRPC watch the servers' health. Together with retries, gRPC 1.85 would forget the deadline of a
+    call that waits for its next attempt while the last healthy server becomes unhealthy, and the call would never end.
+    A server that is not serving refuses calls by itself, and the next attempt goes to another one. CANCELLED is retried
+    because gRPC reports it for a call that reaches a server just as the server stops.
 
-    Retries are not throttled: gRPC 1.85 would count each stream that its reader leaves as a failure, since it ends with
-    CANCELLED, and retry nothing once enough are left. The times that a refusing server gives keep callers away.
+    It does not throttle retries. Each stream that its reader leaves ends with CANCELLED, which gRPC 1.85 would count as
+    a failure; after enough of them it would retry nothing. A server that refuses calls limits retries by the delays
+    that it names.
     """
     retry_policy = {
-        "maxAttempts": 5,  # the most that gRPC makes, whatever is asked for
+        "maxAttempts": 5,  # gRPC makes no more, even if this number is higher
         "initialBackoff": "0.1s",
         "maxBackoff": "1s",
         "backoffMultiplier": 3,
@@ -120,7 +123,7 @@ def service_config() -> str:
 
 @dataclass(frozen=True)
 class ChannelSettings:
-    """How to reach a server."""
+    """The settings with which a channel to a server is opened."""
 
     address: str
     tls: bool
@@ -128,23 +131,23 @@ class ChannelSettings:
     options: ChannelOptions | None
 
     def target(self) -> str:
-        """Returns what gRPC dials: a `host:port` goes through DNS, so that calls are spread over all its addresses.
+        """Returns gRPC's target: a `host:port` is resolved by DNS, so that calls are spread over all its addresses.
 
-        Raises ValueError if the address is invalid.
+        Raises ValueError or TypeError if the address is invalid.
         """
         address = allowed_address(self.address)
         return address if has_scheme(address) else f"dns:///{address}"
 
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
-        """Returns None for a channel in the clear."""
+        """Returns the credentials of an encrypted channel, or None if the channel is not encrypted."""
         return self.credentials or (grpc.ssl_channel_credentials() if self.tls else None)
 
     def channel_options(self) -> list[tuple[str, Any]]:
-        """Returns our defaults, with the given options in the place of those of the same name."""
+        """Returns the given options and, for names that are not given, the defaults."""
         defaults = {
             "grpc.keepalive_time_ms": 30_000,
             "grpc.keepalive_timeout_ms": 10_000,
-            "grpc.max_reconnect_backoff_ms": 5_000,  # gRPC's own two minutes leave a server that is back alone for long
+            "grpc.max_reconnect_backoff_ms": 5_000,  # gRPC's default, two minutes, is long for a server that is back
             "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
             "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
             "grpc.per_rpc_retry_buffer_size": RETRIED_BYTES,

@@ -25,11 +25,11 @@ def open_channel(settings: ChannelSettings) -> grpc.Channel:
 
 
 class Client:
-    """Calls an index-grpc server. A context manager; safe to share between threads.
+    """Calls an index-grpc server. A context manager; threads may share it.
 
-    A call that finds the server unavailable is retried, up to five attempts in all, as long as no answer has begun.
-    Failed calls raise IndexGrpcError; calls of a closed client, ValueError. The generated stub, for what the methods
-    leave out, is at `stub`.
+    A call that finds the server unavailable is tried up to five times, as long as no answer has begun. A call that
+    fails raises IndexGrpcError; a call of a closed client raises ValueError. `stub` is the generated stub, for
+    everything that the methods do not offer.
     """
 
     def __init__(
@@ -46,14 +46,20 @@ class Client:
         """Prepares the connection, which is made at the first call.
 
         Args:
-            address: `host:port`, all of whose addresses are used in turn, or what else gRPC dials (`unix:/path`).
+            address: `host:port`, or another address that gRPC understands (`unix:/path`). If the host has several
+                addresses, they are used in turn.
             tls: Whether to encrypt, trusting the system's certificate authorities.
-            credentials: Encrypts as these say, in the place of `tls`.
-            api_key: Sent with each call as a bearer token; in the clear, unless the channel is encrypted.
-            timeout: Seconds for a call, retries included, unless the call has its own; `math.inf` waits for ever.
-                For calls that generate nothing at most 30 seconds.
-            channel_options: gRPC channel arguments, each in the place of the default of its name.
-            channel: Used as it is, in the place of all that is said above on connecting; closing it is the caller's.
+            credentials: How to encrypt; used instead of `tls`.
+            api_key: Sent with each call as a bearer token. It is readable on the way unless the channel is encrypted.
+            timeout: Seconds for a call, retries included, unless the call has its own timeout. `math.inf` waits for
+                ever. Calls that generate nothing wait at most 30 seconds by default.
+            channel_options: gRPC channel arguments. Each replaces the default of the same name.
+            channel: A channel to use as it is. Then `address`, `tls`, `credentials` and `channel_options` are ignored,
+                and the caller closes the channel.
+
+        Raises:
+            ValueError: the address, the timeout or the key is invalid.
+            TypeError: one of them has a wrong type.
         """
         self._build = CallBuilder(timeout, api_key)
         self._opened = None
@@ -64,36 +70,36 @@ class Client:
 
     @property
     def timeout(self) -> float:
-        """Seconds for a call that has no timeout of its own, retries included."""
+        """The timeout, in seconds and with retries, of calls that have none of their own."""
         return self._build.timeout
 
     def chat(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatResult:
-        """Answers a prompt; `options` are those of ChatOptions."""
+        """Returns the whole answer to a prompt; `options` are those of ChatOptions."""
         call = self._build.chat(prompt, **options)
         with translated(call):
             response = self.stub.Chat(call.request, timeout=call.timeout, metadata=call.metadata)
         return ChatResult.from_wire(response)
 
     def chat_stream(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatStream:
-        """Answers a prompt as the model generates the answer; `options` are those of ChatOptions."""
+        """Returns the answer to a prompt as a stream of chunks; `options` are those of ChatOptions."""
         return ChatStream(self._build.chat(prompt, **options), self.stub.ChatStream)
 
     def count_tokens(self, prompt: str, **options: Unpack[CountOptions]) -> TokenCount:
-        """Counts the tokens of a prompt with its history, laid out as the model sees them."""
+        """Counts the tokens of a prompt with its history, control tokens included."""
         call = self._build.count_tokens(prompt, **options)
         with translated(call):
             response = self.stub.CountTokens(call.request, timeout=call.timeout, metadata=call.metadata)
         return TokenCount.from_wire(response)
 
     def model(self, **options: Unpack[CallOptions]) -> ModelInfo:
-        """Describes the served model, its limits and the defaults of unset options."""
+        """Returns the served model, its limits and the defaults of unset options."""
         call = self._build.model(**options)
         with translated(call):
             response = self.stub.GetModel(call.request, timeout=call.timeout, metadata=call.metadata)
         return ModelInfo.from_wire(response)
 
     def health(self, service: str = "", **options: Unpack[CallOptions]) -> HealthStatus:
-        """Asks how the server is, or one service of it."""
+        """Returns the health of the server or, if `service` is given, of that service."""
         call = self._build.health(service, **options)
         try:
             with translated(call):
@@ -105,7 +111,7 @@ class Client:
         return HealthStatus.from_wire(response)
 
     def close(self) -> None:
-        """Closes the connection and cancels what runs on it; a channel that was given stays open."""
+        """Closes the connection and cancels its calls. Does nothing if the client was given its channel."""
         if self._opened is not None:
             self._build.close()
             self._opened.close()

@@ -1,4 +1,4 @@
-"""Conversations: clients that remember what was said."""
+"""Conversations: they keep the history of a chat and send it with each prompt."""
 
 from collections.abc import AsyncGenerator, Generator, Iterable
 from typing import Unpack
@@ -13,12 +13,12 @@ from index_grpc_client.result import ChatResult, Chunk
 
 
 class Conversation(Memory):
-    """A chat that remembers. One turn at a time: what is asked beside another turn does not know of it.
+    """A chat with a memory. Ask one thing at a time: a turn does not know of another one that is still running.
 
-    A prompt that does not fit into the model's context with the history is a PromptTooLongError that names both
-    counts, unless `trim` is set: then the oldest turns are forgotten, never the instructions, until there is room for
-    `max_tokens` of answer, or for half the context if that is less. That costs a call for each turn, and a few more
-    when something must go.
+    If the prompt with the history does not fit into the model's context, PromptTooLongError is raised, unless `trim` is
+    true. Then the oldest turns are dropped, but never the instructions, until there is room for an answer of
+    `max_tokens`, or of half the context if that is less. For this the first turn gets the model's limits, and each turn
+    with a history counts tokens, which is one more call, or a few more if turns must be dropped.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Conversation(Memory):
         self._client = client
 
     def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
-        """Answers a prompt; `options` are those of AskOptions."""
+        """Returns the whole answer to a prompt; `options` are those of AskOptions."""
         turn = Turn(options, self._client.timeout, self._turns)
         history = self._history_for(prompt, turn)
         result = self._client.chat(prompt, history=history, **turn.for_answer())
@@ -36,9 +36,9 @@ class Conversation(Memory):
         return result
 
     def stream(self, prompt: str, **options: Unpack[AskOptions]) -> Generator[Chunk, None, None]:
-        """Answers a prompt as the model generates the answer, from the first chunk that is asked for on.
+        """Yields the chunks of the answer to a prompt. The call begins when the first chunk is requested.
 
-        Leaving the loop early cancels and forgets the turn, as soon as nothing holds the generator any more.
+        Leaving the loop early cancels and forgets the turn, as soon as nothing refers to the generator any more.
         """
         turn = Turn(options, self._client.timeout, self._turns)
         history = self._history_for(prompt, turn)
@@ -68,7 +68,7 @@ class Conversation(Memory):
 
 
 class AsyncConversation(Memory):
-    """A chat that remembers, in asyncio; otherwise as Conversation."""
+    """A chat with a memory, for asyncio; otherwise like Conversation."""
 
     def __init__(
         self, client: AsyncClient, system: str | None = None, *, history: Iterable[AnyMessage] = (), trim: bool = False
@@ -77,7 +77,7 @@ class AsyncConversation(Memory):
         self._client = client
 
     async def ask(self, prompt: str, **options: Unpack[AskOptions]) -> ChatResult:
-        """Answers a prompt; `options` are those of AskOptions."""
+        """Returns the whole answer to a prompt; `options` are those of AskOptions."""
         turn = Turn(options, self._client.timeout, self._turns)
         history = await self._history_for(prompt, turn)
         result = await self._client.chat(prompt, history=history, **turn.for_answer())
@@ -85,9 +85,9 @@ class AsyncConversation(Memory):
         return result
 
     async def stream(self, prompt: str, **options: Unpack[AskOptions]) -> AsyncGenerator[Chunk, None]:
-        """Answers a prompt as the model generates the answer, from the first chunk that is asked for on.
+        """Yields the chunks of the answer to a prompt. The call begins when the first chunk is requested.
 
-        Leaving the loop early cancels and forgets the turn, as soon as nothing holds the generator any more.
+        Leaving the loop early cancels and forgets the turn, as soon as nothing refers to the generator any more.
         """
         turn = Turn(options, self._client.timeout, self._turns)
         history = await self._history_for(prompt, turn)

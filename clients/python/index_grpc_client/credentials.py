@@ -1,4 +1,4 @@
-"""Encryption from files."""
+"""TLS credentials from files."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ import grpc
 def tls_credentials(
     ca: Path | str | None = None, *, cert: Path | str | None = None, key: Path | str | None = None
 ) -> grpc.ChannelCredentials:
-    """Returns the `credentials` of a client that encrypts.
+    """Returns credentials for the argument `credentials` of a client.
 
     Args:
-        ca: PEM file of the certificates to trust, which may be the server's own; None trusts the system's authorities.
-        cert: PEM file of the certificate to show to a server that asks for one, with its chain.
-        key: PEM file of that certificate's private key.
+        ca: PEM file with the certificates to trust, such as the server's own. None trusts the system's authorities.
+        cert: PEM file with the client's certificate and its chain, for a server that asks for one.
+        key: PEM file with the private key of `cert`.
 
     Raises:
         ValueError: only one of `cert` and `key` is given.

@@ -1,7 +1,7 @@
-"""What calls raise: one family, one class for each status code the service uses, some for single reasons.
+"""The exceptions that calls raise: a base class, and classes for status codes and for some reasons.
 
-All are `grpc.RpcError`s with `code()` and `details()`, so code that handles gRPC errors handles these. The error of
-grpc itself, with all its metadata, is the `__cause__`.
+All are subclasses of `grpc.RpcError` with `code()` and `details()`, so code that handles gRPC's errors handles these
+too. If gRPC raised an error, that error, with all its metadata, is the `__cause__`.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from index_grpc_client.status import StatusDetails, Violation, status_details
 
 
 class IndexGrpcError(grpc.RpcError):
-    """A call failed. Raised as it is for status codes that have no class of their own."""
+    """A call failed. This class itself is raised for status codes that have no class of their own."""
 
     def __init__(
         self,
@@ -31,24 +31,24 @@ class IndexGrpcError(grpc.RpcError):
         self._code = code
         self._message = message
         self.reason = details.reason
-        """A stable word for programs, such as `PROMPT_TOO_LONG`; empty if the server did not give one."""
+        """A stable identifier for programs, such as `PROMPT_TOO_LONG`; empty if the server did not send one."""
         self.metadata = details.metadata
-        """Values of the message for programs, such as `context_length`, all of them text; empty if there are none."""
+        """Values of the message for programs, such as `context_length`, each as text; empty if there are none."""
         self.request_id = details.request_id or request_id
-        """Names the call in the server's log; empty if neither side named it."""
+        """The call's id in the server's log; empty if neither the caller nor the server gave one."""
         self.violations: tuple[Violation, ...] = details.violations
-        """Everything that is wrong with the request; empty for other failures."""
+        """The request's mistakes that the server listed; empty for other failures."""
         self.retry_after = details.retry_after
-        """Seconds after which the server asks to try again; None if it did not say."""
+        """The seconds after which the server asks to try again; None if it did not say."""
         self.text = text
-        """What had come of a streamed answer when the call failed."""
+        """The text of a streamed answer that had arrived when the call failed."""
 
     def code(self) -> grpc.StatusCode:
         """Returns the status code."""
         return self._code
 
     def details(self) -> str:
-        """Returns the status' text."""
+        """Returns the text of the status."""
         return self._message
 
     def __str__(self) -> str:
@@ -59,30 +59,33 @@ class IndexGrpcError(grpc.RpcError):
 
 
 class InvalidRequestError(IndexGrpcError):
-    """The request cannot be answered as it is; `violations` lists all that is wrong with it."""
+    """The request cannot be answered as it is; `violations` lists all mistakes, as many as fit into the trailers."""
 
 
 class PromptTooLongError(InvalidRequestError):
-    """The prompt with its history leaves no room in the model's context for an answer; `metadata` has the counts."""
+    """The prompt with its history leaves no room for an answer in the model's context; `metadata` has the counts."""
 
 
 class ModelNotFoundError(IndexGrpcError):
-    """`model` was given, and the server serves another one."""
+    """The option `model` was given, and the server serves another model."""
 
 
 class UnavailableError(IndexGrpcError):
-    """The server cannot be reached, or is loading, full or about to stop, and went on being so for all retries."""
+    """The server cannot be reached, is loading, full or stopping, or its engine is stuck or lost.
+
+    It is raised after the last retry, unless the server told gRPC not to retry or an answer had already begun.
+    """
 
 
 class IncompleteAnswerError(UnavailableError):
-    """A streamed answer was cut off: the server, or a proxy or connection on the way, went away. `text` is what came.
+    """A streamed answer was cut off: the server, a proxy or the connection was lost. `text` is the text that arrived.
 
-    `code()` is how that arrived, which differs from proxy to proxy.
+    `code()` is the status code that gRPC reported, which differs from proxy to proxy.
     """
 
 
 class DeadlineError(IndexGrpcError):
-    """The timeout passed, or the server saw that the answer could not begin in time."""
+    """The timeout passed, or the server found that the answer could not begin before the timeout or time limit."""
 
 
 class UnauthenticatedError(IndexGrpcError):
@@ -90,20 +93,20 @@ class UnauthenticatedError(IndexGrpcError):
 
 
 class LimitExceededError(IndexGrpcError):
-    """The key may not ask for more now (`reason` is RATE_LIMITED), or a message is larger than may be sent."""
+    """The key's limits allow no more calls now (`reason` is RATE_LIMITED), or a message is too large."""
 
 
 def was_too_large(error: LimitExceededError) -> bool:
-    """Tells whether a message was larger than may be sent or received, which gRPC itself refuses in these words."""
+    """Returns whether a message was too large to be sent or received. gRPC itself refuses it, with this text."""
     return "larger than max" in error.details()
 
 
 class CallCancelledError(IndexGrpcError):
-    """The call was cancelled: by `close()` from elsewhere, or by the server as it stopped."""
+    """The call was cancelled, by `close()` while it was running, or by the server when it stopped."""
 
 
 class InternalError(IndexGrpcError):
-    """The server failed; `request_id` finds the failure in its log."""
+    """The server failed. Its log describes the failure under the `request_id`."""
 
 
 ERRORS: dict[grpc.StatusCode, type[IndexGrpcError]] = {
@@ -115,35 +118,38 @@ ERRORS: dict[grpc.StatusCode, type[IndexGrpcError]] = {
     grpc.StatusCode.CANCELLED: CallCancelledError,
     grpc.StatusCode.INTERNAL: InternalError,
 }
-"""The class for each status code; others are IndexGrpcError."""
+"""The class for each status code; IndexGrpcError is for all others."""
 
 ERRORS_BY_REASON: dict[str, type[IndexGrpcError]] = {
     "PROMPT_TOO_LONG": PromptTooLongError,
     "MODEL_NOT_FOUND": ModelNotFoundError,
 }
-"""The class for each reason that says more than its status code does; it counts first."""
+"""The class for each reason that has one; it takes precedence over the class for the status code."""
 
 CODES_WHEN_CUT_OFF = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-"""What gRPC makes of a stream that a proxy resets, or ends without a status, when it has lost the server behind it."""
+"""The codes that gRPC reports if a proxy that lost its server resets the stream or ends it without a status."""
 RESET = "RST_STREAM"
-"""Stands in gRPC's message where the other side has reset the stream. A call that was cancelled here has no such word;
-and asyncio forgets messages that came right before, so that an answer may not seem to have begun."""
+"""gRPC's message has this word if the other side reset the stream, but not if the call was cancelled here.
+
+The word is needed because grpc.aio drops messages that arrived right before a reset: then an answer seems not to have
+begun although it had.
+"""
 
 
 class Identified(Protocol):
-    """What has a request's id, which may become known only as it is answered."""
+    """An object with a request's id, which may become known only when the answer begins."""
 
     @property
     def request_id(self) -> str:
-        """Identifies the call in the server's log."""
+        """The call's id in the server's log."""
 
 
 class Answer(Protocol):
-    """A streamed answer, as far as it has come."""
+    """A streamed answer, as far as it has arrived."""
 
     @property
     def has_begun(self) -> bool:
-        """Whether a message has come."""
+        """Whether a message has arrived."""
 
     @property
     def text(self) -> str:
@@ -151,7 +157,7 @@ class Answer(Protocol):
 
 
 def translate(error: grpc.RpcError, request_id: str = "", answer: Answer | None = None) -> IndexGrpcError:
-    """Returns the error of a call, synchronous or asyncio, as one of ours."""
+    """Returns gRPC's error of a call, synchronous or asyncio, as an exception of this module."""
     code, message = error.code(), error.details() or ""
     trailers = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
     details = status_details(trailers)
@@ -162,7 +168,7 @@ def translate(error: grpc.RpcError, request_id: str = "", answer: Answer | None 
 
 
 def _was_cut_off(code: grpc.StatusCode, message: str, reason: str, has_begun: bool) -> bool:
-    """Whether an answer was lost on the way, rather than never begun, or ended by the service or by the caller."""
+    """Returns whether an answer was lost on the way. If not, it never began, or the service or the caller ended it."""
     if code is grpc.StatusCode.UNAVAILABLE:
         return has_begun
     if code is grpc.StatusCode.CANCELLED:
@@ -172,7 +178,7 @@ def _was_cut_off(code: grpc.StatusCode, message: str, reason: str, has_begun: bo
 
 @contextmanager
 def translated(call: Identified, answer: Answer | None = None) -> Iterator[None]:
-    """Raises what a call raises inside as one of ours, with what had come of its answer."""
+    """Raises the errors of a call in the block as exceptions of this module, with the text that had arrived."""
     try:
         yield
     except IndexGrpcError:
@@ -180,7 +186,7 @@ def translated(call: Identified, answer: Answer | None = None) -> Iterator[None]
     except grpc.RpcError as error:
         raise translate(error, call.request_id, answer) from error
     except asyncio.CancelledError as error:
-        # grpc.aio raises this also where the call was closed, and the task that waits for it was not cancelled.
+        # grpc.aio raises this also if the call was closed, while the task that waits for it was not cancelled.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
@@ -188,6 +194,6 @@ def translated(call: Identified, answer: Answer | None = None) -> Iterator[None]
 
 
 def cancelled(call: Identified, answer: Answer | None = None) -> CallCancelledError:
-    """Returns the error of a call that was cancelled here, with what had come of its answer."""
+    """Returns the error of a call that was cancelled on this side, with the text that had arrived."""
     message, text = "the call was closed while it ran", answer.text if answer else ""
     return CallCancelledError(message, grpc.StatusCode.CANCELLED, request_id=call.request_id, text=text)

@@ -1,6 +1,7 @@
-"""What callers may give: times, texts and headers. What is not allowed is a ValueError that names it and the remedy.
+"""Checks of the values that callers give: numbers, times, texts and headers.
 
-`allowed_…` returns what is to be sent, `require_…` only looks.
+A value that is not allowed raises ValueError, and a value of a wrong type raises TypeError. The message names the
+argument. Functions `allowed_…` return the value to send; functions `require_…` only check.
 """
 
 import re
@@ -12,44 +13,47 @@ from operator import index
 from typing import SupportsFloat, SupportsIndex, cast
 
 LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
-"""gRPC counts nanoseconds in 64 bits; a deadline beyond them would have passed at once."""
+"""Longer timeouts are cut to this: gRPC counts nanoseconds in 64 bits, and a larger deadline would pass at once."""
 
 LONGEST_TIME_LIMIT_S = 315_576_000_000
 """The longest time that a Duration of protobuf holds, 10,000 years."""
 
 MOST_UINT32 = 2**32 - 1
 GOOD_REQUEST_ID = re.compile(r"[!-~]{1,128}")
-"""What the server takes; it looks at this, too."""
+"""The ids that the server accepts. The server uses this pattern too."""
 METADATA_KEY = re.compile(r"[a-z0-9_.-]+")
 BINARY_SUFFIX = "-bin"
 RESERVED_PREFIX = "grpc-"
-"""gRPC's own: it would take what is sent for the status of the call."""
+"""The prefix of gRPC's own keys: gRPC would take such a pair for the status of the call."""
 
 
 def allowed_number(value: object, name: str) -> float:
-    """Returns a number of any library as Python's; one that is too large for it is infinite.
+    """Returns a number of any library as a float. A number that is too large for a float becomes infinite.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: the value is not a number.
     """
     if not isinstance(value, SupportsFloat | SupportsIndex):
         raise TypeError(f"{name} is {value!r}; allowed are numbers")
     try:
         return float(value)
     except OverflowError:
-        return -inf if cast("Real", value) < 0 else inf  # only whole numbers and fractions are too large
+        return -inf if cast("Real", value) < 0 else inf  # only whole numbers and fractions can be too large
 
 
 def allowed_timeout(seconds: object, name: str = "timeout") -> float:
-    """Returns the timeout, or the longest that gRPC can count if that is less; infinity stays what it is."""
+    """Returns the timeout, cut to LONGEST_TIMEOUT_S unless it is infinite. Raises ValueError if it is not above 0."""
     seconds = allowed_number(seconds, name)
-    if not seconds > 0:  # NaN is not, either
+    if not seconds > 0:  # so that NaN is refused too
         raise ValueError(f"{name} is {seconds:g} s; allowed is more than 0 s, and inf to wait for ever")
     return seconds if seconds == inf else min(seconds, LONGEST_TIMEOUT_S)
 
 
 def allowed_time_limit(limit: float | timedelta, name: str = "time_limit") -> timedelta:
-    """Returns the time limit, given in seconds or as it is returned."""
+    """Returns a time limit, given in seconds or as a timedelta, as a timedelta of a microsecond or more.
+
+    Raises ValueError if it is not above 0 or longer than LONGEST_TIME_LIMIT_S.
+    """
     seconds = limit.total_seconds() if isinstance(limit, timedelta) else allowed_number(limit, name)
     if not 0 < seconds <= LONGEST_TIME_LIMIT_S:
         allowed = f"more than 0 s, at most {LONGEST_TIME_LIMIT_S:,} s"
@@ -58,7 +62,7 @@ def allowed_time_limit(limit: float | timedelta, name: str = "time_limit") -> ti
 
 
 def require_uint32(values: Mapping[str, object]) -> None:
-    """Refuses numbers, each under its name, that the contract has no room for; other types with a TypeError."""
+    """Raises ValueError for a number that does not fit into 32 bits, and TypeError for one that is not whole."""
     for name, value in values.items():
         if value is None:
             continue
@@ -69,9 +73,9 @@ def require_uint32(values: Mapping[str, object]) -> None:
 
 
 def require_utf8(texts: Mapping[str, object]) -> None:
-    """Refuses texts, each under its name, that UTF-8 cannot hold: what was read from bytes of another encoding.
+    """Raises ValueError for a text that UTF-8 cannot hold, because it was read from bytes of another encoding.
 
-    What is no text is refused with a TypeError.
+    Raises TypeError for a value that is not a str.
     """
     for name, text in texts.items():
         if not isinstance(text, str):
@@ -85,7 +89,7 @@ def require_utf8(texts: Mapping[str, object]) -> None:
 
 
 def allowed_header(text: str, name: str) -> str:
-    """Returns what is sent as the value of a header. The message does not show it whole, since it may be a secret."""
+    """Returns the value of a header. An error's message does not show all of it, since it may be a secret."""
     if not isinstance(text, str):
         raise TypeError(f"{name} is of type {type(text).__name__}; allowed is a str")
     for place, character in enumerate(text):
@@ -96,7 +100,7 @@ def allowed_header(text: str, name: str) -> str:
 
 
 def allowed_request_id(text: str) -> str:
-    """Returns the id. The server would put one of its own in the place of one that it does not take."""
+    """Returns the id. The server would replace an id that it does not accept by one of its own."""
     if not isinstance(text, str):
         raise TypeError(f"request_id is {text!r}; allowed is a str")
     if not GOOD_REQUEST_ID.fullmatch(text):
@@ -106,7 +110,7 @@ def allowed_request_id(text: str) -> str:
 
 
 def allowed_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> list[tuple[str, str | bytes]]:
-    """Returns the pairs. gRPC would fail the call for one that is not allowed, and not say which it is."""
+    """Returns the pairs. For a pair that is not allowed, gRPC would fail the call without saying which pair it is."""
     allowed = list(pairs)
     for key, value in allowed:
         if not METADATA_KEY.fullmatch(key) or key.startswith(RESERVED_PREFIX):

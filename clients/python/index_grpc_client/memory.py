@@ -1,4 +1,4 @@
-"""What a conversation remembers, whichever client it talks through."""
+"""The memory of a conversation, which is the same for both clients."""
 
 import time
 from collections.abc import Generator, Iterable, Mapping
@@ -16,34 +16,34 @@ from index_grpc_client.result import ChatResult
 SHORTEST_TIMEOUT_S = 0.001
 
 Trimming: TypeAlias = Generator[tuple[Message, ...], int, tuple[Message, ...]]
-"""Yields histories, is sent how many tokens remain after each with the prompt, and returns the one to use.
+"""Yields histories, receives how many tokens remain after each one with the prompt, and returns the one to use.
 
-A generator, so that the search is the same whether the client that counts is asyncio's or not.
+It is a generator so that the search is the same for both clients, of which one counts tokens with asyncio.
 """
 
 
 def remaining_if_too_long(error: PromptTooLongError | LimitExceededError) -> int:
-    """Returns that no token remains if the prompt was too long to be counted, or even sent; raises other errors on."""
+    """Returns 0 if the prompt was too long to be counted or even to be sent. Raises every other error again."""
     if isinstance(error, LimitExceededError) and not was_too_large(error):
         raise error
     return 0
 
 
 class Turn:
-    """One turn: what stood before it, and its options, whose timeout all of its calls share."""
+    """One turn: the turns before it and its options. All calls of the turn share one timeout."""
 
     def __init__(self, options: AskOptions, timeout: float, before: tuple[Message, ...]) -> None:
-        """Raises ValueError for an invalid timeout; `timeout` is the client's, for want of another."""
+        """`timeout` is the client's, used if the options have none. Raises ValueError or TypeError if it is invalid."""
         metadata, own = options.get("metadata"), options.get("timeout")
         if metadata is not None and not isinstance(metadata, Mapping):
-            metadata = tuple(metadata)  # which several calls read
+            metadata = tuple(metadata)  # several calls read it, an iterator could be read only once
         self._options: AskOptions = {**options, "metadata": metadata}
         self._ends_at = time.monotonic() + allowed_timeout(timeout if own is None else own)
         self.before = before
         self.max_tokens = options.get("max_tokens")
 
     def for_lookup(self) -> CallOptions:
-        """Returns the options of a call that asks after the model or counts."""
+        """Returns the options of a call that gets the model or counts tokens."""
         options = self._options
         return CallOptions(
             timeout=min(self._seconds_left(), QUICK_TIMEOUT),
@@ -52,23 +52,23 @@ class Turn:
         )
 
     def for_answer(self) -> AskOptions:
-        """Returns the options of the call that answers."""
+        """Returns the options of the call that gets the answer."""
         return {**self._options, "timeout": self._seconds_left()}
 
     def _seconds_left(self) -> float:
-        """Returns more than 0 always: a call with next to no time fails as any that takes too long."""
+        """Returns the seconds left, never 0: a call with too little time fails like any that takes too long."""
         return max(self._ends_at - time.monotonic(), SHORTEST_TIMEOUT_S)
 
 
 class Memory:
-    """What a conversation remembers: finished turns only. One that failed or was left early is forgotten."""
+    """The finished turns of a conversation. A turn that failed or was left early is not kept."""
 
     def __init__(self, system: str | None, history: Iterable[AnyMessage], trim: bool) -> None:
         self.system = system
-        """The instructions for the whole conversation; may be changed between turns."""
+        """The instructions for the whole conversation, or None; can be changed between turns."""
         self.trim = trim
         self.last: ChatResult | None = None
-        """The latest answer with all that is known of it."""
+        """The result of the last turn; None before the first turn and after `history` was changed."""
         self._model: ModelInfo | None = None
         turns = messages(history)
         if system is not None and turns and turns[0].role is Role.SYSTEM:
@@ -77,9 +77,9 @@ class Memory:
 
     @property
     def history(self) -> tuple[Message, ...]:
-        """The conversation so far, oldest message first, beginning with the instructions if there are any.
+        """The conversation so far, oldest message first. It begins with the instructions if there are any.
 
-        May be set; instructions stay as they are unless the history begins with some.
+        It can be set. The instructions stay as they are unless the new history begins with a system message.
         """
         return self._with_system(self._turns)
 
@@ -90,11 +90,11 @@ class Memory:
             self.system, self._turns = self._turns[0].content, self._turns[1:]
 
     def clear(self) -> None:
-        """Forgets all but the instructions."""
+        """Forgets everything except the instructions."""
         self._turns, self.last = (), None
 
     def undo(self) -> str | None:
-        """Forgets the last prompt and what came after it; returns the prompt, or None if there was none."""
+        """Forgets the last prompt and everything after it. Returns the prompt, or None if there was none."""
         for place in reversed(range(len(self._turns))):
             if self._turns[place].role is Role.USER:
                 prompt = self._turns[place].content
@@ -106,15 +106,15 @@ class Memory:
         return turns if self.system is None else (system_message(self.system), *turns)
 
     def keep(self, result: ChatResult, turn: Turn) -> None:
-        """Remembers a finished turn. If the conversation was changed while it ran, the turn comes after the change."""
+        """Remembers a finished turn. If the history was changed while it ran, the turn is added to the new history."""
         history = result.history[1:] if result.history[0].role is Role.SYSTEM else result.history
         self._turns = history if self._turns is turn.before else (*self._turns, *history[-2:])
         self.last = result
 
     def trimmed(self, model: ModelInfo, max_tokens: int | None) -> Trimming:
-        """Searches for the longest history that leaves room for an answer, dropping whole turns from the oldest on.
+        """Searches for the longest history that leaves room for an answer. Drops whole turns, the oldest first.
 
-        Without any turn it may still be too long; then the server refuses, naming both counts.
+        Even without any turn the prompt may be too long. Then the server refuses it, with both counts in the message.
         """
         room = min(max_tokens or model.default_max_tokens, model.context_length // 2)
         cuts = {place for place, turn in enumerate(self._turns) if turn.role is Role.USER} | {0, len(self._turns)}

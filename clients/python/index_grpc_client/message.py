@@ -9,7 +9,7 @@ from index_grpc_client.v1 import chat_pb2
 
 
 class Role(StrEnum):
-    """Who speaks in a message."""
+    """The author of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -24,11 +24,11 @@ class Message:
     content: str
 
     def __post_init__(self) -> None:
-        """Takes a role's name for the role.
+        """Replaces a role's name by the role.
 
         Raises:
             ValueError: the role is none of system, user and assistant.
-            TypeError: the content is no text.
+            TypeError: the content is not a str.
         """
         object.__setattr__(self, "role", Role(self.role))
         if not isinstance(self.content, str):
@@ -36,31 +36,31 @@ class Message:
 
     @classmethod
     def from_wire(cls, message: chat_pb2.Message) -> Self:
-        """Raises ValueError if the role is unset or unknown to this client."""
+        """Returns a generated message as a Message. Raises ValueError if the role is unset or unknown here."""
         name = chat_pb2.Role.Name(message.role)
         return cls(Role(name.removeprefix("ROLE_").lower()), message.content)
 
     def to_wire(self) -> chat_pb2.Message:
-        """Returns the message as the contract has it."""
+        """Returns the message as a generated message of the contract."""
         return chat_pb2.Message(role=chat_pb2.Role.Value(f"ROLE_{self.role.name}"), content=self.content)
 
 
 AnyMessage: TypeAlias = Message | chat_pb2.Message | tuple[str, str]
-"""What a history may be made of: a Message, the generated message, or a pair like `("user", "Hello")`."""
+"""A message of a history: a Message, a generated message, or a pair like `("user", "Hello")`."""
 
 
 def system(content: str) -> Message:
-    """Returns instructions for the whole conversation; only a history's first message may be one."""
+    """Returns a message with instructions for the whole conversation. Only a history's first message may be one."""
     return Message(Role.SYSTEM, content)
 
 
 def user(content: str) -> Message:
-    """Returns what the person or program that asks said."""
+    """Returns a message of the person or program that asks."""
     return Message(Role.USER, content)
 
 
 def assistant(content: str) -> Message:
-    """Returns what the model said."""
+    """Returns a message of the model."""
     return Message(Role.ASSISTANT, content)
 
 
@@ -69,7 +69,7 @@ def message(value: AnyMessage) -> Message:
 
     Raises:
         ValueError: the role is none of system, user and assistant.
-        TypeError: the value is nothing a history may be made of.
+        TypeError: the value has none of the types of AnyMessage.
     """
     match value:
         case Message():
@@ -82,5 +82,5 @@ def message(value: AnyMessage) -> Message:
 
 
 def messages(values: Iterable[AnyMessage]) -> tuple[Message, ...]:
-    """Returns the values as Messages; raises as `message` does."""
+    """Returns the values as Messages. Raises the same errors as `message`."""
     return tuple(message(value) for value in values)

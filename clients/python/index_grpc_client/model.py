@@ -1,4 +1,4 @@
-"""What the server tells of its model and of a prompt's length."""
+"""The server's description of its model, and the length of a prompt."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,7 +11,7 @@ class TokenCount:
     """The length of a prompt with its history."""
 
     prompt_tokens: int
-    """Control tokens included."""
+    """Tokens of the prompt with its history, control tokens included."""
     remaining_tokens: int
     """Tokens left in the context for an answer; 0 if the prompt does not fit."""
 
@@ -23,7 +23,7 @@ class TokenCount:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn; see `ChatOptions` for ranges."""
+    """How the next token is drawn. `ChatOptions` explains the values."""
 
     temperature: float
     top_p: float
@@ -52,28 +52,31 @@ class ModelInfo:
     """The served model, its limits and the defaults of options that are left unset."""
 
     model: str
-    """`demo`, a hub id, or a directory's name."""
+    """The model's name: `demo`, a hub id, or a directory's name."""
     context_length: int
-    """Tokens that prompt and answer may take together."""
+    """The most tokens that prompt, history and answer may have together."""
     default_sampling: Sampling
     default_max_tokens: int
     device: str
-    """`cpu`, `cuda:0`."""
+    """The device that computes the model, such as `cpu` or `cuda:0`."""
     dtype: str
-    """The number format it computes in: `float32`, `bfloat16`."""
+    """The number format that the model is computed in, such as `float32` or `bfloat16`."""
     server_version: str
     num_parameters: int
     vocab_size: int
     max_sequences: int
-    """How many calls are computed at the same time."""
+    """The most calls that are computed at the same time."""
     max_waiting: int
-    """How many more calls may wait before the server refuses."""
+    """The most calls that may wait besides those; the server refuses further ones."""
     quantization: str
-    """How weights are stored where that loses something: `int8`, or empty."""
+    """How the weights are stored if that loses precision: `int8`; empty otherwise."""
     kv_cache_tokens: int
-    """Tokens whose keys and values fit in the server's memory, shared by all calls; 0 if the server does not say."""
+    """The most tokens whose keys and values fit into the memory that all calls share; 0 if the server does not say."""
     max_waiting_tokens: int
-    """Prompt tokens that may wait before the server refuses; one call always may. 0 if the server does not say."""
+    """The most prompt tokens of all calls that have no generated token yet; 0 if the server does not say.
+
+    The server refuses a call that would exceed this number, unless there is no other such call.
+    """
 
     @classmethod
     def from_wire(cls, response: chat_pb2.GetModelResponse) -> Self:

@@ -1,4 +1,4 @@
-"""The options of calls. All may be left out, and None means the same: the default holds."""
+"""The options of calls. Each may be left out, which means its default. None means the same."""
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -12,11 +12,12 @@ Metadata: TypeAlias = Mapping[str, str | bytes] | Iterable[tuple[str, str | byte
 class CallOptions(TypedDict, total=False):
     """Options of every call.
 
-    timeout: Seconds to wait, more than 0, retries included; `math.inf` waits for ever. Default: the client's. A server
-        that sees the end of this time near sends the answer so far, with FinishReason.TIME_LIMIT.
-    request_id: Names the call in the server's log, in the answer's `id` and in errors; 1 to 128 ASCII characters, none
-        of them a space. Default: the server makes one.
-    metadata: More gRPC metadata to send, keys in lower case.
+    timeout: Seconds to wait, more than 0, retries included; `math.inf` waits for ever, other timeouts are cut to 365
+        days. Shortly before it passes, the server ends an answer as it is then, with FinishReason.TIME_LIMIT. Default:
+        the client's timeout, but at most 30 seconds for calls that generate nothing.
+    request_id: The call's id in the server's log, in the answer's `id` and in errors. 1 to 128 ASCII characters without
+        spaces. Default: the server makes one.
+    metadata: More gRPC metadata to send, with keys in lower case.
     """
 
     timeout: float | None
@@ -25,10 +26,10 @@ class CallOptions(TypedDict, total=False):
 
 
 class HistoryOptions(TypedDict, total=False):
-    """What comes before a prompt.
+    """The conversation before a prompt.
 
     history: The conversation before the prompt, oldest message first.
-    system: Instructions, put before the history as its first message.
+    system: Instructions for the model. They become the first message of the history, which must not have any already.
     """
 
     history: Iterable[AnyMessage] | None
@@ -36,16 +37,18 @@ class HistoryOptions(TypedDict, total=False):
 
 
 class SamplingOptions(TypedDict, total=False):
-    """How tokens are drawn. What the defaults are, `model()` tells.
+    """How tokens are drawn. `model()` returns the defaults.
 
-    temperature: 0 to 2; 0 takes the likeliest token always.
-    top_p: Above 0 to 1; keeps the smallest set of likeliest tokens whose probabilities reach this sum. 1 is off.
-    top_k: Keeps this many likeliest tokens. 0 is off.
-    min_p: 0 to 1; drops tokens less likely than this share of the likeliest one's probability. 0 is off.
-    repetition_penalty: Above 0 to 10, on tokens of prompt and answer. 1 is off.
-    frequency_penalty: -2 to 2, for each time a token occurs in the answer. 0 is off.
-    presence_penalty: -2 to 2, on tokens that occur in the answer. 0 is off.
-    seed: 32 bits, unsigned. The same request with the same seed gives the same answer. Default: the server picks one.
+    temperature: 0 to 2. With 0 the likeliest token is always taken.
+    top_p: Above 0 to 1. Keeps the smallest set of the likeliest tokens whose probabilities add up to at least this. 1
+        keeps all tokens.
+    top_k: Keeps this many of the likeliest tokens. 0 keeps all tokens.
+    min_p: 0 to 1. Drops tokens whose probability is less than this times that of the likeliest token. 0 drops none.
+    repetition_penalty: Above 0 to 10. Applies to tokens that occur in the prompt, its history or the answer; above 1
+        makes them less likely. 1 changes nothing.
+    frequency_penalty: -2 to 2. Subtracted from a token's logit for each time that the token occurs in the answer.
+    presence_penalty: -2 to 2. Subtracted once from the logit of each token that occurs in the answer.
+    seed: 0 to 4294967295. The same request with the same seed gives the same answer. Default: the server picks one.
     """
 
     temperature: float | None
@@ -59,15 +62,15 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class AnswerOptions(SamplingOptions, total=False):
-    """How to answer: SamplingOptions and these.
+    """How to answer: SamplingOptions and the following.
 
     max_tokens: The most tokens to generate, at least 1.
-    stop: A string, or up to 16, that end the answer before they appear in it.
-    time_limit: Seconds, or a timedelta, after which the answer so far is sent with FinishReason.TIME_LIMIT. More than
-        0, counted in microseconds, at most 315,576,000,000 seconds.
+    stop: A string, or up to 16 strings, each of 1 to 256 bytes in UTF-8. The answer ends before the first of them.
+    time_limit: Seconds, or a timedelta, after which the answer ends as it is then, with FinishReason.TIME_LIMIT. More
+        than 0 and at most 315,576,000,000 seconds. It is sent in microseconds, at least one.
     logprobs: Whether to report the log-probability of each generated token.
-    top_logprobs: How many alternatives to report for each token, 0 to 20. Needs `logprobs`.
-    model: The model to insist on: another one served is a ModelNotFoundError.
+    top_logprobs: How many of the likeliest tokens to report at each place, 0 to 20. Needs `logprobs`.
+    model: The name of the model that must answer. If another one is served, ModelNotFoundError is raised.
     """
 
     max_tokens: int | None
@@ -79,7 +82,7 @@ class AnswerOptions(SamplingOptions, total=False):
 
 
 class RequestOptions(AnswerOptions, HistoryOptions, total=False):
-    """What goes into a chat's request."""
+    """The options that are part of a chat request: AnswerOptions and HistoryOptions."""
 
 
 class CountOptions(HistoryOptions, CallOptions, total=False):

@@ -1,4 +1,4 @@
-"""Builds what is sent: the one place where options become messages of the contract and arguments of a call."""
+"""Builds calls. Only this module turns options into messages of the contract and arguments of a call."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ from index_grpc_client.options import CallOptions, Metadata, RequestOptions, Sam
 from index_grpc_client.v1 import chat_pb2
 
 QUICK_TIMEOUT = 30.0
-"""Seconds to wait for calls that generate nothing, unless the client's timeout is shorter."""
+"""The default timeout in seconds of calls that generate nothing, unless the client's timeout is shorter."""
 
 SAMPLING = [field.name for field in chat_pb2.SamplingParams.DESCRIPTOR.fields]
 WHOLE_NUMBERS = {"top_k", "seed"}
@@ -35,7 +35,7 @@ Request = TypeVar("Request")
 
 @dataclass(frozen=True)
 class Call(Generic[Request]):
-    """A request with what a stub's method takes beside it."""
+    """A request, the other arguments of a stub's method, and the caller's request id if there is one."""
 
     request: Request
     timeout: float | None
@@ -49,11 +49,11 @@ def given(**values: object) -> dict[str, object]:
 
 
 def sampling_params(sampling: SamplingOptions) -> chat_pb2.SamplingParams:
-    """Returns the options as the contract has them.
+    """Returns the options as a message of the contract.
 
     Raises:
-        TypeError: a name is unknown, or a value is no number.
-        ValueError: a whole number does not fit.
+        TypeError: a name is unknown, or a value is not a number.
+        ValueError: a whole number does not fit into 32 bits.
     """
     values = given(**sampling)
     if unknown := values.keys() - SAMPLING:
@@ -61,21 +61,21 @@ def sampling_params(sampling: SamplingOptions) -> chat_pb2.SamplingParams:
     require_uint32({name: values.get(name) for name in sorted(WHOLE_NUMBERS)})
     for name in values.keys() - WHOLE_NUMBERS:
         values[name] = allowed_number(values[name], name)
-    return chat_pb2.SamplingParams(**values)  # type: ignore[arg-type] # which are numbers
+    return chat_pb2.SamplingParams(**values)  # type: ignore[arg-type] # all are numbers
 
 
 def seconds(limit: float | timedelta) -> Duration:
-    """Returns the time limit as the contract has it; raises ValueError if the contract cannot."""
+    """Returns the time limit as a Duration. Raises ValueError if it is out of range."""
     duration = Duration()
     duration.FromTimedelta(allowed_time_limit(limit))
     return duration
 
 
 def full_history(history: Iterable[AnyMessage] | None, system: str | None) -> tuple[Message, ...]:
-    """Returns the history with the instructions before it.
+    """Returns the history, with the instructions as its first message if they are given.
 
     Raises:
-        ValueError: `system` is given and the history already begins with a system message, or a text is not UTF-8.
+        ValueError: `system` is given although the history begins with a system message, or a text is not UTF-8.
     """
     turns = messages(history or ())
     require_utf8(given(system=system))
@@ -100,7 +100,7 @@ def chat_request(
     model: str | None = None,
     **sampling: Unpack[SamplingOptions],
 ) -> chat_pb2.ChatRequest:
-    """Builds the request of Chat and ChatStream. None is left unset, since the contract tells unset from zero."""
+    """Returns the request of Chat and ChatStream. Options that are None stay unset: to the contract that is not 0."""
     stops = [stop] if isinstance(stop, str | bytes) else list(stop or ())
     require_utf8({"prompt": prompt} | given(model=model) | {f"stop[{place}]": text for place, text in enumerate(stops)})
     require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs})
@@ -118,10 +118,10 @@ def chat_request(
 
 
 class CallBuilder:
-    """Builds the calls of one client, with its defaults, until it is closed."""
+    """Builds the calls of one client, with the client's defaults, until it is closed."""
 
     def __init__(self, timeout: float, api_key: str | None) -> None:
-        """Raises ValueError or TypeError for what no call could be made with. `timeout` is in seconds."""
+        """`timeout` is in seconds. Raises ValueError or TypeError if it or the key is invalid."""
         self.timeout = allowed_timeout(timeout)
         self.api_key = None if api_key is None else allowed_header(api_key, "api_key")
         if api_key == "":
@@ -129,7 +129,7 @@ class CallBuilder:
         self._is_closed = False
 
     def close(self) -> None:
-        """From now on calls are refused with a ValueError."""
+        """Refuses all further calls with a ValueError."""
         self._is_closed = True
 
     def chat(

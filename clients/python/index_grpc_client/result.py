@@ -1,4 +1,4 @@
-"""What calls return: frozen values, free of protobuf."""
+"""The results of calls, as frozen dataclasses without protobuf."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,9 +17,9 @@ class FinishReason(StrEnum):
     STOP = "stop"
     """The model ended its turn."""
     STOP_SEQUENCE = "stop_sequence"
-    """A string of `stop` came up."""
+    """The model generated a string of `stop`."""
     MAX_TOKENS = "max_tokens"
-    """`max_tokens` tokens were generated."""
+    """The model generated `max_tokens` tokens."""
     CONTEXT_LENGTH = "context_length"
     """Prompt and answer together fill the model's context."""
     TIME_LIMIT = "time_limit"
@@ -29,13 +29,13 @@ class FinishReason(StrEnum):
 
     @classmethod
     def from_wire(cls, reason: int) -> Self:
-        """Returns UNKNOWN for numbers this client has no name for."""
+        """Returns the reason of a number, or UNKNOWN if this client has no name for it."""
         name = chat_pb2.FinishReason.DESCRIPTOR.values_by_number.get(reason)
         return cls(name.name.removeprefix("FINISH_REASON_").lower()) if name and reason else cls("unknown")
 
 
 class HealthStatus(StrEnum):
-    """What a server says of itself or of one of its services."""
+    """The health of a server or of one of its services."""
 
     UNKNOWN = "UNKNOWN"
     SERVING = "SERVING"
@@ -51,14 +51,14 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call."""
+    """Numbers of tokens of one call."""
 
     prompt_tokens: int
     completion_tokens: int
-    """Tokens generated, the one that ended the answer included."""
+    """Generated tokens, including the one that ended the answer."""
     total_tokens: int
     cached_prompt_tokens: int
-    """Tokens of the prompt that an earlier call had left behind, so that they were not computed anew."""
+    """Tokens of the prompt that were not computed for this call, because another call had computed them before."""
 
     @classmethod
     def from_wire(cls, usage: chat_pb2.Usage) -> Self:
@@ -68,14 +68,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Times of one call, measured in the server from the call's arrival, in seconds."""
+    """Times of one call in seconds, measured in the server from when it has received the request."""
 
     queue_s: float
-    """Until computing began."""
+    """Time until the server began to compute the prompt."""
     time_to_first_token_s: float
-    """Until the first token was generated."""
+    """Time until the first token was generated."""
     total_s: float
-    """Until the last token was generated."""
+    """Time until the last token was generated."""
 
     @classmethod
     def from_wire(cls, timing: chat_pb2.Timing) -> Self:
@@ -86,15 +86,15 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A generated token and how likely the model held it, before all sampling parameters."""
+    """A generated token and its log-probability, before any sampling parameter is applied."""
 
     token_id: int
     token_bytes: bytes
-    """UTF-8; may be part of a character, and is empty for a control token."""
+    """The token's bytes of UTF-8. They may be only a part of a character, and are empty for a control token."""
     logprob: float
-    """Natural logarithm, 0 or less."""
+    """The natural logarithm of the probability, 0 or less."""
     top: tuple["TokenLogprob", ...] = ()
-    """The likeliest tokens at this place, likeliest first; `top_logprobs` of them."""
+    """The `top_logprobs` likeliest tokens at this place, likeliest first."""
 
     @classmethod
     def from_wire(cls, token: chat_pb2.TokenLogprob) -> Self:
@@ -108,13 +108,13 @@ class Start:
     """What is known when an answer begins."""
 
     id: str
-    """Identifies the call in the server's log: `request_id`, or one the server made."""
+    """The call's id in the server's log: the `request_id`, or an id that the server made."""
     model: str
     seed: int
-    """The seed in effect: the one asked for, or the one the server picked."""
+    """The seed that was used: the option `seed`, or the one that the server picked."""
     prompt_tokens: int
     create_time: datetime
-    """When the server took the request, UTC."""
+    """When the server had received the request, in UTC."""
 
     @classmethod
     def from_wire(cls, start: chat_pb2.Start) -> Self:
@@ -125,11 +125,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Why and with what cost an answer ended."""
+    """Why an answer ended, and what it cost."""
 
     reason: FinishReason
     stop_sequence: str
-    """The string of `stop` that matched; empty for other reasons."""
+    """The string of `stop` that ended the answer; empty if the reason is another one."""
     usage: Usage
     timing: Timing
 
@@ -147,11 +147,11 @@ class Chunk:
     delta: str
     """Text to append to the answer; may be empty."""
     start: Start | None = None
-    """Set in the first chunk."""
+    """Set only in the first chunk."""
     finish: Finish | None = None
-    """Set in the last chunk."""
+    """Set only in the last chunk."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One entry for each token generated since the last chunk, if they were asked for."""
+    """One entry for each token generated since the last chunk, if the option `logprobs` is true."""
 
     @classmethod
     def from_wire(cls, message: chat_pb2.ChatStreamResponse) -> Self:
@@ -171,20 +171,20 @@ class ChatResult:
     text: str
     finish_reason: FinishReason
     stop_sequence: str
-    """The string of `stop` that matched; empty for other reasons."""
+    """The string of `stop` that ended the answer; empty if the reason is another one."""
     usage: Usage
     timing: Timing
     history: tuple[Message, ...]
-    """The request's history, then the prompt, then the answer: ready to be the next call's `history`."""
+    """The request's history, then the prompt, then the answer. It can be the next call's `history` as it is."""
     id: str
-    """Identifies the call in the server's log: `request_id`, or one the server made."""
+    """The call's id in the server's log: the `request_id`, or an id that the server made."""
     model: str
     seed: int
-    """The seed in effect: the one asked for, or the one the server picked."""
+    """The seed that was used: the option `seed`, or the one that the server picked."""
     create_time: datetime
-    """When the server took the request, UTC."""
+    """When the server had received the request, in UTC."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One entry for each generated token, if they were asked for."""
+    """One entry for each generated token, if the option `logprobs` is true."""
 
     @classmethod
     def from_wire(cls, response: chat_pb2.ChatResponse) -> Self:

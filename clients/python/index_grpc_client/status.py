@@ -1,4 +1,4 @@
-"""Reads the details that travel with a failed call's status."""
+"""Reads the details of a failed call's status."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,20 +13,20 @@ REQUEST_ID_KEY = "x-request-id"
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is wrong with a request."""
+    """One mistake in a request."""
 
     field: str
     """The field's path: `sampling.top_p`, `history[3].role`."""
     description: str
-    """The value, the limit and the remedy."""
+    """A sentence with the value, the limit and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusDetails:
-    """What a status carries beside its code and text; empty where the server sent nothing."""
+    """The details of a status besides its code and text. Those that the server did not send are empty."""
 
     reason: str = ""
-    """A stable word for programs, from google.rpc.ErrorInfo."""
+    """A stable identifier for programs, from google.rpc.ErrorInfo."""
     violations: tuple[Violation, ...] = ()
     """From google.rpc.BadRequest."""
     retry_after: float | None = None
@@ -37,7 +37,7 @@ class StatusDetails:
 
 
 def status_details(trailers: Iterable[tuple[str, str | bytes]]) -> StatusDetails:
-    """Reads the trailing metadata of a failed call.
+    """Returns the details that the trailers of a failed call hold.
 
     grpcio-status would do the same for synchronous calls, but raises TypeError for asyncio ones.
     """
@@ -46,7 +46,7 @@ def status_details(trailers: Iterable[tuple[str, str | bytes]]) -> StatusDetails
     retry, request = error_details_pb2.RetryInfo(), error_details_pb2.RequestInfo()
     packed = headers.get(DETAILS_KEY)
     if isinstance(packed, bytes):
-        # Details that cannot be read must not hide the failure they belong to.
+        # If the details cannot be read, the failure itself must still be reported.
         with suppress(DecodeError):
             for detail in status_pb2.Status.FromString(packed).details:
                 any(detail.Unpack(known) for known in (info, bad_request, retry, request))

@@ -14,10 +14,11 @@ from index_grpc_client.v1 import chat_pb2
 
 
 class ChatStream:
-    """An answer as it comes: iterate over it for its chunks, once.
+    """A streamed answer. A `for` loop yields its chunks as they arrive; it can be used once.
 
-    Leaving the loop early, by `break` or an exception, cancels the call, as do `close()`, leaving a `with` block and
-    dropping the stream. Errors of the call come out of the iteration; their `text` is what had come until then.
+    Leaving the loop early, by `break` or an exception, cancels the call. So do `close()`, the end of a `with` block and
+    dropping the stream. Errors of the call are raised by the iteration; their `text` is the text that had arrived
+    before.
     """
 
     def __init__(
@@ -32,11 +33,11 @@ class ChatStream:
 
     @property
     def text(self) -> str:
-        """The answer so far."""
+        """The answer's text so far."""
         return self._transcript.text
 
     def result(self) -> ChatResult:
-        """Returns the whole answer; raises RuntimeError before the stream has been read to its end."""
+        """Returns the whole answer. Raises RuntimeError if the stream has not been read to its end."""
         return self._transcript.result()
 
     def close(self) -> None:
@@ -52,7 +53,7 @@ class ChatStream:
         return self._transcript.add(message)
 
     def __iter__(self) -> Iterator[Chunk]:
-        # A generator, since it learns of the loop's end however it comes about; the stream itself would not.
+        # A generator, because Python closes it however the loop ends. The stream itself would not notice the end.
         try:
             with translated(self._transcript, self._transcript):
                 for message in self._messages:

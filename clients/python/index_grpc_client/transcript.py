@@ -1,4 +1,4 @@
-"""The answer of a stream, gathered as it comes."""
+"""Joins the messages of a stream to a whole answer."""
 
 import grpc
 
@@ -10,7 +10,7 @@ from index_grpc_client.v1 import chat_pb2
 
 
 class Transcript:
-    """Gathers the messages of one stream into the result that Chat would have given."""
+    """Collects the messages of one stream, and returns the same result as Chat would."""
 
     def __init__(self, call: Call[chat_pb2.ChatRequest]) -> None:
         self.request_id = call.request_id
@@ -22,16 +22,16 @@ class Transcript:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a message has come."""
+        """Whether a message has arrived."""
         return bool(self._deltas)
 
     @property
     def text(self) -> str:
-        """The answer so far."""
+        """The answer's text so far."""
         return "".join(self._deltas)
 
     def add(self, message: chat_pb2.ChatStreamResponse) -> Chunk:
-        """Takes the stream's next message."""
+        """Adds the stream's next message. Returns it as a chunk."""
         chunk = Chunk.from_wire(message)
         self._deltas.append(chunk.delta)
         self._logprobs += chunk.logprobs
@@ -42,11 +42,11 @@ class Transcript:
         return chunk
 
     def end(self, *, was_cancelled: bool = False) -> None:
-        """Takes the stream's end.
+        """Checks, when the stream has ended, that the answer is complete.
 
         Raises:
-            CallCancelledError: no finish had come, since the call was cancelled here.
-            IncompleteAnswerError: none had come for another reason.
+            CallCancelledError: no `finish` has arrived, because the call was cancelled on this side.
+            IncompleteAnswerError: no `finish` has arrived for another reason.
         """
         if self._finish is not None:
             return
@@ -56,7 +56,7 @@ class Transcript:
         raise IncompleteAnswerError(message, grpc.StatusCode.INTERNAL, request_id=self.request_id, text=self.text)
 
     def result(self) -> ChatResult:
-        """Returns the whole answer; raises RuntimeError before its finish has come."""
+        """Returns the whole answer. Raises RuntimeError if its `finish` has not arrived yet."""
         if self._finish is None:
             raise RuntimeError("the answer is not finished: read the stream to its end first")
         text, finish = self.text, self._finish
