@@ -1,7 +1,7 @@
-"""Checks that the client works beside every protobuf it admits, each in an environment of its own.
+"""Checks that the client works with the major versions of protobuf that it supports, each in its own environment.
 
-Makes one environment for each version, installs the client's wheel there with that protobuf, and has it import the
-stubs, carry a message through bytes, and call a server on the loopback. Prints one line for each version; needs a
+For each version it makes an environment, installs the client's wheel there with that protobuf, imports the stubs,
+converts a message to bytes and back, and calls a server on the loopback. Prints one line for each version. Needs a
 package index.
 """
 
@@ -50,7 +50,7 @@ print(*(f"{name} {version(name)}" for name in ("protobuf", "grpcio", "grpcio-hea
 
 
 def build_wheel(folder: Path) -> Path:
-    """Returns the client's wheel, made in the folder, from a copy since building leaves files behind."""
+    """Returns the client's wheel. It is built in the folder from a copy, because building leaves files behind."""
     source = shutil.copytree(CLIENT, folder / "source", ignore=shutil.ignore_patterns("build", "*.egg-info"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(source)]
     subprocess.run(command, check=True)
@@ -59,7 +59,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def check(wheel: Path, protobuf: str, folder: Path) -> bool:
-    """Tells whether the wheel works beside the protobuf, and prints how."""
+    """Returns whether the wheel works with the protobuf, and prints the result."""
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
     install = [

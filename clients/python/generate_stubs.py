@@ -1,8 +1,9 @@
 """Generates the Python stubs and the shipped copy of the contract from `protos/`.
 
-The generator is old on purpose: code it writes imports under every protobuf from 4.25 on, while code from a current one
-refuses older runtimes, and a client lives beside other people's protobuf. It needs an environment of its own, as does
-the plugin that writes the type stubs; both are made under `build/` on the first run.
+The generator is old on purpose. Its code can be imported with every protobuf from 4.25 on, while code of a current
+generator refuses older versions of protobuf, and the client must work with the version that its users have. The
+generator needs its own environment, and so does the plugin that writes the type stubs. The first run makes both under
+`build/`.
 """
 
 import re
@@ -22,7 +23,7 @@ TYPER = ["mypy-protobuf==5.1.0"]
 
 
 def environment(name: str, requirements: list[str]) -> Path:
-    """Returns the `bin` folder of an environment that holds the requirements, making it if need be."""
+    """Returns the `bin` folder of an environment with the requirements. Makes the environment if it does not exist."""
     folder = BUILD / name
     done = folder / "done"
     if not done.exists():
@@ -33,7 +34,7 @@ def environment(name: str, requirements: list[str]) -> Path:
 
 
 def generate(output: Path) -> None:
-    """Runs the compiler; `output` then holds `index/v1/chat_pb2*.py(i)`."""
+    """Runs the compiler, which writes `index/v1/chat_pb2*.py(i)` into the folder `output`."""
     compiler, typer = environment("generator", GENERATOR), environment("typer", TYPER)
     output.mkdir(parents=True, exist_ok=True)
     flags = [f"--{kind}_out={output}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
@@ -43,7 +44,7 @@ def generate(output: Path) -> None:
 
 
 def install(output: Path) -> None:
-    """Moves the generated files into the client package and points their one absolute import there."""
+    """Copies the generated files, with their imports adapted, and the contract into the client package."""
     for source in sorted((output / "index" / "v1").iterdir()):
         text = source.read_text()
         text = re.sub(r"\bfrom index\.v1 import", "from index_grpc_client.v1 import", text)

@@ -1,4 +1,4 @@
-"""Starts the command line. Apart from the package, since gRPC reads its log level when the package imports it."""
+"""Starts the command line. It is outside the package, since gRPC reads its log level when the package imports it."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line and exits."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC has to tell comes as the error of a call, once
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's failures are reported once, as the error of a call
     try:
         from index_grpc_client.cli.commands import index_client
 
@@ -18,7 +18,7 @@ def main() -> None:
         if missing.name not in EXTRA:
             raise
         sys.exit(f"error: index-client needs {missing.name}: pip install 'index-grpc-client[cli]'")
-    except KeyboardInterrupt:  # while it imports; the commands see to it themselves
+    except KeyboardInterrupt:  # during the imports; the commands handle it themselves
         sys.exit(INTERRUPTED)
 
 
