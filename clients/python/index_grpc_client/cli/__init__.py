@@ -1,1 +1,1 @@
-"""The command line, `index-client`. Its libraries come with the extra `cli`; `index_client` is where it starts."""
+"""The command line `index-client`. Its libraries come with the extra `cli`; the module `index_client` starts it."""

@@ -1,4 +1,4 @@
-"""The options that say how to answer."""
+"""The options of the command line that say how to answer."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -26,11 +26,11 @@ RANGES: dict[str, tuple["click.ParamType[Any]", str]] = {
 }
 
 DEFAULTS = "Options that are left out take the server's defaults, which `index-client model` shows."
-"""How the help of a command with answer_options ends."""
+"""The end of the help of a command with answer_options."""
 
 
 def answer_options(command: Command) -> Command:
-    """Gives a command the options of AnswerOptions that a person may want; what is not given stays unset."""
+    """Adds the options of AnswerOptions, but not those of log-probabilities, to a command. None has a default."""
     command = click.option("--stop", multiple=True, help="End the answer before this text. May be repeated.")(command)
     for name, (kind, text) in reversed(RANGES.items()):
         check = checked(allowed_time_limit) if name == "--time-limit" else None

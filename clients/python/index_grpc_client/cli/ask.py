@@ -1,4 +1,4 @@
-"""`index-client ask`: one prompt, one answer."""
+"""The command `index-client ask`: answers one prompt."""
 
 import asyncio
 import codecs
@@ -27,14 +27,14 @@ CUT = {
 
 
 def read_prompt(words: tuple[str, ...]) -> str:
-    """Joins the words of a prompt; `-`, or no word at all, stands for standard input."""
+    """Returns the words of a prompt, joined. A word `-` is replaced by standard input, which is also the default."""
     if not words and is_terminal():
         raise click.UsageError("no prompt: give one, or pipe one in")
     return " ".join(read_all() if word == "-" else word for word in words or ("-",))
 
 
 async def write(chunks: AsyncIterable[Chunk]) -> None:
-    """Writes an answer to stdout as it comes, ends its last line whatever happens, and says on stderr if it was cut."""
+    """Writes an answer to stdout as it arrives, and says on stderr if it was cut. The last line is always ended."""
     last, finish = "", None
     try:
         async for chunk in chunks:
@@ -48,7 +48,7 @@ async def write(chunks: AsyncIterable[Chunk]) -> None:
 
 
 def plain(value: object) -> object:
-    """Returns what JSON has for a value that it does not know: bytes as a list of numbers, times in ISO 8601."""
+    """Returns a value that JSON lacks in a form that JSON has: bytes as a list of numbers, times in ISO 8601."""
     match value:
         case bytes():
             return list(value)
@@ -80,9 +80,9 @@ def ask(
     as_json: bool,
     **options: Unpack[AnswerOptions],
 ) -> None:
-    """Answer PROMPT; its text comes out as it is generated.
+    """Answer PROMPT and print the answer while it is generated.
 
-    The words of PROMPT are joined; `-`, or no PROMPT at all, stands for standard input.
+    The words of PROMPT are joined. `-` stands for standard input, which is also used if there is no PROMPT.
     """
     if options.get("logprobs") and not as_json:
         raise click.UsageError("--logprobs needs --json")

@@ -1,4 +1,4 @@
-"""`index-client chat`: a conversation at the terminal."""
+"""The command `index-client chat`: a conversation at the terminal."""
 
 import asyncio
 import signal
@@ -29,7 +29,7 @@ Ctrl-C stops an answer; a stopped answer is forgotten with its prompt."""
 
 
 class Dialogue:
-    """Reads prompts and commands, and writes answers, until the person leaves."""
+    """Reads prompts and commands, and writes answers, until the input ends or says `/quit`."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Dialogue:
         options: AnswerOptions,
         interactive: bool = True,
     ) -> None:
-        """Where it is not `interactive`, Ctrl-C ends all of it, by a KeyboardInterrupt."""
+        """If `interactive` is false, Ctrl-C raises KeyboardInterrupt instead of stopping only an answer or a line."""
         self._runner = runner
         self._conversation = conversation
         self._address = address
@@ -50,9 +50,9 @@ class Dialogue:
         self._interactive = interactive
 
     def run(self, read: Callable[[], str]) -> int:
-        """Talks until `read` raises EOFError or returns `/quit`; KeyboardInterrupt from it drops the line.
+        """Answers lines until `read` raises EOFError or returns `/quit`. Returns the exit code of the last failed line.
 
-        Returns the exit code of the last line that failed; 0 if none did.
+        The exit code is 0 if no line failed. If `read` raises KeyboardInterrupt at a terminal, the line is dropped.
         """
         while True:
             try:
@@ -108,11 +108,11 @@ class Dialogue:
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # the answer is left, and the next is to come
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # from now on Ctrl-C does not end the process
         except IndexGrpcError as error:
             report(error, self._address)
             self._exit_code = exit_code(error)
-        except ValueError as error:  # what cannot be put on the wire
+        except ValueError as error:  # the prompt or an option cannot be sent
             self._refuse(str(error))
 
     def _refuse(self, why: str) -> None:
@@ -121,14 +121,14 @@ class Dialogue:
 
 
 def reader() -> Callable[[], str]:
-    """Returns what reads a line: with editing and recall at a terminal, plainly from a pipe."""
+    """Returns a function that reads a line. At a terminal lines can be edited and recalled."""
     if not is_terminal():
         return read_line
-    # Takes as long to import as all the rest, and only this needs it.
+    # Its import takes as long as all the others together, and only a terminal needs it.
     from prompt_toolkit import PromptSession
     from prompt_toolkit.output import create_output
 
-    # Answers alone go to a file or pipe; what is typed shows on the terminal.
+    # If stdout is a file or pipe, it gets only the answers, and the terminal shows the prompts.
     output = create_output(stdout=sys.stdout if sys.stdout.isatty() else sys.stderr)
     session: PromptSession[str] = PromptSession("> ", output=output)
     return session.prompt
@@ -139,9 +139,10 @@ def reader() -> Callable[[], str]:
 @answer_options
 @click.pass_obj
 def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOptions]) -> None:
-    """Hold a conversation. /help lists what can be done beside prompting.
+    """Hold a conversation. /help lists the commands of the conversation.
 
-    Lines from a pipe are answered in turn; should some fail, it goes on, and exits with the last one's code.
+    Lines from a pipe are answered one after another, also after a line that failed. The exit code is then that of the
+    last failed line.
     """
     interactive = is_terminal()
     if interactive:
@@ -152,11 +153,11 @@ def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOpt
 
     with asyncio.Runner() as runner:
         client = runner.run(connect())
-        # A conversation at a terminal outlives any context, so what no longer fits is forgotten.
+        # A conversation at a terminal may become longer than any context, so turns that do not fit are dropped.
         conversation = AsyncConversation(client, system, trim=True)
         try:
             code = Dialogue(runner, conversation, connection.address, options, interactive).run(reader())
         finally:
             runner.run(client.close())
-    if not interactive:  # at a terminal a person has seen what failed
+    if not interactive:  # at a terminal the person has seen the errors
         raise click.exceptions.Exit(code)

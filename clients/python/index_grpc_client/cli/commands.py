@@ -24,11 +24,11 @@ from index_grpc_client.version import __version__
 
 @contextmanager
 def one_line_usage_errors() -> Iterator[None]:
-    """Reports a wrong command line as any other error, in the place of click's own several lines."""
+    """Reports a wrong command line like any other error, instead of with the several lines of click."""
     try:
         try:
             yield
-        except (ValueError, OverflowError) as error:  # what cannot be put on the wire, as bytes that are no UTF-8
+        except (ValueError, OverflowError) as error:  # a value cannot be sent, such as bytes that are not UTF-8
             raise click.UsageError(str(error)) from error
     except click.exceptions.NoArgsIsHelpError:
         raise
@@ -39,18 +39,18 @@ def one_line_usage_errors() -> Iterator[None]:
 
 
 class Commands(click.Group):
-    """Turns what commands raise into messages and exit codes."""
+    """Turns the exceptions of commands into messages and exit codes."""
 
     def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - click's own
-        """Runs a command and exits. A reader that has seen enough is click's to see to."""
+        """Runs a command and exits. If the reader of the output closes its pipe, click handles it."""
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # it may be closed
-                stream.reconfigure(errors="replace")  # what its encoding does not hold is no reason to lose the rest
+            if isinstance(stream, io.TextIOWrapper):  # it is None if it was closed from the start
+                stream.reconfigure(errors="replace")  # one character that the encoding lacks must not lose the rest
         try:
             return super().main(*args, **options)
         except OSError as error:
             complain("error", f"the output cannot be written: {error.strerror or error}")
-            os._exit(Exit.REFUSED)  # else Python tries to write the rest once more, and complains of it
+            os._exit(Exit.REFUSED)  # otherwise Python would try to write the rest again, and report it
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the options before the command."""
@@ -82,7 +82,7 @@ def index_client(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 @click.option("--service", default="", help="The service to ask after; unset is the whole server.")
 @click.pass_obj
 def health(connection: Connection, service: str) -> None:
-    """Print the health of the server, as callers find it, retries included; exit 0 only if it is SERVING."""
+    """Print the health of the server, with the retries of every call. The exit code is 0 only if it is SERVING."""
 
     @interruptible
     async def ask_health() -> HealthStatus:
@@ -99,7 +99,7 @@ def health(connection: Connection, service: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def model(connection: Connection, as_json: bool) -> None:
-    """Describe the served model, its limits and the defaults of options."""
+    """Print the served model, its limits and the defaults of options."""
 
     @interruptible
     async def ask_model() -> ModelInfo:
@@ -122,9 +122,9 @@ def model(connection: Connection, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the tokens that remain.")
 @click.pass_obj
 def count(connection: Connection, prompt: tuple[str, ...], system: str | None, as_json: bool) -> None:
-    """Print how many tokens PROMPT takes, laid out as the model sees it.
+    """Print how many tokens PROMPT has, control tokens included.
 
-    The words of PROMPT are joined; `-`, or no PROMPT at all, stands for standard input.
+    The words of PROMPT are joined. `-` stands for standard input, which is also used if there is no PROMPT.
     """
     text = read_prompt(prompt)
 

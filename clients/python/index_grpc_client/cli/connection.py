@@ -1,4 +1,4 @@
-"""The options that say which server to call and how."""
+"""The options of the command line that say which server to call, and how."""
 
 from collections.abc import Callable
 from copy import copy
@@ -21,10 +21,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Connection:
-    """How the commands reach the server.
+    """The options with which the commands reach the server.
 
-    They are asyncio's, since there Ctrl-C cancels what is awaited, while in synchronous code it would be raised
-    anywhere inside gRPC.
+    The commands use asyncio, because there Ctrl-C cancels the call that is awaited. In synchronous code it would raise
+    KeyboardInterrupt at any place inside gRPC.
     """
 
     address: str
@@ -37,7 +37,7 @@ class Connection:
     api_key: str | None
 
     def client(self) -> AsyncClient:
-        """Returns a client to be closed by the caller."""
+        """Returns a client, which the caller must close."""
         return AsyncClient(
             self.address,
             credentials=self._credentials(),
@@ -59,7 +59,7 @@ class Connection:
 
 
 def connection_options(command: Command) -> Command:
-    """Gives a command the options whose values make a Connection."""
+    """Adds the options of a Connection to a command."""
     options = [
         click.option(
             "--address",
@@ -113,7 +113,7 @@ def connection_options(command: Command) -> Command:
 
 
 def behind_command(option: click.Parameter) -> click.Parameter:
-    """Returns an option of the connection as it may stand behind the command, too; there it counts first."""
+    """Returns an option of the connection for use after the command, where it overrides the one before the command."""
     behind, check = copy(option), option.callback
 
     def override(ctx: click.Context, parameter: click.Parameter, value: object) -> None:

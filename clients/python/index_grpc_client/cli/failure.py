@@ -1,4 +1,4 @@
-"""How commands fail: one `error:` line, what is wrong with the request, a `hint:` line, and an exit code."""
+"""How failures are reported: an `error:` line, the request's mistakes, a `hint:` line, and an exit code."""
 
 import os
 import re
@@ -30,7 +30,7 @@ OptionCallback: TypeAlias = Callable[[click.Context, click.Parameter, Value | No
 
 
 class Exit(IntEnum):
-    """The exit codes beside 0 and click's 2."""
+    """The exit codes besides 0 and click's 2."""
 
     REFUSED = 1
     UNAVAILABLE = 3
@@ -49,7 +49,7 @@ Exit codes:
 
 
 def complain(word: str, text: str) -> None:
-    """Writes `word: text` to stderr, if that can be written to; the word is in colour where a person looks on."""
+    """Writes `word: text` to stderr if that is possible. At a terminal the word is in colour."""
     colour = {"error": "red", "hint": "cyan", "note": "yellow"}[word]
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     with suppress(OSError):
@@ -57,7 +57,7 @@ def complain(word: str, text: str) -> None:
 
 
 def checked(allowed: Callable[[Value, str], object]) -> OptionCallback[Value]:
-    """Returns the callback of an option that refuses a value as `allowed` does, under the option's name."""
+    """Returns an option's callback, which refuses the values that `allowed` refuses, with the option's name."""
 
     def check(ctx: click.Context, parameter: click.Parameter, value: Value | None) -> Value | None:
         try:
@@ -71,7 +71,7 @@ def checked(allowed: Callable[[Value, str], object]) -> OptionCallback[Value]:
 
 
 def exit_code(error: IndexGrpcError) -> Exit:
-    """Returns what to exit with after the error."""
+    """Returns the exit code after an error."""
     match error:
         case UnavailableError():
             return Exit.UNAVAILABLE
@@ -81,17 +81,17 @@ def exit_code(error: IndexGrpcError) -> Exit:
 
 
 def was_cut_off(error: IndexGrpcError) -> bool:
-    """Tells whether an answer had begun to come when the server or the connection went away."""
+    """Returns whether the server or the connection was lost during an answer."""
     return isinstance(error, IncompleteAnswerError) or (isinstance(error, CallCancelledError) and bool(error.text))
 
 
 def was_unreachable(error: IndexGrpcError) -> bool:
-    """Tells whether gRPC says that the server is unavailable: a server that says so itself gives a reason."""
+    """Returns whether gRPC reports that the server is unavailable. A server that reports it itself gives a reason."""
     return isinstance(error, UnavailableError) and not error.reason
 
 
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
-"""Variables of the environment that gRPC heeds, the first that is set; not for paths."""
+"""The environment variables that gRPC reads, in this order; the first that is set counts. Not used for paths."""
 
 HINTS_ON_CONNECTING = {
     "certificate has expired": "who runs the server must renew its certificate",
@@ -101,16 +101,16 @@ HINTS_ON_CONNECTING = {
     "security handshaker": "the files of --ca, --cert and --key must be PEM, and the key that of the certificate",
     "Socket closed": "does the server encrypt? --tls or --ca; does it want a certificate? --cert and --key",
 }
-"""What to try next where no connection is made, by what stands in gRPC's message."""
+"""Hints for calls without a connection, by a part of gRPC's message."""
 
 
 HINT_TOO_SLOW = "--timeout waits longer; for an answer, --max-tokens asks for less"
 HINT_TOO_LATE = "a longer --time-limit or --timeout leaves time for an answer"
-"""Where the server has refused for want of time, which either may have set."""
+"""For a server that refused because too little time was left. Either option may have set that time."""
 
 
 def hint_if_unavailable(error: UnavailableError, address: str) -> str:
-    """Returns what to try next with a server that cannot answer now."""
+    """Returns a hint for a server that cannot answer now."""
     if error.retry_after is not None:
         return f"the server asks to try again in {error.retry_after:g} s"
     for sign, advice in HINTS_ON_CONNECTING.items():
@@ -125,7 +125,7 @@ def hint_if_unavailable(error: UnavailableError, address: str) -> str:
 
 
 def hint_if_too_much(error: LimitExceededError) -> str | None:
-    """Returns what to try next where more was asked than is allowed."""
+    """Returns a hint for a call that exceeded a limit, or None."""
     if error.retry_after is not None:
         return f"the server asks to try again in {error.retry_after:g} s"
     if was_too_large(error):
@@ -134,7 +134,7 @@ def hint_if_too_much(error: LimitExceededError) -> str | None:
 
 
 def hint(error: IndexGrpcError, address: str) -> str | None:
-    """Returns what to try next."""
+    """Returns a hint about what to try next, or None."""
     if was_cut_off(error):
         return "the server stopped or the connection was lost; ask again"
     match error:
@@ -158,7 +158,7 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
 
 
 def summary(error: IndexGrpcError, violations: list[str], address: str) -> str:
-    """Returns the `error:` line. The server names the first violation, and counts those that did not fit."""
+    """Returns the `error:` line. The server's message has the first violation and the number of all others."""
     message, num_sent = error.details() or error.code().name, len(violations)
     if num_sent == 1:
         return message if violations[0] in message else violations[0]
@@ -173,7 +173,7 @@ def summary(error: IndexGrpcError, violations: list[str], address: str) -> str:
 
 
 def report(error: IndexGrpcError, address: str) -> None:
-    """Tells a person of the error."""
+    """Writes the error for a person: the `error:` line, several violations one a line, and a hint."""
     violations = [f"{violation.field}: {violation.description}" for violation in error.violations]
     complain("error", summary(error, violations, address))
     for violation in violations if len(violations) > 1 else ():

@@ -1,4 +1,4 @@
-"""What Ctrl-C does: the first time it cancels what is awaited, the second time it ends the process at once."""
+"""Handles Ctrl-C: the first one cancels the work that is awaited, the second one ends the process at once."""
 
 import functools
 import os
@@ -17,17 +17,17 @@ Result = TypeVar("Result")
 def interruptible(
     work: Callable[Parameters, Coroutine[Any, Any, Result]],
 ) -> Callable[Parameters, Coroutine[Any, Any, Result]]:
-    """Has the work, the main task of asyncio's runner, end the process if Ctrl-C comes again while it is left.
+    """Returns work for asyncio's runner that a first Ctrl-C cancels. A second one, during that, ends the process.
 
-    Raised a second time, by asyncio's own handler or after it, KeyboardInterrupt would come up anywhere inside gRPC,
-    which prints a traceback then or never ends.
+    Otherwise the second Ctrl-C would raise KeyboardInterrupt at any place inside gRPC, which would then print a
+    traceback or never end.
     """
 
     @functools.wraps(work)
     async def run(*args: Parameters.args, **options: Parameters.kwargs) -> Result:
         cancel, in_main = signal.getsignal(signal.SIGINT), threading.current_thread() is threading.main_thread()
         if not (in_main and isinstance(cancel, functools.partial)):
-            return await work(*args, **options)  # asyncio has not set its own either, as where Ctrl-C is ignored
+            return await work(*args, **options)  # asyncio set no handler either, for example if Ctrl-C is ignored
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, end_at_once)
@@ -44,5 +44,5 @@ def interruptible(
 
 
 def end_at_once(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Handles Ctrl-C by ending the process as it is."""
+    """Handles Ctrl-C by ending the process at once, without any cleanup."""
     os._exit(Exit.INTERRUPTED)

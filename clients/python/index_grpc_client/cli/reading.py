@@ -1,4 +1,4 @@
-"""What the commands read: standard input, in UTF-8 whatever the locale."""
+"""Reads standard input for the commands, as UTF-8 whatever the locale is."""
 
 import sys
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import click
 
 @contextmanager
 def standard_input() -> Iterator[BinaryIO]:
-    """Gives standard input; that it is closed or cannot be read is a click.UsageError."""
-    if sys.stdin is None:  # closed by who started this
+    """Yields standard input. Raises click.UsageError if it is closed or cannot be read."""
+    if sys.stdin is None:  # the process was started with it closed
         raise click.UsageError("standard input is closed; leave it open, it is where prompts come from")
     try:
         yield sys.stdin.buffer
@@ -20,12 +20,12 @@ def standard_input() -> Iterator[BinaryIO]:
 
 
 def is_terminal() -> bool:
-    """Tells whether a person types what comes from standard input."""
+    """Returns whether standard input is a terminal."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
 def read_all() -> str:
-    """Returns standard input without the end of its last line; that it is not UTF-8 is a click.UsageError."""
+    """Returns standard input without the end of its last line. Raises click.UsageError if it is not UTF-8."""
     with standard_input() as source:
         text = source.read()
     try:
@@ -38,8 +38,8 @@ def read_line() -> str:
     """Returns the next line of standard input.
 
     Raises:
-        EOFError: there is none.
-        UnicodeDecodeError: this one is not UTF-8.
+        EOFError: there is no further line.
+        UnicodeDecodeError: the line is not UTF-8.
     """
     with standard_input() as source:
         line = source.readline()
@@ -49,10 +49,10 @@ def read_line() -> str:
 
 
 def decoded(text: bytes) -> str:
-    """Returns text without the end of its last line."""
+    """Returns bytes of UTF-8 as text, without the end of the last line."""
     return text.decode().removesuffix("\n").removesuffix("\r")
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    """Returns what to tell a person whose input cannot be decoded."""
+    """Returns the message for input that cannot be decoded."""
     return f"standard input is not UTF-8: {error}"
