@@ -81,7 +81,7 @@ def test_a_cut_answer_is_noted_apart(run: Run, script: Script) -> None:
     script.finish_reason = chat_pb2.FINISH_REASON_MAX_TOKENS
     result = run("ask", "Hi")
     assert (result.exit_code, result.stdout) == (0, TEXT + "\n")
-    assert result.stderr == "note: the answer was cut at the most tokens allowed; --max-tokens allows more\n"
+    assert result.stderr == "note: the answer was cut at its limit of tokens; --max-tokens allows more\n"
 
 
 def test_violations_come_one_a_line(run: Run, script: Script) -> None:

@@ -29,7 +29,7 @@ def test_where_no_server_is(run: Run, server: FakeServer) -> None:
 def test_an_address_without_a_port(address: str, has_port: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("grpc_proxy", "https_proxy", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
-    missing = "the address has no port, so 443 was tried; --address HOST:PORT gives one"
+    missing = "the address has no port, so port 443 was used; --address HOST:PORT sets another port"
     there = f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
     assert hint(UnavailableError("connection refused"), address) == (there if has_port else missing)
 
@@ -39,7 +39,7 @@ def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.delenv("grpc_proxy", raising=False)
     found = hint(UnavailableError("connection refused"), "a:1")
-    assert found == "http_proxy is set, so gRPC goes by that proxy; no_proxy=a spares this server"
+    assert found == "http_proxy is set, so gRPC connects through that proxy; with no_proxy=a it connects directly"
     for address in ("127.0.0.1:1", "unix:/run/a"):
         assert str(hint(UnavailableError("connection refused"), address)).startswith("is a server running at")
 

@@ -86,7 +86,7 @@ def test_the_command_line_shows_a_certificate(asking_server: FakeServer, ca: tru
     assert (result.exit_code, result.stdout) == (0, f"{TEXT}\n")
     result = run(asking_server, *trust, "health")
     assert result.exit_code == 3
-    assert result.stderr.splitlines()[1].endswith("does it want a certificate? --cert and --key")
+    assert result.stderr.splitlines()[1].endswith("if it asks for a certificate, add --cert and --key")
     result = run(asking_server, *trust, "--cert", mine.cert, "health")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: cert and key go together")
@@ -95,7 +95,7 @@ def test_the_command_line_shows_a_certificate(asking_server: FakeServer, ca: tru
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        ([], "does the server encrypt? --tls or --ca"),
+        ([], "if the server encrypts, add --tls or --ca"),
         (["--tls"], "the server's certificate is not trusted; --ca names"),
         (["--ca", "nonsense"], "must be PEM"),
     ],

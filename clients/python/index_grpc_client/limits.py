@@ -114,7 +114,7 @@ def allowed_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> list[tuple[str
     allowed = list(pairs)
     for key, value in allowed:
         if not METADATA_KEY.fullmatch(key) or key.startswith(RESERVED_PREFIX):
-            characters = f"lower-case letters, digits and any of _-., but not {RESERVED_PREFIX} at first"
+            characters = f"lower-case letters, digits and any of _-., but not {RESERVED_PREFIX} at the beginning"
             raise ValueError(f"metadata has the key {key!a}; allowed are {characters}")
         if not isinstance(value, str | bytes):
             raise TypeError(f"metadata {key} is {value!r}; allowed are str and bytes")

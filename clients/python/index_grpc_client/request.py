@@ -125,7 +125,7 @@ class CallBuilder:
         self.timeout = allowed_timeout(timeout)
         self.api_key = None if api_key is None else allowed_header(api_key, "api_key")
         if api_key == "":
-            raise ValueError("api_key is empty; leave it out where the server asks for none")
+            raise ValueError("api_key is empty; leave it out if the server asks for none")
         self._is_closed = False
 
     def close(self) -> None:

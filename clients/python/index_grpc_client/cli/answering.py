@@ -12,17 +12,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 UINT32 = click.IntRange(0, MOST_UINT32)
 RANGES: dict[str, tuple["click.ParamType[Any]", str]] = {
-    "--temperature": (click.FLOAT, "0 to 2; 0 takes the likeliest token always."),
-    "--top-p": (click.FLOAT, "Above 0 to 1: the share of probability to draw from."),
+    "--temperature": (click.FLOAT, "0 to 2; 0 always takes the likeliest token."),
+    "--top-p": (click.FLOAT, "Above 0 to 1: draw from the likeliest tokens, up to this sum of probabilities."),
     "--top-k": (UINT32, "How many of the likeliest tokens to draw from; 0 is all."),
-    "--min-p": (click.FLOAT, "0 to 1: drop tokens less likely than this share of the likeliest."),
-    "--repetition-penalty": (click.FLOAT, "Above 0 to 10, on tokens of prompt and answer; 1 is off."),
-    "--frequency-penalty": (click.FLOAT, "-2 to 2, for each time a token occurs in the answer."),
-    "--presence-penalty": (click.FLOAT, "-2 to 2, on tokens that occur in the answer."),
+    "--min-p": (click.FLOAT, "0 to 1: drop tokens with less than this share of the likeliest token's probability."),
+    "--repetition-penalty": (click.FLOAT, "Above 0 to 10, for tokens that occur in prompt or answer; 1 is off."),
+    "--frequency-penalty": (click.FLOAT, "-2 to 2, for each time that a token occurs in the answer; 0 is off."),
+    "--presence-penalty": (click.FLOAT, "-2 to 2, for tokens that occur in the answer; 0 is off."),
     "--seed": (UINT32, "Makes the answer repeatable."),
     "--max-tokens": (click.IntRange(1, MOST_UINT32), "The most tokens to generate."),
-    "--time-limit": (click.FLOAT, "Seconds after which the answer so far will do."),
-    "--model": (click.STRING, "Refuse to be answered by another model."),
+    "--time-limit": (click.FLOAT, "Seconds after which the answer is ended as it is then."),
+    "--model": (click.STRING, "The model that must answer; fail if another one is served."),
 }
 
 DEFAULTS = "Options that are left out take the server's defaults, which `index-client model` shows."

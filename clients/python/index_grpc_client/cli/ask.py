@@ -20,8 +20,8 @@ from index_grpc_client.options import AnswerOptions
 from index_grpc_client.result import Chunk, FinishReason
 
 CUT = {
-    FinishReason.MAX_TOKENS: "the answer was cut at the most tokens allowed; --max-tokens allows more",
-    FinishReason.CONTEXT_LENGTH: "the answer was cut: prompt and answer fill the model's context",
+    FinishReason.MAX_TOKENS: "the answer was cut at its limit of tokens; --max-tokens allows more",
+    FinishReason.CONTEXT_LENGTH: "the answer was cut because prompt and answer fill the model's context",
     FinishReason.TIME_LIMIT: "the answer was cut by --time-limit or --timeout",
 }
 
@@ -69,9 +69,9 @@ def to_json(result: object) -> str:
 @click.argument("prompt", nargs=-1)
 @click.option("--system", help="Instructions for the model.")
 @answer_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all that is known of the answer.")
-@click.option("--logprobs", is_flag=True, help="Report each token's log-probability; needs --json.")
-@click.option("--top-logprobs", type=click.IntRange(0, 20), help="Report this many alternatives; needs --logprobs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the answer and all its details.")
+@click.option("--logprobs", is_flag=True, help="Report the log-probability of each token; needs --json.")
+@click.option("--top-logprobs", type=click.IntRange(0, 20), help="Report this many likeliest tokens; needs --logprobs.")
 @click.pass_obj
 def ask(
     connection: Connection,

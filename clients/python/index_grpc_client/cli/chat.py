@@ -22,9 +22,9 @@ from index_grpc_client.options import AnswerOptions
 HELP = """\
 /new          forget the conversation
 /system TEXT  set the instructions for the model; without TEXT, remove them
-/retry        answer the last prompt anew
-/help         show this
-/quit         leave, as does Ctrl-D
+/retry        answer the last prompt again
+/help         show this text
+/quit         end the conversation; Ctrl-D does the same
 Ctrl-C stops an answer; a stopped answer is forgotten with its prompt."""
 
 
@@ -91,7 +91,7 @@ class Dialogue:
 
     def _retry(self) -> None:
         if self._prompt is None:
-            self._refuse("there is no prompt to answer anew")
+            self._refuse("there is no prompt to answer again")
             return
         before, answered = self._conversation.history, self._answered
         if answered:
@@ -146,7 +146,7 @@ def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOpt
     """
     interactive = is_terminal()
     if interactive:
-        click.echo("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.", err=True)
+        click.echo("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the conversation.", err=True)
 
     async def connect() -> AsyncClient:
         return connection.client()

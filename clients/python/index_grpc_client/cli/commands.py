@@ -34,7 +34,7 @@ def one_line_usage_errors() -> Iterator[None]:
         raise
     except click.UsageError as error:
         complain("error", error.format_message())
-        complain("hint", f"`{error.ctx.command_path if error.ctx else 'index-client'} --help` shows how it goes")
+        complain("hint", f"`{error.ctx.command_path if error.ctx else 'index-client'} --help` shows the usage")
         raise click.exceptions.Exit(error.exit_code) from error
 
 
@@ -79,7 +79,7 @@ def index_client(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401
 
 
 @click.command()
-@click.option("--service", default="", help="The service to ask after; unset is the whole server.")
+@click.option("--service", default="", help="The service whose health to print. Default: the whole server.")
 @click.pass_obj
 def health(connection: Connection, service: str) -> None:
     """Print the health of the server, with the retries of every call. The exit code is 0 only if it is SERVING."""
@@ -118,8 +118,8 @@ def model(connection: Connection, as_json: bool) -> None:
 
 @click.command()
 @click.argument("prompt", nargs=-1)
-@click.option("--system", help="Instructions for the model, counted too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the tokens that remain.")
+@click.option("--system", help="Instructions for the model; they are counted too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the tokens left for an answer.")
 @click.pass_obj
 def count(connection: Connection, prompt: tuple[str, ...], system: str | None, as_json: bool) -> None:
     """Print how many tokens PROMPT has, control tokens included.

@@ -76,7 +76,7 @@ def connection_options(command: Command) -> Command:
             default=600.0,
             callback=checked(allowed_timeout),
             show_default=True,
-            help="Seconds to wait for an answer.",
+            help="Seconds to wait for an answer; count, health and model wait at most 30.",
         ),
         click.option("--tls", is_flag=True, help="Encrypt, trusting the system's certificate authorities."),
         click.option(
@@ -87,24 +87,24 @@ def connection_options(command: Command) -> Command:
         click.option(
             "--cert",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="Encrypt, showing the certificate in this PEM file; --key has its private key.",
+            help="Encrypt, and send the certificate in this PEM file; --key has its private key.",
         ),
         click.option(
             "--key",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="PEM file with the private key of --cert.",
+            help="PEM file with the private key of the certificate of --cert.",
         ),
         click.option(
             "--server-name",
             callback=checked(allowed_header),
-            help="Host name in the server's certificate, where --address is another.",
+            help="Host name in the server's certificate, if it differs from that of --address.",
         ),
         click.option(
             "--api-key",
             envvar="INDEX_GRPC_API_KEY",
             show_envvar=True,
             callback=checked(allowed_header),
-            help="The key the server asks for.",
+            help="The API key, if the server asks for one.",
         ),
     ]
     for option in reversed(options):

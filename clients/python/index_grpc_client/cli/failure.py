@@ -43,7 +43,7 @@ Exit codes:
   0    done; health: the service is serving
   1    the server refused or failed; health: the service is not serving
   2    the command line is wrong
-  3    the server cannot be reached, or is loading, full or stopping; or was lost amid its answer
+  3    the server cannot be reached, is loading, full or stopping, or was lost during its answer
   4    the timeout passed, or no answer could begin in time
   130  interrupted by Ctrl-C"""
 
@@ -94,17 +94,17 @@ PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 """The environment variables that gRPC reads, in this order; the first that is set counts. Not used for paths."""
 
 HINTS_ON_CONNECTING = {
-    "certificate has expired": "who runs the server must renew its certificate",
+    "certificate has expired": "the server's operator must renew its certificate",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted; --ca names a file of certificates to trust",
-    "Hostname Verification": "the server's certificate is for another host name, which --server-name may give",
-    "WRONG_VERSION_NUMBER": "the server does not encrypt; leave --tls, --ca, --cert and --key out",
-    "security handshaker": "the files of --ca, --cert and --key must be PEM, and the key that of the certificate",
-    "Socket closed": "does the server encrypt? --tls or --ca; does it want a certificate? --cert and --key",
+    "Hostname Verification": "the server's certificate is for another host name; --server-name sets the name to expect",
+    "WRONG_VERSION_NUMBER": "the server does not encrypt; leave out --tls, --ca, --cert and --key",
+    "security handshaker": "the files of --ca, --cert and --key must be PEM, and --key must belong to --cert",
+    "Socket closed": "if the server encrypts, add --tls or --ca; if it asks for a certificate, add --cert and --key",
 }
 """Hints for calls without a connection, by a part of gRPC's message."""
 
 
-HINT_TOO_SLOW = "--timeout waits longer; for an answer, --max-tokens asks for less"
+HINT_TOO_SLOW = "allow more time with --timeout, or ask for a shorter answer with --max-tokens"
 HINT_TOO_LATE = "a longer --time-limit or --timeout leaves time for an answer"
 """For a server that refused because too little time was left. Either option may have set that time."""
 
@@ -117,10 +117,10 @@ def hint_if_unavailable(error: UnavailableError, address: str) -> str:
         if "last error" in error.details() and sign in error.details():
             return advice
     if not (has_scheme(address) or has_port(address)):
-        return "the address has no port, so 443 was tried; --address HOST:PORT gives one"
+        return "the address has no port, so port 443 was used; --address HOST:PORT sets another port"
     if not is_local(address) and (proxy := next((name for name in PROXIES if os.environ.get(name)), None)):
         hosts = ",".join(host_names(address))
-        return f"{proxy} is set, so gRPC goes by that proxy; no_proxy={hosts} spares this server"
+        return f"{proxy} is set, so gRPC connects through that proxy; with no_proxy={hosts} it connects directly"
     return f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
 
 
@@ -129,7 +129,7 @@ def hint_if_too_much(error: LimitExceededError) -> str | None:
     if error.retry_after is not None:
         return f"the server asks to try again in {error.retry_after:g} s"
     if was_too_large(error):
-        return "a message of that size is not taken; shorten the prompt"
+        return "messages of this size are not allowed; shorten the prompt"
     return None
 
 
@@ -143,15 +143,15 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
         case DeadlineError():
             return HINT_TOO_LATE if error.reason else HINT_TOO_SLOW
         case UnauthenticatedError():
-            return "--api-key or INDEX_GRPC_API_KEY gives the key"
+            return "give the key with --api-key or INDEX_GRPC_API_KEY"
         case LimitExceededError():
             return hint_if_too_much(error)
         case ModelNotFoundError():
-            return "`index-client model` tells which model is served"
+            return "`index-client model` shows which model is served"
         case InvalidRequestError() if any(violation.field != "prompt" for violation in error.violations):
             return "`index-client ask --help` lists the options' ranges"
         case InternalError(request_id=str(request_id)) if request_id:
-            return f"the server's log tells more of request {request_id}"
+            return f"the server's log says more about request {request_id}"
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return f"the server at {address} may not be an index-grpc server"
     return None

@@ -12,7 +12,7 @@ import click
 def standard_input() -> Iterator[BinaryIO]:
     """Yields standard input. Raises click.UsageError if it is closed or cannot be read."""
     if sys.stdin is None:  # the process was started with it closed
-        raise click.UsageError("standard input is closed; leave it open, it is where prompts come from")
+        raise click.UsageError("standard input is closed; leave it open, since prompts are read from it")
     try:
         yield sys.stdin.buffer
     except OSError as error:
