@@ -4,18 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-import triton
 import triton.language as tl
 
 from index_grpc.cuda import prefetch as module
 from index_grpc.cuda.prefetch import prefetch
 
 PROGRAMS, CHUNK_BYTES = 4, 64
-
-
-@triton.jit
-def _each_prefetches(weight, part_size, PARTS: tl.constexpr):
-    prefetch(weight, part_size, PARTS)
 
 
 @pytest.fixture
@@ -41,7 +35,7 @@ def test_the_last_programs_prefetch_the_beginning_of_each_part(
     prefetched: list[tuple[int, int]], parts: int, num_programs: int
 ) -> None:
     weight = torch.zeros(parts, 4096, dtype=torch.bfloat16)
-    _each_prefetches[(num_programs,)](weight, weight.shape[1], parts)
+    prefetch[(num_programs,)](weight, weight.shape[1], parts)
     each = PROGRAMS * 8 * CHUNK_BYTES // parts
     wanted = [part.data_ptr() + place for part in weight for place in range(0, each, CHUNK_BYTES)]
     assert sorted(prefetched) == [(address, CHUNK_BYTES) for address in wanted]
@@ -49,11 +43,11 @@ def test_the_last_programs_prefetch_the_beginning_of_each_part(
 
 def test_nothing_beyond_a_part_is_prefetched(prefetched: list[tuple[int, int]]) -> None:
     weight = torch.zeros(1, 100, dtype=torch.bfloat16)
-    _each_prefetches[(1,)](weight, weight.shape[1], 1)
+    prefetch[(1,)](weight, weight.shape[1], 1)
     assert sorted(prefetched) == [(weight.data_ptr() + place, CHUNK_BYTES) for place in (0, 64, 128)]
 
 
 def test_misaligned_parts_are_left_alone(prefetched: list[tuple[int, int]]) -> None:
     weight = torch.zeros(2, 33, dtype=torch.bfloat16)
-    _each_prefetches[(1,)](weight, weight.shape[1], 2)
+    prefetch[(1,)](weight, weight.shape[1], 2)
     assert prefetched == [(weight.data_ptr(), CHUNK_BYTES)]
