@@ -78,11 +78,6 @@ class Call:
     """The id of its trace, if traces are sent."""
 
     @property
-    def system(self) -> str:
-        """The protocol that it came by: `grpc` or `http`."""
-        return "grpc" if self.service else "http"
-
-    @property
     def full_method(self) -> str:
         """The method with its service's name, or the path."""
         return f"{self.service}/{self.method}" if self.service else self.method

@@ -21,7 +21,7 @@ from opentelemetry.util.types import AttributeValue
 from index_grpc import __version__
 from index_grpc.contract import ChatRequest, Finish
 from index_grpc.errors import StartupError
-from index_grpc.server.calls import Call
+from index_grpc.server.calls import Call, Http
 from index_grpc.server.observer import Observer
 from index_grpc.server.status import SERVER_FAULTS
 
@@ -48,7 +48,7 @@ class Tracing(Observer):
         """See Observer."""
         started = round(call.created * 1e9)
         span = self._tracer.start_span(
-            call.full_method,
+            call.full_method if call.http is None else f"{call.http.method} {call.full_method}",
             self._propagator.extract(call.metadata),
             SpanKind.SERVER,
             _attributes(call),
@@ -93,9 +93,7 @@ def tracing_from_environment() -> Tracing:
 
 def _attributes(call: Call) -> Attributes:
     attributes: Attributes = {
-        "rpc.system.name": call.system,
-        "rpc.method": call.full_method,
-        "rpc.response.status_code": call.code,
+        **(_of_rpc(call) if call.http is None else _of_http(call, call.http)),
         "gen_ai.response.id": call.id,
         **_of_peer(call.peer),
     }
@@ -106,6 +104,25 @@ def _attributes(call: Call) -> Attributes:
     if call.finish is not None:
         attributes |= _of_finish(call.finish)
     return attributes
+
+
+def _of_rpc(call: Call) -> Attributes:
+    return {
+        "rpc.system.name": "grpc",
+        "rpc.method": call.full_method,
+        "rpc.response.status_code": call.code,
+    }
+
+
+def _of_http(call: Call, http: Http) -> Attributes:
+    """Returns a call's attributes; without a status if the caller left before a response."""
+    status = http.status(call.error)
+    return {
+        "http.request.method": http.method,
+        "http.route": call.full_method,
+        "url.scheme": http.scheme,
+        **({} if status is None else {"http.response.status_code": status}),
+    }
 
 
 def _of_peer(peer: str) -> Attributes:

@@ -26,6 +26,7 @@ from index_grpc.server.call_log import CallLog
 from index_grpc.server.observe import observers_of
 from index_grpc.server.tracing import Tracing
 from tests.conftest import settings
+from tests.http.asking import COMPLETIONS, client
 from tests.process import no_traceback, serving
 from tests.server.asking import refusal, seeded, until
 from tests.server.fake_runner import FAILS, MODEL, FakeServer, fake_server
@@ -125,6 +126,22 @@ async def test_what_is_told_of_a_call() -> None:
         "gen_ai.usage.output_tokens": 5,
     }
     assert span.status.status_code is StatusCode.UNSET
+
+
+async def test_a_call_over_http_is_told_as_such() -> None:
+    async with traced(http_port=0) as it, client(it.server.app) as http:
+        assert (await http.post(COMPLETIONS, json={})).status_code == 400
+        span = await it.span()
+    assert span.name == f"POST {COMPLETIONS}"
+    attributes = {
+        name: value for name, value in (span.attributes or {}).items() if name.startswith(("http", "url", "rpc"))
+    }
+    assert attributes == {
+        "http.request.method": "POST",
+        "http.route": COMPLETIONS,
+        "http.response.status_code": 400,
+        "url.scheme": "http",
+    }
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ class CallMetrics:
         """Returns the histogram of the call's protocol, with the call's labels."""
         fault, http = call.code if call.code in SERVER_FAULTS else "", call.http
         if http is None:
-            return self._calls.labels(call.system, call.full_method, call.code, fault)
+            return self._calls.labels("grpc", call.full_method, call.code, fault)
         status = http.status(call.error) or ""
         return self._http_calls.labels(http.method, call.full_method, status, http.scheme, fault)
 
