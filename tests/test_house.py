@@ -52,7 +52,7 @@ THIRD_PARTY = {
     "triton": ("cuda",),
     "accelerate": ("model",),
     "safetensors": ("model", "export/llama.py"),
-    "transformers": ("model", "export/llama.py"),
+    "transformers": ("export/llama.py",),
     "gguf": ("export/gguf_file.py", "export/gguf_vocabulary.py"),
     "huggingface_hub": ("model",),
     "sentencepiece": ("text/tokenizer.py", "export/gguf_vocabulary.py"),

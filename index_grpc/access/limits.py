@@ -45,14 +45,19 @@ class KeyUsage:
         if key.max_concurrent is not None and self.num_open >= key.max_concurrent:
             limit = f"key {name} has as many calls open as it may at a time, {key.max_concurrent}"
             told = f"{limit}; wait for one to end"
-            raise RateLimited(told, NEXT_PLACE_SECONDS, key=name, max_concurrent=key.max_concurrent)
+            raise RateLimited(told, NEXT_PLACE_SECONDS, key_name=name, max_concurrent=key.max_concurrent)
         if key.requests_per_minute is not None and (seconds := self._bucket.take(key.requests_per_minute)):
-            per_minute = f"{key.requests_per_minute:g}"
+            per_minute = _decimal(key.requests_per_minute)
             limit = f"key {name} may make {per_minute} requests a minute"
             told = f"{limit}; try again in {seconds:.1f} s"
-            raise RateLimited(told, seconds, key=name, requests_per_minute=per_minute)
+            raise RateLimited(told, seconds, key_name=name, requests_per_minute=per_minute)
         self.num_open += 1
         try:
             yield
         finally:
             self.num_open -= 1
+
+
+def _decimal(number: float) -> str:
+    """Returns the number to three decimals, without an exponent or zeros at the end."""
+    return f"{number:.3f}".rstrip("0").rstrip(".")

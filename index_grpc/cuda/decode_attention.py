@@ -22,7 +22,7 @@ from index_grpc.cuda.pool import BLOCK_TOKENS, LOG2_E, BlockPool
 WARP_BYTES = 8192
 """Bytes of keys and values that each warp holds: a program reads its whole split at once."""
 MOST_REGISTERS = 128
-"""Registers of a thread: so few that four programs fit on an SM and some read while others compute."""
+"""Registers of a thread: so few that four programs of the real model fit on an SM; some read while others compute."""
 COMBINED = 16
 """Splits that are combined at once."""
 PROGRAMS = 4096

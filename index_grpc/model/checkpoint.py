@@ -122,5 +122,6 @@ def read(tensor: StoredTensor) -> Tensor:
 
 def _place(module: nn.Module, name: str, value: Tensor, device: torch.device | str, dtype: torch.dtype) -> None:
     # Always copies: the value may be a view of the mapped file, which can change or vanish while the service runs.
-    value = value.to(device=device, dtype=dtype, copy=True)
+    # Rows of a weight are contiguous afterwards; those of a pickle may be views of a transposed tensor.
+    value = value.to(device=device, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
     set_module_tensor_to_device(module, name, device, value=value, dtype=dtype, clear_cache=False)

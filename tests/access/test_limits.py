@@ -86,8 +86,15 @@ def test_calls_at_a_time(clock: Clock) -> None:
 def test_the_limit_that_was_hit_is_told(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(max_concurrent=1, requests_per_minute=0.5)
     with usage.of_one_call("one", limited):
-        assert refused_metadata(usage, limited) == {"key": "one", "max_concurrent": "1"}
-    assert refused_metadata(usage, limited) == {"key": "one", "requests_per_minute": "0.5"}
+        assert refused_metadata(usage, limited) == {"key_name": "one", "max_concurrent": "1"}
+    assert refused_metadata(usage, limited) == {"key_name": "one", "requests_per_minute": "0.5"}
+
+
+@pytest.mark.parametrize(("limit", "told"), [(1_000_000, "1000000"), (123456.5, "123456.5"), (60, "60")])
+def test_a_limit_is_told_in_decimal(clock: Clock, limit: float, told: str) -> None:
+    usage, limited = KeyUsage(clock), key(requests_per_minute=limit)
+    makes(usage, limited, int(limit))
+    assert refused_metadata(usage, limited)["requests_per_minute"] == told
 
 
 def test_a_call_that_fails_is_over(clock: Clock) -> None:

@@ -28,23 +28,31 @@ class Piece:
 class Memory:
     """A pool with the blocks of each slot in random order. Blocks that are not written yet contain NaN."""
 
-    def __init__(self, device: torch.device, kv_heads: int, num_slots: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        kv_heads: int,
+        num_slots: int,
+        dtype: torch.dtype = torch.float32,
+        head_dim: int = HEAD_DIM,
+    ) -> None:
         self.device, self.dtype, self.kv_heads, self.nobody = device, dtype, kv_heads, num_slots
+        self.head_dim = head_dim
         per_slot = CONTEXT // BLOCK_TOKENS
-        heads = (NUM_LAYERS, kv_heads, HEAD_DIM)
+        heads = (NUM_LAYERS, kv_heads, self.head_dim)
         self.cache = BlockPool(num_slots * per_slot, num_slots + 1, CONTEXT, heads=heads, device=device, dtype=dtype)
         self.cache.pool.fill_(torch.nan)
         blocks = random.Random(7).sample(range(num_slots * per_slot), num_slots * per_slot)
         self.cache.tables[:num_slots] = self._ints(blocks).view(num_slots, per_slot)
-        exponents = torch.arange(0, HEAD_DIM, 2) / HEAD_DIM
+        exponents = torch.arange(0, self.head_dim, 2) / self.head_dim
         angles = torch.outer(torch.arange(CONTEXT), 10000.0**-exponents).to(device)
         self.rotary = (angles.cos(), angles.sin())
-        self.scratch = Scratch(16, HEADS, HEAD_DIM, CONTEXT, device)
+        self.scratch = Scratch(16, HEADS, self.head_dim, CONTEXT, device)
 
     def random(self, num_tokens: int, seed: int) -> Tensor:
         """Random queries, keys and values of `num_tokens` tokens."""
         generator = torch.Generator().manual_seed(seed)
-        shape = (num_tokens, HEADS + 2 * self.kv_heads, HEAD_DIM)
+        shape = (num_tokens, HEADS + 2 * self.kv_heads, self.head_dim)
         return torch.randn(shape, generator=generator).to(self.device, self.dtype)
 
     def attend(self, qkv: Tensor) -> Tensor:
@@ -81,7 +89,7 @@ class Memory:
         rows = Rows(*map(self._ints, (slots, positions, items, [len(items)])))
         unused = torch.full_like(self.random(1, 0), torch.nan)
         qkv = torch.cat([piece.qkv if piece else unused for piece in pieces])
-        outputs = torch.zeros(len(pieces), HEADS, HEAD_DIM, device=self.device, dtype=self.dtype)
+        outputs = torch.zeros(len(pieces), HEADS, self.head_dim, device=self.device, dtype=self.dtype)
         return decode_attention(LAYER, qkv, self.cache, rows, self.rotary, self.scratch, outputs)
 
     def prefill(self, pieces: list[Piece], unused: int = 0) -> list[Tensor]:
@@ -99,7 +107,7 @@ class Memory:
             self._ints(programs_of(counts) + [(0, 0)] * (unused > 0)),
         )
         qkv = torch.cat([*(piece.qkv for piece in pieces), self.random(unused, 1)])
-        outputs = torch.zeros(len(qkv), HEADS, HEAD_DIM, device=self.device, dtype=self.dtype)
+        outputs = torch.zeros(len(qkv), HEADS, self.head_dim, device=self.device, dtype=self.dtype)
         prefill_attention(LAYER, qkv, self.cache, tokens, self.rotary, outputs)
         return list(outputs[: sum(counts)].split(counts))
 

@@ -27,8 +27,10 @@ def answering(memory: Memory, positions: list[int]) -> tuple[list[Piece], list[T
 
 
 @pytest.mark.parametrize(("kv_heads", "dtype"), [(1, torch.float32), (2, torch.bfloat16)])
-def test_new_tokens_look_back(device: torch.device, kv_heads: int, dtype: torch.dtype) -> None:
-    memory = Memory(device, kv_heads, len(POSITIONS) + 1, dtype)
+@pytest.mark.parametrize("head_dim", [32, 128, 256])
+def test_new_tokens_look_back(device: torch.device, kv_heads: int, dtype: torch.dtype, head_dim: int) -> None:
+    """With heads that one warp holds, and with heads that several warps share."""
+    memory = Memory(device, kv_heads, len(POSITIONS) + 1, dtype, head_dim)
     pieces, whole = answering(memory, [*POSITIONS, FAR])
     for found, qkv in zip(memory.decode([*pieces]), whole, strict=True):
         check(found, memory.attend(qkv)[-1])

@@ -18,7 +18,7 @@ TARGETS = [
     ("80", "bfloat16", SMALL_CARD, "1,64", "1024", ANSWERS | PROMPTS),
     ("90", "bfloat16", HOPPER, "1,64,256", "1024", ANSWERS | PROMPTS),
     ("100", "bfloat16", HOPPER, "64", "", {"_linear", "_decode_attention"}),
-    ("80", "float32", SMALL_CARD, "", "1024", PROMPTS),
+    ("80", "float32", SMALL_CARD, "1", "1024", ANSWERS | PROMPTS),
 ]
 """The sizes of steps are chosen so that the largest tiles occur."""
 

@@ -95,6 +95,16 @@ def test_weights_do_not_hang_on_the_file(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], before[name]) for name in before)
 
 
+def test_transposed_tensors_of_a_pickle_are_laid_out_anew(tmp_path: Path) -> None:
+    """Kernels take rows of weights to be contiguous."""
+    directory = make_checkpoint(tmp_path, **TINY)
+    wanted = load(directory, torch.float32)
+    rewrite(directory, {name: value.t().contiguous().t() for name, value in wanted.items() if value.dim() == 2})
+    found = load(directory, torch.float32)
+    assert all(value.is_contiguous() for value in found.values())
+    assert torch.equal(found["model.embed_tokens.weight"], wanted["model.embed_tokens.weight"])
+
+
 def test_expected_tensors_are_those_of_index() -> None:
     config = ModelConfig(36, 2048, 5888, 16, 16, 128, 65029, 4096, norm_head=True)
     tensors = expected_tensors(config)

@@ -108,12 +108,14 @@ class Dialogue:
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # from now on Ctrl-C does not end the process
         except IndexGrpcError as error:
             report(error, self._address)
             self._exit_code = exit_code(error)
         except ValueError as error:  # the prompt or an option cannot be sent
             self._refuse(str(error))
+        finally:
+            if self._interactive:
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # from now on Ctrl-C does not end the process
 
     def _refuse(self, why: str) -> None:
         complain("error", why)

@@ -20,7 +20,7 @@ The `metadata` of each reason that has any:
    its end
  - MODEL_NOT_FOUND: `served_model`
  - OVERLOADED: `max_sequences` and `max_waiting`, or `max_waiting_tokens`, `waiting_tokens` and `prompt_tokens`
- - RATE_LIMITED: `key`, and `requests_per_minute` or `max_concurrent`
+ - RATE_LIMITED: `key_name`, and `requests_per_minute` or `max_concurrent`
 """
 
 from collections import abc as _abc
