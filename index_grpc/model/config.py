@@ -8,6 +8,11 @@ from index_grpc.errors import CheckpointError
 from index_grpc.model.fields import LARGEST_FLOAT, Fields
 from index_grpc.model.json_file import read_object
 
+KEYS_OF_OTHER_TYPES = (
+    "factor", "attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor",
+    "original_max_position_embeddings",
+)  # fmt: skip
+"""Keys of rope settings that a rotary embedding of type `default` does not read; a fine-tune may have left them."""
 DEFAULT_ROPE_THETA = 10000.0
 SMALLEST_THETA, LARGEST_THETA = 1.0, LARGEST_FLOAT
 MOST_LAYERS = 10_000
@@ -94,7 +99,8 @@ def _theta(fields: Fields, group: str) -> float:
     """
     inner = fields.group(group)
     inner_theta = _plain_theta(inner)
-    inner.refuse_all_but("rope_type", "type", "rope_theta", "partial_rotary_factor")
+    unread = KEYS_OF_OTHER_TYPES if "rope_type" in inner or "type" in inner else ()
+    inner.refuse_all_but("rope_type", "type", "rope_theta", "partial_rotary_factor", *unread)
     _refuse_partial_rotation(fields)
     theta = fields.positive_float("rope_theta", inner_theta)
     if "rope_theta" in inner and theta != inner_theta:

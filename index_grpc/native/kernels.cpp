@@ -14,6 +14,9 @@ extern "C" {
 // The width, in floats, of the registers for which this library was compiled.
 EXPORTED int index_lanes() { return kLanes; }
 
+// The version of these functions' signatures; it must be the same in `library.py`.
+EXPORTED int index_interface() { return 2; }
+
 // Sizes that must be the same in `library.py`.
 EXPORTED int index_block_tokens() { return kBlockTokens; }
 EXPORTED int index_most_queries() { return kMostQueries; }

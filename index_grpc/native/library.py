@@ -5,11 +5,18 @@ from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from index_grpc.errors import StartupError
+
 BLOCK_TOKENS = 64
 """Positions of a block of keys and values: [layers, 2, kv heads, BLOCK_TOKENS, head size], float32."""
 
 NOT_A_NUMBER = -1
 """What `index_draw` returns in place of a token if a score is NaN or the highest one is not finite."""
+
+INTERFACE = 2
+"""The version of SIGNATURES; to be raised with each change of them, here and in `kernels.cpp`."""
+
+OTHER_SOURCES = "was built from other sources; install index-grpc again"
 
 MOST_QUERIES = 64
 """The most query heads that may share a key-value head."""
@@ -84,16 +91,18 @@ SIGNATURES = {
 
 
 def open_library(build: str) -> ctypes.CDLL | None:
-    """Opens the library of a build; None if it was not built. Raises ImportError if it is of other sources."""
+    """Opens the library of a build; None if it was not built. Raises StartupError if it is of other sources."""
     found = (Path(__file__).with_name(f"{build}{suffix}") for suffix in EXTENSION_SUFFIXES)
     path = next((path for path in found if path.exists()), None)
     if path is None:
         return None
     library = ctypes.CDLL(str(path))
+    if not hasattr(library, "index_interface") or library.index_interface() != INTERFACE:
+        raise StartupError(f"{path} {OTHER_SOURCES}")
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     built = (library.index_block_tokens(), library.index_most_queries())
     if built != (BLOCK_TOKENS, MOST_QUERIES):
-        raise ImportError(f"{path} was built from other sources; install index-grpc again")
+        raise StartupError(f"{path} {OTHER_SOURCES}")
     return library

@@ -21,6 +21,7 @@ from index_grpc.model.llama import TorchLlama
 from index_grpc.model.native import NativeLlama, shortened
 from index_grpc.model.native_weights import load_native
 from index_grpc.model.weights import LlamaWeights
+from index_grpc.native import library
 from tests.checkpoints import make_checkpoint
 from tests.conftest import settings
 from tests.engine.kernels import NATIVE, PYTORCH, compute_with
@@ -244,3 +245,11 @@ def test_room_for_a_context_but_not_for_its_last_block_is_too_little(
     needed = f"--kv-memory-bytes {2 * block_bytes - 1} is too little: .* needs {2 * block_bytes} bytes"
     with pytest.raises(StartupError, match=needed):
         load_runner(settings(directory, kv_memory_bytes=2 * block_bytes - 1))
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native kernels were built here")
+def test_kernels_that_were_built_from_other_sources_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = next(build for build in ("avx2", "avx512") if library.open_library(build) is not None)
+    monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
+    with pytest.raises(StartupError, match="was built from other sources; install index-grpc again"):
+        library.open_library(build)

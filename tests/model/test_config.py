@@ -78,6 +78,7 @@ def test_index_with_longer_context(tmp_path: Path) -> None:
     ("rope", "theta"),
     [
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, 5e5),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5, "factor": 8.0, "beta_fast": 32}}, 5e5),
         ({"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 5e5}, 5e5),
         ({"rope_parameters": {"rope_theta": 1e4}, "rope_ratio": 32}, 320000.0),
         ({"rope_parameters": {"type": "default", "rope_theta": None}, "rope_theta": 5e5}, 5e5),
