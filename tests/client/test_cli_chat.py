@@ -14,6 +14,7 @@ from index_grpc_client import AsyncClient, AsyncConversation
 from index_grpc_client.cli.chat import Dialogue, reader
 from index_grpc_client.cli.commands import index_client
 from index_grpc_client.cli.failure import Exit
+from index_grpc_client.cli.interrupt import end_at_once
 from index_grpc_client.options import AnswerOptions
 from index_grpc_client.v1 import chat_pb2
 from prompt_toolkit.application import create_app_session
@@ -103,6 +104,27 @@ def test_a_line_that_is_not_utf8_ends_a_turn_only(server: FakeServer, capsys: py
         runner.run(client.close())
     assert chats(server.script) == [("one", [])]
     assert capsys.readouterr().err.startswith("error: prompt holds '\\udcff' at character 0")
+
+
+@pytest.mark.usefixtures("heeding_signals")
+def test_ctrl_c_works_as_before_after_a_failure_in_the_same_moment(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        signal.signal(signal.SIGINT, end_at_once)
+        raise ValueError("this cannot be sent")
+
+    monkeypatch.setattr(AsyncConversation, "stream", fail)
+    lines = iter(["one", "/quit"])
+
+    async def connect() -> AsyncClient:
+        return AsyncClient(server.address)
+
+    with asyncio.Runner() as runner:
+        client = runner.run(connect())
+        Dialogue(runner, AsyncConversation(client), "", AnswerOptions()).run(lambda: next(lines))
+        runner.run(client.close())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.usefixtures("heeding_signals")
