@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-NOISY = ("httpx", "filelock", "huggingface_hub", "torch", "urllib3")
+NOISY = ("filelock", "grpc", "httpx", "huggingface_hub", "torch", "urllib3")
 """Libraries whose messages below WARNING are of no use to a reader."""
 
 PLAIN_WORD = re.compile(r"[\w.:/+\[\]-]+", re.ASCII)

@@ -95,6 +95,7 @@ def test_any_text_survives_the_file(text: str) -> None:
         ("port = true", "port is True; it should be a valid integer"),
         ("prefix_reuse = 1", "prefix_reuse is 1; it should be a valid boolean"),
         ('dtype = "int8"', "dtype is 'int8'; it should be 'auto', 'float32' or 'bfloat16'"),
+        ('unix_socket_mode = "999"', "unix_socket_mode is '999'; allowed are three octal digits, such as 660"),
         ('device = "tpu"', "device is 'tpu'; allowed is auto, cpu, cuda or cuda:N"),
         ("grace_seconds = nan", "grace_seconds is nan; it should be less than or equal to 86400"),
         ("host = ['::']", "host is ['::']; it should be a valid string"),

@@ -152,10 +152,10 @@ class Engine:
                 max_waiting=limits.max_waiting,
             )
         if expected and expected + num_prompt > limits.max_waiting_tokens:
-            ahead = f"prompts of {expected} tokens are still to be computed"
-            more = f"with this one of {num_prompt} more than {limits.max_waiting_tokens}"
+            ahead = f"{expected} prompt tokens wait already"
+            more = f"this prompt's {num_prompt} would make them more than {limits.max_waiting_tokens}"
             raise Overloaded(
-                f"{ahead}, {more}; {ELSEWHERE_OR_LATER}",
+                f"{ahead}; {more}; {ELSEWHERE_OR_LATER}",
                 self._delay_seconds,
                 waiting_tokens=expected,
                 prompt_tokens=num_prompt,
@@ -174,9 +174,9 @@ class Engine:
         if wait >= left:
             remedy = "allow more time"
             raise DeadlineTooShort(
-                f"its turn comes in about {wait:.2f} s, and {left:.2f} s are left; {remedy}"
+                f"the call would wait about {wait:.2f} s and has only {left:.2f} s left; {remedy}"
                 if left > 0
-                else f"its deadline passed {-left:.2g} s before it could begin; {remedy}"
+                else f"the call's deadline passed before its answer could begin; {remedy}"
             )
 
     def _leave(self, number: int) -> None:

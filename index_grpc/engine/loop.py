@@ -158,4 +158,4 @@ class Loop:
 def _too_late(request: TokenRequest) -> DeadlineTooShort:
     assert request.deadline is not None
     seconds = request.deadline - request.arrival
-    return DeadlineTooShort(f"its {seconds:.2f} s passed before its first token; allow more time")
+    return DeadlineTooShort(f"the call's {seconds:.2f} s passed before its first token; allow more time")

@@ -60,10 +60,11 @@ class GrpcPort:
         """Returns the arguments that index-client needs to call this server."""
         words = ["--address", address]
         if self.certificates is not None:
-            host, _, port = address.rpartition(":")
+            host = address.rpartition(":")[0]
             hosts = self.certificates.value.hosts
-            named = host if host.strip("[]") in hosts or not hosts else bracketed(hosts[0])
-            words = ["--address", f"{named}:{port}", "--ca", str(self._settings.tls_cert)]
+            words += ["--ca", str(self._settings.tls_cert)]
+            if hosts and host.strip("[]") not in hosts:
+                words += ["--server-name", hosts[0]]
             if self._settings.tls_client_ca:
                 words += ["--cert", "CERT.pem", "--key", "KEY.pem"]
         if self._settings.api_keys_file:

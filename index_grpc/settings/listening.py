@@ -1,13 +1,21 @@
 """The settings of addresses, messages and connections."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from index_grpc.settings.topic import Topic, refuse
 
 DEFAULT_AGE_GRACE_SECONDS = 3600.0
+
+
+def _octal_digits(mode: str) -> str:
+    if not re.fullmatch("0?[0-7]{3}", mode):
+        raise PydanticCustomError("mode", "allowed are three octal digits, such as 660")
+    return mode
 
 
 class Listening(Topic):
@@ -18,7 +26,7 @@ class Listening(Topic):
     unix_socket: Path | None = Field(
         None, description="Listen on this unix socket, in the place of --host and --port. For callers on this machine."
     )
-    unix_socket_mode: Annotated[str, StringConstraints(pattern="^0?[0-7]{3}$")] = Field(
+    unix_socket_mode: Annotated[str, AfterValidator(_octal_digits)] = Field(
         "600", description="Permissions of that socket, octal; who may write to it may call."
     )
     http_port: int | None = Field(

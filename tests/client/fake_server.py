@@ -76,7 +76,7 @@ def rate_limited(retry_after_s: int = 3) -> Failure:
 
 def too_late() -> Failure:
     info = error_details_pb2.ErrorInfo(reason="DEADLINE_TOO_SHORT", domain="index-grpc")
-    return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "its deadline passed before it could begin", (info,))
+    return Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline passed before it could begin", (info,))
 
 
 @dataclass

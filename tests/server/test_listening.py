@@ -167,10 +167,12 @@ def test_how_to_call_it(tmp_path: Path, path: Path) -> None:
 
     assert words("127.0.0.1:5") == "--address 127.0.0.1:5"
     assert words(f"unix:{path}", unix_socket=path) == f"--address unix:{path}"
-    assert words("0.0.0.0:5", **tls) == f"--address index.example.org:5 --ca {pair.cert}"
+    assert words("0.0.0.0:5", **tls) == f"--address 0.0.0.0:5 --ca {pair.cert} --server-name index.example.org"
     assert words("[::1]:5", **tls) == f"--address '[::1]:5' --ca {pair.cert}"
     mutual = words("0.0.0.0:5", **tls, tls_client_ca=tmp_path / "ca.pem")
-    assert mutual == f"--address index.example.org:5 --ca {pair.cert} --cert CERT.pem --key KEY.pem"
+    assert (
+        mutual == f"--address 0.0.0.0:5 --ca {pair.cert} --server-name index.example.org --cert CERT.pem --key KEY.pem"
+    )
     assert words("127.0.0.1:5", api_keys_file=tmp_path / "keys.toml") == "--address 127.0.0.1:5 --api-key KEY"
 
 

@@ -77,7 +77,7 @@ async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeSe
     for call in (slow.stub.Chat, slow.stub.ChatStream):
         found = await refusal(call(request, timeout=100))
         assert (found.code, found.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
-        assert found.message.startswith("its turn comes in about 120.00 s, and ")
+        assert found.message.startswith("the call would wait about 120.00 s and has only ")
         assert found.request_id
     patient = asyncio.create_task(code(slow.stub.Chat(request, timeout=200)))
     await slow.has_open(6)
@@ -109,7 +109,7 @@ async def test_time_that_is_over_before_the_first_token(slow: FakeServer) -> Non
     slow.runner.gate.set()
     ended = await late
     assert (ended.code, ended.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
-    assert ended.message == "its 0.30 s passed before its first token; allow more time"
+    assert ended.message == "the call's 0.30 s passed before its first token; allow more time"
 
 
 async def code(call: grpc.aio.UnaryUnaryCall[pb.ChatRequest, pb.ChatResponse]) -> str:
