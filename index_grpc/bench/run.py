@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from index_grpc_client import AsyncClient, ModelInfo, tls_credentials
+from index_grpc_client.channel import allowed_address
+from index_grpc_client.limits import allowed_header
 
 from index_grpc.bench.drive import Driver, closed_loop, conversations, open_loop
 from index_grpc.bench.plan import Mode, Plan
@@ -33,16 +35,25 @@ class Target:
     api_key: str | None = None
 
     def client(self) -> AsyncClient:
-        """Returns a client that never retries. The caller closes it."""
+        """Returns a client that never retries. The caller closes it. Raises StartupError for a value it refuses."""
+        self._check()
         encrypts = self.tls or self.ca or self.cert
         credentials = tls_credentials(self.ca, cert=self.cert, key=self.key) if encrypts else None
         return AsyncClient(
             self.address,
             timeout=self.timeout,
             credentials=credentials,
-            api_key=self.api_key,
+            api_key=self.api_key or None,
             channel_options=NO_RETRIES,
         )
+
+    def _check(self) -> None:
+        """Raises StartupError with the flag's name, which the client does not know."""
+        try:
+            allowed_address(self.address, "--address")
+            allowed_header(self.api_key or "", "--api-key")
+        except ValueError as error:
+            raise StartupError(str(error)) from error
 
 
 @dataclass

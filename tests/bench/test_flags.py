@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from index_grpc.bench.command import bench
 from index_grpc.bench.plan import Mode, Plan
+from index_grpc.cli import main
 from tests.scripted import CONTEXT_LENGTH
 
 from .conftest import Run
@@ -39,6 +40,23 @@ def test_a_bad_flag(arguments: str, error: str) -> None:
     result = CliRunner().invoke(bench, ["--address", NOWHERE, *arguments.split()])
     assert (result.exit_code, result.stdout) == (2, "")
     assert error in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "error"),
+    [
+        ("--address", "127.0.0.1:99999", "--address is '127.0.0.1:99999', which has the port 99999"),
+        ("--address", "foo:bar", "--address is 'foo:bar', which has the port bar; allowed is 1 to 65535"),
+        ("--address", "", "--address is '', which names no host; allowed is host:port or unix:PATH"),
+        ("--api-key", "密", "--api-key holds '\\u5bc6' at character 0; allowed are printable ASCII characters"),
+        ("--api-key", "a\n", "--api-key holds '\\n' at character 1; allowed are printable ASCII characters"),
+    ],
+)
+def test_an_address_or_a_key_that_cannot_be_right(flag: str, value: str, error: str) -> None:
+    result = CliRunner().invoke(main, ["bench", flag, value])
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {error}")
 
 
 def test_a_prompt_beyond_the_context(run: Run) -> None:
