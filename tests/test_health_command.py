@@ -83,6 +83,17 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
         assert await probe("--address", f"unix:{tmp_path}/index.sock") == SERVING
 
 
+async def test_the_ways_to_write_an_ip_address() -> None:
+    async with fake_server() as server:
+        for address in (f"ipv4:{server.address}", f"ipv4:///{server.address}", f"ipv4:{server.address},127.0.0.1:1"):
+            assert await probe("--address", address) == SERVING
+
+
+def test_ipv6_is_an_address_too() -> None:
+    result = CliRunner().invoke(main, ["health", "--address", "ipv6:[::1]:1"])
+    assert result.exit_code == Exit.UNAVAILABLE
+
+
 async def test_encryption_on_both_sides(tmp_path: Path) -> None:
     ca = authority(tmp_path / "ca.pem")
     served, shown = issued(ca, tmp_path, "server", "index-grpc"), issued(ca, tmp_path, "probe", "probe")
@@ -117,6 +128,10 @@ async def test_a_server_that_wants_a_key_even_for_that(tmp_path: Path) -> None:
         (["--cert", __file__], "--cert and --key go together; give both"),
         (["--server-name", "x"], "--server-name goes with --tls, --ca or --cert; add one"),
         (["--ca", "nowhere.pem"], "File 'nowhere.pem' does not exist."),
+        (["--api-key", "a\n"], "--api-key holds '\\n' at character 1; allowed are printable ASCII characters"),
+        (["--api-key", "密"], "--api-key holds '\\u5bc6' at character 0; allowed are printable ASCII characters"),
+        (["--tls", "--server-name", "\udcff"], "--server-name holds '\\udcff' at character 0; allowed are printable"),
+        (["--service", "a\udcff"], "--service holds '\\udcff' at character 1, which is not UTF-8"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -170,6 +185,14 @@ async def test_as_a_container_runs_it() -> None:
         "unix:",
         "unix-abstract:",
         "ipv4:1.2.3.4:99999,1.2.3.4:1",
+        "ipv4:1.2.3.4:1,",
+        "ipv4:1",
+        "ipv4:dns:a:1",
+        "ipv4:localhost:1",
+        "ipv4:[::1]:1",
+        "ipv6:127.0.0.1:1",
+        "dns:1",
+        "a:1,b:1",
         "\udcff:1",
     ],
 )

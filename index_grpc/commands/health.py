@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_SECONDS = 2.0
 MOST_PORT = 65535
-HOST_AND_PORT = re.compile(r"(dns:(///)?)?(\[[^\[\]]+\]|[^:\[\]\s/]+):(?P<port>[0-9]{1,5})")
+SCHEME = re.compile("^(dns|ipv(?P<version>[46])):(///)?")
+HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[^:\[\],\s/]+):(?P<port>[0-9]{1,5})")
 UNIX_PATH = re.compile("unix(-abstract)?:.+")
 SERVING, SERVICE_UNKNOWN, NOT_SERVING_EXIT_CODE = "SERVING", "SERVICE_UNKNOWN", 1
 
@@ -84,6 +86,8 @@ def health(
     """
     if math.isnan(timeout):
         raise click.UsageError("--timeout is nan, which is not a number")
+    _require_utf8("--service", service)
+    _require_header("--api-key", api_key)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported, otherwise it logs each connection
     with _channel(**where) as channel:
         status = _status(channel, where["address"], service, timeout, api_key)
@@ -95,6 +99,7 @@ def _channel(
     address: str, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, server_name: str | None
 ) -> "grpc.Channel":
     _require_address(address)
+    _require_header("--server-name", server_name)
     if bool(cert) != bool(key):
         raise click.UsageError("--cert and --key go together; give both")
     if server_name and not (tls or ca or cert):
@@ -116,10 +121,44 @@ def _require_address(address: str) -> None:
 
     index-client has a rule of its own, but importing it would slow down every probe.
     """
-    found = HOST_AND_PORT.fullmatch(address)
-    is_right = 0 < int(found["port"]) <= MOST_PORT if found else UNIX_PATH.fullmatch(address)
-    if not (is_right and address.isprintable()):
+    if not (address.isprintable() and (UNIX_PATH.fullmatch(address) or _names_hosts(address))):
         raise click.UsageError(f"--address is {address!r}; it should be host:port or unix:PATH")
+
+
+def _names_hosts(address: str) -> bool:
+    scheme, hosts = SCHEME.match(address), SCHEME.sub("", address)
+    if scheme and scheme["version"]:
+        return all(_is_host(host) and _is_ip(host, int(scheme["version"])) for host in hosts.split(","))
+    return _is_host(hosts)
+
+
+def _is_host(host: str) -> bool:
+    found = HOST_AND_PORT.fullmatch(host)
+    return found is not None and 0 < int(found["port"]) <= MOST_PORT
+
+
+def _is_ip(host: str, version: int) -> bool:
+    try:
+        return ip_address(host.rpartition(":")[0].strip("[]")).version == version
+    except ValueError:
+        return False
+
+
+def _require_header(flag: str, text: str | None) -> None:
+    """Raises UsageError for a text that gRPC would refuse to send. The error does not show it: it may be a secret."""
+    for place, character in enumerate(text or ""):
+        if not " " <= character <= "~":
+            found = f"{flag} holds {character!a} at character {place}"
+            raise click.UsageError(f"{found}; allowed are printable ASCII characters")
+
+
+def _require_utf8(flag: str, text: str) -> None:
+    """Raises UsageError for bytes of the command line that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"{flag} holds {text[error.start]!a} at character {error.start}"
+        raise click.UsageError(f"{found}, which is not UTF-8; allowed is any text in UTF-8") from None
 
 
 def _status(channel: "grpc.Channel", address: str, service: str, timeout: float, api_key: str | None) -> str:
