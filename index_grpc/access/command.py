@@ -1,11 +1,20 @@
 """The command `index-grpc keys`."""
 
+import math
 from datetime import datetime
 from pathlib import Path
 
 import click
 
+from index_grpc.access.bounds import LEAST_REQUESTS_PER_MINUTE, MOST_CONCURRENT, MOST_REQUESTS_PER_MINUTE
 from index_grpc.errors import StartupError
+
+
+def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuses nan, which click takes for a number within every range."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number")
+    return value
 
 
 @click.group()
@@ -20,8 +29,13 @@ def keys() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Add it to this file, which is made if it is not there. Default: what to add is written to stderr.",
 )
-@click.option("--requests-per-minute", type=click.FloatRange(0, min_open=True), help="Most calls in a minute.")
-@click.option("--max-concurrent", type=click.IntRange(1), help="Most calls open at a time.")
+@click.option(
+    "--requests-per-minute",
+    type=click.FloatRange(LEAST_REQUESTS_PER_MINUTE, MOST_REQUESTS_PER_MINUTE),
+    callback=finite,
+    help="Most calls in a minute.",
+)
+@click.option("--max-concurrent", type=click.IntRange(1, MOST_CONCURRENT), help="Most calls open at a time.")
 @click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="First day, in UTC, on which it is refused.")
 def new(
     name: str,

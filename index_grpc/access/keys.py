@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from index_grpc.access.bounds import LEAST_REQUESTS_PER_MINUTE, MOST_CONCURRENT, MOST_REQUESTS_PER_MINUTE
 from index_grpc.access.files import Reloaded, content
 from index_grpc.errors import StartupError
 
@@ -44,8 +45,8 @@ class Key(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hash: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-    requests_per_minute: float | None = Field(None, ge=0.001, le=1_000_000)
-    max_concurrent: int | None = Field(None, ge=1, le=100_000)
+    requests_per_minute: float | None = Field(None, ge=LEAST_REQUESTS_PER_MINUTE, le=MOST_REQUESTS_PER_MINUTE)
+    max_concurrent: int | None = Field(None, ge=1, le=MOST_CONCURRENT)
     expires: Annotated[datetime | None, AfterValidator(lambda instant: _in_utc(instant))] = None
     """A date alone means the beginning of that day; without a time zone it is in UTC."""
 

@@ -59,7 +59,6 @@ def test_without_a_file_what_to_add_goes_to_stderr(path: Path) -> None:
     [
         (["one"], "already has [keys.one]; choose another name or delete those lines"),
         (["a b"], "NAME is 'a b'"),
-        (["two", "--requests-per-minute", "nan"], "requests_per_minute"),
         (["two", "--expires", "tomorrow"], "'tomorrow' does not match the format '%Y-%m-%d'"),
     ],
 )
@@ -70,6 +69,31 @@ def test_what_cannot_be_added_changes_nothing(path: Path, arguments: list[str], 
     assert (result.exit_code > 0, result.stdout) == (True, "")
     assert error in result.stderr
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "error"),
+    [
+        ("--requests-per-minute", "nan", "nan is not a number"),
+        ("--requests-per-minute", "2000000", "2000000.0 is not in the range 0.001<=x<=1000000"),
+        ("--requests-per-minute", "0.00001", "1e-05 is not in the range 0.001<=x<=1000000"),
+        ("--max-concurrent", "99999999999", "99999999999 is not in the range 1<=x<=100000"),
+        ("--max-concurrent", "0", "0 is not in the range 1<=x<=100000"),
+    ],
+)
+def test_a_limit_that_no_server_would_take(path: Path, flag: str, value: str, error: str) -> None:
+    result = new("two", "--file", str(path), flag, value)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"'{flag}': {error}" in result.stderr
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("requests", "calls"), [("0.001", "1"), ("1000000", "100000")])
+def test_the_first_and_last_limits_a_server_takes(path: Path, requests: str, calls: str) -> None:
+    result = new("two", "--file", str(path), "--requests-per-minute", requests, "--max-concurrent", calls)
+    assert (result.exit_code, result.stderr) == (0, "")
+    two = read_keys(path).keys["two"]
+    assert (two.requests_per_minute, two.max_concurrent) == (float(requests), int(calls))
 
 
 @pytest.mark.parametrize(
