@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code; it and those of the errors below are the same as index-client's."""
 
+REACH = ("address", "timeout", "tls", "ca", "cert", "key", "server_name", "api_key")
+"""The flags that say how to reach the server."""
+
 EPILOG = """\b
 Time to first token is until a stream's first message, which leaves with the
 first token; in the open loop it counts from the instant the request was due.
@@ -68,9 +71,11 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:  # noqa: ANN401 - the va
       index-grpc bench --turns 10 --concurrency 4
     """
     picture = flags.pop("plot")
-    reach = {name: flags.pop(name) for name in ("address", "timeout", "tls", "ca", "cert", "key", "api_key")}
+    reach = {name: flags.pop(name) for name in REACH}
     if bool(reach["cert"]) != bool(reach["key"]):
         raise click.UsageError("--cert and --key go together; give both")
+    if reach["server_name"] and not (reach["tls"] or reach["ca"] or reach["cert"]):
+        raise click.UsageError("--server-name goes with --tls, --ca or --cert; add one")
     chosen = plan(**flags)
     if picture:
         _check_matplotlib()

@@ -144,6 +144,7 @@ OPTIONS = [
         type=PEM,
         help="PEM file with the private key of --cert.",
     ),
+    click.option("--server-name", help="Host name in the server's certificate, where --address is another."),
     click.option("--api-key", envvar="INDEX_GRPC_API_KEY", show_envvar=True, help="The key the server asks for."),
     click.option(
         "--plot",

@@ -32,6 +32,8 @@ class Target:
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    server_name: str | None = None
+    """The host name in the server's certificate, where the address is another."""
     api_key: str | None = None
 
     def client(self) -> AsyncClient:
@@ -39,18 +41,20 @@ class Target:
         self._check()
         encrypts = self.tls or self.ca or self.cert
         credentials = tls_credentials(self.ca, cert=self.cert, key=self.key) if encrypts else None
+        name = {"grpc.ssl_target_name_override": self.server_name} if self.server_name else {}
         return AsyncClient(
             self.address,
             timeout=self.timeout,
             credentials=credentials,
             api_key=self.api_key or None,
-            channel_options=NO_RETRIES,
+            channel_options={**NO_RETRIES, **name},
         )
 
     def _check(self) -> None:
         """Raises StartupError with the flag's name, which the client does not know."""
         try:
             allowed_address(self.address, "--address")
+            allowed_header(self.server_name or "", "--server-name")
             allowed_header(self.api_key or "", "--api-key")
         except ValueError as error:
             raise StartupError(str(error)) from error

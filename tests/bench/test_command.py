@@ -166,3 +166,14 @@ def test_a_server_that_asks_who_calls(checkpoint: Path, tmp_path: Path) -> None:
         assert "this server asks for an API key" in result.stderr
         result, _ = run_bench(server.address, *level)
         assert result.exit_code == 3
+
+
+def test_a_certificate_for_another_name(checkpoint: Path, tmp_path: Path) -> None:
+    pair = issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "index-grpc")
+    arguments = ["--concurrency", "1", "--requests", "1", "--max-tokens", "2", "--ca", str(tmp_path / "ca.pem")]
+    with serving(checkpoint, tls_cert=pair.cert, tls_key=pair.key) as server:
+        result, _ = run_bench(server.address, *arguments)
+        assert result.exit_code == 3
+        result, everything = run_bench(server.address, *arguments, "--server-name", "index-grpc")
+    assert result.exit_code == 0
+    assert everything["levels"][0]["num_completed"] == 1

@@ -31,6 +31,8 @@ NOWHERE = "127.0.0.1:1"
         ("--rate 1 --duration 5 --requests 9", "--duration and --requests both bound a level"),
         ("--temperature nan", "nan is no number"),
         (f"--cert {__file__}", "--cert and --key go together; give both"),
+        ("--server-name x", "--server-name goes with --tls, --ca or --cert; add one"),
+        ("--tls --server-name é", "--server-name holds '\\xe9' at character 0; allowed are printable ASCII characters"),
         ("--turns 1", "1 is not in the range"),
         ("--plot picture.txt", "'picture.txt' does not end in one of .png, .svg, .pdf"),
         ("--plot /nowhere/picture.png", "there is no directory /nowhere"),
