@@ -62,6 +62,11 @@ def unknown_model(message: str) -> Failure:
     return Failure(grpc.StatusCode.NOT_FOUND, message, (info,))
 
 
+def no_access(reason: str) -> Failure:
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="index-grpc")
+    return Failure(grpc.StatusCode.UNAUTHENTICATED, "the key is not valid", (info,))
+
+
 def overloaded(retry_after_s: int = 2) -> Failure:
     info = error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="index-grpc")
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=retry_after_s))

@@ -16,6 +16,7 @@ from .fake_server import (
     FakeServer,
     Script,
     bad_request,
+    no_access,
     overloaded,
     rate_limited,
     too_late,
@@ -112,7 +113,9 @@ def test_one_violation_is_one_line(run: Run, script: Script, message: str) -> No
 @pytest.mark.parametrize(
     ("failure", "exit_code", "hint"),
     [
-        (Failure(grpc.StatusCode.UNAUTHENTICATED, "no key"), 1, "--api-key"),
+        (no_access("KEY_MISSING"), 1, "give the key with --api-key"),
+        (no_access("KEY_WRONG"), 1, None),
+        (no_access("KEY_EXPIRED"), 1, None),
         (unknown_model("no such model"), 1, "`index-client model`"),
         (Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "too slow"), 4, "--timeout"),
         (too_late(), 4, "--time-limit"),

@@ -142,7 +142,7 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
             return hint_if_unavailable(error, address)
         case DeadlineError():
             return HINT_TOO_LATE if error.reason else HINT_TOO_SLOW
-        case UnauthenticatedError():
+        case UnauthenticatedError(reason="KEY_MISSING"):
             return "give the key with --api-key or INDEX_GRPC_API_KEY"
         case LimitExceededError():
             return hint_if_too_much(error)
