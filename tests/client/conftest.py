@@ -48,8 +48,8 @@ async def either(request: pytest.FixtureRequest, server: FakeServer) -> AsyncIte
 def run(server: FakeServer) -> Callable[..., Result]:
     """Runs the command line against the server."""
 
-    def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
+    def run(*arguments: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> Result:
         runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
-        return runner.invoke(index_client, arguments, input=stdin, catch_exceptions=False)
+        return runner.invoke(index_client, arguments, input=stdin, env=env, catch_exceptions=False)
 
     return run

@@ -78,6 +78,26 @@ def test_what_goes_wrong_names_the_address_behind_the_command(run: Run) -> None:
     assert "at 127.0.0.1:1? --address or" in result.stderr
 
 
+def test_a_value_that_is_overridden_is_not_checked(run: Run, server: FakeServer) -> None:
+    wrong, here = {"INDEX_GRPC_ADDRESS": "foo:bar", "INDEX_GRPC_API_KEY": "ké"}, ("--address", server.address)
+    for arguments in (("model", *here), (*here, "model"), ("--address", "foo:bar", "model", *here)):
+        assert run(*arguments, "--api-key", "k", env=wrong).exit_code == 0, arguments
+
+
+def test_a_mistake_names_where_it_was_made(run: Run, server: FakeServer) -> None:
+    address, key = {"INDEX_GRPC_ADDRESS": "foo:bar"}, {"INDEX_GRPC_API_KEY": "ké"}
+    for arguments, env, name in (
+        (("model",), address, "INDEX_GRPC_ADDRESS is 'foo:bar'"),
+        (("--address", "foo:baz", "model"), address, "--address is 'foo:baz'"),
+        (("model", "--address", "foo:baz"), address, "--address is 'foo:baz'"),
+        (("--address", server.address, "model", "--address", "foo:baz"), address, "--address is 'foo:baz'"),
+        (("model",), key, "INDEX_GRPC_API_KEY holds"),
+    ):
+        result = run(*arguments, env=env)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"error: {name}"), arguments
+
+
 def test_a_certificate_file_turns_encryption_on(run: Run, tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("no certificate")

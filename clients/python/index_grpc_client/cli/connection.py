@@ -18,6 +18,14 @@ from index_grpc_client.limits import allowed_header, allowed_timeout
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+CHECKS: dict[str, Callable[[Any, str], object]] = {
+    "address": allowed_address,
+    "timeout": allowed_timeout,
+    "server_name": allowed_header,
+    "api_key": allowed_header,
+}
+"""What checks a field of a Connection, once it is known which value counts."""
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -67,14 +75,12 @@ def connection_options(command: Command) -> Command:
             default=DEFAULT_ADDRESS,
             show_default=True,
             show_envvar=True,
-            callback=checked(allowed_address),
             help="The server's host:port, or unix:PATH.",
         ),
         click.option(
             "--timeout",
             type=click.FLOAT,
             default=600.0,
-            callback=checked(allowed_timeout),
             show_default=True,
             help="Seconds to wait for an answer; count, health and model wait at most 30.",
         ),
@@ -96,14 +102,12 @@ def connection_options(command: Command) -> Command:
         ),
         click.option(
             "--server-name",
-            callback=checked(allowed_header),
             help="Host name in the server's certificate, if it differs from that of --address.",
         ),
         click.option(
             "--api-key",
             envvar="INDEX_GRPC_API_KEY",
             show_envvar=True,
-            callback=checked(allowed_header),
             help="The API key, if the server asks for one.",
         ),
     ]
@@ -113,14 +117,20 @@ def connection_options(command: Command) -> Command:
 
 
 def behind_command(option: click.Parameter) -> click.Parameter:
-    """Returns an option of the connection for use after the command, where it overrides the one before the command."""
-    behind, check = copy(option), option.callback
+    """Returns an option of the connection for use after the command, where it overrides the one before the command.
+
+    Only the value that counts is checked.
+    """
+    behind = copy(option)
 
     def override(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
         name = str(parameter.name)
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            value = check(ctx, parameter, value) if check else value
             ctx.obj = ctx.find_root().obj = replace(ctx.obj, **{name: value})
+        else:
+            ctx = ctx.find_root()
+        if name in CHECKS:
+            checked(CHECKS[name])(ctx, parameter, getattr(ctx.obj, name))
 
     behind.callback, behind.expose_value = override, False
     return behind

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 
 import click
 import grpc
+from click.core import ParameterSource
 
 from index_grpc_client.channel import has_port, has_scheme, host_names, is_local
 from index_grpc_client.errors import (
@@ -56,13 +57,19 @@ def complain(word: str, text: str) -> None:
         click.echo(f"{click.style(word, fg=colour)}: {text}", err=True, color=False if is_plain else None)
 
 
+def origin(ctx: click.Context, parameter: click.Parameter) -> str:
+    """Returns the name of what set an option: its environment variable, or the option itself."""
+    is_from_environment = ctx.get_parameter_source(str(parameter.name)) is ParameterSource.ENVIRONMENT
+    return str(parameter.envvar) if is_from_environment else parameter.opts[0]
+
+
 def checked(allowed: Callable[[Value, str], object]) -> OptionCallback[Value]:
-    """Returns an option's callback, which refuses the values that `allowed` refuses, with the option's name."""
+    """Returns an option's callback, which refuses the values that `allowed` refuses, and names where they are from."""
 
     def check(ctx: click.Context, parameter: click.Parameter, value: Value | None) -> Value | None:
         try:
             if value is not None:
-                allowed(value, parameter.opts[0])
+                allowed(value, origin(ctx, parameter))
         except ValueError as error:
             raise click.UsageError(str(error), ctx) from error
         return value
