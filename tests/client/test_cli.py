@@ -117,7 +117,7 @@ def test_one_violation_is_one_line(run: Run, script: Script, message: str) -> No
         (no_access("KEY_WRONG"), 1, None),
         (no_access("KEY_EXPIRED"), 1, None),
         (unknown_model("no such model"), 1, "`index-client model`"),
-        (Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "too slow"), 4, "--timeout"),
+        (Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "too slow"), 4, None),
         (too_late(), 4, "--time-limit"),
         (Failure(grpc.StatusCode.UNIMPLEMENTED, "no such method"), 1, "may not be an index-grpc server"),
         (Failure(grpc.StatusCode.INTERNAL, "broken", (error_details_pb2.RequestInfo(request_id="r1"),)), 1, "r1"),

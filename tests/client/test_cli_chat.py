@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from index_grpc_client import AsyncClient, AsyncConversation
 from index_grpc_client.cli.chat import Dialogue, reader
 from index_grpc_client.cli.commands import index_client
-from index_grpc_client.cli.failure import Exit
+from index_grpc_client.cli.failure import Call, Exit
 from index_grpc_client.cli.interrupt import end_at_once
 from index_grpc_client.options import AnswerOptions
 from index_grpc_client.v1 import chat_pb2
@@ -22,6 +22,8 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from .fake_server import TEXT, Failure, FakeServer, Script
+
+CALL = Call("", 60, generates=True)
 
 
 def talk(server: FakeServer, *lines: str, arguments: Iterable[str] = ()) -> Result:
@@ -100,7 +102,7 @@ def test_a_line_that_is_not_utf8_ends_a_turn_only(server: FakeServer, capsys: py
 
     with asyncio.Runner() as runner:
         client = runner.run(connect())
-        Dialogue(runner, AsyncConversation(client), "", AnswerOptions()).run(lambda: next(lines))
+        Dialogue(runner, AsyncConversation(client), CALL, AnswerOptions()).run(lambda: next(lines))
         runner.run(client.close())
     assert chats(server.script) == [("one", [])]
     assert capsys.readouterr().err.startswith("error: prompt holds '\\udcff' at character 0")
@@ -122,7 +124,7 @@ def test_ctrl_c_works_as_before_after_a_failure_in_the_same_moment(
 
     with asyncio.Runner() as runner:
         client = runner.run(connect())
-        Dialogue(runner, AsyncConversation(client), "", AnswerOptions()).run(lambda: next(lines))
+        Dialogue(runner, AsyncConversation(client), CALL, AnswerOptions()).run(lambda: next(lines))
         runner.run(client.close())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -153,7 +155,7 @@ def test_ctrl_c_stops_an_answer_not_the_program(server: FakeServer, capsys: pyte
     with asyncio.Runner() as runner:
         client = runner.run(connect())
         conversation = AsyncConversation(client)
-        Dialogue(runner, conversation, "", AnswerOptions()).run(read)
+        Dialogue(runner, conversation, CALL, AnswerOptions()).run(read)
         runner.run(client.close())
     *_, last = capsys.readouterr().out.splitlines()
     assert last == TEXT

@@ -1,16 +1,22 @@
 """The command line's options that say which server to call, and what it says where none can be reached."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from index_grpc_client import UnavailableError
-from index_grpc_client.cli.failure import hint
+from index_grpc_client.cli.failure import Call, hint
 
 from .fake_server import TEXT, FakeServer, Script
 
 Run = Callable[..., Result]
+
+
+def hint_at(address: str) -> str | None:
+    """Returns the hint where nobody listens at the address."""
+    return hint(UnavailableError("connection refused"), Call(address, 1, generates=False))
 
 
 def test_where_no_server_is(run: Run, server: FakeServer) -> None:
@@ -22,6 +28,31 @@ def test_where_no_server_is(run: Run, server: FakeServer) -> None:
     assert lines[1].startswith(f"hint: is a server running at {server.address}?")
 
 
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("command", ["ask", "chat", "count", "health", "model"])
+def test_a_server_that_says_nothing(run: Run, silent: str, command: str) -> None:
+    result = run(command, "--address", silent, "--timeout", "0.5", stdin="Hi\n")
+    shorter = ", or ask for a shorter answer with --max-tokens" if command in ("ask", "chat") else ""
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert result.stderr.splitlines() == [
+        f"error: {silent} did not answer within 0.5 s",
+        f"hint: allow more time with --timeout{shorter}",
+    ]
+
+
+def test_an_answer_that_takes_too_long(run: Run, server: FakeServer, script: Script) -> None:
+    script.hold_after = 2
+    result = run("ask", "Hi", "--timeout", "2")
+    assert (result.exit_code, result.stdout) == (4, "Hello, \n")
+    assert result.stderr.startswith(f"error: {server.address} did not finish its answer within 2 s\n")
+
+
 @pytest.mark.parametrize(
     ("address", "has_port"),
     [("localhost", False), ("::1", False), ("[::1]", False), ("[::1]:1", True), ("a:1", True), ("unix:/run/a", True)],
@@ -31,17 +62,17 @@ def test_an_address_without_a_port(address: str, has_port: bool, monkeypatch: py
         monkeypatch.delenv(name, raising=False)
     missing = "the address has no port, so port 443 was used; --address HOST:PORT sets another port"
     there = f"is a server running at {address}? --address or INDEX_GRPC_ADDRESS names another"
-    assert hint(UnavailableError("connection refused"), address) == (there if has_port else missing)
+    assert hint_at(address) == (there if has_port else missing)
 
 
 def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.delenv("grpc_proxy", raising=False)
-    found = hint(UnavailableError("connection refused"), "a:1")
+    found = hint_at("a:1")
     assert found == "http_proxy is set, so gRPC connects through that proxy; with no_proxy=a it connects directly"
     for address in ("127.0.0.1:1", "unix:/run/a"):
-        assert str(hint(UnavailableError("connection refused"), address)).startswith("is a server running at")
+        assert str(hint_at(address)).startswith("is a server running at")
 
 
 def test_a_timeout_may_be_far_away(run: Run) -> None:

@@ -12,7 +12,7 @@ from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.ask import write
 from index_grpc_client.cli.connection import Connection
-from index_grpc_client.cli.failure import complain, exit_code, report
+from index_grpc_client.cli.failure import Call, complain, exit_code, report
 from index_grpc_client.cli.interrupt import interruptible
 from index_grpc_client.cli.reading import is_terminal, not_utf8, read_line
 from index_grpc_client.conversation import AsyncConversation
@@ -35,14 +35,14 @@ class Dialogue:
         self,
         runner: asyncio.Runner,
         conversation: AsyncConversation,
-        address: str,
+        call: Call,
         options: AnswerOptions,
         interactive: bool = True,
     ) -> None:
         """If `interactive` is false, Ctrl-C raises KeyboardInterrupt instead of stopping only an answer or a line."""
         self._runner = runner
         self._conversation = conversation
-        self._address = address
+        self._call = call
         self._options = options
         self._prompt: str | None = None
         self._answered = False
@@ -109,7 +109,7 @@ class Dialogue:
             if not self._interactive:
                 raise
         except IndexGrpcError as error:
-            report(error, self._address)
+            report(error, self._call)
             self._exit_code = exit_code(error)
         except ValueError as error:  # the prompt or an option cannot be sent
             self._refuse(str(error))
@@ -158,7 +158,7 @@ def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOpt
         # A conversation at a terminal may become longer than any context, so turns that do not fit are dropped.
         conversation = AsyncConversation(client, system, trim=True)
         try:
-            code = Dialogue(runner, conversation, connection.address, options, interactive).run(reader())
+            code = Dialogue(runner, conversation, connection.call(generates=True), options, interactive).run(reader())
         finally:
             runner.run(client.close())
     if not interactive:  # at a terminal the person has seen the errors

@@ -63,7 +63,7 @@ class Commands(click.Group):
             with one_line_usage_errors():
                 return super().invoke(ctx)
         except IndexGrpcError as error:
-            report(error, ctx.obj.address)
+            report(error, ctx.obj.call(generates=ctx.invoked_subcommand == "ask"))
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             ctx.exit(Exit.INTERRUPTED)

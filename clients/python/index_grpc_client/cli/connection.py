@@ -12,9 +12,10 @@ from click.core import ParameterSource
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.channel import DEFAULT_ADDRESS, allowed_address
-from index_grpc_client.cli.failure import checked
+from index_grpc_client.cli.failure import Call, checked
 from index_grpc_client.credentials import tls_credentials
 from index_grpc_client.limits import allowed_header, allowed_timeout
+from index_grpc_client.request import QUICK_TIMEOUT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,6 +54,10 @@ class Connection:
             timeout=self.timeout,
             channel_options={"grpc.ssl_target_name_override": self.server_name} if self.server_name else None,
         )
+
+    def call(self, generates: bool) -> Call:
+        """Returns what to report about a call that fails."""
+        return Call(self.address, self.timeout if generates else min(self.timeout, QUICK_TIMEOUT), generates)
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         if not (self.tls or self.ca or self.cert or self.key):

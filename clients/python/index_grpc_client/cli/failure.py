@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias, TypeVar
 
@@ -25,6 +26,7 @@ from index_grpc_client.errors import (
     UnavailableError,
     was_too_large,
 )
+from index_grpc_client.request import QUICK_TIMEOUT
 
 Value = TypeVar("Value")
 OptionCallback: TypeAlias = Callable[[click.Context, click.Parameter, Value | None], Value | None]
@@ -47,6 +49,17 @@ Exit codes:
   3    the server cannot be reached, is loading, full or stopping, or was lost during its answer
   4    the timeout passed, or no answer could begin in time
   130  interrupted by Ctrl-C"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a report says about the call that failed."""
+
+    address: str
+    timeout: float
+    """In seconds."""
+    generates: bool
+    """Whether the call asks for an answer, whose length --max-tokens limits."""
 
 
 def complain(word: str, text: str) -> None:
@@ -92,6 +105,11 @@ def was_cut_off(error: IndexGrpcError) -> bool:
     return isinstance(error, IncompleteAnswerError) or (isinstance(error, CallCancelledError) and bool(error.text))
 
 
+def was_too_slow(error: IndexGrpcError) -> bool:
+    """Returns whether gRPC ended the call because its timeout passed."""
+    return isinstance(error, DeadlineError) and not error.reason and "Deadline Exceeded" in error.details()
+
+
 def was_unreachable(error: IndexGrpcError) -> bool:
     """Returns whether gRPC reports that the server is unavailable. A server that reports it itself gives a reason."""
     return isinstance(error, UnavailableError) and not error.reason
@@ -111,7 +129,8 @@ HINTS_ON_CONNECTING = {
 """Hints for calls without a connection, by a part of gRPC's message."""
 
 
-HINT_TOO_SLOW = "allow more time with --timeout, or ask for a shorter answer with --max-tokens"
+HINT_TOO_SLOW = "allow more time with --timeout"
+HINT_TOO_LONG = f"{HINT_TOO_SLOW}, or ask for a shorter answer with --max-tokens"
 HINT_TOO_LATE = "a longer --time-limit or --timeout leaves time for an answer"
 """For a server that refused because too little time was left. Either option may have set that time."""
 
@@ -140,15 +159,24 @@ def hint_if_too_much(error: LimitExceededError) -> str | None:
     return None
 
 
-def hint(error: IndexGrpcError, address: str) -> str | None:
+def hint_if_late(error: DeadlineError, call: Call) -> str | None:
+    """Returns a hint for a call that had too little time, or None if the command allows no more."""
+    if error.reason:
+        return HINT_TOO_LATE
+    if call.generates:
+        return HINT_TOO_LONG
+    return HINT_TOO_SLOW if call.timeout < QUICK_TIMEOUT else None
+
+
+def hint(error: IndexGrpcError, call: Call) -> str | None:
     """Returns a hint about what to try next, or None."""
     if was_cut_off(error):
         return "the server stopped or the connection was lost; ask again"
     match error:
         case UnavailableError():
-            return hint_if_unavailable(error, address)
+            return hint_if_unavailable(error, call.address)
         case DeadlineError():
-            return HINT_TOO_LATE if error.reason else HINT_TOO_SLOW
+            return hint_if_late(error, call)
         case UnauthenticatedError(reason="KEY_MISSING"):
             return "give the key with --api-key or INDEX_GRPC_API_KEY"
         case LimitExceededError():
@@ -160,11 +188,11 @@ def hint(error: IndexGrpcError, address: str) -> str | None:
         case InternalError(request_id=str(request_id)) if request_id:
             return f"the server's log says more about request {request_id}"
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return f"the server at {address} may not be an index-grpc server"
+        return f"the server at {call.address} may not be an index-grpc server"
     return None
 
 
-def summary(error: IndexGrpcError, violations: list[str], address: str) -> str:
+def summary(error: IndexGrpcError, violations: list[str], call: Call) -> str:
     """Returns the `error:` line. The server's message has the first violation and the number of all others."""
     message, num_sent = error.details() or error.code().name, len(violations)
     if num_sent == 1:
@@ -176,15 +204,17 @@ def summary(error: IndexGrpcError, violations: list[str], address: str) -> str:
         return f"{wrong}:" if num_found == num_sent else f"{wrong}, the first {num_sent} are:"
     if was_cut_off(error):
         return f"the answer was cut off: {message}"
-    return f"{address} cannot be reached: {message}" if was_unreachable(error) else message
+    if was_too_slow(error):
+        return f"{call.address} did not {'finish its answer' if error.text else 'answer'} within {call.timeout:g} s"
+    return f"{call.address} cannot be reached: {message}" if was_unreachable(error) else message
 
 
-def report(error: IndexGrpcError, address: str) -> None:
+def report(error: IndexGrpcError, call: Call) -> None:
     """Writes the error for a person: the `error:` line, several violations one a line, and a hint."""
     violations = [f"{violation.field}: {violation.description}" for violation in error.violations]
-    complain("error", summary(error, violations, address))
+    complain("error", summary(error, violations, call))
     for violation in violations if len(violations) > 1 else ():
         with suppress(OSError):
             click.echo(f"  {violation}", err=True)
-    if advice := hint(error, address):
+    if advice := hint(error, call):
         complain("hint", advice)
