@@ -80,7 +80,10 @@ def test_models_that_cannot_be_loaded(checkpoint: Path, tmp_path: Path) -> None:
             "--unix-socket needs no encryption; leave --tls-cert out",
         ),
         (["--unix-socket-mode", "666"], "--unix-socket-mode goes with --unix-socket"),
-        (["--unix-socket", "s", "--unix-socket-mode", "rw"], "--unix-socket-mode is 'rw'; it should match pattern"),
+        (
+            ["--unix-socket", "s", "--unix-socket-mode", "rw"],
+            "--unix-socket-mode is 'rw'; allowed are three octal digits, such as 660",
+        ),
         (
             ["--kv-memory-fraction", "0.5", "--kv-memory-bytes", "1000"],
             "--kv-memory-fraction and --kv-memory-bytes say the same in two ways; leave one out",
