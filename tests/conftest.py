@@ -26,7 +26,7 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def heeding_signals() -> Iterator[None]:
+def default_signal_handlers() -> Iterator[None]:
     """Handles Ctrl-C and the end of a terminal by default, in this process and in those that it starts.
 
     Under nohup or in the background of a shell these signals are ignored, and child processes inherit that.

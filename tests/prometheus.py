@@ -31,7 +31,7 @@ class Prometheus:
         found: list[Any] = data["result"]
         return found
 
-    async def rules_are_evaluated(self) -> None:
+    async def until_rules_are_evaluated(self) -> None:
         """Waits until each rule has been evaluated without an error."""
         while True:
             groups = (await self._asked("rules"))["groups"]
@@ -46,7 +46,7 @@ class Prometheus:
         alerts: list[Any] = (await self._asked("alerts"))["alerts"]
         return alerts
 
-    async def is_ready(self) -> None:
+    async def until_ready(self) -> None:
         """Waits until it is ready."""
         while True:
             try:
@@ -81,7 +81,7 @@ async def running_prometheus(folder: Path, target: str, rules: Path) -> AsyncIte
     try:
         prometheus = Prometheus(address)
         async with asyncio.timeout(30):
-            await prometheus.is_ready()
+            await prometheus.until_ready()
         yield prometheus
     finally:
         process.kill()

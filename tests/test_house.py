@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "index_grpc"
 CLIENT = ROOT / "clients" / "python" / "index_grpc_client"
 
-GROUND = {f"index_grpc.{name}" for name in ("__version__", "contract", "errors", "logs", "machine", "settings")}
-"""What every floor may import, or import from."""
-FLOORS = {
+COMMON = {f"index_grpc.{name}" for name in ("__version__", "contract", "errors", "logs", "machine", "settings")}
+"""What every layer may import, or import from."""
+LAYERS = {
     "settings": {"index_grpc.settings"},
     "native": {"index_grpc.native"},
     "cuda": {"index_grpc.cuda"},
@@ -36,7 +36,7 @@ FLOORS = {
         "index_grpc.http",
     },
 }
-"""What each layer may import besides GROUND, which all may import. The modules in TOP may import everything."""
+"""What each layer may import besides COMMON, which all may import. The modules in TOP may import everything."""
 TOP = {"cli", "commands", "engine_process", "launch", "loading", "start"}
 
 THIRD_PARTY = {
@@ -88,7 +88,7 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def floor(path: Path) -> str:
+def layer(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -96,17 +96,17 @@ def is_in(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def is_ground(name: str) -> bool:
-    return name in GROUND or name.rpartition(".")[0] in GROUND
+def is_common(name: str) -> bool:
+    return name in COMMON or name.rpartition(".")[0] in COMMON
 
 
 @pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_floor_imports_only_itself_and_those_below(path: Path) -> None:
-    if floor(path) in TOP:
+    if layer(path) in TOP:
         return
-    allowed = FLOORS.get(floor(path), set())
+    allowed = LAYERS.get(layer(path), set())
     ours = [name for name in imports(path) if name.split(".")[0] == "index_grpc"]
-    assert [name for name in ours if not is_ground(name) and not is_in(name, allowed)] == []
+    assert [name for name in ours if not is_common(name) and not is_in(name, allowed)] == []
 
 
 @pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda path: str(path.relative_to(ROOT)))
@@ -116,7 +116,8 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         name
         for name in imports(path)
         if not any(
-            place == room or place.startswith(f"{room}/") for room in THIRD_PARTY.get(name.split(".")[0], [place])
+            place == permitted or place.startswith(f"{permitted}/")
+            for permitted in THIRD_PARTY.get(name.split(".")[0], [place])
         )
     ]
     assert strays == []

@@ -140,7 +140,7 @@ async def test_prometheus_fills_every_panel_and_evaluates_every_alert(tmp_path: 
         while empty:
             await exercise(server, http)
             empty = [query for query in empty if not await prometheus.result(query)]
-        await prometheus.rules_are_evaluated()
+        await prometheus.until_rules_are_evaluated()
         while await prometheus.alerts():  # on a busy machine a scrape may be late
             await asyncio.sleep(0.1)
 

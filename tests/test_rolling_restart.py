@@ -89,7 +89,7 @@ def start(stack: AsyncExitStack, checkpoint: Path, port: int) -> Process:
     return stack.enter_context(serving("--model", str(checkpoint), "--port", str(port), *places))
 
 
-async def serves_everybody(process: Process) -> None:
+async def until_all_clients_are_answered(process: Process) -> None:
     """Waits until each client has been answered by this server."""
     for name in CLIENTS:
         await asyncio.to_thread(process.wait_for, rf"id={name}-\S+ method=\S+ code=OK")
@@ -99,7 +99,7 @@ async def restart_in_turn(stack: AsyncExitStack, processes: dict[int, Process], 
     for port, process in processes.items():
         process.send(signal.SIGTERM)
         assert await asyncio.to_thread(process.exit_code) == 0
-        await serves_everybody(start(stack, checkpoint, port))
+        await until_all_clients_are_answered(start(stack, checkpoint, port))
 
 
 async def keep_asking(name: str, ask: Ask, texts: list[str], over: asyncio.Event) -> None:
@@ -122,7 +122,7 @@ async def test_no_call_fails(checkpoint: Path) -> None:
                 for ask in NUM_CALLERS * await stack.enter_async_context(connected(target)):
                     group.create_task(keep_asking(name, ask, texts, over))
             for process in processes.values():
-                await serves_everybody(process)
+                await until_all_clients_are_answered(process)
             await restart_in_turn(stack, processes, checkpoint)
             over.set()
     assert len(set(texts)) == 1

@@ -46,7 +46,7 @@ def test_sigterm_drains_completes_the_open_stream_and_exits_with_0(checkpoint: P
     assert no_traceback(process.lines)
 
 
-@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.usefixtures("default_signal_handlers")
 def test_a_terminal_that_closes_has_it_drain(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", "0") as process:
         process.address()
@@ -119,7 +119,7 @@ def test_ctrl_c_waits_for_nobody(checkpoint: Path) -> None:
     assert no_traceback(process.lines)
 
 
-@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.usefixtures("default_signal_handlers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_python_imports_ends_it(tmp_path: Path, number: signal.Signals) -> None:
     """The process handles the signal itself, since the first process of a container has no default handlers."""
@@ -178,7 +178,7 @@ def test_a_second_signal_waits_for_no_trial_step(checkpoint: Path) -> None:
         process.wait_for("a step without end")
         process.send(signal.SIGINT)
         process.wait_for("received SIGINT while loading; stopping")
-        time.sleep(2 * ECHO_SECONDS)  # sooner it would count as the same
+        time.sleep(2 * ECHO_SECONDS)  # a signal that comes sooner counts as a repetition of the first
         process.send(signal.SIGINT)
         assert process.exit_code(LONGEST_STEP_SECONDS / 2) == 0
     assert no_traceback(process.lines)
@@ -191,7 +191,7 @@ def test_a_second_signal_waits_for_no_step(checkpoint: Path) -> None:
             process.wait_for("a step without end")
             process.send(signal.SIGINT)
             process.wait_for("completing 1 calls")
-            time.sleep(2 * ECHO_SECONDS)  # sooner it would count as the same
+            time.sleep(2 * ECHO_SECONDS)  # a signal that comes sooner counts as a repetition of the first
             process.send(signal.SIGINT)
             assert call.code() is grpc.StatusCode.UNAVAILABLE
         assert process.exit_code(LONGEST_STEP_SECONDS / 2) == 0

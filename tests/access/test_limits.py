@@ -30,7 +30,7 @@ def key(**limits: float) -> Key:
     return Key.model_validate({"hash": fingerprint("one")} | limits)
 
 
-def makes(usage: KeyUsage, key: Key, number: int) -> None:
+def make_calls(usage: KeyUsage, key: Key, number: int) -> None:
     for _ in range(number):
         with usage.of_one_call("one", key):
             pass
@@ -51,25 +51,25 @@ def refused_seconds(usage: KeyUsage, key: Key) -> float:
 
 def test_a_minutes_requests_at_once_then_as_they_come(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(requests_per_minute=30)
-    makes(usage, limited, 30)
+    make_calls(usage, limited, 30)
     assert refused_seconds(usage, limited) == pytest.approx(2)
     clock.now += 1.5
     assert refused_seconds(usage, limited) == pytest.approx(0.5)
     clock.now += 0.5
-    makes(usage, limited, 1)
+    make_calls(usage, limited, 1)
     assert refused_seconds(usage, limited) == pytest.approx(2)
     clock.now += 3600
-    makes(usage, limited, 30)
+    make_calls(usage, limited, 30)
     refused_seconds(usage, limited)
 
 
 @pytest.mark.parametrize("per_minute", [0.5, 7, 59.9, 1000])
 def test_who_comes_back_when_told_is_not_refused(clock: Clock, per_minute: float) -> None:
     usage, limited = KeyUsage(clock), key(requests_per_minute=per_minute)
-    makes(usage, limited, max(1, int(per_minute)))
+    make_calls(usage, limited, max(1, int(per_minute)))
     for _ in range(200):
         clock.now += refused_seconds(usage, limited)
-        makes(usage, limited, 1)
+        make_calls(usage, limited, 1)
 
 
 def test_calls_at_a_time(clock: Clock) -> None:
@@ -79,7 +79,7 @@ def test_calls_at_a_time(clock: Clock) -> None:
             held.enter_context(usage.of_one_call("one", limited))
         for _ in range(10):  # these do not count as requests of the minute
             assert refused_seconds(usage, limited) > 0
-    makes(usage, limited, 2)
+    make_calls(usage, limited, 2)
     assert usage.num_open == 0
 
 
@@ -93,7 +93,7 @@ def test_the_limit_that_was_hit_is_told(clock: Clock) -> None:
 @pytest.mark.parametrize(("limit", "told"), [(1_000_000, "1000000"), (123456.5, "123456.5"), (60, "60")])
 def test_a_limit_is_told_in_decimal(clock: Clock, limit: float, told: str) -> None:
     usage, limited = KeyUsage(clock), key(requests_per_minute=limit)
-    makes(usage, limited, int(limit))
+    make_calls(usage, limited, int(limit))
     assert refused_metadata(usage, limited)["requests_per_minute"] == told
 
 
@@ -101,11 +101,11 @@ def test_a_call_that_fails_is_over(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(max_concurrent=1)
     with pytest.raises(ZeroDivisionError), usage.of_one_call("one", limited):
         raise ZeroDivisionError
-    makes(usage, limited, 1)
+    make_calls(usage, limited, 1)
 
 
 def test_without_limits_nothing_is_refused(clock: Clock) -> None:
-    makes(KeyUsage(clock), key(), 1000)
+    make_calls(KeyUsage(clock), key(), 1000)
 
 
 def test_limits_are_each_names_own_and_outlast_a_new_file(clock: Clock, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.usefixtures("default_signal_handlers")
 def test_ctrl_c_shows_what_was_measured_and_leaves_the_server_idle(
     server: BackgroundServer, caplog: pytest.LogCaptureFixture
 ) -> None:

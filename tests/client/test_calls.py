@@ -175,7 +175,7 @@ async def test_a_stream_that_fails_keeps_its_text(either: EitherClient, script: 
 
 
 @pytest.fixture
-def doomed() -> Iterator[subprocess.Popen[str]]:
+def killable_server() -> Iterator[subprocess.Popen[str]]:
     """A server in a separate process, which writes its address; it holds answers after two words."""
     command = [sys.executable, "-m", "tests.client.fake_server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -185,14 +185,14 @@ def doomed() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 async def test_a_server_that_dies_leaves_the_text(
-    kind: type[Client] | type[AsyncClient], doomed: subprocess.Popen[str]
+    kind: type[Client] | type[AsyncClient], killable_server: subprocess.Popen[str]
 ) -> None:
-    assert doomed.stdout
-    client = kind(doomed.stdout.readline().strip())
+    assert killable_server.stdout
+    client = kind(killable_server.stdout.readline().strip())
     stream = client.chat_stream("Hi")
     for _ in range(2):
         await (anext(stream) if isinstance(stream, AsyncChatStream) else asyncio.to_thread(next, stream))
-    doomed.kill()
+    killable_server.kill()
     with pytest.raises(IncompleteAnswerError) as caught:
         await drained(stream)
     assert caught.value.text == "Hello, "

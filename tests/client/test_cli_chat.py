@@ -32,7 +32,7 @@ def talk(server: FakeServer, *lines: str, arguments: Iterable[str] = ()) -> Resu
     return runner.invoke(index_client, ["chat", *arguments], input=text, catch_exceptions=False)
 
 
-def chats(script: Script) -> list[tuple[str, list[str]]]:
+def answered_prompts(script: Script) -> list[tuple[str, list[str]]]:
     """Returns the answered prompts, each with its history."""
     requests = [request for request in script.requests if isinstance(request, chat_pb2.ChatRequest)]
     return [(request.prompt, [turn.content for turn in request.history]) for request in requests]
@@ -41,18 +41,18 @@ def chats(script: Script) -> list[tuple[str, list[str]]]:
 def test_a_conversation(server: FakeServer) -> None:
     result = talk(server, "one", "", "two", "/quit now", "three", arguments=["--seed", "1"])
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{TEXT}\n{TEXT}\n", "")
-    assert chats(server.script) == [("one", []), ("two", ["one", TEXT])]
+    assert answered_prompts(server.script) == [("one", []), ("two", ["one", TEXT])]
     assert server.script.requests[-1].sampling.seed == 1
 
 
 def test_new_and_system(server: FakeServer) -> None:
     talk(server, "one", "/new", "/system\tBe brief.", "two", "/system", "three")
-    assert chats(server.script) == [("one", []), ("two", ["Be brief."]), ("three", ["two", TEXT])]
+    assert answered_prompts(server.script) == [("one", []), ("two", ["Be brief."]), ("three", ["two", TEXT])]
 
 
 def test_retry_answers_the_last_prompt_anew(server: FakeServer) -> None:
     talk(server, "one", "two", "/retry", arguments=["--seed", "1"])
-    assert chats(server.script)[1] == chats(server.script)[2] == ("two", ["one", TEXT])
+    assert answered_prompts(server.script)[1] == answered_prompts(server.script)[2] == ("two", ["one", TEXT])
     assert not server.script.requests[-1].sampling.HasField("seed"), "the same seed gives the same answer"
     result = talk(server, "/retry")
     assert (result.exit_code, "no prompt" in result.stderr) == (2, True)
@@ -66,8 +66,8 @@ def test_a_retry_that_fails_forgets_nothing(server: FakeServer) -> None:
     lines = "one\ntwo\n/retry\n/retry\nthree\n"
     result = runner.invoke(index_client, ["chat"], input=lines, catch_exceptions=False)
     assert (result.exit_code, result.stderr.count("error: lost")) == (Exit.REFUSED, 1)
-    assert [history for prompt, history in chats(server.script) if prompt == "two"] == [["one", TEXT]] * 3
-    assert chats(server.script)[-1] == ("three", ["one", TEXT, "two", TEXT])
+    assert [history for prompt, history in answered_prompts(server.script) if prompt == "two"] == [["one", TEXT]] * 3
+    assert answered_prompts(server.script)[-1] == ("three", ["one", TEXT, "two", TEXT])
 
 
 def test_a_line_that_is_not_utf8_is_refused_alone(server: FakeServer) -> None:
@@ -75,7 +75,7 @@ def test_a_line_that_is_not_utf8_is_refused_alone(server: FakeServer) -> None:
     result = runner.invoke(index_client, ["chat"], input=b"one\n\xff\xfe\n\xe4\xb8\xa4\n", catch_exceptions=False)
     assert (result.exit_code, result.stdout) == (2, f"{TEXT}\n{TEXT}\n")
     assert result.stderr.startswith("error: standard input is not UTF-8: ")
-    assert [prompt for prompt, _ in chats(server.script)] == ["one", "两"]
+    assert [prompt for prompt, _ in answered_prompts(server.script)] == ["one", "两"]
 
 
 def test_errors_end_a_turn_only(server: FakeServer) -> None:
@@ -85,7 +85,7 @@ def test_errors_end_a_turn_only(server: FakeServer) -> None:
     assert result.stderr.count("error: the answer was cut off: the stream ended without a finish") == 2
     assert "error: there is no command /nothing" in result.stderr
     assert "/system TEXT" in result.stderr
-    assert chats(server.script) == [("one", [])] * 2
+    assert answered_prompts(server.script) == [("one", [])] * 2
 
 
 def test_a_refused_prompt_is_reported(server: FakeServer) -> None:
@@ -104,11 +104,11 @@ def test_a_line_that_is_not_utf8_ends_a_turn_only(server: FakeServer, capsys: py
         client = runner.run(connect())
         Dialogue(runner, AsyncConversation(client), CALL, AnswerOptions()).run(lambda: next(lines))
         runner.run(client.close())
-    assert chats(server.script) == [("one", [])]
+    assert answered_prompts(server.script) == [("one", [])]
     assert capsys.readouterr().err.startswith("error: prompt holds '\\udcff' at character 0")
 
 
-@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.usefixtures("default_signal_handlers")
 def test_ctrl_c_works_as_before_after_a_failure_in_the_same_moment(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +129,7 @@ def test_ctrl_c_works_as_before_after_a_failure_in_the_same_moment(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.usefixtures("default_signal_handlers")
 def test_ctrl_c_stops_an_answer_not_the_program(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     script = server.script
     script.hold_after = 2

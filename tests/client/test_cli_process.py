@@ -37,7 +37,7 @@ def test_it_runs(start: Start) -> None:
     assert (process.returncode, out, err) == (0, TEXT + "\n", "")
 
 
-@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.usefixtures("default_signal_handlers")
 def test_ctrl_c_cancels_the_call(start: Start, server: FakeServer) -> None:
     server.script.hold_after = 1
     with start("ask", "Hi") as process:
@@ -62,7 +62,7 @@ index_client.main()
 """
 
 
-@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.usefixtures("default_signal_handlers")
 @pytest.mark.parametrize("command", ["ask", "chat"])
 def test_a_second_ctrl_c_ends_it_at_once(server: FakeServer, command: str) -> None:
     server.script.hold_after = 1
@@ -81,7 +81,7 @@ def test_a_second_ctrl_c_ends_it_at_once(server: FakeServer, command: str) -> No
         assert (process.wait(60), process.stderr.read()) == (130, "")
 
 
-@pytest.mark.usefixtures("heeding_signals")
+@pytest.mark.usefixtures("default_signal_handlers")
 def test_ctrl_c_ends_a_conversation_from_a_pipe(start: Start, server: FakeServer) -> None:
     server.script.hold_after = 1
     with start("chat") as process:

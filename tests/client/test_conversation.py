@@ -32,7 +32,7 @@ def conversation(client: EitherClient, **options: object) -> Conversation | Asyn
     return kind(client, **options)  # type: ignore[arg-type]
 
 
-def counted(script: Script) -> int:
+def num_counts(script: Script) -> int:
     return sum(isinstance(request, chat_pb2.CountTokensRequest) for request in script.requests)
 
 
@@ -170,7 +170,7 @@ async def test_trimming_drops_the_oldest_turns_only(either: EitherClient, script
     assert sent[:2] == ["ssssssssss", "00024"]
     assert len(sent) == 1 + 2 * 6
     assert chat.history[:2] == (system("ssssssssss"), user("00024"))
-    assert counted(script) <= 6, "the search is no longer logarithmic"
+    assert num_counts(script) <= 6, "the search is no longer logarithmic"
 
 
 async def test_trimming_copes_with_what_is_too_long_to_count(either: EitherClient, script: Script) -> None:
@@ -191,7 +191,7 @@ async def test_trimming_leaves_what_fits(either: EitherClient, script: Script) -
     chat = conversation(either, history=long_history(6), trim=True)
     await drained(chat.stream("p" * 20))
     assert len(script.requests[-1].history) == 12
-    assert counted(script) == 1
+    assert num_counts(script) == 1
 
 
 async def test_trimming_makes_room_for_the_answer_asked_for(either: EitherClient, script: Script) -> None:

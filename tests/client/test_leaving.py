@@ -44,7 +44,7 @@ def by_with(client: Client) -> object:
     return stream
 
 
-def by_dropping(client: Client) -> object:
+def by_deleting_the_stream(client: Client) -> object:
     next(client.chat_stream("Hi"))
     gc.collect()
     return None
@@ -68,7 +68,7 @@ def by_closing_the_client(client: Client) -> object:
     return stream
 
 
-WAYS = [by_break, by_exception, by_close, by_with, by_dropping, by_conversation, by_closing_the_client]
+WAYS = [by_break, by_exception, by_close, by_with, by_deleting_the_stream, by_conversation, by_closing_the_client]
 
 
 @pytest.mark.parametrize("leave", WAYS)
@@ -108,7 +108,7 @@ async def async_by_with(client: AsyncClient) -> object:
     return stream
 
 
-async def async_by_dropping(client: AsyncClient) -> object:
+async def async_by_deleting_the_stream(client: AsyncClient) -> object:
     await anext(client.chat_stream("Hi"))
     gc.collect()
     return None
@@ -154,7 +154,7 @@ async def async_by_closing_under_the_reader(client: AsyncClient) -> object:
     return stream
 
 
-async def async_by_a_time_that_is_up(client: AsyncClient) -> object:
+async def async_by_a_timeout(client: AsyncClient) -> object:
     """The call has ended then, and this must not look like a failure of the server."""
     stream = client.chat_stream("Hi")
     await anext(stream)
@@ -172,12 +172,12 @@ ASYNC_WAYS = [
     async_by_exception,
     async_by_close,
     async_by_with,
-    async_by_dropping,
+    async_by_deleting_the_stream,
     async_by_cancelling_the_reader,
     async_by_conversation,
     async_by_closing_the_client,
     async_by_closing_under_the_reader,
-    async_by_a_time_that_is_up,
+    async_by_a_timeout,
 ]
 
 

@@ -58,7 +58,7 @@ def parameters(function: Callable[..., object]) -> list[tuple[str, object, objec
     return [(each.name, each.default, alike.get(each.annotation, each.annotation)) for each in found]
 
 
-def face(kind: type) -> dict[str, object]:
+def public_methods(kind: type) -> dict[str, object]:
     members = {name: member for name, member in inspect.getmembers(kind) if not name.startswith("_")}
     return {name: inspect.isfunction(member) and parameters(member) for name, member in members.items()}
 
@@ -68,7 +68,7 @@ TWINS = [(Client, AsyncClient), (ChatStream, AsyncChatStream), (Conversation, As
 
 @pytest.mark.parametrize(("sync", "asyncio"), TWINS)
 def test_sync_and_asyncio_have_the_same_methods(sync: type, asyncio: type) -> None:
-    assert face(sync) == face(asyncio)
+    assert public_methods(sync) == public_methods(asyncio)
 
 
 @pytest.mark.parametrize(("sync", "asyncio"), [(Client, AsyncClient), (Conversation, AsyncConversation)])

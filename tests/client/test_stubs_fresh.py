@@ -16,7 +16,7 @@ REMEDY = "the stubs are stale: run clients/python/generate_stubs.py"
 SHIPPED = resources.files("index_grpc_client") / "protos"
 
 
-def meaning(file: FileDescriptorProto) -> FileDescriptorProto:
+def comparable(file: FileDescriptorProto) -> FileDescriptorProto:
     """Returns the file with only that left in it that means something to a program."""
     file.ClearField("source_code_info")
     file.DiscardUnknownFields()  # buf's notes to itself
@@ -33,11 +33,11 @@ def compiled() -> FileDescriptorProto:
     assert buf, "the test extra brings buf"
     run = subprocess.run([buf, "build", "-o", "-#format=binpb"], cwd=ROOT, capture_output=True, check=True)
     [contract] = [file for file in FileDescriptorSet.FromString(run.stdout).file if file.name == CONTRACT]
-    return meaning(contract)
+    return comparable(contract)
 
 
 def test_the_stubs_are_fresh(compiled: FileDescriptorProto) -> None:
-    assert meaning(FileDescriptorProto.FromString(chat_pb2.DESCRIPTOR.serialized_pb)) == compiled, REMEDY
+    assert comparable(FileDescriptorProto.FromString(chat_pb2.DESCRIPTOR.serialized_pb)) == compiled, REMEDY
 
 
 def test_the_shipped_contract_is_the_contract() -> None:

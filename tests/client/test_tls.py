@@ -33,7 +33,7 @@ def tls_server(pair: Pair) -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def asking_server(ca: trustme.CA, pair: Pair) -> Iterator[FakeServer]:
+def mutual_tls_server(ca: trustme.CA, pair: Pair) -> Iterator[FakeServer]:
     """A server that requires client certificates."""
     files = [(pair.key.read_bytes(), pair.cert.read_bytes())]
     server = FakeServer(grpc.ssl_server_credentials(files, ca.cert_pem.bytes(), require_client_auth=True))
@@ -80,14 +80,14 @@ def test_the_command_line_takes_another_name_than_the_address(ca: trustme.CA, tm
         server.stop()
 
 
-def test_the_command_line_shows_a_certificate(asking_server: FakeServer, ca: trustme.CA, tmp_path: Path) -> None:
+def test_the_command_line_shows_a_certificate(mutual_tls_server: FakeServer, ca: trustme.CA, tmp_path: Path) -> None:
     mine, trust = issued(ca, tmp_path, "mine", "caller"), ("--ca", tmp_path / "ca.pem")
-    result = run(asking_server, *trust, "--cert", mine.cert, "--key", mine.key, "ask", "Hi")
+    result = run(mutual_tls_server, *trust, "--cert", mine.cert, "--key", mine.key, "ask", "Hi")
     assert (result.exit_code, result.stdout) == (0, f"{TEXT}\n")
-    result = run(asking_server, *trust, "health")
+    result = run(mutual_tls_server, *trust, "health")
     assert result.exit_code == 3
     assert result.stderr.splitlines()[1].endswith("if it asks for a certificate, add --cert and --key")
-    result = run(asking_server, *trust, "--cert", mine.cert, "health")
+    result = run(mutual_tls_server, *trust, "--cert", mine.cert, "health")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: cert and key go together")
 

@@ -18,7 +18,7 @@ def device() -> torch.device:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def the_interpreter_behaves() -> Iterator[None]:
+def patched_interpreter() -> Iterator[None]:
     from tests.cuda.interpreter import prepare_once, sum_in_order  # Triton may be missing
 
     with pytest.MonkeyPatch.context() as patch:
@@ -28,7 +28,7 @@ def the_interpreter_behaves() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def numpy_is_quiet() -> Iterator[None]:
+def numpy_warnings_ignored() -> Iterator[None]:
     """Silences NumPy, which in the interpreter warns of values that kernels mask: 0 / 0, and infinities."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

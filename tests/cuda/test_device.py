@@ -84,7 +84,7 @@ def test_attention_has_a_program_for_each_few_tokens_of_each_prompt(counts: list
     assert all(0 < len(one) <= 64 and not any(one.start < end < one.stop for end in ends) for one in covered)
 
 
-class Books:
+class ScheduledSlots:
     """Slots, and the sequences in them, which the test moves as a scheduler would."""
 
     def __init__(self, device: torch.device) -> None:
@@ -115,50 +115,50 @@ class Books:
 
 
 def test_slots_follow_those_who_grow(device: torch.device) -> None:
-    books = Books(device)
-    one, other = books.begin(1, slot=0), books.begin(5, slot=1)
+    scheduled = ScheduledSlots(device)
+    one, other = scheduled.begin(1, slot=0), scheduled.begin(5, slot=1)
     for blocks in ([7], [], [3, 9], [4]):
-        books.step(one, *blocks)
-        books.step(other, *(block + 20 for block in blocks))
-        books.check(one)
-        books.check(other)
+        scheduled.step(one, *blocks)
+        scheduled.step(other, *(block + 20 for block in blocks))
+        scheduled.check(one)
+        scheduled.check(other)
 
 
 def test_a_slot_knows_nothing_of_who_was_there_before(device: torch.device) -> None:
-    books = Books(device)
-    before = books.begin(1, slot=0, sampling=SamplingParams(temperature=0.5))
-    books.step(before, 7, 8, 9)
-    after = books.begin(5, slot=0, sampling=SamplingParams(temperature=1.5))
-    books.step(after, 2)
-    books.check(after)
-    assert float(books.slots.state.knobs[0, 0]) == 1.5
+    scheduled = ScheduledSlots(device)
+    before = scheduled.begin(1, slot=0, sampling=SamplingParams(temperature=0.5))
+    scheduled.step(before, 7, 8, 9)
+    after = scheduled.begin(5, slot=0, sampling=SamplingParams(temperature=1.5))
+    scheduled.step(after, 2)
+    scheduled.check(after)
+    assert float(scheduled.slots.state.knobs[0, 0]) == 1.5
 
 
 def test_who_was_preempted_begins_with_its_answer_so_far(device: torch.device) -> None:
     """It has the same slot but other blocks."""
-    books = Books(device)
-    sequence = books.begin(1, slot=0)
+    scheduled = ScheduledSlots(device)
+    sequence = scheduled.begin(1, slot=0)
     for blocks in ([7, 8], [], [9]):
-        books.step(sequence, *blocks)
+        scheduled.step(sequence, *blocks)
     sequence.num_preemptions, sequence.num_computed, sequence.blocks = 1, 0, [4]
-    books.step(sequence, 5)
-    books.check(sequence)
+    scheduled.step(sequence, 5)
+    scheduled.check(sequence)
 
 
 def test_what_could_not_be_told_is_told_again(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the next chunk of a prompt would be written to the blocks of the slot's previous sequence."""
-    books = Books(device)
-    books.step(books.begin(1, slot=0), 7, 8)
-    after = books.begin(5, slot=0)
+    scheduled = ScheduledSlots(device)
+    scheduled.step(scheduled.begin(1, slot=0), 7, 8)
+    after = scheduled.begin(5, slot=0)
     after.blocks.append(3)
     span = after.next_span(1)
     assert not span.samples
     with monkeypatch.context() as patch:
-        patch.setattr(books.cache, "tables", NoMemory(books.cache.tables))
+        patch.setattr(scheduled.cache, "tables", NoMemory(scheduled.cache.tables))
         with pytest.raises(MemoryError):
-            books.slots.update([span])
-    books.slots.update([span])
-    assert books.cache.tables[0, :1].tolist() == [3]
+            scheduled.slots.update([span])
+    scheduled.slots.update([span])
+    assert scheduled.cache.tables[0, :1].tolist() == [3]
 
 
 class NoMemory:

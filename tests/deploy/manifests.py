@@ -21,19 +21,19 @@ BIN = Path(sys.executable).parent
 
 OWN = "site"
 """The user's own kustomization that the README shows, with all components."""
-ROOMS = ("base", "overlays/cpu", "overlays/gpu", "overlays/mesh", OWN)
+KUSTOMIZATIONS = ("base", "overlays/cpu", "overlays/gpu", "overlays/mesh", OWN)
 
 Manifest = dict[str, Any]
 
 
 @cache
-def rendered(room: str) -> list[Manifest]:
+def rendered(kustomization: str) -> list[Manifest]:
     """All manifests that would be applied."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(KUBERNETES, Path(folder) / "kubernetes"))
         (copy / OWN).mkdir()
         (copy / OWN / "kustomization.yaml").write_text(own_kustomization())
-        command = [str(BIN / "kubectl"), "kustomize", str(copy / room)]
+        command = [str(BIN / "kubectl"), "kustomize", str(copy / kustomization)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return list(yaml.safe_load_all(done.stdout))
@@ -44,27 +44,27 @@ def own_kustomization() -> str:
     return str(block)
 
 
-def of_kind(room: str, kind: str) -> list[Manifest]:
-    return [manifest for manifest in rendered(room) if manifest["kind"] == kind]
+def of_kind(kustomization: str, kind: str) -> list[Manifest]:
+    return [manifest for manifest in rendered(kustomization) if manifest["kind"] == kind]
 
 
-def pod(room: str) -> Manifest:
+def pod(kustomization: str) -> Manifest:
     """The pod template of the Deployment."""
-    (deployment,) = of_kind(room, "Deployment")
+    (deployment,) = of_kind(kustomization, "Deployment")
     template: Manifest = deployment["spec"]["template"]
     return template
 
 
-def server(room: str) -> Manifest:
+def server(kustomization: str) -> Manifest:
     """The container of the server."""
-    (container,) = pod(room)["spec"]["containers"]
+    (container,) = pod(kustomization)["spec"]["containers"]
     found: Manifest = container
     return found
 
 
-def settings_file(room: str) -> str:
+def settings_file(kustomization: str) -> str:
     """The settings file in the ConfigMap."""
-    (found,) = of_kind(room, "ConfigMap")
+    (found,) = of_kind(kustomization, "ConfigMap")
     return str(found["data"]["serve.toml"])
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from index_grpc.contract import FinishReason
 from index_grpc.errors import DeadlineTooShort, RequestFailed
-from tests.engine.desk import ANYWHERE, LIMITS, STOP_IDS, Desk
+from tests.engine.driver import ANYWHERE, LIMITS, STOP_IDS, LoopDriver
 from tests.engine.fake_runner import POISONS, VOCAB, FakeRunner, answer
 
 
@@ -72,25 +72,25 @@ def test_every_interleaving(
         block_tokens=block_tokens,
         num_blocks=int(-(-LIMITS.context_length // block_tokens) * num_contexts),
     )
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens, rows_independent, run_ahead), limits)
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens, rows_independent, run_ahead), limits)
     leaving: dict[int, int] = {}
     for number, arrival in enumerate(arrivals):
         for _ in range(arrival.after_steps):
-            desk.turn()
+            driver.step_if_busy()
             leaving = {left: steps - 1 for left, steps in leaving.items()}
             for left in [left for left, steps in leaving.items() if steps <= 0]:
-                desk.cancel(left)
+                driver.cancel(left)
                 del leaving[left]
-        desk.submit(number, arrival.prompt, arrival.max_tokens)
+        driver.submit(number, arrival.prompt, arrival.max_tokens)
         if arrival.leaves_after is not None:
             leaving[number] = arrival.leaves_after
-    desk.finish()
+    driver.finish()
     for number, arrival in enumerate(arrivals):
-        check(desk, number, arrival)
+        check(driver, number, arrival)
 
 
-def check(desk: Desk, number: int, arrival: Arrival) -> None:
-    reports = desk.reports[number]
+def check(driver: LoopDriver, number: int, arrival: Arrival) -> None:
+    reports = driver.reports[number]
     assert [report.ended for report in reports].count(True) == 1
     assert reports[-1].ended
     room = LIMITS.context_length - len(arrival.prompt)
@@ -101,9 +101,9 @@ def check(desk: Desk, number: int, arrival: Arrival) -> None:
     output = reports[-1].output
     if output is None:  # its caller left before the end
         assert arrival.leaves_after is not None
-        assert desk.tokens(number) == whole[: len(desk.tokens(number))]
+        assert driver.tokens(number) == whole[: len(driver.tokens(number))]
         return
-    assert desk.tokens(number) == whole
+    assert driver.tokens(number) == whole
     assert output.reason == expected_reason(whole, arrival, room)
 
 
@@ -114,81 +114,81 @@ def expected_reason(whole: list[int], arrival: Arrival, room: int) -> FinishReas
 
 
 def test_first_come_first_served() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
     for number in range(8):
-        desk.submit(number, [5, 6, 8], max_tokens=3)
+        driver.submit(number, [5, 6, 8], max_tokens=3)
     order = []
-    while desk.loop.sequences:
-        desk.turn()
-        order += [number for number in desk.reports if number not in order]
+    while driver.loop.sequences:
+        driver.step_if_busy()
+        order += [number for number in driver.reports if number not in order]
     assert order == list(range(8))
 
 
 def test_a_chunk_takes_all_of_a_steps_prompt_tokens() -> None:
     """If prompts may be cut anywhere, the tokens of a step that one prompt does not use go to the next one."""
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(ANYWHERE, prefix_reuse=False), frozenset())
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(ANYWHERE, prefix_reuse=False), frozenset())
     for number in range(3):
-        desk.submit(number, [5 + number] * 5, max_tokens=1)
-    counts = [[span.count for span in desk.loop.scheduler.schedule(0.0).spans]]
+        driver.submit(number, [5 + number] * 5, max_tokens=1)
+    counts = [[span.count for span in driver.loop.scheduler.schedule(0.0).spans]]
     assert counts == [[5, 3]]
 
 
 def test_deadlines_of_what_has_ended_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.engine.deadlines.SPARE", 5)
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens))
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
     for number in range(100):
-        desk.submit(number, [5], max_tokens=1, deadline=1e9)
-        desk.finish()
-    assert len(desk.loop.deadlines) < 10
+        driver.submit(number, [5], max_tokens=1, deadline=1e9)
+        driver.finish()
+    assert len(driver.loop.deadlines) < 10
 
 
 def test_a_long_prompt_does_not_stall_running_sequences() -> None:
     """While a prompt of many chunks is computed, every step still decodes all running sequences."""
     limits = dataclasses.replace(LIMITS, context_length=400, num_blocks=150)
-    desk = Desk(FakeRunner(limits.chunk_tokens), limits, stop_ids=frozenset())
-    desk.submit(0, [9], max_tokens=100)
-    desk.turn()
-    desk.submit(1, [11] * 80, max_tokens=1)
+    driver = LoopDriver(FakeRunner(limits.chunk_tokens), limits, stop_ids=frozenset())
+    driver.submit(0, [9], max_tokens=100)
+    driver.step_if_busy()
+    driver.submit(1, [11] * 80, max_tokens=1)
     for _ in range(10):
-        before = len(desk.tokens(0))
-        desk.turn()
-        assert len(desk.tokens(0)) == before + 1
-    assert desk.reports[1][-1].ended
+        before = len(driver.tokens(0))
+        driver.step_if_busy()
+        assert len(driver.tokens(0)) == before + 1
+    assert driver.reports[1][-1].ended
 
 
 def test_the_cache_budget_holds_requests_back() -> None:
     """Prompts of 3 blocks need one more each: two fit into 9 blocks; the third begins when one of them has ended."""
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
     for number in range(3):
-        desk.submit(number, [5 + number] * 20, max_tokens=4)
+        driver.submit(number, [5 + number] * 20, max_tokens=4)
     most = 0
-    while desk.loop.sequences:
-        desk.turn()
-        most = max(most, len(desk.loop.scheduler.running))
+    while driver.loop.sequences:
+        driver.step_if_busy()
+        most = max(most, len(driver.loop.scheduler.running))
     assert most == 2
-    assert desk.num_preemptions == 0
-    assert all(desk.reports[number][-1].output for number in range(3))
+    assert driver.num_preemptions == 0
+    assert all(driver.reports[number][-1].output for number in range(3))
 
 
 def test_time_over_before_the_first_token() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens))
-    desk.submit(0, [5] * 20, max_tokens=5, deadline=0.001)
-    desk.turn()
-    assert isinstance(desk.reports[0][-1].error, DeadlineTooShort)
-    assert not desk.loop.sequences
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
+    driver.submit(0, [5] * 20, max_tokens=5, deadline=0.001)
+    driver.step_if_busy()
+    assert isinstance(driver.reports[0][-1].error, DeadlineTooShort)
+    assert not driver.loop.sequences
 
 
 def test_time_over_after_some_tokens_is_a_finish() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens))
-    desk.submit(0, [9], max_tokens=30, deadline=0.001)
-    desk.turn()
-    assert desk.reports[0][-1].output is not None
-    assert desk.reports[0][-1].output.reason is FinishReason.TIME_LIMIT
-    assert len(desk.tokens(0)) == 1
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
+    driver.submit(0, [9], max_tokens=30, deadline=0.001)
+    driver.step_if_busy()
+    assert driver.reports[0][-1].output is not None
+    assert driver.reports[0][-1].output.reason is FinishReason.TIME_LIMIT
+    assert len(driver.tokens(0)) == 1
 
 
 def test_a_leak_is_noticed() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens))
-    desk.loop.scheduler.free_slots.pop()
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
+    driver.loop.scheduler.free_slots.pop()
     with pytest.raises(RuntimeError, match="1 slots"):
-        desk.loop.check_for_leaks()
+        driver.loop.check_for_leaks()

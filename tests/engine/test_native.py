@@ -49,7 +49,7 @@ class Text:
     num_computed: int = 0
 
 
-class Desk:
+class ModelDriver:
     """A model, a cache and some texts."""
 
     def __init__(self, model: NativeLlama | TorchLlama, *lengths: int) -> None:
@@ -110,7 +110,7 @@ def pytorch(directory: Path) -> TorchLlama:
 def test_logits_are_those_of_pytorch(directory: Path, kernels: str) -> None:
     model, reference = native(directory, kernels), pytorch(directory)
     for number in (1, 3, 40):
-        found, wanted = [Desk(one, number, 90).all_at_once() for one in (model, reference)]
+        found, wanted = [ModelDriver(one, number, 90).all_at_once() for one in (model, reference)]
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -120,9 +120,9 @@ def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, kernels: st
     """Compares each text, computed alone in one step, with all texts cut at random and mixed with each other."""
     model, rng = native(directory, kernels, as_int8=as_int8), random.Random(1)
     lengths = (150, 64, 1, 33, 100)
-    alone = Desk(model, *lengths)
+    alone = ModelDriver(model, *lengths)
     wanted = [alone.step((number, length))[0] for number, length in enumerate(lengths)]
-    mixed = Desk(model, *lengths)
+    mixed = ModelDriver(model, *lengths)
     found: list[list[Tensor]] = [[] for _ in lengths]
     pending = {number: cuts(rng, length) for number, length in enumerate(lengths)}
     while pending:
@@ -139,7 +139,7 @@ def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, kernels: st
 def test_who_is_not_asked_changes_nothing(directory: Path, kernels: str, sampled: list[int]) -> None:
     """Tokens whose logits are not asked for change neither the logits of the others nor those of later tokens."""
     model = native(directory, kernels)
-    whole, part = Desk(model, 75, 45), Desk(model, 75, 45)
+    whole, part = ModelDriver(model, 75, 45), ModelDriver(model, 75, 45)
     wanted = torch.cat(whole.step((0, 70), (1, 40)))
     assert torch.equal(part.ask(sampled, (0, 70), (1, 40)), wanted[sampled])
     for found, later in zip(part.step((0, 5), (1, 5)), whole.step((0, 5), (1, 5)), strict=True):
@@ -148,7 +148,7 @@ def test_who_is_not_asked_changes_nothing(directory: Path, kernels: str, sampled
 
 @pytest.mark.parametrize("kernels", NATIVE)
 def test_threads_change_nothing(directory: Path, kernels: str) -> None:
-    one, two, five = [Desk(native(directory, kernels, number), 5, 70).all_at_once() for number in (1, 2, 5)]
+    one, two, five = [ModelDriver(native(directory, kernels, number), 5, 70).all_at_once() for number in (1, 2, 5)]
     assert torch.equal(one, two)
     assert torch.equal(one, five)
 
@@ -156,21 +156,21 @@ def test_threads_change_nothing(directory: Path, kernels: str) -> None:
 @pytest.mark.parametrize("kernels", NATIVE)
 def test_what_stood_in_the_cache_before_is_not_looked_at(directory: Path, kernels: str) -> None:
     """Blocks are reused; here they contain NaN."""
-    desk = Desk(native(directory, kernels), 70)
-    wanted = desk.all_at_once()
-    cache = desk.cache
+    driver = ModelDriver(native(directory, kernels), 70)
+    wanted = driver.all_at_once()
+    cache = driver.cache
     assert isinstance(cache, BlockCache)
     for block in cache._blocks.values():
         block.fill_(torch.nan)
-    desk.texts[0].num_computed = 0
-    assert torch.equal(desk.all_at_once(), wanted)
+    driver.texts[0].num_computed = 0
+    assert torch.equal(driver.all_at_once(), wanted)
 
 
 @pytest.mark.parametrize("kernels", NATIVE)
 def test_int8_is_close(directory: Path, kernels: str) -> None:
     found, wanted = (
-        Desk(native(directory, kernels, as_int8=True), 90).all_at_once(),
-        Desk(pytorch(directory), 90).all_at_once(),
+        ModelDriver(native(directory, kernels, as_int8=True), 90).all_at_once(),
+        ModelDriver(pytorch(directory), 90).all_at_once(),
     )
     error = ((found - wanted).norm() / wanted.norm()).item()
     assert 1e-4 < error < 0.03  # 8 bits in groups of 32; without any error, nothing would have been rounded

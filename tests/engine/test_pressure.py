@@ -10,7 +10,7 @@ from index_grpc.contract import FinishReason
 from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.errors import DeviceLost, RequestFailed
-from tests.engine.desk import Desk
+from tests.engine.driver import LoopDriver
 from tests.engine.fake_runner import LATE_POISON, POISONS, VOCAB, FakeLaunched, FakeRunner, answer
 
 LIMITS = Limits(
@@ -20,7 +20,7 @@ NUM_REQUESTS = 60
 
 
 @dataclass
-class Talk:
+class RandomRequests:
     """Random requests, which often continue an earlier one."""
 
     rng: random.Random
@@ -29,7 +29,7 @@ class Talk:
 
     def ask(self, number: int) -> tuple[list[int], int]:
         """A prompt, and the most tokens of its answer."""
-        rng, earlier = self.rng, rng_choice(self.rng, self.prompts)
+        rng, earlier = self.rng, earlier_number(self.rng, self.prompts)
         beginning = [9] * rng.randint(1, 40) if earlier is None else self._told(earlier)[: rng.randint(1, 100)]
         self.prompts[number] = [*beginning, *(rng.randrange(5, VOCAB) for _ in range(rng.randint(1, 12)))]
         if rng.random() < 0.1:
@@ -47,7 +47,7 @@ class Talk:
         return prompt if len(prompt) < len(self.prompts[number]) else [*prompt, *self.whole(number)]
 
 
-def rng_choice(rng: random.Random, numbers: dict[int, list[int]]) -> int | None:
+def earlier_number(rng: random.Random, numbers: dict[int, list[int]]) -> int | None:
     return rng.choice(list(numbers)) if numbers and rng.random() < 0.7 else None
 
 
@@ -67,22 +67,22 @@ def test_every_answer_is_the_one_it_is_alone(
             alignment_tokens=alignment_tokens,
             answers_like_prompts=answers_like_prompts,
         )
-        desk, talk = Desk(FakeRunner(16, run_ahead=run_ahead), limits, frozenset()), Talk(rng)
+        driver, requests = LoopDriver(FakeRunner(16, run_ahead=run_ahead), limits, frozenset()), RandomRequests(rng)
         for number in range(NUM_REQUESTS):
-            desk.submit(number, *talk.ask(number))
+            driver.submit(number, *requests.ask(number))
             for _ in range(rng.choice([0, 0, 1, 5, 40])):
-                desk.turn()
-            if rng.random() < 0.2 and desk.loop.sequences:
-                desk.cancel(rng.choice(list(desk.loop.sequences)))
-        desk.finish()
-        for number in talk.prompts:
-            check(desk, talk, number)
+                driver.step_if_busy()
+            if rng.random() < 0.2 and driver.loop.sequences:
+                driver.cancel(rng.choice(list(driver.loop.sequences)))
+        driver.finish()
+        for number in requests.prompts:
+            check(driver, requests, number)
 
 
-def check(desk: Desk, talk: Talk, number: int) -> None:
-    last, tokens, whole = desk.reports[number][-1], desk.tokens(number), talk.whole(number)
-    assert [report.ended for report in desk.reports[number]].count(True) == 1
-    if POISONS & set(talk.prompts[number]):
+def check(driver: LoopDriver, requests: RandomRequests, number: int) -> None:
+    last, tokens, whole = driver.reports[number][-1], driver.tokens(number), requests.whole(number)
+    assert [report.ended for report in driver.reports[number]].count(True) == 1
+    if POISONS & set(requests.prompts[number]):
         assert isinstance(last.error, RequestFailed) or (last.error is None and not tokens)
     elif last.output is None:  # its caller left before the end
         assert last.error is None
@@ -94,20 +94,20 @@ def check(desk: Desk, talk: Talk, number: int) -> None:
 def test_who_came_last_stops_and_goes_on_later() -> None:
     """Three sequences do not fit at once. Each gets its whole answer, and the first one is never preempted."""
     limits = dataclasses.replace(LIMITS, num_blocks=15)
-    desk = Desk(FakeRunner(16), limits, frozenset())
+    driver = LoopDriver(FakeRunner(16), limits, frozenset())
     for number in range(3):
-        desk.submit(number, [9 + number] * 10, max_tokens=60)
+        driver.submit(number, [9 + number] * 10, max_tokens=60)
     order: list[int] = []
-    while desk.loop.is_busy:
-        desk.turn()
-        order += [number for number in desk.reports if desk.reports[number][-1].ended and number not in order]
-    desk.loop.check_for_leaks()
+    while driver.loop.is_busy:
+        driver.step_if_busy()
+        order += [number for number in driver.reports if driver.reports[number][-1].ended and number not in order]
+    driver.loop.check_for_leaks()
     assert order == [0, 1, 2]
-    assert desk.num_preemptions > 0
-    assert len(desk.reports[0]) == 60
+    assert driver.num_preemptions > 0
+    assert len(driver.reports[0]) == 60
     for number in range(3):
-        assert desk.tokens(number) == answer([9 + number] * 10, 60)
-        assert desk.last_output(number).cached_prompt_tokens == 0
+        assert driver.tokens(number) == answer([9 + number] * 10, 60)
+        assert driver.last_output(number).cached_prompt_tokens == 0
 
 
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
@@ -116,42 +116,42 @@ def test_prompt_tokens_are_counted_each_time_and_none_of_an_answer(answers_like_
     limits = dataclasses.replace(
         LIMITS, num_blocks=15, prefix_reuse=False, answers_like_prompts=answers_like_prompts, chunk_tokens=64
     )
-    desk = Desk(FakeRunner(64), limits, frozenset())
+    driver = LoopDriver(FakeRunner(64), limits, frozenset())
     for number in range(2):
-        desk.submit(number, [9 + number] * 10, max_tokens=100)
-    desk.finish()
-    assert desk.num_preemptions == 1
-    assert sum(step.num_preemptions for step in desk.steps) == 1
-    assert sum(step.num_prompt_tokens for step in desk.steps) == 3 * 10
+        driver.submit(number, [9 + number] * 10, max_tokens=100)
+    driver.finish()
+    assert driver.num_preemptions == 1
+    assert sum(step.num_preemptions for step in driver.steps) == 1
+    assert sum(step.num_prompt_tokens for step in driver.steps) == 3 * 10
 
 
 def test_nobody_stops_where_all_fit() -> None:
     limits = dataclasses.replace(LIMITS, num_blocks=3 * 15)
-    desk = Desk(FakeRunner(16), limits, frozenset())
+    driver = LoopDriver(FakeRunner(16), limits, frozenset())
     for number in range(10):
-        desk.submit(number, [9 + number] * 50, max_tokens=25)
-    desk.finish()
-    assert desk.num_preemptions == 0
+        driver.submit(number, [9 + number] * 50, max_tokens=25)
+    driver.finish()
+    assert driver.num_preemptions == 0
 
 
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
 def test_what_a_failed_step_left_is_not_kept(answers_like_prompts: bool) -> None:
     """A caller leaves during a step that fails; the contents of its blocks must not be reused then."""
     limits = dataclasses.replace(LIMITS, num_blocks=60, answers_like_prompts=answers_like_prompts)
-    desk = Desk(FakeRunner(16, run_ahead=1), limits, frozenset())
-    desk.submit(0, [LATE_POISON], max_tokens=5)
-    desk.submit(1, [9] * 15, max_tokens=5)
-    desk.turn()
-    desk.cancel(1)
-    desk.submit(2, [9] * 20, max_tokens=5)
-    desk.finish()
-    assert isinstance(desk.reports[0][-1].error, RequestFailed)
-    assert desk.tokens(2) == answer([9] * 20, 5)
+    driver = LoopDriver(FakeRunner(16, run_ahead=1), limits, frozenset())
+    driver.submit(0, [LATE_POISON], max_tokens=5)
+    driver.submit(1, [9] * 15, max_tokens=5)
+    driver.step_if_busy()
+    driver.cancel(1)
+    driver.submit(2, [9] * 20, max_tokens=5)
+    driver.finish()
+    assert isinstance(driver.reports[0][-1].error, RequestFailed)
+    assert driver.tokens(2) == answer([9] * 20, 5)
 
 
 def test_a_lost_device_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = FakeRunner(16)
-    desk = Desk(runner, dataclasses.replace(LIMITS, num_blocks=15), frozenset())
+    driver = LoopDriver(runner, dataclasses.replace(LIMITS, num_blocks=15), frozenset())
     launches: list[Batch] = []
 
     def lose(batch: Batch) -> FakeLaunched:
@@ -160,26 +160,26 @@ def test_a_lost_device_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(runner, "launch", lose)
     for number in range(2):
-        desk.submit(number, [9, 10], max_tokens=5)
+        driver.submit(number, [9, 10], max_tokens=5)
     with pytest.raises(DeviceLost):
-        desk.turn()
+        driver.step_if_busy()
     assert len(launches) == 1
-    assert not desk.reports
+    assert not driver.reports
 
 
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
 def test_time_over_amid_an_answer_that_waits(answers_like_prompts: bool) -> None:
     """The preempted request ends with its tokens so far, although no more token comes for it."""
     limits = dataclasses.replace(LIMITS, num_blocks=15, answers_like_prompts=answers_like_prompts)
-    desk = Desk(FakeRunner(16), limits, frozenset())
-    desk.submit(0, [9] * 10, max_tokens=100)
-    desk.submit(1, [10] * 10, max_tokens=100, deadline=1e9)
-    while not desk.num_preemptions:
-        desk.turn()
-    told = desk.tokens(1)
+    driver = LoopDriver(FakeRunner(16), limits, frozenset())
+    driver.submit(0, [9] * 10, max_tokens=100)
+    driver.submit(1, [10] * 10, max_tokens=100, deadline=1e9)
+    while not driver.num_preemptions:
+        driver.step_if_busy()
+    told = driver.tokens(1)
     assert told == answer([10] * 10, 100)[: len(told)]
-    desk.loop.deadlines.note(0.001, 1, still_open=desk.loop.sequences)
-    desk.turn()
-    assert desk.last_output(1).reason is FinishReason.TIME_LIMIT
-    assert desk.tokens(1) == told
-    desk.finish()
+    driver.loop.deadlines.note(0.001, 1, still_open=driver.loop.sequences)
+    driver.step_if_busy()
+    assert driver.last_output(1).reason is FinishReason.TIME_LIMIT
+    assert driver.tokens(1) == told
+    driver.finish()

@@ -8,77 +8,77 @@ import pytest
 
 from index_grpc.engine.blocks import Blocks
 from index_grpc.engine.prefixes import KeptPrefixes, Prefix, longest_match, num_equal
-from tests.engine.desk import ANYWHERE, LIMITS, Desk
+from tests.engine.driver import ANYWHERE, LIMITS, LoopDriver
 from tests.engine.fake_runner import VOCAB, FakeRunner
 
 
 def test_a_conversation_continues_in_its_blocks() -> None:
     """The next turn computes only what is new; a whole chunk is 8 tokens."""
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
     first = [11] * 17
-    desk.submit(0, first, max_tokens=3)
-    desk.finish()
-    desk.submit(1, [*first, *desk.tokens(0), 12], max_tokens=1)
-    desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 16]
-    assert desk.num_kept == 1
+    driver.submit(0, first, max_tokens=3)
+    driver.finish()
+    driver.submit(1, [*first, *driver.tokens(0), 12], max_tokens=1)
+    driver.finish()
+    assert [driver.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 16]
+    assert driver.num_kept == 1
 
 
 def test_an_answer_is_reused_where_cuts_change_nothing() -> None:
     """All that was computed is reused: the prompt, and the answer except for its last token."""
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
-    desk.submit(0, [11] * 17, max_tokens=3)
-    desk.finish()
-    desk.submit(1, [*([11] * 17), *desk.tokens(0), 12], max_tokens=1)
-    desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 19]
-    assert desk.num_kept == 1
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
+    driver.submit(0, [11] * 17, max_tokens=3)
+    driver.finish()
+    driver.submit(1, [*([11] * 17), *driver.tokens(0), 12], max_tokens=1)
+    driver.finish()
+    assert [driver.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 19]
+    assert driver.num_kept == 1
 
 
 def test_an_answer_told_otherwise_gives_way_but_a_prompt_does_not() -> None:
     """If the answer in the history has another end than the computed one, only the tokens before it are reused."""
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
-    desk.submit(0, [11] * 17, max_tokens=8)
-    desk.finish()
-    other_end = [*([11] * 17), *desk.tokens(0)[:4], VOCAB + 1, 12]
-    desk.submit(1, other_end, max_tokens=1)
-    desk.finish()
-    assert desk.last_output(1).cached_prompt_tokens == 21
-    assert desk.num_kept == 1
-    desk.submit(2, [*([11] * 10), 12], max_tokens=1)
-    desk.finish()
-    assert desk.last_output(2).cached_prompt_tokens == 10
-    assert desk.num_kept == 2
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
+    driver.submit(0, [11] * 17, max_tokens=8)
+    driver.finish()
+    other_end = [*([11] * 17), *driver.tokens(0)[:4], VOCAB + 1, 12]
+    driver.submit(1, other_end, max_tokens=1)
+    driver.finish()
+    assert driver.last_output(1).cached_prompt_tokens == 21
+    assert driver.num_kept == 1
+    driver.submit(2, [*([11] * 10), 12], max_tokens=1)
+    driver.finish()
+    assert driver.last_output(2).cached_prompt_tokens == 10
+    assert driver.num_kept == 2
 
 
 def test_a_beginning_too_short_is_not_shared() -> None:
     limits = dataclasses.replace(ANYWHERE, least_shared_tokens=12)
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), limits, frozenset())
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), limits, frozenset())
     for number, num_same in enumerate((17, 11, 12)):
-        desk.submit(number, [*([11] * num_same), 12 + number], max_tokens=1)
-        desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in range(3)] == [0, 0, 12]
+        driver.submit(number, [*([11] * num_same), 12 + number], max_tokens=1)
+        driver.finish()
+    assert [driver.last_output(number).cached_prompt_tokens for number in range(3)] == [0, 0, 12]
 
 
-class Looked(list[int]):
+class CountedIds(list[int]):
     """Ids that count how many of them were read."""
 
-    num_looks = 0
+    num_reads = 0
 
     def __getitem__(self, place: Any) -> Any:
         found = super().__getitem__(place)
-        Looked.num_looks += len(found) if isinstance(place, slice) else 1
+        CountedIds.num_reads += len(found) if isinstance(place, slice) else 1
         return found
 
 
 def test_what_many_have_in_common_is_compared_once() -> None:
     """With common instructions, the search reads about as many ids as the prompt has, for any number of prefixes."""
     common, num_prefixes = [7] * 1000, 200
-    prefixes = [Prefix(number, Looked([*common, 100 + number]), 1001, 1001, []) for number in range(num_prefixes)]
+    prefixes = [Prefix(number, CountedIds([*common, 100 + number]), 1001, 1001, []) for number in range(num_prefixes)]
     match = longest_match([*common, 100 + num_prefixes // 2, 9], prefixes, 1)
     assert match is not None
     assert (match.prefix.number, match.num_tokens) == (num_prefixes // 2, 1001)
-    assert Looked.num_looks < 3 * len(common)
+    assert CountedIds.num_reads < 3 * len(common)
 
 
 @pytest.mark.parametrize("multiple", [1, 4])
@@ -95,38 +95,38 @@ def test_the_longest_match_is_found_whatever_comes_first(multiple: int) -> None:
 
 
 def test_a_prefix_that_runs_is_shared() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, num_blocks=15), frozenset())
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, num_blocks=15), frozenset())
     for number in range(2):
-        desk.submit(number, [11] * 17, max_tokens=5)
+        driver.submit(number, [11] * 17, max_tokens=5)
         for _ in range(3):
-            desk.turn()
-    desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 16]
-    assert desk.tokens(0) == desk.tokens(1)
+            driver.step_if_busy()
+    driver.finish()
+    assert [driver.last_output(number).cached_prompt_tokens for number in (0, 1)] == [0, 16]
+    assert driver.tokens(0) == driver.tokens(1)
 
 
 def test_kept_prefixes_give_way_oldest_first() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, num_blocks=5), frozenset())
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, num_blocks=5), frozenset())
     for number, token_id in enumerate((11, 12, 13, 12, 11)):
-        desk.submit(number, [token_id] * 17, max_tokens=3)
-        desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in range(5)] == [0, 0, 0, 16, 0]
+        driver.submit(number, [token_id] * 17, max_tokens=3)
+        driver.finish()
+    assert [driver.last_output(number).cached_prompt_tokens for number in range(5)] == [0, 0, 0, 16, 0]
 
 
 def test_what_many_share_counts_once() -> None:
     """With a common beginning of 4 blocks and an end of one block each, 3 callers take 7 blocks and not 15."""
     limits = dataclasses.replace(ANYWHERE, num_blocks=9)
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), limits, frozenset())
-    desk.submit(0, [11] * 33, max_tokens=7)
-    while not desk.reports.get(0):
-        desk.turn()
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), limits, frozenset())
+    driver.submit(0, [11] * 33, max_tokens=7)
+    while not driver.reports.get(0):
+        driver.step_if_busy()
     for number in (1, 2):
-        desk.submit(number, [*([11] * 32), 12 + number], max_tokens=7)
-        desk.turn()
-    assert desk.loop.scheduler.allocator.blocks.num_used == 7
-    desk.finish()
-    assert [desk.last_output(number).cached_prompt_tokens for number in range(3)] == [0, 32, 32]
-    assert desk.num_preemptions == 0
+        driver.submit(number, [*([11] * 32), 12 + number], max_tokens=7)
+        driver.step_if_busy()
+    assert driver.loop.scheduler.allocator.blocks.num_used == 7
+    driver.finish()
+    assert [driver.last_output(number).cached_prompt_tokens for number in range(3)] == [0, 32, 32]
+    assert driver.num_preemptions == 0
 
 
 def test_a_prefix_shared_by_others_gives_way_for_nothing() -> None:
@@ -146,9 +146,9 @@ def test_a_prefix_shared_by_others_gives_way_for_nothing() -> None:
 
 
 def test_without_reuse_nothing_is_kept() -> None:
-    desk = Desk(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, prefix_reuse=False), frozenset())
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, prefix_reuse=False), frozenset())
     for number in range(2):
-        desk.submit(number, [11] * 17, max_tokens=3)
-        desk.finish()
-    assert desk.last_output(1).cached_prompt_tokens == 0
-    assert not desk.num_kept
+        driver.submit(number, [11] * 17, max_tokens=3)
+        driver.finish()
+    assert driver.last_output(1).cached_prompt_tokens == 0
+    assert not driver.num_kept

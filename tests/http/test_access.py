@@ -33,7 +33,7 @@ async def completed(app: App, context: ssl.SSLContext) -> str:
     return str(response.json()["choices"][0]["message"]["content"])
 
 
-async def shown_serial(app: App, context: ssl.SSLContext) -> str:
+async def certificate_serial(app: App, context: ssl.SSLContext) -> str:
     """The serial number of the certificate that a new connection is shown."""
     host, _, port = app.ports[0].address.partition(":")
     _, writer = await asyncio.open_connection(host, int(port), ssl=context)
@@ -47,13 +47,13 @@ async def test_encrypted_and_renewed(tmp_path: Path) -> None:
     pair, trusted = issued(ca, tmp_path, "server", "127.0.0.1"), trusting(tmp_path)
     async with fake_server(http_port=0, tls_cert=pair.cert, tls_key=pair.key) as server:
         assert await completed(server.app, trusted) == TEXT
-        first = await shown_serial(server.app, trusted)
+        first = await certificate_serial(server.app, trusted)
         issued(ca, tmp_path, "server", "127.0.0.1")
         files = server.app.entrance.port.certificates
         assert files is not None
         before = files.value
         await until(lambda: files.value is not before)
-        assert await shown_serial(server.app, trusted) != first
+        assert await certificate_serial(server.app, trusted) != first
         assert await completed(server.app, trusted) == TEXT
 
 
@@ -88,7 +88,7 @@ async def test_keys(tmp_path: Path) -> None:
         assert (await http.get("/health")).status_code == 200
         server.runner.gate.clear()
         held = asyncio.create_task(http.post(COMPLETIONS, json=asking(), headers=known))
-        await server.has_open(1)
+        await server.until_num_open(1)
         limited = await http.post(COMPLETIONS, json=asking(), headers=known)
         assert (limited.status_code, error_of(limited)["code"]) == (429, "rate_limited")
         assert int(limited.headers["retry-after"]) >= 1

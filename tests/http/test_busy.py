@@ -23,7 +23,7 @@ LONG: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def check_come_again(response: httpx2.Response, code: str) -> None:
+def check_told_to_retry(response: httpx2.Response, code: str) -> None:
     assert response.status_code == 503
     assert 1 <= int(response.headers["retry-after"]) <= 30
     assert 1 <= int(response.headers["retry-after-ms"]) <= 30_000
@@ -35,7 +35,7 @@ async def held(server: FakeServer, http: httpx2.AsyncClient, path: str, body: An
     """A request that the device holds."""
     server.runner.gate.clear()
     asked = asyncio.create_task(http.post(path, json=body))
-    await server.has_open(1)
+    await server.until_num_open(1)
     return asked
 
 
@@ -43,7 +43,7 @@ async def held(server: FakeServer, http: httpx2.AsyncClient, path: str, body: An
 async def test_all_places_taken(path: str, body: Any) -> None:
     async with fake_http(max_sequences=1, max_waiting=0) as (server, http):
         first = await held(server, http, path, body)
-        check_come_again(await http.post(path, json=body), "overloaded")
+        check_told_to_retry(await http.post(path, json=body), "overloaded")
         assert (await http.get("/v1/models")).status_code == 200
         server.runner.gate.set()
         assert (await first).status_code == 200
@@ -52,8 +52,8 @@ async def test_all_places_taken(path: str, body: Any) -> None:
 async def test_while_loading() -> None:
     async with fake_http(loaded=False) as (server, http):
         for path, body in PATHS:
-            check_come_again(await http.post(path, json=body), "loading")
-        check_come_again(await http.get("/v1/models"), "loading")
+            check_told_to_retry(await http.post(path, json=body), "loading")
+        check_told_to_retry(await http.get("/v1/models"), "loading")
         await server.load()
         assert (await http.get("/v1/models")).status_code == 200
 
@@ -81,7 +81,7 @@ async def leave(address: str, path: str, body: Any, wait_for: bytes, server: Fak
     writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (path.encode(), len(data), data))
     if wait_for:
         await reader.readuntil(wait_for)
-    await server.has_open(1)
+    await server.until_num_open(1)
     await abort(writer)
 
 
@@ -92,7 +92,7 @@ async def test_a_caller_who_leaves_frees_the_place(caplog: pytest.LogCaptureFixt
         server.runner.step_seconds = 0.001
         streams = bool(body.get("stream"))
         await leave(server.app.ports[0].address, path, body, b"data: " if streams else b"", server)
-        await server.has_open(0)
+        await server.until_num_open(0)
         await until(lambda: "code=CANCELLED" in caplog.text)
     assert "Traceback" not in caplog.text
 
@@ -115,10 +115,10 @@ async def test_a_drain_completes_what_it_has_taken() -> None:
         server.runner.step_seconds = 0.002
         body = asking(stream=True) | {"max_tokens": 300}
         asked = asyncio.create_task(http.post(COMPLETIONS, json=body))
-        await server.has_open(1)
+        await server.until_num_open(1)
         drained = asyncio.create_task(server.app.drain(0.0))
         await until(lambda: server.app.readiness._refusal is not None)
-        check_come_again(await http.post("/", json={"prompt": "Hi"}), "draining")
+        check_told_to_retry(await http.post("/", json={"prompt": "Hi"}), "draining")
         assert (await http.get("/health")).status_code == 503
         assert (await http.get("/livez")).status_code == 200
         await drained
@@ -140,7 +140,7 @@ async def test_what_the_stop_cuts_off_is_told() -> None:
     async with fake_http() as (server, http):
         server.runner.step_seconds = 0.002
         asked = asyncio.create_task(http.post(COMPLETIONS, json=asking(stream=True) | {"max_tokens": 4000}))
-        await server.has_open(1)
+        await server.until_num_open(1)
         await until(lambda: server.runner.num_runs > 5)
         await server.app.stop()
         text = (await asked).text

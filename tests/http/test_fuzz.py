@@ -42,7 +42,7 @@ async def test_ugly_values(path: str) -> None:
             statuses.add(response.status_code)
             assert response.status_code in (200, 400, 404, 504), (asked, response.text)
             assert response.status_code == 200 or response.json()
-        await server.has_open(0)
+        await server.until_num_open(0)
     assert {200, 400} <= statuses
 
 

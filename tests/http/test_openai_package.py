@@ -18,7 +18,7 @@ HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "你好"}
 
 
 @pytest.fixture(scope="module")
-def plain(checkpoint: Path) -> Iterator[openai.OpenAI]:
+def blocking_client(checkpoint: Path) -> Iterator[openai.OpenAI]:
     runner, loaded = scripted(checkpoint)
     runner.says("你好", runner.tokenizer.encode("您好！"))
     with (
@@ -36,49 +36,51 @@ async def fake() -> AsyncIterator[tuple[FakeServer, openai.AsyncOpenAI]]:
             yield server, client
 
 
-def test_blocking(plain: openai.OpenAI) -> None:
-    model = plain.models.list().data[0].id
-    answer = plain.chat.completions.create(model=model, messages=HELLO)
+def test_blocking(blocking_client: openai.OpenAI) -> None:
+    model = blocking_client.models.list().data[0].id
+    answer = blocking_client.chat.completions.create(model=model, messages=HELLO)
     assert answer.choices[0].message.content == "您好！"
     assert answer.choices[0].finish_reason == "stop"
     said = cast("ChatCompletionMessageParam", answer.choices[0].message.to_dict())
     talk = [*HELLO, said, *HELLO]
-    again = plain.chat.completions.create(model=model, messages=talk, extra_body={"top_k": 3})
+    again = blocking_client.chat.completions.create(model=model, messages=talk, extra_body={"top_k": 3})
     assert again.usage is not None
     assert answer.usage is not None
     assert again.usage.prompt_tokens > answer.usage.prompt_tokens
 
 
-def test_blocking_stream(plain: openai.OpenAI) -> None:
+def test_blocking_stream(blocking_client: openai.OpenAI) -> None:
     options: openai.types.chat.ChatCompletionStreamOptionsParam = {"include_usage": True}
-    with plain.chat.completions.create(model="scripted", messages=HELLO, stream=True, stream_options=options) as stream:
+    with blocking_client.chat.completions.create(
+        model="scripted", messages=HELLO, stream=True, stream_options=options
+    ) as stream:
         *chunks, last = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "您好！"
     assert last.usage is not None
     assert last.usage.completion_tokens > 1
 
 
-def test_its_streaming_helper(plain: openai.OpenAI) -> None:
-    with plain.chat.completions.stream(model="scripted", messages=HELLO, logprobs=True) as stream:
+def test_its_streaming_helper(blocking_client: openai.OpenAI) -> None:
+    with blocking_client.chat.completions.stream(model="scripted", messages=HELLO, logprobs=True) as stream:
         done = stream.get_final_completion()
     assert done.choices[0].message.content == "您好！"
     assert done.choices[0].logprobs is not None
     assert done.choices[0].logprobs.content
 
 
-def test_errors(plain: openai.OpenAI) -> None:
+def test_errors(blocking_client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
-        plain.chat.completions.create(model="gpt-5", messages=HELLO)
+        blocking_client.chat.completions.create(model="gpt-5", messages=HELLO)
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError, match="temperature: is 3; allowed is from 0 to 2") as bad:
-        plain.chat.completions.create(model="scripted", messages=HELLO, temperature=3)
+        blocking_client.chat.completions.create(model="scripted", messages=HELLO, temperature=3)
     assert (bad.value.type, bad.value.param) == ("invalid_request_error", "temperature")
     with pytest.raises(openai.BadRequestError, match=r"takes .* tokens with its history") as long:
-        plain.chat.completions.create(model="scripted", messages=[{"role": "user", "content": "x " * 2000}])
+        blocking_client.chat.completions.create(model="scripted", messages=[{"role": "user", "content": "x " * 2000}])
     assert long.value.code == "context_length_exceeded"
     with pytest.raises(openai.NotFoundError):
-        plain.models.retrieve("gpt-5")
-    assert plain.models.retrieve("scripted").id == "scripted"
+        blocking_client.models.retrieve("gpt-5")
+    assert blocking_client.models.retrieve("scripted").id == "scripted"
 
 
 async def test_asyncio(fake: tuple[FakeServer, openai.AsyncOpenAI]) -> None:
@@ -94,16 +96,16 @@ async def test_leaving_its_stream_frees_the_place(fake: tuple[FakeServer, openai
     server.runner.step_seconds = 0.001
     stream = await client.chat.completions.create(model="fake", messages=HELLO, max_tokens=4000, stream=True)
     await anext(aiter(stream))
-    await server.has_open(1)
+    await server.until_num_open(1)
     await stream.close()
-    await server.has_open(0)
+    await server.until_num_open(0)
 
 
 async def test_it_comes_again_when_all_places_are_taken(fake: tuple[FakeServer, openai.AsyncOpenAI]) -> None:
     server, client = fake
     server.runner.gate.clear()
     held = asyncio.create_task(client.chat.completions.create(model="fake", messages=HELLO, max_tokens=5))
-    await server.has_open(1)
+    await server.until_num_open(1)
     with pytest.raises(openai.InternalServerError) as full:
         await client.with_options(max_retries=0).chat.completions.create(model="fake", messages=HELLO)
     assert full.value.status_code == 503

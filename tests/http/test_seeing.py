@@ -41,9 +41,9 @@ async def test_the_status_of_a_response_that_broke_off_or_never_began() -> None:
         server.runner.step_seconds = 0.001
         endless = asking() | {"max_tokens": 4000}
         left = asyncio.create_task(http.post(COMPLETIONS, json=endless))
-        await server.has_open(1)
+        await server.until_num_open(1)
         left.cancel()
-        await server.has_open(0)
+        await server.until_num_open(0)
         async with http.stream("POST", COMPLETIONS, json=endless | {"stream": True}) as response:
             assert server.app.engine is not None
             server.app.engine.give_up()

@@ -69,7 +69,7 @@ async def test_a_slow_answer_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> N
         server.runner.gate.clear()
         messages = [{"role": "user", "content": "Hi"}]
         asked = asyncio.create_task(http.post(COMPLETIONS, json={"messages": messages, "max_tokens": 5}))
-        await server.has_open(1)
+        await server.until_num_open(1)
         await asyncio.sleep(0.2)
         server.runner.gate.set()
         assert (await asked).status_code == 200
@@ -94,10 +94,10 @@ def test_connections_amid_their_handshake_count(pair: Pair, monkeypatch: pytest.
     monkeypatch.setattr("index_grpc.http.timeouts.most_connections", lambda: 8)
     for module in ("handshakes", "port"):  # so that only a refusal ends a connection
         monkeypatch.setattr(f"index_grpc.http.{module}.HANDSHAKE_SECONDS", 60)
-    uvloop.run(crowding(pair))
+    uvloop.run(check_connections_during_handshakes(pair))
 
 
-async def crowding(pair: Pair) -> None:
+async def check_connections_during_handshakes(pair: Pair) -> None:
     async with fake_server(http_port=0, tls_cert=pair.cert, tls_key=pair.key) as server:
         first = [await connected(server.app) for _ in range(2)]
         assert await ended(*await connected(server.app)) == b""

@@ -79,7 +79,7 @@ async def test_who_leaves_stops_the_work(caller: Caller, slow: list[FakeServer])
     assert sum(num_open(server) for server in slow) == 1
     call.cancel()
     async with asyncio.timeout(30):
-        await asyncio.gather(*(server.has_open(0) for server in slow))
+        await asyncio.gather(*(server.until_num_open(0) for server in slow))
 
 
 def num_open(server: FakeServer) -> int:

@@ -104,7 +104,7 @@ class FakeServer:
         self.runner.gate.set()
         return await asked
 
-    async def has_open(self, number: int) -> None:
+    async def until_num_open(self, number: int) -> None:
         """Waits until the engine holds this many requests."""
         await until(lambda: self.app.engine is not None and self.app.engine.num_open == number)
 

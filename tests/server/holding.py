@@ -18,10 +18,10 @@ async def holding(server: FakeServer, number: int) -> AsyncIterator[None]:
     server.runner.step_seconds = 0.01
     held = [asyncio.create_task(streamed(server.stub, ENDLESS)) for _ in range(number)]
     try:
-        await server.has_open(number)
+        await server.until_num_open(number)
         yield
     finally:
         for call in held:
             call.cancel()
         await asyncio.gather(*held, return_exceptions=True)
-    await server.has_open(0)
+    await server.until_num_open(0)

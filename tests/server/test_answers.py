@@ -231,9 +231,9 @@ async def test_a_caller_who_leaves_frees_the_place_and_is_logged(caplog: pytest.
     async with fake_server() as server:
         server.runner.step_seconds = 0.001
         call = getattr(server.stub, method)(pb.ChatRequest(prompt="Hi", max_tokens=4000))
-        await server.has_open(1)
+        await server.until_num_open(1)
         call.cancel()
-        await server.has_open(0)
+        await server.until_num_open(0)
         await until(lambda: len(lines(caplog)) == 1)
         (line,) = lines(caplog)
         assert (line["method"], line["code"]) == (method, "CANCELLED")

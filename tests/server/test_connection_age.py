@@ -15,7 +15,7 @@ async def test_a_stream_outlives_its_connections_age() -> None:
     async with fake_server(max_connection_age_seconds=1) as server:
         server.runner.gate.clear()
         held = asyncio.create_task(streamed(server.stub, REQUEST))
-        await server.has_open(1)
+        await server.until_num_open(1)
         assert server.channel.get_state() is grpc.ChannelConnectivity.READY
         await asyncio.wait_for(server.channel.wait_for_state_change(grpc.ChannelConnectivity.READY), 60)
         server.runner.gate.set()
@@ -29,4 +29,4 @@ async def test_a_call_is_ended_when_the_grace_is_over() -> None:
         call = server.stub.Chat(REQUEST)
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
         server.runner.gate.set()
-        await server.has_open(0)
+        await server.until_num_open(0)

@@ -51,7 +51,9 @@ class Server:
 
 
 @asynccontextmanager
-async def kept(load: Callable[[], Loaded], policy: RestartPolicy = QUICKLY, **changes: object) -> AsyncIterator[Server]:
+async def kept_loaded(
+    load: Callable[[], Loaded], policy: RestartPolicy = QUICKLY, **changes: object
+) -> AsyncIterator[Server]:
     app = App(settings("any", **changes))
     address = await app.listen()
     await app.supervisor.load(load)
@@ -69,7 +71,7 @@ async def kept(load: Callable[[], Loaded], policy: RestartPolicy = QUICKLY, **ch
 @pytest.fixture(scope="module")
 async def server(checkpoint: Path) -> AsyncIterator[Server]:
     own = settings(checkpoint, engine_process=True, max_sequences=NUM_STREAMS)
-    async with kept(lambda: load(own)) as server:
+    async with kept_loaded(lambda: load(own)) as server:
         yield server
 
 
@@ -135,7 +137,7 @@ async def test_while_it_is_away_callers_are_told_when_to_come_back(checkpoint: P
             assert may_return.wait(WAIT_SECONDS)
         return load(settings(checkpoint, engine_process=True))
 
-    async with kept(loads) as server:
+    async with kept_loaded(loads) as server:
         away.set()
         watch = aiter(server.health.Watch(HealthCheckRequest()))
         assert (await anext(watch)).status == HealthCheckResponse.SERVING
@@ -151,7 +153,7 @@ async def test_while_it_is_away_callers_are_told_when_to_come_back(checkpoint: P
 
 async def test_a_process_that_hangs_is_replaced(checkpoint: Path) -> None:
     own = settings(checkpoint, engine_process=True)
-    async with kept(lambda: load(own), step_timeout_seconds=0.5) as server:
+    async with kept_loaded(lambda: load(own), step_timeout_seconds=0.5) as server:
         text = await unary(server.stub, seeded("你好", seed=1))
         watch = aiter(server.health.Watch(HealthCheckRequest()))
         assert (await anext(watch)).status == HealthCheckResponse.SERVING

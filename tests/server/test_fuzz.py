@@ -49,7 +49,7 @@ async def test_no_bytes_break_the_server() -> None:
         log.info("%s; memory grew by %.1f MiB", outcomes, growth / 2**20)
         assert growth < MOST_GROWTH_BYTES
         assert set(outcomes) == {*CODES, "answer", "no parse"}  # every outcome that is possible has occurred
-        await server.has_open(0)
+        await server.until_num_open(0)
         assert await streamed(server.stub, pb.ChatRequest(prompt="Hi")) == letters(NUM_LETTERS)
 
 

@@ -52,7 +52,7 @@ async def test_not_ready_before_the_model_has_answered_once() -> None:
     async with fake_server(loaded=False) as server:
         server.runner.gate.clear()
         loading = asyncio.create_task(server.load())
-        await server.has_open(1)
+        await server.until_num_open(1)
         assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
         server.runner.gate.set()
         await loading
@@ -125,7 +125,7 @@ async def test_health_is_answered_though_all_places_are_taken() -> None:
     async with fake_server(max_sequences=1, max_waiting=0) as server:
         server.runner.gate.clear()
         held = asyncio.create_task(streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5)))
-        await server.has_open(1)
+        await server.until_num_open(1)
         assert await statuses(server) == ["SERVING", "SERVING", "SERVING"]
         server.runner.gate.set()
         assert await held == letters(5)

@@ -23,7 +23,7 @@ TEXT = letters(5)
 UNKNOWN, EXHAUSTED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-class Heard(Observer):
+class CallRecorder(Observer):
     """Records every call."""
 
     def __init__(self) -> None:
@@ -54,16 +54,16 @@ def write(path: Path, **entries: str) -> None:
     path.write_text("".join(f"[keys.{name}]\nhash = '{fingerprint(name)}'\n{more}\n" for name, more in entries.items()))
 
 
-def bearing(key: str) -> tuple[tuple[str, str], ...]:
+def bearer(key: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {key}"),)
 
 
 async def asked(server: FakeServer, key: str) -> str:
-    return (await server.stub.Chat(REQUEST, metadata=bearing(key))).response
+    return (await server.stub.Chat(REQUEST, metadata=bearer(key))).response
 
 
 async def refused(server: FakeServer, key: str) -> Refusal:
-    return await refusal(server.stub.Chat(REQUEST, metadata=bearing(key)))
+    return await refusal(server.stub.Chat(REQUEST, metadata=bearer(key)))
 
 
 async def test_every_call_asks_for_a_key(keys: Path) -> None:
@@ -97,14 +97,14 @@ async def test_nothing_is_parsed_before_the_key_is_known(keys: Path) -> None:
     async with fake_server(api_keys_file=keys) as server:
         call: Any = server.channel.unary_unary("/index.v1.ChatService/Chat", bytes, bytes)
         assert (await refusal(call(b"\xff"))).code is UNKNOWN
-        assert (await refusal(call(b"\xff", metadata=bearing("alice")))).reason == "INVALID_REQUEST"
+        assert (await refusal(call(b"\xff", metadata=bearer("alice")))).reason == "INVALID_REQUEST"
 
 
 async def test_a_strangers_call_costs_the_engine_nothing(keys: Path) -> None:
     async with fake_server(api_keys_file=keys, max_sequences=1, max_waiting=0) as server:
         server.runner.gate.clear()
         held = asyncio.create_task(asked(server, "alice"))
-        await server.has_open(1)
+        await server.until_num_open(1)
         assert (await refused(server, "nobody")).code is UNKNOWN
         assert (await refused(server, "alice")).reason == "OVERLOADED"
         server.runner.gate.set()
@@ -114,14 +114,14 @@ async def test_a_strangers_call_costs_the_engine_nothing(keys: Path) -> None:
 async def test_observers_and_the_log_hear_who_called(keys: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with fake_server(api_keys_file=keys) as server:
-        heard = Heard()
-        server.app.observers.members = [*server.app.observers.members, heard]
+        recorder = CallRecorder()
+        server.app.observers.members = [*server.app.observers.members, recorder]
         await asked(server, "slow")
         await asked(server, "slow")
         await refused(server, "slow")
         await refused(server, "nobody")
-        await until(lambda: len(heard.calls) == 4)
-    assert [(call.caller, call.code) for call in heard.calls] == [
+        await until(lambda: len(recorder.calls) == 4)
+    assert [(call.caller, call.code) for call in recorder.calls] == [
         ("slow", "OK"),
         ("slow", "OK"),
         ("slow", "RESOURCE_EXHAUSTED"),
@@ -146,14 +146,14 @@ async def test_too_many_requests_are_told_when_to_come_again(keys: Path) -> None
 async def test_calls_at_a_time(keys: Path) -> None:
     async with fake_server(api_keys_file=keys) as server:
         server.runner.gate.clear()
-        held = server.stub.ChatStream(REQUEST, metadata=bearing("one"))
-        await server.has_open(1)
+        held = server.stub.ChatStream(REQUEST, metadata=bearer("one"))
+        await server.until_num_open(1)
         found = await refused(server, "one")
         assert (found.code, found.reason) == (EXHAUSTED, "RATE_LIMITED")
         assert found.message == "key one has as many calls open as it may at a time, 1; wait for one to end"
         held.cancel()  # leaving frees the caller's place
         server.runner.gate.set()
-        await server.has_open(0)
+        await server.until_num_open(0)
         assert await asked(server, "one") == TEXT
 
 
@@ -189,12 +189,12 @@ def listing(server: FakeServer, key: str = "", **headers: str) -> Any:
     """Lists the services by reflection."""
     stub: Any = ServerReflectionStub(server.channel)
     requests = iter([ServerReflectionRequest(list_services="")])
-    metadata = [*(bearing(key) if key else ()), *headers.items()]
+    metadata = [*(bearer(key) if key else ()), *headers.items()]
     return stub.ServerReflectionInfo(requests, metadata=metadata)
 
 
 async def check(server: FakeServer, key: str = "") -> int:
-    metadata = bearing(key) if key else None
+    metadata = bearer(key) if key else None
     response = await health_stub(server.channel).Check(HealthCheckRequest(), metadata=metadata)
     return int(response.status)
 

@@ -14,7 +14,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.engine.worker import ThreadWorker
 from index_grpc.server.app import App
-from tests.dropping import cable
+from tests.forwarding import forwarded
 from tests.server.asking import until
 from tests.server.fake_runner import fake_server
 
@@ -50,7 +50,7 @@ async def out_of_time(stub: Any, rng: random.Random) -> None:
 
 async def cut_off(address: str, rng: random.Random) -> None:
     """Loses the connection during a stream."""
-    async with cable(address) as connection, grpc.aio.insecure_channel(connection.address) as channel:
+    async with forwarded(address) as connection, grpc.aio.insecure_channel(connection.address) as channel:
         messages = aiter(ChatServiceStub(channel).ChatStream(request(rng)))
         try:
             for _ in range(rng.randrange(3)):

@@ -39,16 +39,16 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[dict[str, Any]]]:
     """The JSON objects of the log at its lowest level; read them after the calls."""
     found: list[dict[str, Any]] = []
 
-    class Keeper(logging.Handler):
+    class CollectingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             found.append(json.loads(self.format(record)))
 
     caplog.set_level("DEBUG")
-    keeper = Keeper()
-    keeper.setFormatter(JsonFormatter())
-    logging.getLogger().addHandler(keeper)
+    handler = CollectingHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger().addHandler(handler)
     yield found
-    logging.getLogger().removeHandler(keeper)
+    logging.getLogger().removeHandler(handler)
 
 
 async def call_line(lines: list[dict[str, Any]], request_id: str) -> dict[str, Any]:
@@ -60,13 +60,13 @@ async def call_line(lines: list[dict[str, Any]], request_id: str) -> dict[str, A
     return line
 
 
-def called(request_id: str) -> dict[str, Any]:
+def with_id(request_id: str) -> dict[str, Any]:
     return {"metadata": (("x-request-id", request_id),)}
 
 
 async def test_a_call_is_one_object_with_typed_fields(lines: list[dict[str, Any]]) -> None:
     async with fake_server() as server:
-        await server.stub.Chat(SAID, **called("one"))
+        await server.stub.Chat(SAID, **with_id("one"))
         line = await call_line(lines, "one")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
     seconds = [line.pop(f"{name}_seconds") for name in ("queue", "first_token", "total")]
@@ -102,14 +102,14 @@ async def test_the_line_says_where_a_call_came_from(
         changes = {"unix_socket": tmp_path / "index.sock"}
     caplog.set_level("INFO")
     async with fake_server(**changes) as server:
-        await server.stub.GetModel(pb.GetModelRequest(), **called("one"))
+        await server.stub.GetModel(pb.GetModelRequest(), **with_id("one"))
         await until(lambda: "request_id=one " in caplog.text)
     assert re.search(rf"call request_id=one method=GetModel .* peer={peer}$", caplog.text, re.MULTILINE)
 
 
 async def test_a_refused_call_says_why(lines: list[dict[str, Any]]) -> None:
     async with fake_server() as server:
-        await refusal(server.stub.Chat(pb.ChatRequest(), **called("bad")))
+        await refusal(server.stub.Chat(pb.ChatRequest(), **with_id("bad")))
         line = await call_line(lines, "bad")
     assert (line["code"], line["reason"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
     assert "finish" not in line
@@ -125,7 +125,7 @@ async def every_kind_of_call(server: FakeServer) -> None:
     for request in (invalid, elsewhere, pb.ChatRequest(prompt=MARKER * 1000), pb.ChatRequest(prompt=MARKER * 100_000)):
         await refusal(stub.Chat(request))
         await refusal(stub.ChatStream(request))
-    await refusal(stub.Chat(SAID, **called(f"{FAILS}now")))
+    await refusal(stub.Chat(SAID, **with_id(f"{FAILS}now")))
     for data in (MARKER.encode(), b"\x0a\xff" + MARKER.encode()):
         await refusal(server.channel.unary_unary("/index.v1.ChatService/Chat", bytes, bytes)(data))
     await refusal(server.channel.unary_unary(f"/index.v1.ChatService/{MARKER}", bytes, bytes)(b""))
@@ -136,11 +136,11 @@ async def leave(server: FakeServer) -> None:
     """Makes a call while another one has the only place, which then leaves."""
     server.runner.gate.clear()
     call = server.stub.ChatStream(SAID)
-    await server.has_open(1)
+    await server.until_num_open(1)
     assert (await refusal(server.stub.Chat(SAID))).reason == "OVERLOADED"
     call.cancel()
     server.runner.gate.set()
-    await server.has_open(0)
+    await server.until_num_open(0)
 
 
 async def test_no_text_of_any_request_is_ever_logged(
@@ -158,11 +158,11 @@ async def test_no_text_of_any_request_is_ever_logged(
 async def test_texts_are_logged_if_told_to(lines: list[dict[str, Any]]) -> None:
     async with fake_server(log_prompts=True) as server:
         for request_id, call in (("chat", server.stub.Chat), ("stream", server.stub.ChatStream)):
-            call_it: Any = call(SAID, **called(request_id))
+            call_it: Any = call(SAID, **with_id(request_id))
             await (call_it if request_id == "chat" else anext(aiter(call_it)))
             line = await call_line(lines, request_id)
             assert (line["prompt"], ANSWER.startswith(line["answer"])) == (SAID.prompt, True)
-        await refusal(server.stub.Chat(pb.ChatRequest(prompt="x" * 1_000_000), **called("long")))
+        await refusal(server.stub.Chat(pb.ChatRequest(prompt="x" * 1_000_000), **with_id("long")))
         assert len((await call_line(lines, "long"))["prompt"]) < 100_000
 
 
@@ -237,7 +237,7 @@ def test_whatever_the_processes_write_is_json(checkpoint: Path) -> None:
     with serving(*arguments, "--log-format", "json", "--log-level", "debug") as process:
         with grpc.insecure_channel(process.address()) as channel:
             stub: Any = ChatServiceStub(channel)
-            stub.Chat(seeded(MARKER, seed=1, max_tokens=5), **called("one"))
+            stub.Chat(seeded(MARKER, seed=1, max_tokens=5), **with_id("one"))
         process.send(signal.SIGTERM)
         assert process.exit_code() == 0
     lines = [json.loads(line) for line in process.lines]

@@ -76,7 +76,7 @@ async def test_who_breaks_off_many_calls_is_no_news(caplog: pytest.LogCaptureFix
     async with fake_server() as server:
         await asyncio.to_thread(break_off, server.address, 2_000)
         await asyncio.gather(*(unary(server.stub, REQUEST) for _ in range(20)))
-        await server.has_open(0)
+        await server.until_num_open(0)
     assert [record.getMessage() for record in caplog.records if "code=OK" not in record.getMessage()] == []
 
 

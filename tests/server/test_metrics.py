@@ -85,7 +85,7 @@ async def held(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
     """Makes `number` endless calls, the first of which runs."""
     server.runner.step_seconds = 0.01
     calls = [asyncio.create_task(streamed(server.stub, ENDLESS)) for _ in range(number)]
-    await server.has_open(number)
+    await server.until_num_open(number)
     await until(lambda: server.app.engine is not None and server.app.engine.occupancy.num_running == 1)
     return calls
 
@@ -100,7 +100,7 @@ async def test_gauges_tell_what_the_engine_holds_and_fall_to_zero_with_it() -> N
         assert 0 < ratio == used / 4096
         for call in calls:
             call.cancel()
-        await server.has_open(0)
+        await server.until_num_open(0)
         found = await scraped(server.app)
         assert found.values(*names, "waiting_prompt_tokens") == [0, 0, 0, 0, 0]
         assert found.values("max_running_requests", "max_waiting_requests") == [1, 7]

@@ -140,7 +140,7 @@ async def test_a_request_that_breaks_is_internal_and_alone(failure: Exception) -
             asyncio.create_task(refusal(ask(asking(max_tokens=50), metadata=(("x-request-id", f"{FAILS}{name}"),))))
             for name, ask in (("unary", server.stub.Chat), ("stream", server.stub.ChatStream))
         ]
-        await server.has_open(10)
+        await server.until_num_open(10)
         server.runner.gate.set()
         for found, name in zip(await asyncio.gather(*failing), ("unary", "stream"), strict=True):
             assert (found.code, found.reason) == (grpc.StatusCode.INTERNAL, "REQUEST_FAILED")

@@ -42,7 +42,7 @@ async def test_answers_come_whole(caplog: pytest.LogCaptureFixture) -> None:
         texts = await asyncio.gather(streamed(server.stub, REQUEST), unary(server.stub, REQUEST))
         assert set(texts) == {letters(5)}
         assert await unary(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=4000, stop=["c"])) == "ab"
-        await server.has_open(0)
+        await server.until_num_open(0)
     events = ("call_ended", "stepped", "answer_began", "answer_left", "stopped")
     assert all(f"Breaking failed on {event}" in caplog.text for event in events)
 

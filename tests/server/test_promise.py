@@ -20,7 +20,7 @@ numbers = itertools.count()
 
 
 @dataclass
-class Bench:
+class ScriptedServer:
     """A real server with a scripted runner."""
 
     runner: ScriptedRunner
@@ -35,11 +35,11 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(checkpoint: Path) -> Iterator[Bench]:
+def scripted_server(checkpoint: Path) -> Iterator[ScriptedServer]:
     runner, loaded = scripted(checkpoint)
     chosen = conftest.settings(checkpoint)
     with background(chosen, lambda: loaded) as server, grpc.insecure_channel(server.address) as channel:
-        yield Bench(runner, ChatServiceStub(channel))
+        yield ScriptedServer(runner, ChatServiceStub(channel))
 
 
 alphabet = st.sampled_from(["a", "b", "ab", " ", "\n", "你", "好", "吗", "😀", "👩‍🚀", "é", "𠮷", "stop", "STOP"])
@@ -90,13 +90,17 @@ def cut(text: str, stops: list[str]) -> tuple[str, str]:
 @example(parts=[("whole", "say stop"), ("bytes", "STOP")], stops=["pS"], logprobs=False, max_tokens=60)
 @example(parts=[("broken", 0xE4), ("whole", "a")], stops=["a"], logprobs=False, max_tokens=60)
 def test_every_clause(
-    bench: Bench, parts: list[tuple[str, str | int]], stops: list[str], logprobs: bool, max_tokens: int
+    scripted_server: ScriptedServer,
+    parts: list[tuple[str, str | int]],
+    stops: list[str],
+    logprobs: bool,
+    max_tokens: int,
 ) -> None:
-    ids, _ = as_ids(bench.runner, parts)
+    ids, _ = as_ids(scripted_server.runner, parts)
     generated = [*ids, 2][:max_tokens]
-    text = b"".join(map(bench.runner.tokenizer.token_bytes, generated)).decode(errors="ignore")
+    text = b"".join(map(scripted_server.runner.tokenizer.token_bytes, generated)).decode(errors="ignore")
     expected, stop = cut(text, stops)
-    messages, whole = bench.ask(ids, stop=stops, logprobs=logprobs, max_tokens=max_tokens)
+    messages, whole = scripted_server.ask(ids, stop=stops, logprobs=logprobs, max_tokens=max_tokens)
 
     assert "".join(message.delta for message in messages) == expected == whole.response
     assert [message.HasField("start") for message in messages] == [True] + [False] * (len(messages) - 1)
@@ -121,28 +125,30 @@ def expected_reason(stop: str, ids: list[int], max_tokens: int) -> int:
     return pb.FINISH_REASON_STOP if len(ids) < max_tokens else pb.FINISH_REASON_MAX_TOKENS
 
 
-def test_a_character_comes_with_its_last_byte(bench: Bench) -> None:
-    messages, _ = bench.ask(byte_ids(bench.runner, "好😀".encode()))
+def test_a_character_comes_with_its_last_byte(scripted_server: ScriptedServer) -> None:
+    messages, _ = scripted_server.ask(byte_ids(scripted_server.runner, "好😀".encode()))
     assert [message.delta for message in messages if message.delta] in (["好", "😀"], ["好😀"])
 
 
-def test_every_control_id_ends_the_answer(bench: Bench) -> None:
+def test_every_control_id_ends_the_answer(scripted_server: ScriptedServer) -> None:
     for control in (0, 2, 3, 4):
-        messages, _ = bench.ask([*bench.runner.tokenizer.encode("ab"), control, *bench.runner.tokenizer.encode("cd")])
+        messages, _ = scripted_server.ask(
+            [*scripted_server.runner.tokenizer.encode("ab"), control, *scripted_server.runner.tokenizer.encode("cd")]
+        )
         assert "".join(message.delta for message in messages) == "ab"
         assert messages[-1].finish.reason == pb.FINISH_REASON_STOP
 
 
-def test_the_context_ends_the_answer(bench: Bench) -> None:
-    messages, _ = bench.ask(bench.runner.tokenizer.encode("a") * 600, max_tokens=10_000)
+def test_the_context_ends_the_answer(scripted_server: ScriptedServer) -> None:
+    messages, _ = scripted_server.ask(scripted_server.runner.tokenizer.encode("a") * 600, max_tokens=10_000)
     usage = messages[-1].finish.usage
     assert messages[-1].finish.reason == pb.FINISH_REASON_CONTEXT_LENGTH
     assert usage.total_tokens == 512
 
 
-def test_headers_wait_for_the_first_token(bench: Bench, checkpoint: Path) -> None:
+def test_headers_wait_for_the_first_token(scripted_server: ScriptedServer, checkpoint: Path) -> None:
     """A call that fails before its first token sends no headers, so any client may retry it."""
-    call = bench.stub.ChatStream(pb.ChatRequest(prompt="x" * 5000))
+    call = scripted_server.stub.ChatStream(pb.ChatRequest(prompt="x" * 5000))
     with pytest.raises(grpc.RpcError):
         list(call)
     assert not [key for key, _ in call.initial_metadata() if key != "date"]

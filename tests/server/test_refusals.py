@@ -37,11 +37,11 @@ async def filled(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
     """Makes `number` calls, which the device holds."""
     server.runner.gate.clear()
     held = [asyncio.create_task(streamed(server.stub, REQUEST)) for _ in range(number)]
-    await server.has_open(number)
+    await server.until_num_open(number)
     return held
 
 
-def check_come_again(found: Refusal, reason: str) -> None:
+def check_told_to_retry(found: Refusal, reason: str) -> None:
     assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, reason)
     pushback = int(found.trailers["grpc-retry-pushback-ms"])
     assert pushback / 1000 == found.retry_seconds
@@ -55,7 +55,7 @@ async def test_a_full_queue_refuses_until_a_place_is_free(max_waiting: int) -> N
         held = await filled(server, 1 + max_waiting)
         for call in (server.stub.Chat(REQUEST), server.stub.ChatStream(REQUEST)):
             found = await refusal(call)
-            check_come_again(found, "OVERLOADED")
+            check_told_to_retry(found, "OVERLOADED")
             assert found.metadata == {"max_sequences": "1", "max_waiting": str(max_waiting)}
         assert (await server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"))).prompt_tokens > 0
         server.runner.gate.set()
@@ -68,9 +68,9 @@ async def test_the_queue_is_bounded_by_tokens_too() -> None:
         server.runner.gate.clear()
         long = pb.ChatRequest(prompt="word " * 12, max_tokens=20)
         held = [asyncio.create_task(streamed(server.stub, long))]  # one request is accepted, however long
-        await server.has_open(1)
+        await server.until_num_open(1)
         found = await refusal(server.stub.Chat(REQUEST))
-        check_come_again(found, "OVERLOADED")
+        check_told_to_retry(found, "OVERLOADED")
         assert found.metadata.pop("max_waiting_tokens") == "20"
         waiting, own = (found.metadata[name] for name in ("waiting_tokens", "prompt_tokens"))
         assert f"{waiting} prompt tokens wait already" in found.message
@@ -84,10 +84,10 @@ async def test_prompts_that_wait_give_their_share_of_the_queue_back_when_they_le
     async with fake_server(max_sequences=1, max_waiting=8, max_waiting_tokens=20) as server:
         server.runner.gate.clear()
         call = server.stub.Chat(pb.ChatRequest(prompt="word " * 12, max_tokens=20))
-        await server.has_open(1)
+        await server.until_num_open(1)
         call.cancel()
         server.runner.gate.set()
-        await server.has_open(0)
+        await server.until_num_open(0)
         assert await unary(server.stub, REQUEST) == TEXT
 
 
@@ -96,7 +96,7 @@ async def test_a_burst_is_taken_up_to_the_last_place_and_no_further() -> None:
         server.runner.gate.clear()
         calls = [asyncio.create_task(code(server.stub.Chat(REQUEST))) for _ in range(20)]
         await until(lambda: sum(call.done() for call in calls) == 15)
-        await server.has_open(5)
+        await server.until_num_open(5)
         server.runner.gate.set()
         assert sorted(await asyncio.gather(*calls)) == ["OK"] * 5 + ["UNAVAILABLE"] * 15
 
@@ -138,7 +138,7 @@ async def test_who_is_refused_again_is_told_to_stay_away_longer() -> None:
         options = [("grpc.service_config", retrying(max_attempts=3))]
         async with grpc.aio.insecure_channel(server.address, options=options) as channel:
             third = await refusal(ChatServiceStub(channel).Chat(REQUEST))
-        check_come_again(third, "OVERLOADED")
+        check_told_to_retry(third, "OVERLOADED")
         assert third.retry_seconds == pytest.approx(9 * first.retry_seconds)
         server.runner.gate.set()
         assert await held == TEXT
@@ -162,9 +162,9 @@ async def test_who_has_no_time_to_come_again_is_told_why_at_once() -> None:
 async def test_while_loading_callers_are_told_to_come_again() -> None:
     async with fake_server(loaded=False) as server:
         for call in (server.stub.Chat(REQUEST), server.stub.ChatStream(REQUEST)):
-            check_come_again(await refusal(call), "LOADING")
-        check_come_again(await refusal(server.stub.GetModel(pb.GetModelRequest())), "LOADING")
-        check_come_again(await refusal(server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"))), "LOADING")
+            check_told_to_retry(await refusal(call), "LOADING")
+        check_told_to_retry(await refusal(server.stub.GetModel(pb.GetModelRequest())), "LOADING")
+        check_told_to_retry(await refusal(server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"))), "LOADING")
         await server.load()
         assert await unary(server.stub, REQUEST) == TEXT
 
@@ -173,7 +173,7 @@ async def test_draining_completes_what_was_taken_and_takes_no_more() -> None:
     async with fake_server(grace_seconds=30) as server:
         held = await filled(server, 3)
         drained = asyncio.create_task(server.app.drain(0.0))
-        await asyncio.sleep(0)  # it begins
+        await asyncio.sleep(0)  # lets the drain begin
         assert (await refusal(server.stub.ChatStream(REQUEST))).code is grpc.StatusCode.UNAVAILABLE
         assert not drained.done()
         server.runner.gate.set()
@@ -199,9 +199,9 @@ async def test_calls_that_come_while_others_are_completed() -> None:
     async with fake_server() as server:
         (held,) = await filled(server, 1)
         drained = asyncio.create_task(server.app.drain(0.0))
-        await asyncio.sleep(0)  # it begins
+        await asyncio.sleep(0)  # lets the drain begin
         for call in (server.stub.Chat(REQUEST), server.stub.ChatStream(REQUEST)):
-            check_come_again(await refusal(call), "DRAINING")
+            check_told_to_retry(await refusal(call), "DRAINING")
         server.runner.gate.set()
         assert await held == TEXT
         await drained
@@ -210,7 +210,7 @@ async def test_calls_that_come_while_others_are_completed() -> None:
 async def test_calls_are_still_taken_in_the_delay_before_the_drain() -> None:
     async with fake_server() as server:
         drained = asyncio.create_task(server.app.drain(60.0))
-        await asyncio.sleep(0)  # it begins
+        await asyncio.sleep(0)  # lets the drain begin
         assert await streamed(server.stub, REQUEST) == TEXT
         drained.cancel()
 
@@ -238,7 +238,7 @@ async def test_a_drain_waits_for_prompts_whose_layout_takes_long(
         await until(lambda: "completing 2 calls" in caplog.text)
         await asyncio.sleep(0.1)  # the engine is idle now, and calls have FLUSH_SECONDS to be read
         laid_out[0].set()
-        await server.has_open(1)
+        await server.until_num_open(1)
         await asyncio.sleep(1.0)  # that time is over now
         server.runner.gate.set()
         await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
@@ -253,7 +253,7 @@ async def test_calls_that_outlast_the_grace_are_cut_off_with_a_status() -> None:
         drained = asyncio.create_task(server.app.drain(0.0))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await held
-        check_come_again(read_refusal(caught.value), "DRAINING")
+        check_told_to_retry(read_refusal(caught.value), "DRAINING")
         server.runner.gate.set()
         await drained
 
@@ -262,7 +262,7 @@ async def test_a_lost_engine_is_unavailable_and_unhealthy() -> None:
     async with fake_server() as server:
         assert await server.breaks_after(unary(server.stub, REQUEST)) == TEXT  # an idle engine checks for leaks
         await server.app.supervisor.lost.wait()
-        check_come_again(await refusal(server.stub.Chat(REQUEST)), "ENGINE_LOST")
+        check_told_to_retry(await refusal(server.stub.Chat(REQUEST)), "ENGINE_LOST")
 
 
 async def test_a_second_server_cannot_take_half_the_calls_of_the_first() -> None:

@@ -71,7 +71,7 @@ async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeSe
     slow.runner.gate.clear()
     request = pb.ChatRequest(prompt="Hi", max_tokens=5)
     held = [asyncio.create_task(code(slow.stub.Chat(request))) for _ in range(5)]
-    await slow.has_open(5)
+    await slow.until_num_open(5)
     for _ in range(100):
         engine.pace.record(Timing(queue=0.0, time_to_first_token=1.0, total=60.0))  # recent requests took a minute each
     for call in (slow.stub.Chat, slow.stub.ChatStream):
@@ -80,7 +80,7 @@ async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeSe
         assert found.message.startswith("the call would wait about 120.00 s and has only ")
         assert found.request_id
     patient = asyncio.create_task(code(slow.stub.Chat(request, timeout=200)))
-    await slow.has_open(6)
+    await slow.until_num_open(6)
     slow.runner.gate.set()
     assert await asyncio.gather(*held, patient) == ["OK"] * 6
 
@@ -93,7 +93,7 @@ async def test_answers_that_a_stop_string_ends_tell_how_fast_places_become_free(
     assert engine is not None
     engine.pace = Pace(1)
     await unary(slow.stub, pb.ChatRequest(prompt="Hi", max_tokens=5, stop=stop))
-    await slow.has_open(0)
+    await slow.until_num_open(0)
     assert engine.pace.seconds > 0
 
 
@@ -104,7 +104,7 @@ async def test_time_that_is_over_before_the_first_token(slow: FakeServer) -> Non
     late = asyncio.create_task(
         refusal(slow.stub.ChatStream(pb.ChatRequest(prompt="你好" * 400, time_limit=Duration(nanos=300_000_000))))
     )
-    await slow.has_open(1)
+    await slow.until_num_open(1)
     await asyncio.sleep(0.3)  # the step takes longer than the limit, and the prompt has more chunks
     slow.runner.gate.set()
     ended = await late

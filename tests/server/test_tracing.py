@@ -169,7 +169,7 @@ async def test_refused_and_cancelled_calls() -> None:
     async with traced(max_sequences=1, max_waiting=0) as it:
         it.server.runner.gate.clear()
         call = it.server.stub.ChatStream(REQUEST)
-        await it.server.has_open(1)
+        await it.server.until_num_open(1)
         assert (await refusal(it.server.stub.Chat(REQUEST))).reason == "OVERLOADED"
         call.cancel()
         refused, cancelled = await it.spans(2)

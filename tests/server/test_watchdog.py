@@ -33,43 +33,43 @@ def watchdog(engine: ScriptedEngine, timeout_seconds: float = 30.0) -> Watchdog:
     return Watchdog(cast("Engine", engine), timeout_seconds)
 
 
-def checks(watched: Watchdog, seconds: float) -> None:
+def check_for(watched: Watchdog, seconds: float) -> None:
     for _ in range(round(seconds / CHECK_SECONDS)):
         watched.check()
 
 
-def sees(watched: Watchdog) -> str:
+def verdict(watched: Watchdog) -> str:
     return "loss" if watched.sees_loss else "stall" if watched.sees_stall else "nothing"
 
 
 def test_an_engine_with_nothing_to_do_may_be_silent() -> None:
     engine = ScriptedEngine()
     watched = watchdog(engine)
-    checks(watched, 3600)
-    assert sees(watched) == "nothing"
+    check_for(watched, 3600)
+    assert verdict(watched) == "nothing"
 
 
 def test_silence_with_open_requests_is_a_stall_and_then_a_loss() -> None:
     engine = ScriptedEngine()
     watched = watchdog(engine)
     engine.num_open = 1
-    checks(watched, SHORTEST_STALL_SECONDS - CHECK_SECONDS)
-    assert sees(watched) == "nothing"
+    check_for(watched, SHORTEST_STALL_SECONDS - CHECK_SECONDS)
+    assert verdict(watched) == "nothing"
     watched.check()
-    assert sees(watched) == "stall"
-    checks(watched, 30)
-    assert sees(watched) == "loss"
+    assert verdict(watched) == "stall"
+    check_for(watched, 30)
+    assert verdict(watched) == "loss"
 
 
 def test_news_end_a_stall() -> None:
     engine = ScriptedEngine()
     watched = watchdog(engine)
     engine.num_open = 1
-    checks(watched, 5)
-    assert sees(watched) == "stall"
+    check_for(watched, 5)
+    assert verdict(watched) == "stall"
     engine.steps(5.0)
     watched.check()
-    assert sees(watched) == "nothing"
+    assert verdict(watched) == "nothing"
 
 
 def test_where_steps_are_long_silences_may_be_longer() -> None:
@@ -77,10 +77,10 @@ def test_where_steps_are_long_silences_may_be_longer() -> None:
     watched = watchdog(engine)
     engine.num_open = 1
     engine.steps(1.0)
-    checks(watched, 9)
-    assert sees(watched) == "nothing"
-    checks(watched, 2)
-    assert sees(watched) == "stall"
+    check_for(watched, 9)
+    assert verdict(watched) == "nothing"
+    check_for(watched, 2)
+    assert verdict(watched) == "stall"
 
 
 async def test_the_longest_step_counts_though_others_followed_it() -> None:
@@ -102,8 +102,8 @@ def test_a_timeout_shorter_than_a_stall_counts() -> None:
     engine = ScriptedEngine()
     watched = watchdog(engine, timeout_seconds=0.5)
     engine.num_open = 1
-    checks(watched, 0.5)
-    assert sees(watched) == "loss"
+    check_for(watched, 0.5)
+    assert verdict(watched) == "loss"
 
 
 async def test_a_stalled_engine_turns_health_and_back() -> None:

@@ -80,10 +80,10 @@ def test_empty_stop_string_is_refused() -> None:
 class CountedComparisons(str):
     """A stop string that counts how often one of its characters is read."""
 
-    looks = 0
+    num_reads = 0
 
     def __getitem__(self, index: SupportsIndex | slice) -> str:
-        type(self).looks += 1
+        type(self).num_reads += 1
         return super().__getitem__(index)
 
 
@@ -91,8 +91,8 @@ def test_cost_of_a_push_does_not_grow_with_the_text() -> None:
     matcher = StopMatcher([CountedComparisons("a" * 50 + "b")])
     costs = []
     for _ in range(3):
-        before = CountedComparisons.looks
+        before = CountedComparisons.num_reads
         matcher.push("a" * 2000)
-        costs.append(CountedComparisons.looks - before)
+        costs.append(CountedComparisons.num_reads - before)
     assert costs[0] <= 3 * 2000
     assert costs[2] <= costs[1]

@@ -23,7 +23,7 @@ ANYWHERE = dataclasses.replace(LIMITS, alignment_tokens=1, answers_like_prompts=
 STOP_IDS = frozenset({0, 7})
 
 
-class Desk:
+class LoopDriver:
     """A loop without its thread, with all reports that it has delivered."""
 
     def __init__(self, runner: FakeRunner, limits: Limits = LIMITS, stop_ids: frozenset[int] = STOP_IDS) -> None:
@@ -43,7 +43,7 @@ class Desk:
         request = TokenRequest("x", prompt, SamplingParams(), max_tokens, self.stop_ids, deadline=deadline)
         self.loop.follow(Submit(number, request))
 
-    def turn(self) -> None:
+    def step_if_busy(self) -> None:
         """Makes one step if there is anything to do."""
         if self.loop.is_busy:
             self.loop.step()
@@ -52,7 +52,7 @@ class Desk:
     def finish(self) -> None:
         """Makes steps until nothing is left to do."""
         while self.loop.is_busy:
-            self.turn()
+            self.step_if_busy()
         self.loop.check_for_leaks()
 
     def check_blocks(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Cable:
+class Forwarder:
     """Forwards connections on `address` to a server until `cut`."""
 
     def __init__(self, target: str) -> None:
@@ -44,9 +44,9 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 @asynccontextmanager
-async def cable(target: str) -> AsyncIterator[Cable]:
-    """A Cable to `target` on a free port of the loopback."""
-    forwarding = Cable(target)
+async def forwarded(target: str) -> AsyncIterator[Forwarder]:
+    """A Forwarder to `target` on a free port of the loopback."""
+    forwarding = Forwarder(target)
     async with await asyncio.start_server(forwarding.connect, "127.0.0.1", 0) as listener:
         forwarding.address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
         try:
