@@ -28,7 +28,9 @@ def answering(memory: Memory, positions: list[int]) -> tuple[list[Piece], list[T
 
 @pytest.mark.parametrize(("kv_heads", "dtype"), [(1, torch.float32), (2, torch.bfloat16)])
 @pytest.mark.parametrize("head_dim", [32, 128, 256])
-def test_new_tokens_look_back(device: torch.device, kv_heads: int, dtype: torch.dtype, head_dim: int) -> None:
+def test_new_tokens_attend_to_all_earlier_ones(
+    device: torch.device, kv_heads: int, dtype: torch.dtype, head_dim: int
+) -> None:
     """With heads that one warp holds, and with heads that several warps share."""
     memory = Memory(device, kv_heads, len(POSITIONS) + 1, dtype, head_dim)
     pieces, whole = answering(memory, [*POSITIONS, FAR])
@@ -36,7 +38,7 @@ def test_new_tokens_look_back(device: torch.device, kv_heads: int, dtype: torch.
         check(found, memory.attend(qkv)[-1])
 
 
-def test_a_new_token_is_kept_in_its_place_and_nowhere_else(device: torch.device) -> None:
+def test_a_new_token_is_written_to_its_position_only(device: torch.device) -> None:
     memory = Memory(device, 1, len(POSITIONS))
     pieces, whole = answering(memory, POSITIONS)
     wanted = memory.cache.pool.clone()

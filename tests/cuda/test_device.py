@@ -23,7 +23,7 @@ VOCAB, CONTEXT = 40, 320
 SIZES = {"ids": 5, "positions": 1, "items": 7}
 
 
-def test_numbers_arrive_where_they_are_looked_for(device: torch.device) -> None:
+def test_numbers_that_are_sent_arrive_under_their_names(device: torch.device) -> None:
     """Even if it is sent more often in a row than there are host buffers."""
     inputs, rng = Inputs(device, **SIZES), random.Random(1)
     for _ in range(3 * NUM_STAGES):
@@ -32,7 +32,7 @@ def test_numbers_arrive_where_they_are_looked_for(device: torch.device) -> None:
         assert {name: inputs.of(name, len(run)).tolist() for name, run in runs.items()} == runs
 
 
-def test_numbers_with_fractions_keep_their_bits(device: torch.device) -> None:
+def test_floats_sent_as_integers_keep_their_bits(device: torch.device) -> None:
     inputs, numbers = Inputs(device, numbers=3), [0.1, 1 / 3, 0.999]
     inputs.send(numbers=as_ints(numbers))
     found = inputs.of("numbers", 3).view(torch.float32)
@@ -40,7 +40,7 @@ def test_numbers_with_fractions_keep_their_bits(device: torch.device) -> None:
 
 
 @given(st.integers(1, 2000), st.data())
-def test_a_step_is_as_large_as_it_must_be(most: int, data: st.DataObject) -> None:
+def test_the_smallest_recorded_step_that_fits_is_chosen(most: int, data: st.DataObject) -> None:
     """For any number of rows there is a recorded step that holds them, and none is larger than the maximum."""
     size = data.draw(st.integers(1, most))
     for sizes in (decode_sizes(most), prefill_sizes(most)):
@@ -114,7 +114,7 @@ class ScheduledSlots:
         assert known.counts[slot].tolist() == counts.tolist()
 
 
-def test_slots_follow_those_who_grow(device: torch.device) -> None:
+def test_a_slot_follows_its_growing_sequence(device: torch.device) -> None:
     scheduled = ScheduledSlots(device)
     one, other = scheduled.begin(1, slot=0), scheduled.begin(5, slot=1)
     for blocks in ([7], [], [3, 9], [4]):
@@ -124,7 +124,7 @@ def test_slots_follow_those_who_grow(device: torch.device) -> None:
         scheduled.check(other)
 
 
-def test_a_slot_knows_nothing_of_who_was_there_before(device: torch.device) -> None:
+def test_a_slot_keeps_nothing_of_its_previous_sequence(device: torch.device) -> None:
     scheduled = ScheduledSlots(device)
     before = scheduled.begin(1, slot=0, sampling=SamplingParams(temperature=0.5))
     scheduled.step(before, 7, 8, 9)
@@ -134,7 +134,7 @@ def test_a_slot_knows_nothing_of_who_was_there_before(device: torch.device) -> N
     assert float(scheduled.slots.state.knobs[0, 0]) == 1.5
 
 
-def test_who_was_preempted_begins_with_its_answer_so_far(device: torch.device) -> None:
+def test_a_preempted_sequence_begins_again_with_its_answer_so_far(device: torch.device) -> None:
     """It has the same slot but other blocks."""
     scheduled = ScheduledSlots(device)
     sequence = scheduled.begin(1, slot=0)
@@ -145,7 +145,7 @@ def test_who_was_preempted_begins_with_its_answer_so_far(device: torch.device) -
     scheduled.check(sequence)
 
 
-def test_what_could_not_be_told_is_told_again(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_that_failed_is_sent_again(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the next chunk of a prompt would be written to the blocks of the slot's previous sequence."""
     scheduled = ScheduledSlots(device)
     scheduled.step(scheduled.begin(1, slot=0), 7, 8)

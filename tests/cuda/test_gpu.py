@@ -77,16 +77,14 @@ async def among_others(wide: Path) -> list[list[int]]:
     return texts
 
 
-async def test_seeded_texts_are_the_same_in_any_company(wide: Path, among_others: list[list[int]]) -> None:
+async def test_seeded_texts_do_not_depend_on_the_batch(wide: Path, among_others: list[list[int]]) -> None:
     """The texts of a server for few sequences, with smaller steps, are the same."""
     loaded = load_runner(settings(wide, device="cuda", max_sequences=3))
     async with running(loaded.runner, loaded.limits) as engine:
         assert await answers(engine, asked(12)) == among_others[:12]
 
 
-async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(
-    wide: Path, among_others: list[list[int]]
-) -> None:
+async def test_a_preempted_sequence_continues_with_the_same_text(wide: Path, among_others: list[list[int]]) -> None:
     few = BLOCKS_OF_FEW * 64 * position_bytes(read_config(wide), 2)
     loaded = load_runner(settings(wide, device="cuda", max_sequences=NUM_SEQUENCES, kv_memory_bytes=few))
     assert loaded.limits.num_blocks == BLOCKS_OF_FEW

@@ -59,7 +59,7 @@ def test_products_are_those_of_pytorch(device: torch.device, size: tuple[int, in
 
 
 @pytest.mark.parametrize("inputs", [64, 80, 272])
-def test_a_row_is_the_same_by_few_and_by_many(device: torch.device, inputs: int) -> None:
+def test_a_row_is_the_same_with_tiles_for_few_and_for_many_rows(device: torch.device, inputs: int) -> None:
     """Bit for bit, whatever else is in its tile. With 272 inputs, the last parts are shorter or empty."""
     product = Product(device, 4, 40, inputs, torch.float32)
     wanted = product.plain(MANY, sliced=True)
@@ -73,7 +73,7 @@ def test_a_row_is_the_same_by_few_and_by_many(device: torch.device, inputs: int)
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("inputs", [64, 80, 272, 1040])
-def test_a_norm_on_the_way_changes_no_bit(device: torch.device, inputs: int, dtype: torch.dtype) -> None:
+def test_a_norm_inside_the_product_changes_no_bit(device: torch.device, inputs: int, dtype: torch.dtype) -> None:
     """A single row is normalised inside the product, others before it; both equal PyTorch's norm."""
     product = Product(device, 3, 40, inputs, dtype)
     norm = Norm(torch.linspace(0.5, 2, inputs).to(device, dtype), 1e-5)
@@ -92,7 +92,7 @@ def test_a_norm_on_the_way_changes_no_bit(device: torch.device, inputs: int, dty
 
 
 @pytest.mark.parametrize("sliced", [True, False])
-def test_a_row_knows_nothing_of_its_neighbours(device: torch.device, sliced: bool) -> None:
+def test_a_row_does_not_depend_on_its_neighbours(device: torch.device, sliced: bool) -> None:
     """Not even if they are NaN."""
     product = Product(device, 19, 40, 64, torch.float32)
     whole = product.plain(MANY, sliced=sliced)

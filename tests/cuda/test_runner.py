@@ -101,7 +101,7 @@ async def test_seeded_texts_are_the_same_alone_and_among_others(model: CudaLlama
         assert await answers(engine, asked, at_once=False) == among
 
 
-async def test_a_prompt_that_was_there_is_not_computed_again(model: CudaLlama, reference: LlamaForCausalLM) -> None:
+async def test_a_known_prefix_is_not_computed_again(model: CudaLlama, reference: LlamaForCausalLM) -> None:
     first = prompt(70)
     second = [*first[:66], *prompt(3)]
     async with running(*small_runner(model)) as engine:
@@ -127,7 +127,9 @@ async def test_log_probabilities(model: CudaLlama, reference: LlamaForCausalLM, 
 
 
 @pytest.mark.parametrize("place", ["launch", "wait"])
-async def test_a_lost_device_is_called_so(model: CudaLlama, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+async def test_a_cuda_error_is_raised_as_a_lost_device(
+    model: CudaLlama, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     def fail(*_: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
@@ -139,7 +141,7 @@ async def test_a_lost_device_is_called_so(model: CudaLlama, monkeypatch: pytest.
         runner.launch(Batch([sequence.next_span(5)], [])).wait()
 
 
-async def test_more_rows_than_are_looked_at_together_have_log_probabilities(
+async def test_log_probabilities_do_not_depend_on_the_rows_computed_at_once(
     model: CudaLlama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [TokenRequest("x", prompt(5), WIDE, 2, logprobs=True, top_logprobs=count) for count in range(4)]
@@ -157,7 +159,7 @@ def num_preemptions(engine: Engine) -> int:
     return int(worker._loop.scheduler.num_preemptions)
 
 
-async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(model: CudaLlama) -> None:
+async def test_a_preempted_sequence_continues_with_the_same_text(model: CudaLlama) -> None:
     """In the end each needs two blocks, and there are three."""
     asked = [(prompt(62), SAMPLED), (prompt(61), PENALISED)]
     async with running(*small_runner(model)) as engine:
@@ -169,7 +171,7 @@ async def test_who_stops_for_want_of_blocks_goes_on_with_the_same_text(model: Cu
 
 
 @pytest.mark.parametrize("sampling", [SAMPLED, WIDE], ids=["narrow", "wide"])
-async def test_only_who_cannot_be_computed_fails(model: CudaLlama, sampling: SamplingParams) -> None:
+async def test_only_the_sequence_that_cannot_be_computed_fails(model: CudaLlama, sampling: SamplingParams) -> None:
     async with running(*small_runner(model)) as engine:
         wanted = await generate(engine, prompt(4), sampling, NUM_TOKENS)
         call = generate(engine, prompt(4), sampling, NUM_TOKENS)

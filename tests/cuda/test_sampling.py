@@ -97,7 +97,7 @@ def test_draws_are_those_of_the_sampler(device: torch.device) -> None:
     assert num_clear > 40
 
 
-def test_the_highest_number_falls_on_the_last_token_left(device: torch.device) -> None:
+def test_the_highest_random_number_draws_the_last_candidate(device: torch.device) -> None:
     """A number below 1 may become 1 when rounded to float32; even then no token is drawn that top_p excludes."""
     params = [
         dataclasses.replace(NO_PENALTY, top_k=64, top_p=top_p, temperature=temperature)
@@ -133,7 +133,7 @@ def test_slots_follow_what_is_drawn(device: torch.device) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(temperature=0.0)], ids=["sampled", "greedy"])
-def test_numbers_that_are_none_are_told(device: torch.device, params: SamplingParams, bad: float) -> None:
+def test_nan_and_infinity_are_reported(device: torch.device, params: SamplingParams, bad: float) -> None:
     """NaN or infinity is reported for its own row only, and changes no state."""
     rows, sound = Rows(device, [params] * 3), Rows(device, [params] * 3)
     rows.logits[1, VOCAB - 1] = bad

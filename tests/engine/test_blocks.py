@@ -44,7 +44,7 @@ def test_holders_are_counted(seed: int) -> None:
         assert all(blocks.num_holders(block) == count for block, count in Counter(users + kept).items())
 
 
-def test_what_was_let_go_last_is_taken_first() -> None:
+def test_the_block_released_last_is_taken_first() -> None:
     blocks = Blocks(4)
     first, second = blocks.take(), blocks.take()
     blocks.release([first])

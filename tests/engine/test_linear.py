@@ -47,7 +47,7 @@ def test_a_wrong_or_missing_product_is_found_out() -> None:
     assert not agrees(missing, WEIGHT)
 
 
-def test_a_neighbour_that_leaks_in_is_found_out() -> None:
+def test_a_row_that_depends_on_others_is_detected() -> None:
     def leaking(rows: Tensor) -> Tensor:
         return rows + rows.mean() * 1e-6
 
@@ -56,7 +56,9 @@ def test_a_neighbour_that_leaks_in_is_found_out() -> None:
 
 
 @pytest.mark.parametrize("kinds", [[], ["fixed"]], ids=["one sequence at a time", "fixed rows"])
-async def test_fallbacks_keep_the_promise(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]) -> None:
+async def test_answers_do_not_depend_on_the_batch_with_a_fallback(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kinds: list[str]
+) -> None:
     """Without the packed product, answers are still the same alone and in a batch."""
 
     def plain(weight: Tensor) -> Linear:
@@ -73,7 +75,7 @@ async def test_fallbacks_keep_the_promise(checkpoint: Path, monkeypatch: pytest.
         assert together == [await generate(engine, ids, sampling) for ids in prompts]
 
 
-def test_a_self_check_that_fails_everywhere_is_seen(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_runner_knows_if_every_self_check_fails(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama, "rows_are_independent", lambda *_: False)
     compute_with(monkeypatch, PYTORCH)
     assert not load_runner(settings(checkpoint)).runner.rows_independent

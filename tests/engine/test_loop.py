@@ -54,7 +54,7 @@ arrivals = st.lists(
     block_tokens=st.sampled_from([1, 3, 8, 40]),
     num_contexts=st.sampled_from([1, 1.3, 2, 5]),
 )
-def test_every_interleaving(
+def test_each_request_gets_its_own_answer_in_any_interleaving(
     rows_independent: bool,
     alignment_tokens: int,
     run_ahead: int,
@@ -124,7 +124,7 @@ def test_first_come_first_served() -> None:
     assert order == list(range(8))
 
 
-def test_a_chunk_takes_all_of_a_steps_prompt_tokens() -> None:
+def test_prompt_tokens_left_in_a_step_go_to_the_next_prompt() -> None:
     """If prompts may be cut anywhere, the tokens of a step that one prompt does not use go to the next one."""
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(ANYWHERE, prefix_reuse=False), frozenset())
     for number in range(3):
@@ -133,7 +133,7 @@ def test_a_chunk_takes_all_of_a_steps_prompt_tokens() -> None:
     assert counts == [[5, 3]]
 
 
-def test_deadlines_of_what_has_ended_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadlines_of_ended_requests_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.engine.deadlines.SPARE", 5)
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
     for number in range(100):
@@ -156,7 +156,7 @@ def test_a_long_prompt_does_not_stall_running_sequences() -> None:
     assert driver.reports[1][-1].ended
 
 
-def test_the_cache_budget_holds_requests_back() -> None:
+def test_a_request_waits_until_there_are_blocks_for_its_prompt() -> None:
     """Prompts of 3 blocks need one more each: two fit into 9 blocks; the third begins when one of them has ended."""
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
     for number in range(3):
@@ -170,7 +170,7 @@ def test_the_cache_budget_holds_requests_back() -> None:
     assert all(driver.reports[number][-1].output for number in range(3))
 
 
-def test_time_over_before_the_first_token() -> None:
+def test_a_deadline_before_the_first_token_is_an_error() -> None:
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
     driver.submit(0, [5] * 20, max_tokens=5, deadline=0.001)
     driver.step_if_busy()
@@ -178,7 +178,7 @@ def test_time_over_before_the_first_token() -> None:
     assert not driver.loop.sequences
 
 
-def test_time_over_after_some_tokens_is_a_finish() -> None:
+def test_a_deadline_after_some_tokens_is_a_finish() -> None:
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
     driver.submit(0, [9], max_tokens=30, deadline=0.001)
     driver.step_if_busy()

@@ -116,7 +116,7 @@ def test_logits_are_those_of_pytorch(directory: Path, kernels: str) -> None:
 
 @pytest.mark.parametrize("as_int8", [False, True])
 @pytest.mark.parametrize("kernels", NATIVE)
-def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, kernels: str, as_int8: bool) -> None:
+def test_a_token_is_the_same_in_any_batch_and_with_any_cuts(directory: Path, kernels: str, as_int8: bool) -> None:
     """Compares each text, computed alone in one step, with all texts cut at random and mixed with each other."""
     model, rng = native(directory, kernels, as_int8=as_int8), random.Random(1)
     lengths = (150, 64, 1, 33, 100)
@@ -136,7 +136,7 @@ def test_a_token_is_the_same_in_any_company_and_cut(directory: Path, kernels: st
 
 @pytest.mark.parametrize("sampled", [[], [0], [69], [6, 70, 109], [109]])
 @pytest.mark.parametrize("kernels", NATIVE)
-def test_who_is_not_asked_changes_nothing(directory: Path, kernels: str, sampled: list[int]) -> None:
+def test_tokens_that_are_not_sampled_change_nothing(directory: Path, kernels: str, sampled: list[int]) -> None:
     """Tokens whose logits are not asked for change neither the logits of the others nor those of later tokens."""
     model = native(directory, kernels)
     whole, part = ModelDriver(model, 75, 45), ModelDriver(model, 75, 45)
@@ -154,7 +154,7 @@ def test_threads_change_nothing(directory: Path, kernels: str) -> None:
 
 
 @pytest.mark.parametrize("kernels", NATIVE)
-def test_what_stood_in_the_cache_before_is_not_looked_at(directory: Path, kernels: str) -> None:
+def test_old_contents_of_the_cache_are_not_read(directory: Path, kernels: str) -> None:
     """Blocks are reused; here they contain NaN."""
     driver = ModelDriver(native(directory, kernels), 70)
     wanted = driver.all_at_once()
@@ -176,7 +176,7 @@ def test_int8_is_close(directory: Path, kernels: str) -> None:
     assert 1e-4 < error < 0.03  # 8 bits in groups of 32; without any error, nothing would have been rounded
 
 
-def test_weights_are_stored_short_where_nothing_is_lost() -> None:
+def test_weights_are_stored_as_bfloat16_if_nothing_is_lost() -> None:
     exact = torch.randn(8, 8).bfloat16()
     for weight in (exact, exact.float(), exact.half().bfloat16().half()):
         assert shortened(weight).dtype == torch.bfloat16
@@ -187,7 +187,7 @@ def test_weights_are_stored_short_where_nothing_is_lost() -> None:
 
 
 @pytest.mark.parametrize("kernels", NATIVE)
-def test_no_room_in_a_head_is_seen_before_it_hurts(kernels: str) -> None:
+def test_unsupported_heads_are_detected(kernels: str) -> None:
     assert NATIVE[kernels].fit(ModelConfig(1, 64, 64, 2, 2, 32, 100, 32))
     assert not NATIVE[kernels].fit(ModelConfig(1, 40, 64, 2, 2, 20, 100, 32))
     assert NATIVE[kernels].fit(ModelConfig(1, 1024, 64, 64, 1, 16, 100, 32))
@@ -220,15 +220,13 @@ def test_without_native_kernels_pytorch_computes(
 
 
 @pytest.mark.skipif(not NATIVE, reason="no native kernels were built here")
-def test_the_native_kernels_are_what_computes(checkpoint: Path) -> None:
+def test_the_native_kernels_are_used_by_default(checkpoint: Path) -> None:
     loaded = load_runner(settings(checkpoint, quantize="int8"))
     assert (loaded.limits.alignment_tokens, loaded.model.dtype, loaded.model.quantization) == (1, "float32", "int8")
 
 
 @pytest.mark.skipif(not NATIVE, reason="no native kernels were built here")
-def test_room_for_a_context_but_not_for_its_last_block_is_too_little(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_must_suffice_for_all_blocks_of_a_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With less memory, a request for the whole context would wait for ever."""
     directory = make_checkpoint(tmp_path / "short", hidden_size=64, num_heads=4, num_kv_heads=4, context_length=100)
     config = read_config(directory)

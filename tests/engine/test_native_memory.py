@@ -26,7 +26,7 @@ except MemoryError:
 """
 
 
-def test_threads_that_the_system_refuses_are_an_error() -> None:
+def test_threads_that_cannot_be_started_raise_memory_error() -> None:
     found = subprocess.run([sys.executable, "-c", THREADS_WITHOUT_ROOM], capture_output=True, text=True, check=True)
     assert found.stdout == "refused\n"
 
@@ -49,7 +49,7 @@ except MemoryError:
 """
 
 
-def test_a_norm_without_room_is_an_error() -> None:
+def test_a_norm_without_memory_raises_memory_error() -> None:
     found = subprocess.run([sys.executable, "-c", NORM_WITHOUT_ROOM], capture_output=True, text=True, check=False)
     assert (found.stdout, found.returncode) == ("refused\n", 0), found.stderr
 
@@ -84,7 +84,7 @@ for _ in range(20):
 """Computes the end of a long context in one block; each thread needs 64 MiB for its scores."""
 
 
-def test_a_thread_without_room_fails_the_step_alone(tmp_path: Path) -> None:
+def test_a_thread_without_memory_fails_only_its_step(tmp_path: Path) -> None:
     directory = make_checkpoint(tmp_path / "long", hidden_size=64, num_layers=1, context_length=2**18)
     command = [sys.executable, "-c", STEP_WITHOUT_ROOM, str(directory)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)

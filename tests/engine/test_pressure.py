@@ -55,7 +55,7 @@ def earlier_number(rng: random.Random, numbers: dict[int, list[int]]) -> int | N
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
 @pytest.mark.parametrize("alignment_tokens", [1, 8])
 @pytest.mark.parametrize("block_tokens", [8, 5, 120])
-def test_every_answer_is_the_one_it_is_alone(
+def test_every_answer_is_the_same_as_alone(
     block_tokens: int, alignment_tokens: int, answers_like_prompts: bool, run_ahead: int
 ) -> None:
     for seed in range(4):
@@ -91,7 +91,7 @@ def check(driver: LoopDriver, requests: RandomRequests, number: int) -> None:
         assert tokens == whole
 
 
-def test_who_came_last_stops_and_goes_on_later() -> None:
+def test_the_last_request_is_preempted_and_continues_later() -> None:
     """Three sequences do not fit at once. Each gets its whole answer, and the first one is never preempted."""
     limits = dataclasses.replace(LIMITS, num_blocks=15)
     driver = LoopDriver(FakeRunner(16), limits, frozenset())
@@ -125,7 +125,7 @@ def test_prompt_tokens_are_counted_each_time_and_none_of_an_answer(answers_like_
     assert sum(step.num_prompt_tokens for step in driver.steps) == 3 * 10
 
 
-def test_nobody_stops_where_all_fit() -> None:
+def test_nothing_is_preempted_when_all_fit() -> None:
     limits = dataclasses.replace(LIMITS, num_blocks=3 * 15)
     driver = LoopDriver(FakeRunner(16), limits, frozenset())
     for number in range(10):
@@ -135,7 +135,7 @@ def test_nobody_stops_where_all_fit() -> None:
 
 
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
-def test_what_a_failed_step_left_is_not_kept(answers_like_prompts: bool) -> None:
+def test_blocks_of_a_failed_step_are_not_kept(answers_like_prompts: bool) -> None:
     """A caller leaves during a step that fails; the contents of its blocks must not be reused then."""
     limits = dataclasses.replace(LIMITS, num_blocks=60, answers_like_prompts=answers_like_prompts)
     driver = LoopDriver(FakeRunner(16, run_ahead=1), limits, frozenset())
@@ -149,7 +149,7 @@ def test_what_a_failed_step_left_is_not_kept(answers_like_prompts: bool) -> None
     assert driver.tokens(2) == answer([9] * 20, 5)
 
 
-def test_a_lost_device_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_device_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = FakeRunner(16)
     driver = LoopDriver(runner, dataclasses.replace(LIMITS, num_blocks=15), frozenset())
     launches: list[Batch] = []
@@ -168,7 +168,7 @@ def test_a_lost_device_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("answers_like_prompts", [True, False])
-def test_time_over_amid_an_answer_that_waits(answers_like_prompts: bool) -> None:
+def test_a_deadline_ends_a_preempted_answer_that_waits(answers_like_prompts: bool) -> None:
     """The preempted request ends with its tokens so far, although no more token comes for it."""
     limits = dataclasses.replace(LIMITS, num_blocks=15, answers_like_prompts=answers_like_prompts)
     driver = LoopDriver(FakeRunner(16), limits, frozenset())

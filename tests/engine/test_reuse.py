@@ -24,7 +24,7 @@ def test_a_conversation_continues_in_its_blocks() -> None:
     assert driver.num_kept == 1
 
 
-def test_an_answer_is_reused_where_cuts_change_nothing() -> None:
+def test_an_answer_is_reused_if_it_is_computed_like_a_prompt() -> None:
     """All that was computed is reused: the prompt, and the answer except for its last token."""
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
     driver.submit(0, [11] * 17, max_tokens=3)
@@ -35,7 +35,7 @@ def test_an_answer_is_reused_where_cuts_change_nothing() -> None:
     assert driver.num_kept == 1
 
 
-def test_an_answer_told_otherwise_gives_way_but_a_prompt_does_not() -> None:
+def test_a_changed_answer_replaces_the_kept_one_but_a_prompt_does_not() -> None:
     """If the answer in the history has another end than the computed one, only the tokens before it are reused."""
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), ANYWHERE, stop_ids=frozenset())
     driver.submit(0, [11] * 17, max_tokens=8)
@@ -51,7 +51,7 @@ def test_an_answer_told_otherwise_gives_way_but_a_prompt_does_not() -> None:
     assert driver.num_kept == 2
 
 
-def test_a_beginning_too_short_is_not_shared() -> None:
+def test_a_prefix_that_is_too_short_is_not_shared() -> None:
     limits = dataclasses.replace(ANYWHERE, least_shared_tokens=12)
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), limits, frozenset())
     for number, num_same in enumerate((17, 11, 12)):
@@ -71,7 +71,7 @@ class CountedIds(list[int]):
         return found
 
 
-def test_what_many_have_in_common_is_compared_once() -> None:
+def test_a_common_prefix_is_compared_once() -> None:
     """With common instructions, the search reads about as many ids as the prompt has, for any number of prefixes."""
     common, num_prefixes = [7] * 1000, 200
     prefixes = [Prefix(number, CountedIds([*common, 100 + number]), 1001, 1001, []) for number in range(num_prefixes)]
@@ -94,7 +94,7 @@ def test_the_longest_match_is_found_whatever_comes_first(multiple: int) -> None:
         assert (match.num_tokens if match else 0) == max(shared)
 
 
-def test_a_prefix_that_runs_is_shared() -> None:
+def test_the_prefix_of_a_running_sequence_is_shared() -> None:
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, num_blocks=15), frozenset())
     for number in range(2):
         driver.submit(number, [11] * 17, max_tokens=5)
@@ -105,7 +105,7 @@ def test_a_prefix_that_runs_is_shared() -> None:
     assert driver.tokens(0) == driver.tokens(1)
 
 
-def test_kept_prefixes_give_way_oldest_first() -> None:
+def test_kept_prefixes_are_evicted_oldest_first() -> None:
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), dataclasses.replace(LIMITS, num_blocks=5), frozenset())
     for number, token_id in enumerate((11, 12, 13, 12, 11)):
         driver.submit(number, [token_id] * 17, max_tokens=3)
@@ -129,7 +129,7 @@ def test_what_many_share_counts_once() -> None:
     assert driver.num_preemptions == 0
 
 
-def test_a_prefix_shared_by_others_gives_way_for_nothing() -> None:
+def test_evicting_a_prefix_in_use_frees_no_block() -> None:
     """Its eviction frees no block, so the next prefix must be evicted as well."""
     blocks = Blocks(4)
     kept = KeptPrefixes(blocks, most=9)

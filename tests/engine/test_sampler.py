@@ -103,7 +103,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("params", CASES, ids=str)
-def test_shares_are_those_of_transformers(params: SamplingParams) -> None:
+def test_the_probabilities_are_those_of_transformers(params: SamplingParams) -> None:
     """Evenly spaced draws fall on each token in proportion to its probability."""
     row, prompt = logits(5), [3, 8, 8, 250]
     table = table_of([prompt], [params])
@@ -198,7 +198,7 @@ def test_logprobs_are_those_of_the_raw_logits() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_numbers_that_are_none_are_an_error(draw: Draw, bad: float, top_k: int) -> None:
+def test_nan_and_infinity_are_an_error(draw: Draw, bad: float, top_k: int) -> None:
     sampler = Sampler(1, VOCAB, torch.device("cpu"), draw)
     row = logits(1)
     row[0, 77] = bad
@@ -206,7 +206,7 @@ def test_numbers_that_are_none_are_an_error(draw: Draw, bad: float, top_k: int) 
         sampler.sample(row, [sequence_of(0, SamplingParams(top_k=top_k), [1])])
 
 
-def test_a_failure_leaves_no_trace(draw: Draw) -> None:
+def test_a_failed_draw_changes_no_history(draw: Draw) -> None:
     """If another row is NaN, the token of a good row is drawn again, from the history before the failure."""
     params = SamplingParams(temperature=0.0, frequency_penalty=2.0, presence_penalty=2.0)
     sampler = Sampler(2, VOCAB, torch.device("cpu"), draw)

@@ -31,7 +31,7 @@ async def test_each_token_at_once() -> None:
     assert await portions(interval=1, num_tokens=4) == [[0], [1], [2], [3]]
 
 
-async def test_the_first_token_at_once_then_so_many_and_what_is_left_with_the_finish() -> None:
+async def test_after_the_first_token_tokens_come_in_intervals() -> None:
     assert await portions(interval=3, num_tokens=9) == [[0], [1, 2, 3], [4, 5, 6], [7, 8]]
 
 
@@ -40,7 +40,7 @@ async def test_an_answer_shorter_than_the_interval() -> None:
     assert await portions(interval=64, num_tokens=3) == [[0], [1, 2]]
 
 
-async def test_who_has_not_read_for_long_gets_it_in_portions() -> None:
+async def test_a_reader_that_fell_behind_gets_limited_portions() -> None:
     """The last output has the finish reason, even if the report with it has no token."""
     num_tokens = 2 * MOST_AT_ONCE + 5
     stream = TokenStream(TokenRequest("x", [1], SamplingParams(), num_tokens), 1, leave=lambda: None)

@@ -64,7 +64,7 @@ async def test_transformers_gives_the_same_greedy_tokens(llama: Path, client: As
     assert output[0, inputs["input_ids"].shape[1] :].tolist() == await greedy(client, prompt)
 
 
-async def test_this_service_serves_it_alike(llama: Path, client: AsyncClient) -> None:
+async def test_this_service_gives_the_same_tokens_from_the_export(llama: Path, client: AsyncClient) -> None:
     async with serving(settings(llama)) as (_, address), AsyncClient(address) as other:
         assert [await greedy(other, prompt) for prompt in PROMPTS] == [
             await greedy(client, prompt) for prompt in PROMPTS
@@ -72,7 +72,7 @@ async def test_this_service_serves_it_alike(llama: Path, client: AsyncClient) ->
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
-def test_its_template_lays_prompts_out_alike(llama: Path, conversation: list[tuple[str, str]]) -> None:
+def test_its_chat_template_gives_the_same_prompt_ids(llama: Path, conversation: list[tuple[str, str]]) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(llama)
     messages = [{"role": role, "content": content} for role, content in conversation]
     found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]

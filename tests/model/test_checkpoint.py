@@ -86,7 +86,7 @@ def test_tied_head(tmp_path: Path, model_type: str, norm_head: int, stored: bool
         assert torch.equal(module.lm_head.weight, functional.normalize(embedding).float())
 
 
-def test_weights_do_not_hang_on_the_file(tmp_path: Path) -> None:
+def test_weights_do_not_change_with_the_file(tmp_path: Path) -> None:
     directory = make_checkpoint(tmp_path, **TINY)
     loaded = load(directory, torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in loaded.items()}
@@ -95,7 +95,7 @@ def test_weights_do_not_hang_on_the_file(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], before[name]) for name in before)
 
 
-def test_transposed_tensors_of_a_pickle_are_laid_out_anew(tmp_path: Path) -> None:
+def test_transposed_tensors_of_a_pickle_are_made_contiguous(tmp_path: Path) -> None:
     """Kernels take rows of weights to be contiguous."""
     directory = make_checkpoint(tmp_path, **TINY)
     wanted = load(directory, torch.float32)
@@ -144,7 +144,7 @@ def test_many_faults_are_counted(tmp_path: Path) -> None:
     assert str(caught.value).count("should be") == 10
 
 
-def test_nothing_is_filled_when_something_is_wrong(tmp_path: Path) -> None:
+def test_no_weight_is_loaded_if_any_tensor_is_wrong(tmp_path: Path) -> None:
     directory = make_checkpoint(tmp_path, **TINY)
     rewrite(directory, {"lm_head.weight": None})
     config = read_config(directory)

@@ -125,7 +125,7 @@ def test_index_rope_settings_that_cannot_be_served(tmp_path: Path, rope: dict[st
 @pytest.mark.parametrize(
     ("value", "folded"), [(1, True), (True, True), (0, False), (False, False), (None, False), (ABSENT, False)]
 )
-def test_norm_head_as_number_truth_or_absent(tmp_path: Path, value: object, folded: bool) -> None:
+def test_norm_head_may_be_a_number_a_boolean_or_absent(tmp_path: Path, value: object, folded: bool) -> None:
     assert read(tmp_path, INDEX_CHAT, norm_head=value).norm_head is folded
 
 
@@ -235,7 +235,7 @@ def test_the_largest_sizes_are_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("theta", "ratio"), [(1e20, 1e20), (1e-320, 1e-20), (2, 0.25)])
-def test_a_base_that_only_its_ratio_takes_out_of_bounds(tmp_path: Path, theta: float, ratio: float) -> None:
+def test_a_rope_base_out_of_bounds_only_with_its_ratio_is_refused(tmp_path: Path, theta: float, ratio: float) -> None:
     with pytest.raises(CheckpointError, match=r"rope_theta, rope_ratio included, is \S+; allowed is 1 to 1e\+30"):
         read(tmp_path, INDEX_CHAT, rope_theta=theta, rope_ratio=ratio)
 

@@ -51,7 +51,7 @@ def test_any_text_comes_back_without_control_ids(tokenizer: Tokenizer, text: str
 
 
 @given(text=texts | st.text(alphabet="ab▁ \ud800龘?"))
-def test_no_text_becomes_a_control_id_or_beats_the_bound(any_tokenizer: Tokenizer, text: str) -> None:
+def test_no_text_gets_a_control_id_or_fewer_tokens_than_the_bound(any_tokenizer: Tokenizer, text: str) -> None:
     ids = any_tokenizer.encode(text)
     assert min(ids, default=NUM_CONTROL_IDS) >= NUM_CONTROL_IDS
     assert any_tokenizer.fewest_tokens(text) <= len(ids)
@@ -64,13 +64,13 @@ def test_bound_holds_where_the_model_normalises(text: str) -> None:
 
 
 @pytest.mark.parametrize("dummy_prefix", [False, True])
-def test_what_the_normaliser_does_is_found_out(dummy_prefix: bool) -> None:
+def test_a_normaliser_that_changes_text_is_detected(dummy_prefix: bool) -> None:
     for normalization in ("identity", "nfkc", "nmt_nfkc", "nfkc_cf"):
         tokenizer = Tokenizer(make_tokenizer(normalization=normalization, dummy_prefix=dummy_prefix))
         assert tokenizer._keeps_text == (normalization == "identity")
 
 
-def test_bound_is_close_enough_to_refuse_by() -> None:
+def test_bound_is_at_least_a_tenth_of_the_tokens() -> None:
     tokenizer = Tokenizer(make_tokenizer())
     assert tokenizer.fewest_tokens(TEXT * 100) > len(tokenizer.encode(TEXT * 100)) / 10
 
