@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_written_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_with_new_contents_is_read_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     words = watched(path)
     words.refresh()
@@ -40,7 +40,7 @@ def test_written_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert (words.value, caplog.messages) == ([b"new and longer"], ["replaced the words"])
 
 
-def test_replaced_by_a_file_that_looks_the_same(path: Path) -> None:
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_read_again(path: Path) -> None:
     words = watched(path)
     before = path.stat()
     other = path.with_name("other")
@@ -51,7 +51,7 @@ def test_replaced_by_a_file_that_looks_the_same(path: Path) -> None:
     assert words.value == [b"new"]
 
 
-def test_a_link_turned_to_another_folder(tmp_path: Path) -> None:
+def test_a_link_that_now_leads_to_another_folder_is_followed(tmp_path: Path) -> None:
     """Kubernetes replaces a Secret like this: the file is a link through `..data`, which is a link to a folder."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -67,7 +67,7 @@ def test_a_link_turned_to_another_folder(tmp_path: Path) -> None:
     assert words.value == [b"second"]
 
 
-def test_what_is_broken_is_told_once_and_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_file_is_reported_once_and_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = watched(path)
     path.write_text("broken")
     words.refresh()
@@ -86,7 +86,7 @@ def test_what_is_broken_is_told_once_and_changes_nothing(path: Path, caplog: pyt
     assert words.value == [b"mended"]
 
 
-def test_a_touch_is_no_news(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_modification_time_alone_is_not_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     words = watched(path)
     os.utime(path, (1, 1))
@@ -94,7 +94,7 @@ def test_a_touch_is_no_news(path: Path, caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.messages == []
 
 
-async def test_looking_goes_on_whatever_happens(
+async def test_files_are_still_checked_after_an_unexpected_exception(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("index_grpc.access.files.CHECK_SECONDS", 0.001)

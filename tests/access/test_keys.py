@@ -25,7 +25,7 @@ def new(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["keys", "new", *arguments])
 
 
-def test_a_new_key_is_printed_once_and_its_file_knows_it(path: Path) -> None:
+def test_a_new_key_is_printed_once_and_only_its_hash_is_in_the_file(path: Path) -> None:
     made = [new(name, "--file", str(path)) for name in ("alice", "bob")]
     assert all((result.exit_code, result.stderr) == (0, "") for result in made)
     presented = [result.stdout.strip() for result in made]
@@ -36,7 +36,7 @@ def test_a_new_key_is_printed_once_and_its_file_knows_it(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_files_mode_and_what_stands_in_it_are_kept(path: Path) -> None:
+def test_adding_a_key_keeps_the_files_mode_and_contents(path: Path) -> None:
     path.write_text(f"# ours\n[keys.one]\nhash = '{HASH}'")  # the last line has no newline
     path.chmod(0o640)
     options = ["--requests-per-minute", "90", "--max-concurrent", "2", "--expires", "2040-05-06"]
@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_used_says_where(path: Path, text: str, error: str
     assert "thekeyitself" not in str(caught.value)
 
 
-def test_a_file_that_all_can_write_to_is_told_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_everyone_can_write_to_is_warned_about(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.write_text(f"[keys.one]\nhash = '{HASH}'\n")
     read_keys(path)
     assert caplog.messages == []
@@ -135,12 +135,12 @@ def gate(path: Path, *entries: str) -> Gate:
 
 
 @pytest.mark.parametrize("header", ["Bearer one", "bearer one", "BEARER  one "])
-def test_who_brings_a_key_is_known(path: Path, header: str) -> None:
+def test_a_caller_with_a_valid_key_is_identified(path: Path, header: str) -> None:
     assert gate(path, f"one]\nhash = '{HASH}'").caller(header).name == "one"
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic one", "one", "Bearerone"])
-def test_who_brings_none_is_told_how(path: Path, header: str) -> None:
+def test_a_caller_without_a_key_is_told_how_to_send_one(path: Path, header: str) -> None:
     with pytest.raises(KeyMissing, match="authorization: Bearer KEY"):
         gate(path, f"one]\nhash = '{HASH}'").caller(header)
 
@@ -151,11 +151,11 @@ def test_a_wrong_key_is_not_repeated(path: Path) -> None:
     assert "another" not in str(caught.value)
 
 
-def test_without_keys_everyone_is_someone() -> None:
+def test_without_a_file_of_keys_every_caller_is_accepted() -> None:
     assert Gate().caller("").name == ""
 
 
-def test_a_key_ends_with_its_day(path: Path) -> None:
+def test_a_key_expires_at_the_beginning_of_its_date(path: Path) -> None:
     today = datetime.now(UTC).date()
     days = {"one": today, "two": today + timedelta(days=1), "three": datetime.now(UTC) + timedelta(seconds=60)}
     asked = gate(path, *(f"{name}]\nhash = '{fingerprint(name)}'\nexpires = {day}" for name, day in days.items()))
@@ -187,7 +187,7 @@ def test_keys_are_long_and_never_the_same() -> None:
     assert all(len(key) >= 43 and key.isascii() for key in made)
 
 
-def test_replaced_keys_count_at_once_and_broken_ones_do_not(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_replaced_keys_apply_at_once_and_invalid_ones_do_not(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     path.write_text(f"[keys.one]\nhash = '{HASH}'\n")
     keys = key_file(path)

@@ -49,7 +49,7 @@ def refused_seconds(usage: KeyUsage, key: Key) -> float:
     return caught.value.retry_after_seconds
 
 
-def test_a_minutes_requests_at_once_then_as_they_come(clock: Clock) -> None:
+def test_a_minutes_requests_may_come_at_once_and_then_at_the_rate(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(requests_per_minute=30)
     make_calls(usage, limited, 30)
     assert refused_seconds(usage, limited) == pytest.approx(2)
@@ -64,7 +64,7 @@ def test_a_minutes_requests_at_once_then_as_they_come(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("per_minute", [0.5, 7, 59.9, 1000])
-def test_who_comes_back_when_told_is_not_refused(clock: Clock, per_minute: float) -> None:
+def test_a_caller_that_retries_when_told_is_not_refused(clock: Clock, per_minute: float) -> None:
     usage, limited = KeyUsage(clock), key(requests_per_minute=per_minute)
     make_calls(usage, limited, max(1, int(per_minute)))
     for _ in range(200):
@@ -83,7 +83,7 @@ def test_calls_at_a_time(clock: Clock) -> None:
     assert usage.num_open == 0
 
 
-def test_the_limit_that_was_hit_is_told(clock: Clock) -> None:
+def test_the_error_names_the_limit_that_was_reached(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(max_concurrent=1, requests_per_minute=0.5)
     with usage.of_one_call("one", limited):
         assert refused_metadata(usage, limited) == {"key_name": "one", "max_concurrent": "1"}
@@ -91,7 +91,7 @@ def test_the_limit_that_was_hit_is_told(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("limit", "told"), [(1_000_000, "1000000"), (123456.5, "123456.5"), (60, "60")])
-def test_a_limit_is_told_in_decimal(clock: Clock, limit: float, told: str) -> None:
+def test_the_error_gives_the_limit_in_decimal(clock: Clock, limit: float, told: str) -> None:
     usage, limited = KeyUsage(clock), key(requests_per_minute=limit)
     make_calls(usage, limited, int(limit))
     assert refused_metadata(usage, limited)["requests_per_minute"] == told
@@ -108,7 +108,7 @@ def test_without_limits_nothing_is_refused(clock: Clock) -> None:
     make_calls(KeyUsage(clock), key(), 1000)
 
 
-def test_limits_are_each_names_own_and_outlast_a_new_file(clock: Clock, tmp_path: Path) -> None:
+def test_each_key_has_its_own_usage_which_outlasts_a_new_file(clock: Clock, tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
 
     def write(per_minute: int, secret: str = "one") -> None:

@@ -100,6 +100,6 @@ def test_instructions_name_flags_that_exist(tmp_path: Path, monkeypatch: pytest.
     assert {words[0] for words in lines} == {"index-grpc", "docker", "kubectl"}
 
 
-def test_exit_codes_are_told_as_the_program_does() -> None:
+def test_the_readme_lists_the_programs_exit_codes() -> None:
     told = re.findall(r"^  (\d)  ", str(health.epilog), re.MULTILINE)
     assert re.findall(r"^\| (\d) \|", README, re.MULTILINE) == told

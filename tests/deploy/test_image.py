@@ -48,7 +48,7 @@ def test_it_runs_as_the_user_and_on_the_ports_of_the_manifests() -> None:
     assert last("EXPOSE").split() == [str(port["containerPort"]) for port in server("base")["ports"]]
 
 
-def test_it_tells_its_version() -> None:
+def test_its_label_has_the_version() -> None:
     assert f'image.version="{__version__}"' in last("LABEL")
 
 

@@ -52,7 +52,7 @@ def test_kubernetes_knows_each_field(kustomization: str) -> None:
             kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_what_selects_pods_selects_the_servers(kustomization: str) -> None:
+def test_every_selector_selects_the_servers(kustomization: str) -> None:
     assert pod(kustomization)["metadata"]["labels"].items() >= NAME.items()
     kinds = ("Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "PodMonitor", "PeerAuthentication")
     found = [manifest for manifest in rendered(kustomization) if manifest["kind"] in kinds]
@@ -102,7 +102,7 @@ def test_the_drain_ends_before_kubernetes_kills(kustomization: str, tmp_path: Pa
         assert longest < int(proxy["terminationDrainDuration"].rstrip("s")) < spec["terminationGracePeriodSeconds"]
 
 
-def test_containers_may_do_nothing_that_they_need_not(kustomization: str) -> None:
+def test_containers_have_only_the_rights_that_they_need(kustomization: str) -> None:
     spec = pod(kustomization)["spec"]
     assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
     assert spec["securityContext"]["runAsNonRoot"]
@@ -118,7 +118,7 @@ def test_containers_may_do_nothing_that_they_need_not(kustomization: str) -> Non
     assert [each["name"] for each in server(kustomization)["volumeMounts"] if not each.get("readOnly")] == ["tmp"]
 
 
-def test_all_containers_are_of_one_image_and_the_right_one(kustomization: str) -> None:
+def test_all_containers_use_the_right_image(kustomization: str) -> None:
     spec = pod(kustomization)["spec"]
     images = {container["image"] for container in (*spec["containers"], *spec.get("initContainers", []))}
     needs_gpu = "nvidia.com/gpu" in server(kustomization)["resources"]["limits"]
@@ -126,7 +126,7 @@ def test_all_containers_are_of_one_image_and_the_right_one(kustomization: str) -
     assert images == {f"{repository}:{'cuda' if needs_gpu else 'cpu'}"}
 
 
-def test_whoever_scales_alone_says_how_many(kustomization: str) -> None:
+def test_either_the_deployment_or_an_autoscaler_sets_the_replicas(kustomization: str) -> None:
     (deployment,) = of_kind(kustomization, "Deployment")
     scalers = of_kind(kustomization, "HorizontalPodAutoscaler")
     assert ("replicas" in deployment["spec"]) != bool(scalers)
@@ -137,7 +137,7 @@ def test_whoever_scales_alone_says_how_many(kustomization: str) -> None:
         assert metric in (ROOT / "deploy/kubernetes/components/autoscaling/prometheus-adapter.yaml").read_text()
 
 
-def test_alerts_are_those_that_are_tested(kustomization: str) -> None:
+def test_the_alerts_are_the_tested_ones(kustomization: str) -> None:
     tested = yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yaml").read_text())
     assert [rule["spec"] for rule in of_kind(kustomization, "PrometheusRule")] == (
         [tested] if kustomization == OWN else []

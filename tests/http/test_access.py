@@ -42,7 +42,7 @@ async def certificate_serial(app: App, context: ssl.SSLContext) -> str:
     return found
 
 
-async def test_encrypted_and_renewed(tmp_path: Path) -> None:
+async def test_a_renewed_certificate_is_used_for_new_connections(tmp_path: Path) -> None:
     ca = authority(tmp_path / "ca.pem")
     pair, trusted = issued(ca, tmp_path, "server", "127.0.0.1"), trusting(tmp_path)
     async with fake_server(http_port=0, tls_cert=pair.cert, tls_key=pair.key) as server:

@@ -86,7 +86,7 @@ async def leave(address: str, path: str, body: Any, wait_for: bytes, server: Fak
 
 
 @pytest.mark.parametrize(("path", "body"), LONG, ids=str)
-async def test_a_caller_who_leaves_frees_the_place(caplog: pytest.LogCaptureFixture, path: str, body: Any) -> None:
+async def test_a_caller_that_leaves_frees_its_place(caplog: pytest.LogCaptureFixture, path: str, body: Any) -> None:
     caplog.set_level("INFO")
     async with fake_http() as (server, _):
         server.runner.step_seconds = 0.001
@@ -97,7 +97,9 @@ async def test_a_caller_who_leaves_frees_the_place(caplog: pytest.LogCaptureFixt
     assert "Traceback" not in caplog.text
 
 
-async def test_a_caller_who_leaves_before_the_body_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_caller_that_leaves_before_its_body_is_sent_is_logged_as_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level("INFO")
     async with fake_http() as (server, http):
         host, port = server.app.ports[0].address.split(":")
@@ -110,7 +112,7 @@ async def test_a_caller_who_leaves_before_the_body_is_sent(caplog: pytest.LogCap
     assert "Traceback" not in caplog.text
 
 
-async def test_a_drain_completes_what_it_has_taken() -> None:
+async def test_a_drain_completes_the_accepted_calls() -> None:
     async with fake_http() as (server, http):
         server.runner.step_seconds = 0.002
         body = asking(stream=True) | {"max_tokens": 300}
@@ -127,7 +129,7 @@ async def test_a_drain_completes_what_it_has_taken() -> None:
             await http.post("/", json={"prompt": "Hi"})
 
 
-async def test_in_the_delay_before_the_drain_it_answers() -> None:
+async def test_calls_are_answered_in_the_delay_before_the_drain() -> None:
     async with fake_http() as (server, http):
         drained = asyncio.create_task(server.app.drain(60.0))
         await until(lambda: not server.app.health.is_ready)
@@ -136,7 +138,7 @@ async def test_in_the_delay_before_the_drain_it_answers() -> None:
         drained.cancel()
 
 
-async def test_what_the_stop_cuts_off_is_told() -> None:
+async def test_a_stream_cut_off_by_the_stop_ends_with_an_error() -> None:
     async with fake_http() as (server, http):
         server.runner.step_seconds = 0.002
         asked = asyncio.create_task(http.post(COMPLETIONS, json=asking(stream=True) | {"max_tokens": 4000}))

@@ -143,7 +143,7 @@ async def test_unset_means_the_models_defaults() -> None:
         assert server.runner.last_request.max_tokens == 4
 
 
-async def test_messages_are_laid_out_as_grpc_does(http: httpx2.AsyncClient, stub: Stub) -> None:
+async def test_messages_give_the_same_prompt_as_over_grpc(http: httpx2.AsyncClient, stub: Stub) -> None:
     history = [
         pb.Message(role=pb.ROLE_SYSTEM, content="Be brief."),
         pb.Message(role=pb.ROLE_USER, content="Hello\nyou"),
@@ -162,7 +162,7 @@ async def test_messages_are_laid_out_as_grpc_does(http: httpx2.AsyncClient, stub
     assert answer["choices"][0]["message"]["content"] == (await stub.Chat(request)).response
 
 
-async def test_what_was_computed_before_is_told(http: httpx2.AsyncClient) -> None:
+async def test_usage_has_the_number_of_cached_tokens(http: httpx2.AsyncClient) -> None:
     body = asking("once upon a time " * 12, seed=1)
     counts = [(await http.post(COMPLETIONS, json=body)).json()["usage"] for _ in range(2)]
     first, second = [usage["prompt_tokens_details"]["cached_tokens"] for usage in counts]

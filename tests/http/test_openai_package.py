@@ -101,7 +101,7 @@ async def test_leaving_its_stream_frees_the_place(fake: tuple[FakeServer, openai
     await server.until_num_open(0)
 
 
-async def test_it_comes_again_when_all_places_are_taken(fake: tuple[FakeServer, openai.AsyncOpenAI]) -> None:
+async def test_its_retries_get_through_when_all_places_are_taken(fake: tuple[FakeServer, openai.AsyncOpenAI]) -> None:
     server, client = fake
     server.runner.gate.clear()
     held = asyncio.create_task(client.chat.completions.create(model="fake", messages=HELLO, max_tokens=5))

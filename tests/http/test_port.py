@@ -64,7 +64,7 @@ def test_it_is_off_unless_asked_for() -> None:
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
-async def test_everywhere_is_both_kinds_of_addresses() -> None:
+async def test_all_addresses_include_ipv4_and_ipv6() -> None:
     async with fake_server(http_port=0, http_host="[::]") as server:
         port = server.app.ports[0].address.rpartition(":")[2]
         assert server.app.ports[0].address == f"[::]:{port}"

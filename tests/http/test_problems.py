@@ -104,7 +104,7 @@ async def test_rules_and_words_are_those_of_grpc(
     assert error["message"] == f"{param}: {description}"
 
 
-async def test_all_that_is_wrong_is_told_at_once(http: httpx2.AsyncClient) -> None:
+async def test_all_violations_are_reported_at_once(http: httpx2.AsyncClient) -> None:
     told = error_of(await http.post(COMPLETIONS, json=asking(n=3, tools=[1], seed=1.5)))
     assert {part.partition(": ")[0] for part in told["message"].split("; ") if ": " in part} == {"n", "seed", "tools"}
     ranges = error_of(await http.post(COMPLETIONS, json=asking(top_p=0, min_p=7)))
@@ -119,7 +119,7 @@ async def test_another_model_is_not_found(http: httpx2.AsyncClient) -> None:
         assert error_of(response)["metadata"] == {"served_model": "random"}
 
 
-async def test_numbers_of_the_message_stand_beside_it(http: httpx2.AsyncClient) -> None:
+async def test_the_numbers_in_a_message_are_in_its_metadata_too(http: httpx2.AsyncClient) -> None:
     long = "Hi " * 400
     error = error_of(await http.post(COMPLETIONS, json=asking(long)))
     told = (await http.post("/", json={"prompt": long})).json()
@@ -200,7 +200,7 @@ def test_every_error_has_its_status(kind: type[IndexGrpcError]) -> None:
     assert openai_words(problem)
 
 
-def test_when_to_come_again() -> None:
+def test_the_delay_before_a_retry_is_in_the_headers() -> None:
     headers = problem_of(Loading("x", 1.25), "").headers
     assert headers == {"retry-after": "2", "retry-after-ms": "1250"}
 
@@ -209,13 +209,13 @@ MODEL = ServedModel("m", 32_768, 1, 1, "cpu", "float32")
 
 
 @pytest.mark.parametrize("piece", [b"[]", b'{"":1}', b'""', b"1", b'{"role":"user"}'])
-def test_crowds_of_tiny_values_are_not_even_parsed(piece: bytes) -> None:
+def test_a_body_with_too_many_tiny_values_is_not_parsed(piece: bytes) -> None:
     body = b'{"messages":[' + b",".join([piece] * 100_000) + b"]}"
     with pytest.raises(InvalidRequest, match=r"^body: holds more than 100000 strings, commas and brackets"):
         read(CompletionForm, body, MODEL)
 
 
 @pytest.mark.parametrize("text", ['[1, "x"], {"', "\\\\", '"' * 50, "\\"], ids=str)
-def test_text_may_hold_as_many_of_them_as_it_likes(text: str) -> None:
+def test_text_may_contain_any_number_of_brackets_and_quotes(text: str) -> None:
     asked = read(CompletionForm, json.dumps(asking(text * 40_000)).encode(), MODEL)
     assert asked.messages[0].text == text * 40_000

@@ -15,7 +15,7 @@ CALLS = "http_server_request_duration_seconds_count"
 
 
 @pytest.mark.parametrize(("path", "body"), [("/", {"prompt": "Hi", "max_length": 5}), (COMPLETIONS, asking())])
-async def test_their_metrics_name_the_path(path: str, body: dict[str, Any]) -> None:
+async def test_metrics_of_http_calls_name_the_path(path: str, body: dict[str, Any]) -> None:
     async with fake_http(metrics_port=0) as (server, http):
         assert (await http.post(path, json=body)).status_code == 200
         found = await scraped(server.app)
@@ -24,7 +24,7 @@ async def test_their_metrics_name_the_path(path: str, body: dict[str, Any]) -> N
     assert found.value("gen_ai_server_request_duration_seconds_count", error_type="") == 1
 
 
-async def test_their_metrics_name_the_status_that_was_sent() -> None:
+async def test_metrics_of_http_calls_name_the_status() -> None:
     async with fake_http(metrics_port=0) as (server, http):
         failing = {"x-request-id": f"{FAILS}now"}
         assert (await http.post(COMPLETIONS, json={})).status_code == 400
@@ -36,7 +36,7 @@ async def test_their_metrics_name_the_status_that_was_sent() -> None:
     assert found.value(CALLS, http_response_status_code="500", error_type="INTERNAL") == 1
 
 
-async def test_the_status_of_a_response_that_broke_off_or_never_began() -> None:
+async def test_metrics_of_broken_off_responses_name_the_status_sent_if_any() -> None:
     async with fake_http(metrics_port=0) as (server, http):
         server.runner.step_seconds = 0.001
         endless = asking() | {"max_tokens": 4000}
@@ -54,7 +54,7 @@ async def test_the_status_of_a_response_that_broke_off_or_never_began() -> None:
 
 
 @pytest.mark.parametrize(("path", "body"), [("/", {"prompt": "Hi", "max_length": 5}), (COMPLETIONS, asking())])
-async def test_their_texts_are_logged_on_demand(
+async def test_texts_of_http_calls_are_logged_on_demand(
     path: str, body: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -67,12 +67,12 @@ async def test_their_texts_are_logged_on_demand(
     ("host", "peer"),
     [("127.0.0.1", "ipv4:127.0.0.1"), ("::1", "ipv6:[::1]"), ("::ffff:127.0.0.1", "ipv4:127.0.0.1")],
 )
-def test_an_address_is_written_as_grpc_does(host: str, peer: str) -> None:
+def test_a_callers_address_is_written_like_grpcs(host: str, peer: str) -> None:
     assert peer_of((host, 5)) == f"{peer}:5"
     assert peer_of(None) == ""
 
 
-async def test_the_log_says_where_they_came_from(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_has_the_address_of_an_http_caller(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with fake_http() as (_, http):
         assert (await http.post("/", json={"prompt": "Hi", "max_length": 5})).status_code == 200

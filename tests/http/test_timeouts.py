@@ -36,7 +36,7 @@ async def ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> b
 
 
 @pytest.mark.parametrize("said", [b"", HALF_A_HEAD], ids=["nothing", "half a head"])
-async def test_a_head_that_does_not_come(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_without_complete_headers_is_closed(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
     async with fake_server(http_port=0) as server:
         reader, writer = await connected(server.app)
@@ -44,7 +44,7 @@ async def test_a_head_that_does_not_come(said: bytes, monkeypatch: pytest.Monkey
         assert await ended(reader, writer) == b""
 
 
-async def test_a_second_head_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_without_a_second_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
     async with fake_server(http_port=0) as server:
         reader, writer = await connected(server.app)
@@ -54,7 +54,7 @@ async def test_a_second_head_that_does_not_come(monkeypatch: pytest.MonkeyPatch)
         assert await ended(reader, writer) == b""
 
 
-async def test_a_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_without_its_whole_body_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.http.endpoint.BODY_SECONDS", 0.05)
     async with fake_server(http_port=0) as server:
         reader, writer = await connected(server.app)
@@ -63,7 +63,7 @@ async def test_a_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> Non
         writer.close()
 
 
-async def test_a_slow_answer_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_answer_does_not_close_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
     async with fake_http() as (server, http):
         server.runner.gate.clear()
@@ -81,7 +81,9 @@ def pair(tmp_path: Path) -> Pair:
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"], ids=["nothing", "a little"])
-async def test_a_handshake_that_does_not_come(said: bytes, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_without_a_handshake_is_closed(
+    said: bytes, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("index_grpc.http.port.HANDSHAKE_SECONDS", 0.05)
     async with fake_server(http_port=0, tls_cert=pair.cert, tls_key=pair.key) as server:
         reader, writer = await connected(server.app)
@@ -89,7 +91,7 @@ async def test_a_handshake_that_does_not_come(said: bytes, pair: Pair, monkeypat
         assert await ended(reader, writer) == b""
 
 
-def test_connections_amid_their_handshake_count(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_count_during_their_handshakes(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs on uvloop, as the server does: asyncio's own loop closes refused connections only at garbage collection."""
     monkeypatch.setattr("index_grpc.http.timeouts.most_connections", lambda: 8)
     for module in ("handshakes", "port"):  # so that only a refusal ends a connection
@@ -116,7 +118,7 @@ async def check_connections_during_handshakes(pair: Pair) -> None:
             assert await completed(server.app, trusting(pair.cert.parent)) == TEXT
 
 
-async def test_more_connections_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_beyond_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.http.timeouts.most_connections", lambda: 8)
     async with fake_server(http_port=0) as server:
         first = [await connected(server.app) for _ in range(2)]

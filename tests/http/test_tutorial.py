@@ -53,7 +53,7 @@ def test_the_tutorials_curl(url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "nonsense"])
-def test_whatever_the_body_is_called(url: str, kind: str | None) -> None:
+def test_the_content_type_of_the_body_does_not_matter(url: str, kind: str | None) -> None:
     body = "\ufeff" + json.dumps({"prompt": "你好"}, ensure_ascii=False)
     answer = requests.post(url, body.encode(), headers=None if kind is None else {"Content-Type": kind})
     assert answer.json()["response"] == "您好！"
@@ -83,7 +83,7 @@ async def test_absent_null_and_zero_mean_the_default(fields: dict[str, Any]) -> 
         assert text == letters(1024)
 
 
-async def test_what_is_set_counts_and_the_history_is_seen() -> None:
+async def test_given_fields_and_the_history_reach_the_engine() -> None:
     async with fake_http() as (server, http):
         fields = {"top_p": 0.5, "top_k": 3, "temperature": 1, "repetition_penalty": 1.5}
         history = [["Hello", "Good day"], ["What?", ""]]
@@ -111,7 +111,7 @@ PROBLEMS = {
 }
 
 
-async def test_what_is_wrong_is_told_with_its_status() -> None:
+async def test_violations_are_reported_with_a_status() -> None:
     async with fake_http() as (_, http):
         for body, message in PROBLEMS.items():
             response = await http.post("/", content=body, headers={"x-request-id": "mine"})

@@ -40,7 +40,7 @@ async def asked(envoy: Envoy) -> None:
         assert len(set(await ask_often(caller.unary, "busy", NUM_CALLS, at_once=4))) == 1
 
 
-async def test_a_busy_replica_is_not_left_out(servers: list[FakeServer], tmp_path: Path) -> None:
+async def test_a_busy_replica_is_not_ejected(servers: list[FakeServer], tmp_path: Path) -> None:
     addresses = [server.address for server in servers]
     async with running_envoy(tmp_path, addresses) as envoy:
         await asked(envoy)
@@ -49,13 +49,13 @@ async def test_a_busy_replica_is_not_left_out(servers: list[FakeServer], tmp_pat
         assert await envoy.healthy() == set(addresses)
 
 
-async def test_by_envoys_defaults_it_would_be(servers: list[FakeServer], tmp_path: Path) -> None:
+async def test_a_busy_replica_would_be_ejected_with_envoys_defaults(servers: list[FakeServer], tmp_path: Path) -> None:
     async with running_envoy(tmp_path, [server.address for server in servers], BY_DEFAULT) as envoy:
         await asked(envoy)
         assert await envoy.count(EJECTIONS) == 1
 
 
-async def test_when_all_are_busy_the_caller_learns_when_to_come_back(tmp_path: Path) -> None:
+async def test_when_all_are_busy_the_caller_is_told_when_to_retry(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(fake_server(max_sequences=1, max_waiting=0)) for _ in range(2)]
         for server in servers:

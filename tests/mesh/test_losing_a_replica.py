@@ -79,7 +79,9 @@ def code(request: pytest.FixtureRequest) -> grpc.StatusCode:
     return CODES[request.node.callspec.params["run_proxy"]]
 
 
-async def test_a_death_under_load(run_proxy: Run, code: grpc.StatusCode, tmp_path: Path) -> None:
+async def test_when_a_replica_dies_under_load_only_its_streams_fail(
+    run_proxy: Run, code: grpc.StatusCode, tmp_path: Path
+) -> None:
     with ExitStack() as stack:
         victim, other = await asyncio.to_thread(started, stack)
         async with run_proxy(tmp_path, [victim.address, other.address]) as proxy, loading(proxy.address, 8) as load:
@@ -114,7 +116,9 @@ async def test_restarts_in_turn_fail_no_call(run_proxy: Run, tmp_path: Path) -> 
     assert len(set(load.texts)) == 1
 
 
-async def test_a_death_amid_an_answer(run_proxy: Run, code: grpc.StatusCode, tmp_path: Path) -> None:
+async def test_when_a_replica_dies_the_text_so_far_is_kept(
+    run_proxy: Run, code: grpc.StatusCode, tmp_path: Path
+) -> None:
     names = ["left", "right"]
     models = [str(make_checkpoint(tmp_path / name)) for name in names]  # models whose answers do not end soon
     with ExitStack() as stack:
@@ -134,7 +138,7 @@ async def test_a_death_amid_an_answer(run_proxy: Run, code: grpc.StatusCode, tmp
     assert caught.value.text.startswith(first.delta)
 
 
-async def test_a_death_amid_lines_of_json(tmp_path: Path) -> None:
+async def test_when_a_replica_dies_a_json_stream_ends_incomplete(tmp_path: Path) -> None:
     models = [str(make_checkpoint(tmp_path / name)) for name in ("left", "right")]
     with ExitStack() as stack:
         replicas = await asyncio.to_thread(started, stack, models)

@@ -55,7 +55,7 @@ async def test_an_answer_may_take_long(
         assert await streamed(caller.stub, LONG) == letters(NUM_TOKENS)
 
 
-async def test_with_a_timeout_like_envoys_default_it_would_be_cut(slow: list[FakeServer], tmp_path: Path) -> None:
+async def test_an_answer_would_be_cut_with_a_route_timeout(slow: list[FakeServer], tmp_path: Path) -> None:
     async with running_envoy(tmp_path, addresses(slow), ROUTE_TIMEOUT) as envoy, calling(envoy.address) as caller:
         cut = await refusal(caller.stub.ChatStream(LONG))
     assert cut.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL)
@@ -68,12 +68,12 @@ async def caller(run_proxy: Run, slow: list[FakeServer], tmp_path: Path) -> Asyn
         yield caller
 
 
-async def test_the_callers_deadline_ends_an_answer_well(caller: Caller) -> None:
+async def test_the_callers_deadline_ends_an_answer_with_a_finish(caller: Caller) -> None:
     messages = [message async for message in caller.stub.ChatStream(LONG, timeout=1.5)]
     assert messages[-1].finish.reason == pb.FINISH_REASON_TIME_LIMIT
 
 
-async def test_who_leaves_stops_the_work(caller: Caller, slow: list[FakeServer]) -> None:
+async def test_a_caller_that_leaves_stops_the_work(caller: Caller, slow: list[FakeServer]) -> None:
     call = caller.stub.ChatStream(pb.ChatRequest(prompt="Hi", max_tokens=4000))
     await anext(aiter(call))
     assert sum(num_open(server) for server in slow) == 1

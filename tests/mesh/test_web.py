@@ -65,14 +65,14 @@ async def test_errors_are_json_with_their_details(envoy: Envoy) -> None:
     assert (await answer(envoy.address, "Chat", b"no JSON", JSON)).status == 400
 
 
-async def test_when_all_are_busy_json_says_when_to_come_back(envoy: Envoy, servers: list[FakeServer]) -> None:
+async def test_when_all_are_busy_the_json_says_when_to_retry(envoy: Envoy, servers: list[FakeServer]) -> None:
     async with holding(servers[0], 1), holding(servers[1], 1):
         found = await answer(envoy.address, "Chat", REQUEST, JSON)
     assert found.status == 503
     assert (await found.json())["details"][-1]["retryDelay"].endswith("s")
 
 
-async def test_fields_that_are_none_are_passed_over(envoy: Envoy) -> None:
+async def test_unknown_fields_are_ignored(envoy: Envoy) -> None:
     found = await answer(envoy.address, "Chat", REQUEST | {"maxTokns": 1}, JSON)
     assert (await found.json())["response"] == letters(5)
 

@@ -29,12 +29,12 @@ def attacks(section: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {attack["name"]: attack for attack in section["data"]["attacks"]}
 
 
-def test_others_are_answered_all_the_while(attacks: dict[str, dict[str, Any]]) -> None:
+def test_other_callers_are_answered_during_every_attack(attacks: dict[str, dict[str, Any]]) -> None:
     assert len(attacks) == 15
     assert all(attack["num_answers"] > 0 and not attack["broken"] for attack in attacks.values())
 
 
-def test_who_floods_or_speaks_another_protocol_is_cut_off(attacks: dict[str, dict[str, Any]]) -> None:
+def test_connections_that_flood_or_speak_another_protocol_are_closed(attacks: dict[str, dict[str, Any]]) -> None:
     assert attacks["ping_flood"]["ended_seconds"] is not None
     assert attacks["browsers"]["ended_seconds"] is not None
 

@@ -60,7 +60,7 @@ async def test_an_empty_answer_can_be_sent_back_too(stub: Stub) -> None:
     assert len(answer.history) == 4
 
 
-async def test_the_history_counts(stub: Stub) -> None:
+async def test_the_history_changes_the_answer(stub: Stub) -> None:
     """The model sees the history: another history gives another answer."""
     texts = set()
     for content in ("Hello", "Goodbye"):
@@ -96,7 +96,7 @@ async def test_the_model_describes_itself(stub: Stub) -> None:
     assert model.kv_cache_tokens >= 512
 
 
-def test_the_documented_defaults_are_those_that_count() -> None:
+def test_the_documented_defaults_are_the_real_ones() -> None:
     assert asdict(SamplingParams()) == DOCUMENTED_DEFAULTS | {"seed": 0}
     assert DEFAULT_MAX_TOKENS == 1024
 
@@ -150,7 +150,7 @@ async def test_start_tells_what_is_known_before_the_answer(stub: Stub) -> None:
     assert before - 1 <= start.create_time.ToNanoseconds() / 1e9 <= time.time() + 1
 
 
-async def test_times_follow_each_other(stub: Stub) -> None:
+async def test_queue_first_token_and_total_times_increase(stub: Stub) -> None:
     timing = (await stub.Chat(seeded("你好", 1))).finish.timing
     times = [timing.queue, timing.time_to_first_token, timing.total]
     assert 0 <= times[0].ToNanoseconds() < times[1].ToNanoseconds() < times[2].ToNanoseconds()
@@ -226,7 +226,9 @@ async def test_one_line_in_the_log_for_each_refusal(stub: Stub, caplog: pytest.L
 
 
 @pytest.mark.parametrize("method", ["Chat", "ChatStream"])
-async def test_a_caller_who_leaves_frees_the_place_and_is_logged(caplog: pytest.LogCaptureFixture, method: str) -> None:
+async def test_a_caller_that_leaves_frees_its_place_and_is_logged(
+    caplog: pytest.LogCaptureFixture, method: str
+) -> None:
     caplog.set_level("INFO")
     async with fake_server() as server:
         server.runner.step_seconds = 0.001
@@ -239,7 +241,7 @@ async def test_a_caller_who_leaves_frees_the_place_and_is_logged(caplog: pytest.
         assert (line["method"], line["code"]) == (method, "CANCELLED")
 
 
-async def test_a_stream_waits_for_so_many_tokens_as_the_server_is_told() -> None:
+async def test_messages_have_at_least_as_many_tokens_as_the_interval() -> None:
     request = pb.ChatRequest(prompt="Hi", max_tokens=10)
     async with fake_server(stream_interval=4) as server:
         deltas = [message.delta for message in await messages(server.stub, request)]
@@ -247,7 +249,7 @@ async def test_a_stream_waits_for_so_many_tokens_as_the_server_is_told() -> None
     assert all(len(delta) >= 4 for delta in deltas[1:-1])
 
 
-async def test_who_wants_the_answer_whole_is_woken_seldom_and_stop_strings_are_looked_for_at_once(
+async def test_the_interval_is_long_for_whole_answers_and_one_with_stop_strings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with fake_server(stream_interval=4) as server:

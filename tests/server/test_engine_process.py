@@ -105,7 +105,7 @@ def begin(server: Server, number: int) -> AsyncIterator[pb.ChatStreamResponse]:
     return aiter(server.stub.ChatStream(request, metadata=(("x-request-id", f"stream-{number}"),)))
 
 
-async def test_a_killed_engine_is_seen_at_once_and_replaced(server: Server) -> None:
+async def test_a_killed_engine_is_noticed_at_once_and_replaced(server: Server) -> None:
     """Every stream ends with a status that says when to retry; health reports the loss and the recovery."""
     request = seeded("Tell me a story.", seed=4, max_tokens=60)
     alone = await streamed(server.stub, request)
@@ -129,7 +129,7 @@ async def test_a_killed_engine_is_seen_at_once_and_replaced(server: Server) -> N
     assert await streamed(server.stub, request) == alone
 
 
-async def test_while_it_is_away_callers_are_told_when_to_come_back(checkpoint: Path) -> None:
+async def test_while_the_engine_restarts_callers_are_told_when_to_retry(checkpoint: Path) -> None:
     away, may_return = threading.Event(), threading.Event()
 
     def loads() -> Loaded:
@@ -195,7 +195,7 @@ def test_pauses_grow_to_a_limit() -> None:
     assert [RestartPolicy().pause_seconds(number) for number in range(1, 8)] == [1, 2, 4, 8, 16, 30, 30]
 
 
-def test_what_cannot_be_loaded_is_told_across(tmp_path: Path) -> None:
+def test_an_error_of_loading_is_passed_to_the_server(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="neither a directory nor a hub id"):
         start_process(settings(tmp_path / "nowhere"))
 
@@ -206,7 +206,7 @@ def test_a_process_that_cannot_begin(monkeypatch: pytest.MonkeyPatch, checkpoint
         start_process(settings(checkpoint))
 
 
-async def test_an_order_to_stop_is_no_loss(checkpoint: Path) -> None:
+async def test_an_engine_that_was_told_to_stop_is_not_lost(checkpoint: Path) -> None:
     worker, ready = start_process(settings(checkpoint))
     assert ready.model.name == checkpoint.name
     ended = asyncio.Event()
@@ -230,7 +230,7 @@ async def test_an_order_to_stop_is_no_loss(checkpoint: Path) -> None:
     ],
     ids=str,
 )
-def test_the_process_is_for_cuda_unless_told_otherwise(
+def test_the_engine_has_a_process_on_cuda_by_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, object], wanted: bool
 ) -> None:
     monkeypatch.setattr("index_grpc.launch.NVIDIA_DRIVERS", (tmp_path / "none",))
@@ -241,7 +241,7 @@ def test_the_process_is_for_cuda_unless_told_otherwise(
     ("torch_version", "visible", "wanted"),
     [("2.13.0", None, True), ("2.13.0+cu128", "0", True), ("2.13.0+cpu", None, False), ("2.13.0", "", False)],
 )
-def test_a_driver_and_a_build_that_uses_it_speak_for_cuda(
+def test_auto_means_cuda_with_a_driver_and_a_cuda_build_of_pytorch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, torch_version: str, visible: str | None, wanted: bool
 ) -> None:
     monkeypatch.setattr("index_grpc.launch.NVIDIA_DRIVERS", (tmp_path / "none", tmp_path))
@@ -254,7 +254,9 @@ def test_a_driver_and_a_build_that_uses_it_speak_for_cuda(
     assert not wants_process(settings("demo", device="cpu"))
 
 
-async def test_an_engine_lost_at_once_does_not_serve(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_lost_during_the_warm_up_does_not_serve(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def lose(chat: Chat) -> None:
         worker = chat.engine._worker
         assert isinstance(worker, ProcessWorker)
@@ -271,7 +273,7 @@ async def test_an_engine_lost_at_once_does_not_serve(checkpoint: Path, monkeypat
     await app.stop()
 
 
-def test_what_lies_in_the_working_directory_is_not_run(
+def test_code_in_the_working_directory_is_not_run(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "index_grpc").mkdir()

@@ -102,7 +102,7 @@ async def test_a_bad_field_is_named_with_value_limit_and_remedy(
     check_invalid(await refusal(stub.ChatStream(asking(**fields))), expected)
 
 
-async def test_sampling_out_of_range_and_numbers_that_are_none(stub: Stub) -> None:
+async def test_sampling_values_out_of_range_or_not_finite_are_refused(stub: Stub) -> None:
     for fields, expected in SAMPLING_CASES:
         check_invalid(await refusal(stub.ChatStream(asking(**fields))), expected)
 
@@ -187,7 +187,7 @@ async def test_the_served_model_is_found_by_its_name(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["Hi " * 400, "x" * 10_000_000], ids=["somewhat", "10 MB"])
-async def test_a_prompt_beyond_the_context_is_told_both_counts(stub: Stub, prompt: str) -> None:
+async def test_the_error_of_a_prompt_beyond_the_context_has_both_counts(stub: Stub, prompt: str) -> None:
     found = await refusal(stub.ChatStream(asking(prompt=prompt)))
     assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PROMPT_TOO_LONG")
     takes, holds, remedy = found.violations["prompt"].split("; ")
@@ -232,7 +232,7 @@ async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> 
     assert found.code is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_many_refusals_at_once_keep_to_their_own_calls(stub: Stub) -> None:
+async def test_concurrent_refusals_are_not_mixed_up(stub: Stub) -> None:
     async def refused(number: int) -> None:
         stops = ["x"] * (17 + number)
         found = await refusal(stub.Chat(asking(stop=stops), metadata=(("x-request-id", f"call-{number}"),)))
@@ -242,7 +242,7 @@ async def test_many_refusals_at_once_keep_to_their_own_calls(stub: Stub) -> None
     await asyncio.gather(*(refused(number) for number in range(50)))
 
 
-async def test_more_messages_than_the_context_can_hold_are_refused_unread(stub: Stub) -> None:
+async def test_more_messages_than_the_context_can_hold_are_refused(stub: Stub) -> None:
     one = asking(history=[UNSET]).SerializeToString()
     for number in (CONTEXT_LENGTH - 2, 1_000_000):
         request = pb.ChatRequest.FromString(one * number)

@@ -71,7 +71,7 @@ async def test_a_load_that_fails_leaves_it_not_ready() -> None:
 
 
 @pytest.mark.parametrize("service", ["", CHAT])
-async def test_a_watch_tells_each_change_and_ends_with_the_drain(service: str) -> None:
+async def test_a_watch_gets_each_change_and_ends_with_the_drain(service: str) -> None:
     async with fake_server(loaded=False) as server:
         watch = watched(server, service)
         assert await anext(watch) == "NOT_SERVING"
@@ -90,7 +90,7 @@ async def test_open_watches_do_not_hold_up_the_stop() -> None:
         assert [[status async for status in watch] for watch in watches] == [[], [], [], []]
 
 
-async def test_in_the_delay_before_the_drain_it_is_not_ready_and_answers() -> None:
+async def test_in_the_delay_before_the_drain_calls_are_answered_but_it_is_not_ready() -> None:
     async with fake_server() as server:
         drained = asyncio.create_task(server.app.drain(60.0))
         await asyncio.sleep(0)  # let the task begin
@@ -152,7 +152,7 @@ async def test_reflection(channel: grpc.aio.Channel, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", METHODS)
-async def test_bytes_that_do_not_parse_are_the_callers_mistake(
+async def test_bytes_that_do_not_parse_are_an_invalid_argument(
     channel: grpc.aio.Channel, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = b"\xff" * 20

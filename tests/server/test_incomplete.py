@@ -29,7 +29,7 @@ async def test_a_call_without_a_message_is_refused(path: str, data: bytes) -> No
         assert await unary(server.stub, REQUEST) == TEXT
 
 
-async def test_who_leaves_before_the_message_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+async def test_callers_that_leave_before_their_message_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "index_grpc.calls")
     async with fake_server() as server:
         for path in METHODS:

@@ -40,12 +40,12 @@ def _refused(connection: H2Connection, wire: socket.socket) -> bytes | None:
     return next((answer.additional_data for answer in answers if isinstance(answer, ConnectionTerminated)), None)
 
 
-async def test_who_pings_too_often_is_sent_away() -> None:
+async def test_a_connection_that_pings_too_often_is_closed() -> None:
     async with fake_server() as server:
         assert await asyncio.to_thread(refusal_of_pings, server.address) == b"too_many_pings"
 
 
-async def test_the_least_interval_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_servers_own_ping_interval_applies(monkeypatch: pytest.MonkeyPatch) -> None:
     """gRPC's own is five minutes, in which a caller whose answer takes long asks more often."""
     monkeypatch.setattr(listen, "LEAST_PING_INTERVAL_MS", 0)
     async with fake_server() as server:

@@ -100,7 +100,7 @@ async def test_nothing_is_parsed_before_the_key_is_known(keys: Path) -> None:
         assert (await refusal(call(b"\xff", metadata=bearer("alice")))).reason == "INVALID_REQUEST"
 
 
-async def test_a_strangers_call_costs_the_engine_nothing(keys: Path) -> None:
+async def test_a_call_without_a_valid_key_takes_no_place(keys: Path) -> None:
     async with fake_server(api_keys_file=keys, max_sequences=1, max_waiting=0) as server:
         server.runner.gate.clear()
         held = asyncio.create_task(asked(server, "alice"))
@@ -111,7 +111,7 @@ async def test_a_strangers_call_costs_the_engine_nothing(keys: Path) -> None:
         assert await held == TEXT
 
 
-async def test_observers_and_the_log_hear_who_called(keys: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_observers_and_the_log_get_the_callers_name(keys: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with fake_server(api_keys_file=keys) as server:
         recorder = CallRecorder()
@@ -132,7 +132,7 @@ async def test_observers_and_the_log_hear_who_called(keys: Path, caplog: pytest.
     assert "code=UNAUTHENTICATED reason=KEY_WRONG" in caplog.text
 
 
-async def test_too_many_requests_are_told_when_to_come_again(keys: Path) -> None:
+async def test_callers_over_their_rate_are_told_when_to_retry(keys: Path) -> None:
     async with fake_server(api_keys_file=keys) as server:
         assert [await asked(server, "slow") for _ in range(2)] == [TEXT] * 2
         found = await refused(server, "slow")
@@ -157,7 +157,7 @@ async def test_calls_at_a_time(keys: Path) -> None:
         assert await asked(server, "one") == TEXT
 
 
-async def test_our_client_says_it_with_classes(keys: Path) -> None:
+async def test_our_client_raises_the_matching_exceptions(keys: Path) -> None:
     async with fake_server(api_keys_file=keys) as server:
         async with AsyncClient(server.address, api_key="slow") as client:
             assert [(await client.chat("Hi", max_tokens=5)).text for _ in range(2)] == [TEXT] * 2
@@ -199,7 +199,7 @@ async def check(server: FakeServer, key: str = "") -> int:
     return int(response.status)
 
 
-async def test_health_is_open_and_reflection_is_not(keys: Path) -> None:
+async def test_by_default_health_needs_no_key_and_reflection_does(keys: Path) -> None:
     async with fake_server(api_keys_file=keys) as server:
         assert await check(server) == HealthCheckResponse.SERVING
         found = await refusal(listing(server, **{"x-request-id": "mine"}))
@@ -207,7 +207,7 @@ async def test_health_is_open_and_reflection_is_not(keys: Path) -> None:
         assert [len(response.list_services_response.service) async for response in listing(server, "alice")] == [4]
 
 
-async def test_the_other_way_round(keys: Path) -> None:
+async def test_settings_can_require_a_key_for_health_and_none_for_reflection(keys: Path) -> None:
     async with fake_server(api_keys_file=keys, open_health=False, open_reflection=True) as server:
         assert (await refusal(check(server))).reason == "KEY_MISSING"
         assert (await refusal(check(server, "nobody"))).reason == "KEY_WRONG"
@@ -215,7 +215,7 @@ async def test_the_other_way_round(keys: Path) -> None:
         assert [len(response.list_services_response.service) async for response in listing(server)] == [4]
 
 
-async def test_clients_that_balance_by_health_go_without_it_where_it_is_closed(keys: Path) -> None:
+async def test_clients_that_balance_by_health_work_when_health_needs_a_key(keys: Path) -> None:
     """When gRPC itself watches health, it sends no key. After any status but UNIMPLEMENTED it would never call."""
     async with fake_server(api_keys_file=keys, open_health=False) as server:
         watch = health_stub(server.channel).Watch(HealthCheckRequest())
@@ -225,7 +225,7 @@ async def test_clients_that_balance_by_health_go_without_it_where_it_is_closed(k
             assert str(await client.health()) == "SERVING"
 
 
-async def test_without_keys_nobody_is_asked() -> None:
+async def test_without_a_file_of_keys_no_key_is_required() -> None:
     async with fake_server() as server:
         assert await asked(server, "whatever") == TEXT
         assert [len(response.list_services_response.service) async for response in listing(server)] == [4]

@@ -92,7 +92,7 @@ async def nothing_open(app: App) -> None:
     worker._loop.check_for_leaks()
 
 
-async def test_a_caller_who_leaves_just_when_a_refusal_is_sent(
+async def test_a_caller_that_leaves_while_a_refusal_is_sent_is_no_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """gRPC then fails to send the status, which is not logged as an error."""
@@ -119,7 +119,7 @@ async def num_tasks_settled() -> int:
     return len(asyncio.all_tasks())
 
 
-async def test_nothing_stays_behind(app: App, address: str, stub: Any) -> None:
+async def test_callers_that_leave_leave_nothing_behind(app: App, address: str, stub: Any) -> None:
     expected = (await stub.Chat(pb.ChatRequest(prompt="你好", sampling=pb.SamplingParams(seed=1)))).response
     await leave(stub, address, NUM_CALLS // 4, seed=1)
     await nothing_open(app)

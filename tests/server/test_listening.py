@@ -53,7 +53,7 @@ async def test_a_unix_socket_with_its_permissions(path: Path, mode: str) -> None
         assert os.umask(before) == 0o022  # unchanged
 
 
-async def test_its_permissions_are_never_wider(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_unix_sockets_permissions_are_never_wider(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads them just after the socket is created, before anything could correct them."""
     seen: list[str] = []
     add: Any = type(grpc.aio.server()).add_insecure_port
@@ -68,7 +68,7 @@ async def test_its_permissions_are_never_wider(path: Path, monkeypatch: pytest.M
         assert seen == ["600"]
 
 
-async def test_a_dead_servers_socket_is_taken_over(path: Path) -> None:
+async def test_the_socket_of_an_ended_server_is_replaced(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     async with fake_server(unix_socket=path) as server:
@@ -76,7 +76,7 @@ async def test_a_dead_servers_socket_is_taken_over(path: Path) -> None:
         assert await unary(server.stub, REQUEST) == letters(5)
 
 
-async def test_a_living_servers_socket_is_not(path: Path) -> None:
+async def test_the_socket_of_a_running_server_is_not_replaced(path: Path) -> None:
     async with fake_server(unix_socket=path) as server:
         with pytest.raises(StartupError, match="in use by a running server; name another path or stop that server"):
             await App(settings("any", unix_socket=path)).listen()
@@ -86,7 +86,7 @@ async def test_a_living_servers_socket_is_not(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["50%25.sock", "50%.sock", "a#b", "a?b", "a b", "套接字", "\udcff"])
-async def test_a_path_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+async def test_special_characters_in_a_sockets_path_are_kept(tmp_path: Path, name: str) -> None:
     async with fake_server(unix_socket=tmp_path / name) as server:
         assert os.listdir(tmp_path) == [name]
         assert await unary(server.stub, REQUEST) == letters(5)
@@ -128,7 +128,7 @@ READ_ALONG, USE_IT = "not encrypted (set --tls-cert", "no API key is required (s
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "::"])
-async def test_a_port_that_others_can_reach_is_told_of(host: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_port_that_others_can_reach_is_warned_about(host: str, caplog: pytest.LogCaptureFixture) -> None:
     await listening(host=host)
     (line,) = caplog.messages
     assert "can be reached from other machines" in line
@@ -137,17 +137,17 @@ async def test_a_port_that_others_can_reach_is_told_of(host: str, caplog: pytest
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "::1", "127.0.0.2"])
-async def test_the_loopback_is_not(host: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_port_on_the_loopback_is_not_warned_about(host: str, caplog: pytest.LogCaptureFixture) -> None:
     await listening(host=host)
     assert caplog.messages == []
 
 
-async def test_nor_is_a_unix_socket(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_unix_socket_is_not_warned_about(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     await listening(host="0.0.0.0", unix_socket=path)
     assert caplog.messages == []
 
 
-async def test_only_what_is_open_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_warning_names_only_the_missing_protection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pair = issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "localhost")
     tls = {"host": "0.0.0.0", "tls_cert": pair.cert, "tls_key": pair.key}
     await listening(**tls)
@@ -158,7 +158,7 @@ async def test_only_what_is_open_is_told_of(tmp_path: Path, caplog: pytest.LogCa
     assert caplog.messages == []
 
 
-def test_how_to_call_it(tmp_path: Path, path: Path) -> None:
+def test_the_options_with_which_a_client_reaches_the_server(tmp_path: Path, path: Path) -> None:
     pair = issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "*.example.org", "index.example.org", "::1")
     tls = {"tls_cert": pair.cert, "tls_key": pair.key}
 
@@ -177,7 +177,7 @@ def test_how_to_call_it(tmp_path: Path, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("encrypted", "with_keys"), [(True, False), (True, True), (False, True)])
-async def test_what_it_says_of_calling_it_is_right(
+async def test_the_client_works_with_the_options_that_the_server_prints(
     tmp_path: Path, path: Path, encrypted: bool, with_keys: bool
 ) -> None:
     """With TLS on all addresses, or on a Unix socket."""

@@ -34,7 +34,7 @@ async def reported(server: FakeServer, method: str, request: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", ["Chat", "ChatStream"])
-async def test_an_answer_brings_the_load_it_was_part_of(method: str) -> None:
+async def test_an_answers_load_report_includes_the_answer_itself(method: str) -> None:
     async with fake_server(max_sequences=4) as server:
         alone = await reported(server, method, REQUEST)
         assert alone.application_utilization == 1 / 4
@@ -57,21 +57,21 @@ async def test_a_full_server_says_so_when_it_refuses() -> None:
         assert 0 < full.eps <= full.rps_fractional
 
 
-async def test_what_is_wrong_with_a_request_is_no_fault_of_the_server() -> None:
+async def test_invalid_requests_do_not_count_as_errors_of_the_server() -> None:
     async with fake_server() as server:
         report = await reported(server, "Chat", pb.ChatRequest())
         assert report.rps_fractional > 0
         assert report.eps == 0
 
 
-async def test_a_server_without_an_engine_has_no_place_left() -> None:
+async def test_a_server_without_an_engine_reports_full_load() -> None:
     async with fake_server(loaded=False) as server:
         report = await reported(server, "Chat", REQUEST)
         assert (report.application_utilization, dict(report.utilization)) == (1, {})
         assert report.eps > 0
 
 
-def test_a_rate_counts_and_forgets() -> None:
+def test_a_rate_is_of_recent_events_only() -> None:
     rate = Rate()
     assert rate.per_second(100.0) == 0
     for number in range(1000):

@@ -60,15 +60,15 @@ def calling(server: Process, request: pb.ChatRequest | bytes, key: str = "alice"
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_was_refused_over_grpc_is_let_go(server: Process, name: str) -> None:
+def test_requests_refused_over_grpc_are_freed(server: Process, name: str) -> None:
     assert growth(server, calling(server, REFUSED[name])) < MOST_GROWTH
 
 
-def test_what_a_stranger_sent_is_let_go(server: Process) -> None:
+def test_requests_without_a_valid_key_are_freed(server: Process) -> None:
     assert growth(server, calling(server, REFUSED["too long"], key="mallory")) < MOST_GROWTH
 
 
-def test_what_was_refused_over_http_is_let_go(server: Process) -> None:
+def test_requests_refused_over_http_are_freed(server: Process) -> None:
     host, _, port = server.wait_for(r"listening on http://(\S+)")[1].rpartition(":")
     body = f'{{"messages": [{{"role": "user", "content": "{LARGE}"}}]}}'
     headers = {"authorization": "Bearer alice", "content-type": "application/json"}

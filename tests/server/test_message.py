@@ -45,7 +45,7 @@ def test_more_messages_than_the_context_holds_are_not_parsed(number: int) -> Non
 @pytest.mark.parametrize(
     "field", [b"\x0a\x00", b"\x2a\x00", b"\x30\x00", b"\xa1\x06" + bytes(8), b"\xa5\x06" + bytes(4), b"\x4b"]
 )
-def test_more_fields_than_anybody_needs_are_not_parsed(field: bytes) -> None:
+def test_too_many_fields_are_not_parsed(field: bytes) -> None:
     """This counts fields of every kind except those of the history."""
     with pytest.raises(InvalidRequest, match="request: has over 1000 fields beside its history; send each once"):
         read(field * (MOST_OTHER_FIELDS + 1))
@@ -60,7 +60,7 @@ def test_what_is_cut_short_does_not_parse(data: bytes) -> None:
         read(data)
 
 
-async def test_a_message_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_that_does_not_come_in_time_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.server.message.MESSAGE_SECONDS", 0.1)
     async with fake_server() as server:
         method: Any = server.channel.stream_stream(f"/{SERVICE}/Chat", None, None)
@@ -70,7 +70,7 @@ async def test_a_message_that_does_not_come_is_not_waited_for(monkeypatch: pytes
         assert await unary(server.stub, REQUEST) == TEXT
 
 
-async def test_who_breaks_off_many_calls_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+async def test_many_calls_broken_off_before_their_messages_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The caller's connection ends before any of its calls has sent its message; none is logged."""
     caplog.set_level(logging.INFO, "index_grpc.calls")
     async with fake_server() as server:
@@ -97,7 +97,7 @@ def break_off(address: str, num_calls: int) -> None:
             received += wire.recv(65_536)
 
 
-async def test_bytes_that_do_not_parse_are_the_callers_mistake() -> None:
+async def test_bytes_that_do_not_parse_are_an_invalid_argument() -> None:
     async with fake_server() as server:
         found = await refusal(raw_call(server.channel, "Chat", b"\x0a\x05Hi"))
         assert found.message.startswith("request: 4 bytes that do not parse; send a message of")

@@ -56,7 +56,7 @@ async def test_steps_are_counted_as_they_happen() -> None:
         assert rise("step_seconds_count") == rise("batch_sequences_count") == rise("batch_sequences_sum") == 5
 
 
-async def test_errors_are_counted_by_reason_and_no_label_is_a_callers() -> None:
+async def test_errors_are_counted_by_reason_and_no_label_has_text_of_callers() -> None:
     async with fake_server(metrics_port=0) as server:
         fails = (("x-request-id", f"{FAILS}s3cret"),)
         await refusal(server.stub.Chat(pb.ChatRequest()))
@@ -90,7 +90,7 @@ async def held(server: FakeServer, number: int) -> list[asyncio.Task[str]]:
     return calls
 
 
-async def test_gauges_tell_what_the_engine_holds_and_fall_to_zero_with_it() -> None:
+async def test_gauges_show_what_the_engine_holds_and_fall_to_zero() -> None:
     names = ("running_requests", "waiting_requests", "kv_cache_used_positions", "kv_cache_used_ratio")
     async with fake_server(metrics_port=0, max_sequences=1, max_waiting=7) as server:
         calls = await held(server, 3)
@@ -110,7 +110,7 @@ async def test_gauges_tell_what_the_engine_holds_and_fall_to_zero_with_it() -> N
         await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def test_it_answers_while_loading_and_draining_and_tells_so() -> None:
+async def test_metrics_show_that_the_server_is_loading_or_draining() -> None:
     async with fake_server(loaded=False, metrics_port=0) as server:
 
         async def state() -> tuple[float, list[str]]:
@@ -152,7 +152,7 @@ async def test_each_server_counts_its_own() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/favicon.ico?name=/metrics"])
-async def test_elsewhere_there_is_only_a_word_of_where_they_are(path: str) -> None:
+async def test_other_paths_say_where_the_metrics_are(path: str) -> None:
     async with fake_server(metrics_port=0) as server:
         url = f"http://{metrics_address(server.app)}"
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -170,7 +170,7 @@ async def test_a_silent_reader_holds_up_nobody() -> None:
             assert (await scraped(server.app)).value("index_grpc_ready") == 1
 
 
-async def test_a_port_in_use_is_told_with_its_flag() -> None:
+async def test_the_error_of_a_port_in_use_names_the_flag() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartupError, match=f"no metrics on .*:{port}: Address already in use; .*--metrics-port"):
@@ -188,7 +188,7 @@ async def test_ipv6_addresses() -> None:
         assert (await scraped(server.app)).value("index_grpc_ready") == 1
 
 
-async def test_an_address_of_another_machine_is_told_with_its_flag() -> None:
+async def test_the_error_of_a_foreign_address_names_the_flag() -> None:
     with pytest.raises(StartupError, match=r"no metrics on 192\.0\.2\.1:0: .*--metrics-host"):
         async with fake_server(metrics_port=0, metrics_host="192.0.2.1"):
             pass
@@ -199,7 +199,7 @@ async def test_no_port_is_opened_unasked() -> None:
         assert "Metrics" not in {type(member).__name__ for member in server.app.observers.members}
 
 
-def test_the_flag_opens_a_port_in_a_server_whose_engine_has_a_process(checkpoint: Path) -> None:
+def test_the_metrics_of_a_server_with_an_engine_process(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--port", "0", "--metrics-port", "0", "--engine-process") as process:
         url = process.wait_for(r"metrics on (http://127\.0\.0\.1:\d+/metrics)")[1]
         early = Scrape(fetched(url))

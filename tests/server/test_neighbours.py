@@ -131,7 +131,7 @@ FAILURES = [RuntimeError(SECRET), MemoryError(SECRET), torch.OutOfMemoryError(SE
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-async def test_a_request_that_breaks_is_internal_and_alone(failure: Exception) -> None:
+async def test_a_request_that_fails_is_internal_and_affects_no_other(failure: Exception) -> None:
     async with fake_server() as server:
         server.runner.failure = failure
         server.runner.gate.clear()

@@ -37,7 +37,7 @@ class Breaking(Observer):
         raise RuntimeError
 
 
-async def test_answers_come_whole(caplog: pytest.LogCaptureFixture) -> None:
+async def test_answers_are_complete_although_an_observer_fails(caplog: pytest.LogCaptureFixture) -> None:
     async with fake_server(observers=[Breaking()]) as server:
         texts = await asyncio.gather(streamed(server.stub, REQUEST), unary(server.stub, REQUEST))
         assert set(texts) == {letters(5)}
@@ -47,7 +47,7 @@ async def test_answers_come_whole(caplog: pytest.LogCaptureFixture) -> None:
     assert all(f"Breaking failed on {event}" in caplog.text for event in events)
 
 
-async def test_a_lost_engine_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lost_engine_is_noticed_although_an_observer_fails(caplog: pytest.LogCaptureFixture) -> None:
     async with fake_server(observers=[Breaking()]) as server:
         assert await server.breaks_after(streamed(server.stub, REQUEST)) == letters(5)
         await asyncio.wait_for(server.app.supervisor.lost.wait(), 30)

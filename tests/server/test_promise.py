@@ -89,7 +89,7 @@ def cut(text: str, stops: list[str]) -> tuple[str, str]:
 @example(parts=[("bytes", "ab你")], stops=["b你好"], logprobs=False, max_tokens=60)
 @example(parts=[("whole", "say stop"), ("bytes", "STOP")], stops=["pS"], logprobs=False, max_tokens=60)
 @example(parts=[("broken", 0xE4), ("whole", "a")], stops=["a"], logprobs=False, max_tokens=60)
-def test_every_clause(
+def test_a_stream_keeps_every_promise(
     scripted_server: ScriptedServer,
     parts: list[tuple[str, str | int]],
     stops: list[str],
@@ -146,7 +146,9 @@ def test_the_context_ends_the_answer(scripted_server: ScriptedServer) -> None:
     assert usage.total_tokens == 512
 
 
-def test_headers_wait_for_the_first_token(scripted_server: ScriptedServer, checkpoint: Path) -> None:
+def test_a_call_that_fails_before_its_first_token_sends_no_headers(
+    scripted_server: ScriptedServer, checkpoint: Path
+) -> None:
     """A call that fails before its first token sends no headers, so any client may retry it."""
     call = scripted_server.stub.ChatStream(pb.ChatRequest(prompt="x" * 5000))
     with pytest.raises(grpc.RpcError):

@@ -80,7 +80,7 @@ async def test_the_queue_is_bounded_by_tokens_too() -> None:
         assert await unary(server.stub, REQUEST) == TEXT
 
 
-async def test_prompts_that_wait_give_their_share_of_the_queue_back_when_they_leave() -> None:
+async def test_waiting_prompts_that_leave_free_their_tokens_in_the_queue() -> None:
     async with fake_server(max_sequences=1, max_waiting=8, max_waiting_tokens=20) as server:
         server.runner.gate.clear()
         call = server.stub.Chat(pb.ChatRequest(prompt="word " * 12, max_tokens=20))
@@ -91,7 +91,7 @@ async def test_prompts_that_wait_give_their_share_of_the_queue_back_when_they_le
         assert await unary(server.stub, REQUEST) == TEXT
 
 
-async def test_a_burst_is_taken_up_to_the_last_place_and_no_further() -> None:
+async def test_as_many_calls_of_a_burst_are_accepted_as_there_are_places() -> None:
     async with fake_server(max_sequences=2, max_waiting=3) as server:
         server.runner.gate.clear()
         calls = [asyncio.create_task(code(server.stub.Chat(REQUEST))) for _ in range(20)]
@@ -101,7 +101,7 @@ async def test_a_burst_is_taken_up_to_the_last_place_and_no_further() -> None:
         assert sorted(await asyncio.gather(*calls)) == ["OK"] * 5 + ["UNAVAILABLE"] * 15
 
 
-async def test_a_burst_that_comes_faster_than_it_can_be_looked_at_is_not_cancelled() -> None:
+async def test_grpc_cancels_no_call_of_a_large_burst() -> None:
     """With its default, gRPC would cancel the calls beyond its own queue, and no client retries these."""
     async with fake_server() as server:
         calls = [server.stub.GetModel(pb.GetModelRequest()) for _ in range(3000)]
@@ -130,7 +130,7 @@ async def test_a_stock_client_with_a_retry_policy_gets_through(
         assert await held == TEXT
 
 
-async def test_who_is_refused_again_is_told_to_stay_away_longer() -> None:
+async def test_a_call_that_is_refused_again_is_told_a_longer_delay() -> None:
     """A client that is told a delay does not increase its own, and a few short pauses are over before a burst is."""
     async with fake_server(max_sequences=1, max_waiting=0) as server:
         (held,) = await filled(server, 1)
@@ -144,7 +144,7 @@ async def test_who_is_refused_again_is_told_to_stay_away_longer() -> None:
         assert await held == TEXT
 
 
-async def test_who_has_no_time_to_come_again_is_told_why_at_once() -> None:
+async def test_a_call_without_time_for_a_retry_gets_the_reason_at_once() -> None:
     """Its gRPC would wait until its time is over, and tell of that alone."""
     async with fake_server(max_sequences=1, max_waiting=0) as server:
         (held,) = await filled(server, 1)
@@ -159,7 +159,7 @@ async def test_who_has_no_time_to_come_again_is_told_why_at_once() -> None:
         assert await held == TEXT
 
 
-async def test_while_loading_callers_are_told_to_come_again() -> None:
+async def test_while_loading_callers_are_told_to_retry() -> None:
     async with fake_server(loaded=False) as server:
         for call in (server.stub.Chat(REQUEST), server.stub.ChatStream(REQUEST)):
             check_told_to_retry(await refusal(call), "LOADING")
@@ -169,7 +169,7 @@ async def test_while_loading_callers_are_told_to_come_again() -> None:
         assert await unary(server.stub, REQUEST) == TEXT
 
 
-async def test_draining_completes_what_was_taken_and_takes_no_more() -> None:
+async def test_a_drain_completes_accepted_calls_and_accepts_no_more() -> None:
     async with fake_server(grace_seconds=30) as server:
         held = await filled(server, 3)
         drained = asyncio.create_task(server.app.drain(0.0))
@@ -195,7 +195,7 @@ async def test_a_drain_tells_how_many_calls_are_left(
         await drained
 
 
-async def test_calls_that_come_while_others_are_completed() -> None:
+async def test_calls_that_come_during_a_drain_are_told_to_retry() -> None:
     async with fake_server() as server:
         (held,) = await filled(server, 1)
         drained = asyncio.create_task(server.app.drain(0.0))
@@ -258,14 +258,14 @@ async def test_calls_that_outlast_the_grace_are_cut_off_with_a_status() -> None:
         await drained
 
 
-async def test_a_lost_engine_is_unavailable_and_unhealthy() -> None:
+async def test_with_a_lost_engine_callers_are_told_to_retry() -> None:
     async with fake_server() as server:
         assert await server.breaks_after(unary(server.stub, REQUEST)) == TEXT  # an idle engine checks for leaks
         await server.app.supervisor.lost.wait()
         check_told_to_retry(await refusal(server.stub.Chat(REQUEST)), "ENGINE_LOST")
 
 
-async def test_a_second_server_cannot_take_half_the_calls_of_the_first() -> None:
+async def test_a_second_server_cannot_listen_on_the_same_port() -> None:
     async with fake_server() as server:
         port = int(server.address.rpartition(":")[2])
         second = App(settings("another", port=port))

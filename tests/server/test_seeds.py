@@ -63,7 +63,7 @@ async def said(stub: Stub, request: pb.ChatRequest) -> tuple[str, list[pb.TokenL
     return answer.response, list(answer.logprobs)
 
 
-async def test_alone_and_among_neighbours_to_the_last_bit(crowded: Stub) -> None:
+async def test_an_answer_is_the_same_to_the_last_bit_alone_and_among_others(crowded: Stub) -> None:
     rng = random.Random(7)
     for number, prompt in enumerate(PROMPTS):
         request = seeded(prompt, seed=number)

@@ -54,9 +54,7 @@ async def test_an_answer_that_ends_in_time_has_no_time_limit(slow: FakeServer) -
 
 
 @pytest.mark.parametrize(("seconds", "most"), [(1.0, 0.9), (100.0, 99.8)])
-async def test_the_answer_is_to_leave_a_little_before_the_deadline(
-    slow: FakeServer, seconds: float, most: float
-) -> None:
+async def test_the_engines_deadline_is_a_little_before_the_calls(slow: FakeServer, seconds: float, most: float) -> None:
     slow.runner.step_seconds = 0.0
     await slow.stub.Chat(pb.ChatRequest(prompt="Hi", max_tokens=2), timeout=seconds)
     request = slow.runner.last_request
@@ -65,7 +63,7 @@ async def test_the_answer_is_to_leave_a_little_before_the_deadline(
     assert most / 2 < request.deadline - request.arrival < most * 1.02  # the header rounds the timeout up
 
 
-async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeServer) -> None:
+async def test_a_call_that_would_wait_past_its_deadline_is_refused_at_once(slow: FakeServer) -> None:
     engine = slow.app.engine
     assert engine is not None
     slow.runner.gate.clear()
@@ -86,9 +84,7 @@ async def test_what_cannot_have_its_turn_in_time_is_refused_at_once(slow: FakeSe
 
 
 @pytest.mark.parametrize("stop", [[], ["c"]])
-async def test_answers_that_a_stop_string_ends_tell_how_fast_places_become_free(
-    slow: FakeServer, stop: list[str]
-) -> None:
+async def test_answers_that_a_stop_string_ends_count_for_the_pace(slow: FakeServer, stop: list[str]) -> None:
     engine = slow.app.engine
     assert engine is not None
     engine.pace = Pace(1)
@@ -97,7 +93,7 @@ async def test_answers_that_a_stop_string_ends_tell_how_fast_places_become_free(
     assert engine.pace.seconds > 0
 
 
-async def test_time_that_is_over_before_the_first_token(slow: FakeServer) -> None:
+async def test_a_time_limit_that_passes_before_the_first_token_is_an_error(slow: FakeServer) -> None:
     slow.runner.gate.clear()
     found = await refusal(slow.stub.ChatStream(pb.ChatRequest(prompt="Hi", time_limit=Duration(nanos=1))))
     assert found.reason == "DEADLINE_TOO_SHORT"

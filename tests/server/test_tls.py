@@ -97,7 +97,7 @@ async def test_a_certificate_is_replaced_under_load(
             assert all(await asyncio.gather(*callers))
 
 
-async def test_what_stands_between_the_blocks_is_read_over(
+async def test_text_between_the_certificates_is_ignored(
     ca: trustme.CA, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """OpenSSL writes such text before each certificate, to say whose it is."""
@@ -116,7 +116,7 @@ async def test_what_stands_between_the_blocks_is_read_over(
         assert await call(server, trusting(ca, mine)) == TEXT
 
 
-async def test_a_broken_pair_changes_nothing_until_it_is_mended(
+async def test_a_mismatched_pair_changes_nothing_until_it_is_corrected(
     ca: trustme.CA, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("index_grpc.access.files.CHECK_SECONDS", 0.01)
@@ -134,7 +134,7 @@ async def test_a_broken_pair_changes_nothing_until_it_is_mended(
     assert all("what was read before stays in force" in warning for warning in warnings)
 
 
-async def test_an_expired_certificate_is_told_of_and_not_accepted(
+async def test_an_expired_certificate_is_warned_about_and_callers_refuse_it(
     ca: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pair = issued(ca, tmp_path, "server", *HOSTS, expired=True)
@@ -144,7 +144,7 @@ async def test_an_expired_certificate_is_told_of_and_not_accepted(
         assert caplog.messages == [told]
 
 
-async def test_a_certificate_is_asked_for(ca: trustme.CA, pair: Pair, tmp_path: Path) -> None:
+async def test_callers_need_a_certificate_of_the_given_authority(ca: trustme.CA, pair: Pair, tmp_path: Path) -> None:
     async with tls_server(pair, tls_client_ca=tmp_path / "ca.pem") as server:
         mine = issued(ca, tmp_path, "mine", "caller")
         assert await call(server, trusting(ca, mine)) == TEXT
@@ -155,7 +155,7 @@ async def test_a_certificate_is_asked_for(ca: trustme.CA, pair: Pair, tmp_path: 
         await refused(server, trusting(ca, issued(ca, tmp_path, "old", "caller", expired=True)))
 
 
-async def test_those_who_sign_callers_may_be_replaced(
+async def test_the_authority_of_callers_may_be_replaced(
     ca: trustme.CA, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("index_grpc.access.files.CHECK_SECONDS", 0.01)
@@ -195,7 +195,7 @@ def test_files_that_cannot_be_used(pair: Pair, tmp_path: Path, broken: dict[str,
     assert str(caught.value).startswith(f"{flag} {tmp_path / 'broken'}")
 
 
-def test_a_key_of_another_certificate_and_a_locked_one(ca: trustme.CA, pair: Pair, tmp_path: Path) -> None:
+def test_a_key_of_another_certificate_or_with_a_password_is_refused(ca: trustme.CA, pair: Pair, tmp_path: Path) -> None:
     other = issued(ca, tmp_path, "other", *HOSTS)
     with pytest.raises(StartupError, match=r"--tls-key \S+other.key does not match --tls-cert \S+server.pem"):
         App(settings("any", tls_cert=pair.cert, tls_key=other.key))

@@ -73,7 +73,7 @@ def from_caller(traceparent: str) -> Any:
     return (("traceparent", traceparent), ("tracestate", "vendor=value"), ("x-request-id", "one"))
 
 
-async def test_the_callers_trace_goes_on() -> None:
+async def test_spans_belong_to_the_callers_trace() -> None:
     async with traced() as it:
         await it.server.stub.Chat(REQUEST, metadata=from_caller(SAMPLED))
         *phases, span = await it.spans(4)
@@ -85,7 +85,7 @@ async def test_the_callers_trace_goes_on() -> None:
         assert each.context.trace_state.get("vendor") == "value"
 
 
-async def test_phases_lie_within_the_call_one_after_the_other() -> None:
+async def test_phases_follow_each_other_within_the_call() -> None:
     async with traced() as it:
         await it.server.stub.Chat(REQUEST)
         *phases, span = await it.spans(4)
@@ -99,7 +99,7 @@ async def test_phases_lie_within_the_call_one_after_the_other() -> None:
     assert instants[0] == instants[1] > 0
 
 
-async def test_what_is_told_of_a_call() -> None:
+async def test_the_attributes_of_a_calls_span() -> None:
     async with traced() as it:
         await it.server.stub.Chat(REQUEST, metadata=(("x-request-id", "one"),))
         *_, span = await it.spans(4)
@@ -128,7 +128,7 @@ async def test_what_is_told_of_a_call() -> None:
     assert span.status.status_code is StatusCode.UNSET
 
 
-async def test_a_call_over_http_is_told_as_such() -> None:
+async def test_the_attributes_of_an_http_calls_span() -> None:
     async with traced(http_port=0) as it, client(it.server.app) as http:
         assert (await http.post(COMPLETIONS, json={})).status_code == 400
         span = await it.span()
@@ -202,7 +202,7 @@ async def test_the_log_names_the_trace(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{'0' * 32}-{PARENT_ID}-01", SAMPLED[:-3]])
-async def test_a_parent_that_is_none(traceparent: str) -> None:
+async def test_an_invalid_traceparent_is_ignored(traceparent: str) -> None:
     async with traced() as it:
         await it.server.stub.Chat(REQUEST, metadata=(("traceparent", traceparent),))
         *_, span = await it.spans(4)
@@ -249,7 +249,7 @@ def collecting() -> Iterator[tuple[Collector, str]]:
     server.stop(None).wait()
 
 
-def test_spans_reach_a_collector_the_last_ones_when_the_server_stops(checkpoint: Path) -> None:
+def test_all_spans_have_reached_the_collector_when_the_server_stops(checkpoint: Path) -> None:
     never = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}
     arguments = ["--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", "0", "--traces"]
     with (
@@ -281,13 +281,15 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "value"), [("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")]
 )
-def test_variables_that_say_what_cannot_be(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_unsupported_variables_of_opentelemetry_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(StartupError, match=f"OTEL_.*{value}"):
         observers_of(settings("any", traces=True))
 
 
-def test_who_wants_no_traces_imports_nothing_for_them() -> None:
+def test_without_traces_opentelemetry_is_not_imported() -> None:
     assert [type(observer) for observer in observers_of(settings("any"))] == [CallLog]
     code = "import sys, index_grpc.server.lifetime; sys.exit('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -61,7 +61,7 @@ def test_silence_with_open_requests_is_a_stall_and_then_a_loss() -> None:
     assert verdict(watched) == "loss"
 
 
-def test_news_end_a_stall() -> None:
+def test_an_update_ends_a_stall() -> None:
     engine = ScriptedEngine()
     watched = watchdog(engine)
     engine.num_open = 1
@@ -106,7 +106,7 @@ def test_a_timeout_shorter_than_a_stall_counts() -> None:
     assert verdict(watched) == "loss"
 
 
-async def test_a_stalled_engine_turns_health_and_back() -> None:
+async def test_health_is_not_serving_while_the_engine_is_stalled() -> None:
     async with fake_server() as server:
         watch = aiter(health_stub(server.channel).Watch(HealthCheckRequest()))
         assert (await anext(watch)).status == HealthCheckResponse.SERVING
@@ -137,7 +137,7 @@ async def test_an_engine_that_stalls_and_then_breaks_stays_lost() -> None:
         server.runner.gate.set()
 
 
-async def test_a_stall_that_ends_after_the_server_began_to_leave() -> None:
+async def test_a_stall_may_end_during_the_drain() -> None:
     async with fake_server() as server:
         server.runner.gate.clear()
         held = asyncio.create_task(streamed(server.stub, REQUEST))
