@@ -43,7 +43,7 @@ def tell():
 
 
 @pytest.mark.parametrize("process", [SERVER, ENGINE], ids=["the server's", "the engine's"])
-def test_what_is_loaded_is_not_walked_again(checkpoint: Path, process: str) -> None:
+def test_loaded_objects_are_not_visited_again(checkpoint: Path, process: str) -> None:
     command = [sys.executable, "-c", TELLING + process, str(checkpoint)]
     told = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     num_spared, num_walked, collects = json.loads(told.splitlines()[-1])

@@ -48,7 +48,7 @@ def refused(*arguments: str, **environment: str) -> str:
     return line.removeprefix("error: ")
 
 
-def test_a_flag_counts_before_the_environment_before_the_file_before_the_default(file: Path) -> None:
+def test_flags_precede_the_environment_then_the_file_then_the_defaults(file: Path) -> None:
     file.write_text("port = 1\nthreads = 1\nmax_waiting = 1\n")
     config = ("--config", str(file))
     environment = {"INDEX_GRPC_PORT": "2", "INDEX_GRPC_THREADS": "2"}
@@ -62,14 +62,14 @@ def test_a_flag_counts_before_the_environment_before_the_file_before_the_default
     assert [line for line in wanted if line not in lines] == []
 
 
-def test_false_and_zero_count_too(file: Path) -> None:
+def test_false_and_zero_in_the_file_are_used(file: Path) -> None:
     file.write_text("prefix_reuse = false\nmax_waiting = 0\n")
     lines = printed("--config", str(file)).splitlines()
     assert {"prefix_reuse = false  # file", "max_waiting = 0  # file"} <= set(lines)
     assert "prefix_reuse = true  # flag" in printed("--config", str(file), "--prefix-reuse").splitlines()
 
 
-def test_what_is_printed_can_be_fed_back(file: Path) -> None:
+def test_the_printed_settings_can_be_read_again(file: Path) -> None:
     file.write_text(CHANGED)
     first = printed(INDEX_GRPC_CONFIG=str(file), INDEX_GRPC_LOG_LEVEL="debug")
     file.write_text(first)
@@ -81,7 +81,7 @@ def test_what_is_printed_can_be_fed_back(file: Path) -> None:
 
 
 @given(some.text(min_size=1))
-def test_any_text_survives_the_file(text: str) -> None:
+def test_any_text_is_unchanged_by_writing_and_reading(text: str) -> None:
     settings = ServeSettings(model=text)
     written = as_toml(settings, dict.fromkeys(ServeSettings.model_fields, "default"))
     assert ServeSettings.model_validate(tomllib.loads(written)) == settings
@@ -121,7 +121,7 @@ def test_a_file_that_is_nested_without_end(file: Path, content: str) -> None:
     assert refused("--config", str(file)) == "serve.toml: it is nested too deeply; a setting is a line, as port = 1"
 
 
-def test_settings_that_need_each_other_are_judged_together(file: Path) -> None:
+def test_settings_of_file_and_flags_are_checked_together(file: Path) -> None:
     file.write_text("metrics_host = '0.0.0.0'\nmetrics_port = 9464\n")
     assert 'metrics_host = "0.0.0.0"  # file' in printed("--config", str(file)).splitlines()
     file.write_text("metrics_host = '0.0.0.0'\n")
@@ -152,12 +152,12 @@ def test_a_mistake_elsewhere_is_named(arguments: list[str], environment: dict[st
 
 
 @pytest.mark.parametrize("name", ["API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "CONFIG"])
-def test_an_empty_variable_leaves_no_lock_open(name: str) -> None:
+def test_an_empty_variable_for_a_security_file_is_refused(name: str) -> None:
     problem = f"INDEX_GRPC_{name} is empty; give it a file, or unset it to start without"
     assert refused(**{f"INDEX_GRPC_{name}": ""}) == problem
 
 
-def test_another_empty_variable_is_not_set() -> None:
+def test_other_empty_variables_count_as_unset() -> None:
     assert "port = 50051  # default" in printed(INDEX_GRPC_PORT="", INDEX_GRPC_UNIX_SOCKET="")
 
 
@@ -175,13 +175,13 @@ KUBERNETES = {
 
 
 @pytest.mark.parametrize("service", ["INDEX_GRPC", "INDEX_GRPC_CANARY"])
-def test_what_kubernetes_and_the_client_use_is_no_mistake(service: str) -> None:
+def test_variables_of_kubernetes_and_the_client_are_ignored(service: str) -> None:
     environment = {f"{service}_{name}": value for name, value in KUBERNETES.items()}
     client = {"INDEX_GRPC_ADDRESS": "127.0.0.1:50051", "INDEX_GRPC_API_KEY": "x"}
     assert "port = 50051  # default" in printed(**environment, **client)
 
 
-def test_what_only_looks_like_kubernetes_is_ours() -> None:
+def test_variables_that_only_resemble_those_of_kubernetes_are_not_ignored() -> None:
     assert not is_of_kubernetes("INDEX_GRPC_PORT", "50051")
     assert not is_of_kubernetes("INDEX_GRPC_OTHER_PORT", "50051")
     assert "INDEX_GRPC_OTHER_PORT, which is not a setting" in refused(INDEX_GRPC_OTHER_PORT="50051")

@@ -16,7 +16,7 @@ HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """The preface of HTTP/2 and empty settings, which suffice to keep a connection open."""
 
 
-def test_connections_leave_the_server_the_files_that_it_needs(checkpoint: Path) -> None:
+def test_connections_leave_enough_open_files_for_the_server(checkpoint: Path) -> None:
     """Open connections continue, and a lost engine can be started again."""
     command = ["prlimit", f"--nofile={FILES // 2}:{FILES}", INDEX_GRPC, "serve", "--port", "0", "--engine-process"]
     with running(*command, "--model", str(checkpoint), "--device", "cpu") as process, ExitStack() as stack:

@@ -37,7 +37,7 @@ async def failing(*arguments: str) -> tuple[int, str]:
     return code, line.removeprefix("error: ")
 
 
-async def test_it_tells_ready_from_alive() -> None:
+async def test_readiness_and_liveness_are_distinguished() -> None:
     async with fake_server(loaded=False) as server:
         at = ("--address", server.address)
         assert [await probe(*at), await probe(*at, "--service", "liveness")] == [NOT_SERVING, SERVING]
@@ -60,7 +60,7 @@ async def test_the_environment_names_the_server_and_no_proxy_is_asked() -> None:
         assert await probe(INDEX_GRPC_ADDRESS=server.address, no_proxy="", **proxies) == SERVING
 
 
-async def test_nobody_there() -> None:
+async def test_an_unreachable_server_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -70,7 +70,7 @@ async def test_nobody_there() -> None:
     assert "Connection refused" in line
 
 
-async def test_somebody_there_who_says_nothing() -> None:
+async def test_a_server_that_does_not_answer_is_a_timeout() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -89,7 +89,7 @@ async def test_the_ways_to_write_an_ip_address() -> None:
             assert await probe("--address", address) == SERVING
 
 
-def test_ipv6_is_an_address_too() -> None:
+def test_ipv6_addresses_are_accepted() -> None:
     result = CliRunner().invoke(main, ["health", "--address", "ipv6:[::1]:1"])
     assert result.exit_code == Exit.UNAVAILABLE
 
@@ -111,7 +111,7 @@ async def _encrypted(server: FakeServer, ca: Path, shown: Pair) -> None:
         assert code == 3
 
 
-async def test_a_server_that_wants_a_key_even_for_that(tmp_path: Path) -> None:
+async def test_a_key_is_sent_if_the_server_requires_one(tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     key = CliRunner().invoke(main, ["keys", "new", "probe", "--file", str(keys)]).stdout.strip()
     async with fake_server(api_keys_file=keys, open_health=False) as server:

@@ -101,7 +101,7 @@ def is_common(name: str) -> bool:
 
 
 @pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_floor_imports_only_itself_and_those_below(path: Path) -> None:
+def test_a_layer_imports_only_itself_and_those_below(path: Path) -> None:
     if layer(path) in TOP:
         return
     allowed = LAYERS.get(layer(path), set())
@@ -110,7 +110,7 @@ def test_a_floor_imports_only_itself_and_those_below(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda path: str(path.relative_to(ROOT)))
-def test_libraries_stay_in_their_rooms(path: Path) -> None:
+def test_libraries_are_imported_only_where_they_may_be(path: Path) -> None:
     place = str(path.relative_to(PACKAGE))
     strays = [
         name
@@ -135,7 +135,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-def test_rooms_are_small() -> None:
+def test_files_and_functions_are_short() -> None:
     paths = [*sources(PACKAGE), *sources(CLIENT), *sources(ROOT / "tests"), *sources(ROOT / "demo")]
     too_long = {str(path): count for path in paths if (count := len(path.read_text().splitlines())) > LONGEST_FILE}
     assert not too_long

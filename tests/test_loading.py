@@ -75,7 +75,7 @@ def test_a_size_keeps_its_digits(num_bytes: float, words: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_cache_that_cannot_be(
+def test_an_impossible_size_of_the_cache_is_refused(
     monkeypatch: pytest.MonkeyPatch, model: Model, free: float, taken: float, changes: dict[str, float], told: str
 ) -> None:
     monkeypatch.setattr("index_grpc.loading.sizing.free_bytes", lambda device: int(free * GIB))
@@ -102,7 +102,7 @@ def test_a_cache_that_cannot_be(
     ],
     ids=["Python", "PyTorch", "Triton", "processor"],
 )
-def test_running_out_of_memory_is_told_in_a_sentence(
+def test_running_out_of_memory_is_one_sentence_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, device: str, changes: dict[str, int], remedy: str, error: Exception
 ) -> None:
     fail_with(error, monkeypatch)
@@ -113,14 +113,16 @@ def test_running_out_of_memory_is_told_in_a_sentence(
     assert str(caught.value) == f"not enough memory or threads to load demo; free some memory, or {remedy}"
 
 
-def test_what_is_wrong_otherwise_is_not_taken_for_that(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
+def test_other_exceptions_are_not_reported_as_too_little_memory(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
     fail_with(RuntimeError("a bug"), monkeypatch)
     with pytest.raises(RuntimeError, match="a bug"):
         load_runner(settings(checkpoint))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_config_of_another_model_is_told_before_memory_for_its_sizes_is_taken(tmp_path: Path, dtype: str) -> None:
+def test_a_config_that_does_not_fit_is_refused_before_memory_is_allocated(tmp_path: Path, dtype: str) -> None:
     directory = make_checkpoint(tmp_path)
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"hidden_size": 2**24, "intermediate_size": 2**24}))

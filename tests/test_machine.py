@@ -20,13 +20,13 @@ def write(folder: Path, **files: str) -> Path:
     return folder
 
 
-def test_a_containers_limit_counts(tmp_path: Path) -> None:
+def test_a_containers_memory_limit_is_used(tmp_path: Path) -> None:
     stat = f"anon 1\nfile {35 * MIB}\nshmem {5 * MIB}\n"
     write(tmp_path, memory__max=f"{100 * MIB}\n", memory__current=f"{50 * MIB}\n", memory__stat=stat)
     assert available_bytes(tmp_path) == 80 * MIB
 
 
-def test_the_older_layout_counts_too(tmp_path: Path) -> None:
+def test_the_limit_of_cgroups_version_1_is_used(tmp_path: Path) -> None:
     write(
         tmp_path / "memory",
         memory__limit_in_bytes=str(100 * MIB),
@@ -37,13 +37,13 @@ def test_the_older_layout_counts_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["max", str(2**62)])
-def test_without_a_limit_the_machine_counts(tmp_path: Path, limit: str) -> None:
+def test_without_a_limit_the_machines_memory_is_used(tmp_path: Path, limit: str) -> None:
     write(tmp_path, memory__max=limit, memory__current="1", memory__stat="file 0")
     assert 0 < available_bytes(tmp_path) <= psutil.virtual_memory().total
     assert available_bytes(tmp_path / "nowhere") > 0
 
 
-def test_more_used_than_allowed_is_nothing_left(tmp_path: Path) -> None:
+def test_more_memory_used_than_allowed_means_that_none_is_available(tmp_path: Path) -> None:
     write(tmp_path, memory__max="100", memory__current="200", memory__stat="file 0")
     assert available_bytes(tmp_path) == 0
 
@@ -57,7 +57,7 @@ def test_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert num_cores(write(tmp_path, cpu__max="50000 100000")) == 1
 
 
-def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+def test_the_limit_of_open_files_is_raised_to_the_hard_limit() -> None:
     code = """
 import resource
 from index_grpc.machine import allow_open_files

@@ -91,7 +91,7 @@ def without_prose(text: str) -> str:
     return re.sub(r"^ +(summary|description): .*$", "", text, flags=re.MULTILINE)
 
 
-def test_the_dashboard_is_put_together_soundly() -> None:
+def test_the_dashboard_is_valid_and_its_panels_do_not_overlap() -> None:
     everything = DASHBOARD["panels"]
     assert [panel["title"] for panel in everything if panel["type"] == "row"] == ROWS
     assert len({panel["id"] for panel in everything}) == len(everything)

@@ -27,13 +27,13 @@ def policies(pid: int) -> dict[int, tuple[str, int]]:
     return {tid: (Path(f"/proc/{tid}/comm").read_text().strip(), os.sched_getscheduler(tid)) for tid in threads}
 
 
-def test_threads_that_are_started_inside_are_patient() -> None:
+def test_threads_started_in_the_block_get_the_batch_policy() -> None:
     with patient_threads():
         assert policy_of_new_thread() == os.SCHED_BATCH
     assert os.sched_getscheduler(0) == policy_of_new_thread() == os.SCHED_OTHER
 
 
-def test_what_somebody_else_decided_stays() -> None:
+def test_a_policy_that_was_set_before_is_kept() -> None:
     found: list[int] = []
 
     def work() -> None:
@@ -49,7 +49,7 @@ def test_what_somebody_else_decided_stays() -> None:
 
 
 @pytest.mark.parametrize("call", ["sched_setscheduler", "sched_getscheduler"])
-def test_a_sandbox_may_refuse(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_sandbox_may_forbid_changing_the_policy(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def refuse(*arguments: object) -> None:
         raise PermissionError
 
@@ -59,7 +59,7 @@ def test_a_sandbox_may_refuse(monkeypatch: pytest.MonkeyPatch, call: str) -> Non
 
 
 @pytest.mark.parametrize("where", ["--no-engine-process", "--engine-process"])
-def test_grpcs_threads_are_patient_and_those_that_compute_are_not(checkpoint: Path, where: str) -> None:
+def test_only_grpcs_threads_have_the_batch_policy(checkpoint: Path, where: str) -> None:
     with serving("--model", str(checkpoint), "--device", "cpu", "--port", "0", where) as process:
         process.address()
         found = policies(process.pid)

@@ -47,7 +47,7 @@ def test_sigterm_drains_completes_the_open_stream_and_exits_with_0(checkpoint: P
 
 
 @pytest.mark.usefixtures("default_signal_handlers")
-def test_a_terminal_that_closes_has_it_drain(checkpoint: Path) -> None:
+def test_a_closed_terminal_makes_the_server_drain(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", "0") as process:
         process.address()
         process.send(signal.SIGHUP)
@@ -77,7 +77,7 @@ def test_under_nohup_it_goes_on(checkpoint: Path) -> None:
     assert not any("SIGHUP" in line for line in process.lines)
 
 
-def test_closed_standard_streams_are_nobody_elses(checkpoint: Path) -> None:
+def test_the_numbers_of_closed_standard_streams_are_not_reused(checkpoint: Path) -> None:
     """Otherwise a socket could get their numbers and be taken for one of them at the end."""
     command = f"exec {INDEX_GRPC} serve --model {checkpoint} --port 0 <&- >&-"
     with running("sh", "-c", command) as process:
@@ -111,7 +111,7 @@ def test_a_signal_while_the_process_ends_changes_nothing(checkpoint: Path, numbe
         assert process.exit_code() == 0
 
 
-def test_ctrl_c_waits_for_nobody(checkpoint: Path) -> None:
+def test_ctrl_c_skips_the_delay_before_the_drain(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
         process.address()
         process.send(signal.SIGINT)
@@ -212,7 +212,7 @@ cli.main(["serve", "--port", "0"])
 """
 
 
-def test_a_drain_that_breaks_is_no_success(checkpoint: Path) -> None:
+def test_a_drain_that_raises_ends_with_exit_code_1(checkpoint: Path) -> None:
     with running(sys.executable, "-c", DRAIN_BREAKS, str(checkpoint)) as process:
         process.address()
         process.send(signal.SIGTERM)

@@ -140,14 +140,14 @@ def test_a_picture_of_conversations(run: Run, tmp_path: Path) -> None:
     assert path.read_text().startswith("<?xml")
 
 
-def test_a_picture_that_cannot_be_written_costs_no_figures(run: Run) -> None:
+def test_figures_are_printed_even_if_the_plot_cannot_be_written(run: Run) -> None:
     result, everything = run("--concurrency", "1", "--requests", "1", "--max-tokens", "2", "--plot", "/proc/bench.png")
     assert result.exit_code == 1
     assert everything["levels"][0]["num_completed"] == 1
     assert "Error: --plot /proc/bench.png: " in result.stderr
 
 
-def test_a_server_that_asks_who_calls(checkpoint: Path, tmp_path: Path) -> None:
+def test_certificates_and_api_keys_are_sent(checkpoint: Path, tmp_path: Path) -> None:
     ca = authority(tmp_path / "ca.pem")
     pair, mine = issued(ca, tmp_path, "server", "127.0.0.1"), issued(ca, tmp_path, "mine", "caller")
     keys = tmp_path / "keys.toml"

@@ -21,16 +21,16 @@ def refused(retry_after: float | None) -> Awaitable[None]:
 
 
 @pytest.mark.parametrize(("asks", "pauses"), [(None, 0.1), (0.01, 0.1), (2.5, 2.5), (30.0, 5.0)])
-async def test_a_refused_worker_stays_away_as_long_as_it_is_asked_to(asks: float | None, pauses: float) -> None:
+async def test_a_refused_worker_pauses_as_long_as_it_is_asked_to(asks: float | None, pauses: float) -> None:
     assert await pause_after(refused(asks)) == pauses
 
 
-async def test_others_go_on_at_once() -> None:
+async def test_workers_that_are_not_told_to_retry_go_on_at_once() -> None:
     assert await pause_after(asked(None)) == 0
     assert await pause_after(asked(InvalidRequestError("wrong"))) == 0
 
 
-async def test_what_is_no_answer_of_the_server_is_not_hidden() -> None:
+async def test_exceptions_that_are_not_the_servers_are_raised() -> None:
     async def broken() -> None:
         raise ZeroDivisionError
 

@@ -18,14 +18,14 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
         (False, True, "wire with AVX2, steps"),
     ],
 )
-def test_what_the_instruction_set_decides_stands_apart(newer: bool, held: bool, keys: str) -> None:
+def test_results_that_depend_on_the_instruction_set_have_a_separate_key(newer: bool, held: bool, keys: str) -> None:
     told = f"bench.has_more_than_avx2, bench.held_to_avx2 = (lambda: {newer}), (lambda: {held})"
     code = f"import bench; {told}; print(', '.join(map(bench._key, ('wire', 'steps'))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == keys
 
 
-def test_what_it_does_not_decide_cannot_be_held_to_avx2() -> None:
+def test_avx2_is_refused_for_experiments_that_do_not_depend_on_it() -> None:
     command = [sys.executable, "bench.py", "--avx2", "wire", "steps"]
     done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -33,7 +33,7 @@ def test_what_it_does_not_decide_cannot_be_held_to_avx2() -> None:
     assert done.stderr.strip().endswith("not for steps")
 
 
-def test_only_findings_that_tell_their_machine_may_come_from_elsewhere() -> None:
+def test_only_results_that_name_their_machine_may_be_read_from_a_file() -> None:
     command = [sys.executable, "bench.py", "wire", "--found", "findings.txt"]
     done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=False)
     assert done.returncode == 2

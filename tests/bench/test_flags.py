@@ -83,7 +83,7 @@ def test_help_names_each_flag_and_says_what_is_measured() -> None:
     assert "retries are off" in result.stdout
 
 
-def test_a_level_of_sensible_size() -> None:
+def test_the_default_number_of_requests_follows_from_the_level() -> None:
     closed = Plan(Mode.CLOSED, (1, 32))
     assert [closed.requests(level) for level in closed.levels] == [8, 128]
     assert [closed.warmup(level) for level in closed.levels] == [1, 32]
@@ -99,7 +99,7 @@ def modules(code: str) -> set[str]:
     return set(done.stdout.splitlines())
 
 
-def test_the_command_line_waits_for_nothing_slow() -> None:
+def test_the_command_line_imports_nothing_slow() -> None:
     imported = modules("import index_grpc.bench.command")
     assert not imported & {"torch", "grpc", "numpy", "matplotlib", "index_grpc_client"}
 

@@ -43,21 +43,21 @@ def test_every_part_is_in_the_table(section: dict[str, Any], rows: dict[tuple[st
     assert all(row["tokens_per_s"] > 0 for row in rows.values())
 
 
-def test_steps_are_held_against_the_ceiling(rows: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_steps_are_compared_with_the_devices_limits(rows: dict[tuple[str, int], dict[str, Any]]) -> None:
     for key in ENGINE:
         assert rows[key]["step_s"] > 0
         assert rows[key]["share"] > 0
 
 
-def test_a_small_cards_room_is_tried(rows: dict[tuple[str, int], dict[str, Any]]) -> None:
+def test_the_memory_of_a_small_gpu_is_measured(rows: dict[tuple[str, int], dict[str, Any]]) -> None:
     assert ("engine, a small card's room", 6) in rows
 
 
-def test_a_peer_whose_time_is_up_is_told_of(section: dict[str, Any]) -> None:
+def test_a_peer_that_exceeds_its_time_is_noted(section: dict[str, Any]) -> None:
     assert any(note.startswith("static is absent: static said nothing for") for note in section["notes"])
 
 
-def test_the_processor_is_held_against_no_goal(section: dict[str, Any]) -> None:
+def test_there_are_no_goals_on_the_processor(section: dict[str, Any]) -> None:
     assert section["goals"] == []
     assert "torch" in section["data"]["machine"]
 

@@ -60,7 +60,9 @@ def some() -> Measurement:
     return measurement
 
 
-def test_one_line_changes_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_a_terminal_one_line_is_overwritten(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("index_grpc.bench.progress.TERMINAL_SECONDS", 0.0)
     progress = Progress()
@@ -72,7 +74,7 @@ def test_one_line_changes_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys:
     assert news == "concurrency 2: 1 of 4 requests done, 1 open, 9 messages, 1 errors, 0 s"[:79]
 
 
-def test_elsewhere_lines_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+def test_outside_a_terminal_few_lines_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress()
     progress.begin("concurrency 2", 4)
     for _ in range(100):

@@ -28,7 +28,7 @@ def measured(*records: Record, started: float = 100.0, **more: float) -> Measure
     return measurement
 
 
-def test_a_spread_is_linear_between_neighbours() -> None:
+def test_percentiles_are_interpolated_linearly() -> None:
     spread = Spread.of([float(value) for value in range(101)])
     assert spread == Spread(mean=50.0, p50=50.0, p95=95.0, p99=99.0, max=100.0)
     assert Spread.of([5.0, 1.0]) == Spread(3.0, 3.0, 4.8, 4.96, 5.0)
@@ -61,7 +61,7 @@ def test_throughput_is_over_the_whole_level() -> None:
     assert (level.cpu_share, level.most_open) == (0.25, 2)
 
 
-def test_what_failed_is_in_no_latency() -> None:
+def test_failed_requests_count_in_no_latency() -> None:
     whole = answered(100.0, [1.0, 2.0], 3)
     refusals = [failed(100.0, 100.1, "UNAVAILABLE", "full"), failed(101.0, 101.1, "UNAVAILABLE", "still full")]
     level = figures(measured(whole, *refusals, failed(101.0, 104.0, "INTERNAL", "broke")))
@@ -93,7 +93,7 @@ def test_an_interrupted_level_lasts_until_the_interruption() -> None:
     assert level.interrupted
 
 
-def test_nothing_at_all() -> None:
+def test_a_level_without_requests_has_no_figures() -> None:
     level = figures(measured())
     assert (level.num_requests, level.duration_s, level.output_tokens_per_s, level.requests_per_s) == (0, 0.0, 0.0, 0.0)
     assert level.end_to_end_s is None
@@ -121,7 +121,7 @@ def test_a_measurement_counts_what_is_open() -> None:
     assert (measurement.num_open, measurement.most_open, measurement.records) == (2, 2, [record])
 
 
-def test_a_first_turn_that_was_known_is_told() -> None:
+def test_a_note_says_that_first_turns_were_cached() -> None:
     later = answered(102.0, [1.0], 5, turn=2, cached=50)
     rightly = figures(measured(answered(100.0, [1.0], 5), later))
     assert not notes([rightly])

@@ -74,7 +74,7 @@ async def test_the_other_calls(either: EitherClient) -> None:
     assert await settled(either.health()) is HealthStatus.SERVING
 
 
-async def test_health_is_told_even_when_bad(either: EitherClient, server: FakeServer) -> None:
+async def test_health_that_is_not_serving_is_returned(either: EitherClient, server: FakeServer) -> None:
     server.serve(False)
     assert await settled(either.health()) is HealthStatus.NOT_SERVING
     assert await settled(either.health("index.v1.ChatService")) is HealthStatus.NOT_SERVING
@@ -102,7 +102,7 @@ async def test_health_is_asked_again_too(either: EitherClient, script: Script) -
     assert [request.service for request in script.requests[2:]] == [""]
 
 
-async def test_large_requests_are_retried_as_small_ones(either: EitherClient, script: Script) -> None:
+async def test_large_requests_are_retried_too(either: EitherClient, script: Script) -> None:
     """By default gRPC keeps no more than 256 KiB to send again."""
     script.context_length = 4_000_000
     script.failures.append(overloaded(0))
@@ -141,7 +141,7 @@ async def test_an_unknown_model_is_named(either: EitherClient, script: Script) -
     assert script.requests[0].model == "other"
 
 
-async def test_what_is_not_found_need_not_be_a_model(either: EitherClient, script: Script) -> None:
+async def test_not_found_is_a_model_only_if_the_reason_says_so(either: EitherClient, script: Script) -> None:
     script.failures.append(Failure(grpc.StatusCode.NOT_FOUND, "no such path"))
     with pytest.raises(IndexGrpcError, match="no such path") as caught:
         await settled(either.chat("Hi"))
@@ -184,7 +184,7 @@ def killable_server() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-async def test_a_server_that_dies_leaves_the_text(
+async def test_the_text_so_far_is_kept_when_the_server_dies(
     kind: type[Client] | type[AsyncClient], killable_server: subprocess.Popen[str]
 ) -> None:
     assert killable_server.stdout

@@ -79,13 +79,13 @@ def test_targets(address: str, target: str) -> None:
         ("grpc://localhost:1", "begins with grpc://"),
     ],
 )
-def test_addresses_that_are_none(address: str, why: str) -> None:
+def test_invalid_addresses_are_refused(address: str, why: str) -> None:
     with pytest.raises(ValueError, match=f"^address .*{why}") as refusal:
         ChannelSettings(address, False, None, None).target()
     assert "\n" not in str(refusal.value)
 
 
-def test_a_client_is_not_made_for_an_address_that_is_none() -> None:
+def test_a_client_cannot_be_made_for_an_invalid_address() -> None:
     with pytest.raises(ValueError, match=r"is '127[.]0[.]0[.]1:99999', which has the port 99999; allowed is 1"):
         Client("127.0.0.1:99999")
 

@@ -33,7 +33,7 @@ def test_ask_writes_the_answer_and_nothing_else(run: Run, script: Script) -> Non
     assert script.requests[0].sampling == chat_pb2.SamplingParams()
 
 
-def test_a_last_line_is_ended_once(run: Run, script: Script) -> None:
+def test_an_answer_that_ends_in_a_newline_gets_no_other(run: Run, script: Script) -> None:
     script.words = ("one\n",)
     assert run("ask", "Hi").stdout == "one\n"
 
@@ -78,7 +78,7 @@ def test_json_is_one_line(run: Run) -> None:
     assert answer["create_time"] == "2023-11-14T22:13:20+00:00"
 
 
-def test_a_cut_answer_is_noted_apart(run: Run, script: Script) -> None:
+def test_an_answer_cut_at_its_limit_is_noted_on_stderr(run: Run, script: Script) -> None:
     script.finish_reason = chat_pb2.FINISH_REASON_MAX_TOKENS
     result = run("ask", "Hi")
     assert (result.exit_code, result.stdout) == (0, TEXT + "\n")
@@ -148,7 +148,7 @@ def test_the_help_tells_where_the_defaults_are(run: Run, command: str) -> None:
     assert "the server's defaults, which `index-client model` shows" in " ".join(run(command, "--help").stdout.split())
 
 
-def test_what_had_come_is_shown_before_the_error(run: Run, script: Script) -> None:
+def test_the_text_so_far_is_printed_before_the_error(run: Run, script: Script) -> None:
     script.cut_after = 2
     result = run("ask", "Hi")
     assert (result.exit_code, result.stdout) == (3, "Hello, \n")
@@ -156,7 +156,7 @@ def test_what_had_come_is_shown_before_the_error(run: Run, script: Script) -> No
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
-def test_an_answer_that_is_cut_off_is_asked_for_again(run: Run, script: Script, code: grpc.StatusCode) -> None:
+def test_the_hint_after_an_answer_is_cut_off_is_to_ask_again(run: Run, script: Script, code: grpc.StatusCode) -> None:
     script.fail_after = (2, Failure(code, "Cancelling all calls"))
     result = run("ask", "Hi")
     assert result.stdout == "Hello, \n"
@@ -183,7 +183,7 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(run: Run, script: Script, 
         (["count", "--system", "\udcff", "Hi"], "system holds '\\udcff' at character 0, which is not UTF-8;"),
     ],
 )
-def test_wrong_values_are_told_before_calling(run: Run, script: Script, arguments: list[str], error: str) -> None:
+def test_wrong_values_are_refused_before_any_call(run: Run, script: Script, arguments: list[str], error: str) -> None:
     result = run(*arguments)
     lines = result.stderr.splitlines()
     assert (result.exit_code, result.stdout, len(lines)) == (2, "", 2)
@@ -202,7 +202,7 @@ def test_wrong_command_lines(run: Run) -> None:
     assert run("ask", os.fsdecode(b"\xff")).exit_code == 2
 
 
-def test_a_terminal_without_a_prompt_is_no_prompt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ask_without_a_prompt_does_not_read_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
     result = run("ask")
     assert (result.exit_code, result.stderr.splitlines()[0]) == (2, "error: no prompt: give one, or pipe one in")

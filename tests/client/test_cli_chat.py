@@ -58,7 +58,7 @@ def test_retry_answers_the_last_prompt_anew(server: FakeServer) -> None:
     assert (result.exit_code, "no prompt" in result.stderr) == (2, True)
 
 
-def test_a_retry_that_fails_forgets_nothing(server: FakeServer) -> None:
+def test_a_retry_that_fails_keeps_the_whole_history(server: FakeServer) -> None:
     """It even keeps the turn that the retry was to replace."""
     runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
     lost = Failure(grpc.StatusCode.INTERNAL, "lost")
@@ -70,7 +70,7 @@ def test_a_retry_that_fails_forgets_nothing(server: FakeServer) -> None:
     assert answered_prompts(server.script)[-1] == ("three", ["one", TEXT, "two", TEXT])
 
 
-def test_a_line_that_is_not_utf8_is_refused_alone(server: FakeServer) -> None:
+def test_a_piped_line_that_is_not_utf8_is_skipped_with_an_error(server: FakeServer) -> None:
     runner = CliRunner(env={"INDEX_GRPC_ADDRESS": server.address})
     result = runner.invoke(index_client, ["chat"], input=b"one\n\xff\xfe\n\xe4\xb8\xa4\n", catch_exceptions=False)
     assert (result.exit_code, result.stdout) == (2, f"{TEXT}\n{TEXT}\n")
@@ -109,7 +109,7 @@ def test_a_line_that_is_not_utf8_ends_a_turn_only(server: FakeServer, capsys: py
 
 
 @pytest.mark.usefixtures("default_signal_handlers")
-def test_ctrl_c_works_as_before_after_a_failure_in_the_same_moment(
+def test_the_handler_of_ctrl_c_is_restored_even_if_the_turn_fails(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:

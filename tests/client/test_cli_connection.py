@@ -19,7 +19,7 @@ def hint_at(address: str) -> str | None:
     return hint(UnavailableError("connection refused"), Call(address, 1, generates=False))
 
 
-def test_where_no_server_is(run: Run, server: FakeServer) -> None:
+def test_an_unreachable_server_is_one_error_with_a_hint(run: Run, server: FakeServer) -> None:
     server.stop()
     result = run("model")
     lines = result.stderr.splitlines()
@@ -65,7 +65,7 @@ def test_an_address_without_a_port(address: str, has_port: bool, monkeypatch: py
     assert hint_at(address) == (there if has_port else missing)
 
 
-def test_a_proxy_that_is_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hint_names_a_proxy_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.delenv("grpc_proxy", raising=False)
@@ -89,7 +89,7 @@ COMMANDS = [("ask", "Hi"), ("chat",), ("count", "Hi"), ("health",), ("model",)]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_the_connection_may_stand_on_either_side_of_the_command(
+def test_connection_options_may_come_before_or_after_the_command(
     run: Run, server: FakeServer, script: Script, command: tuple[str, ...]
 ) -> None:
     elsewhere, here = ("--address", "127.0.0.1:1"), ("--address", server.address, "--timeout", "5")
@@ -102,7 +102,7 @@ def test_the_connection_may_stand_on_either_side_of_the_command(
     assert run(command[0], "--help").stdout.count("--address TEXT") == 1
 
 
-def test_what_goes_wrong_names_the_address_behind_the_command(run: Run) -> None:
+def test_errors_name_the_address_given_after_the_command(run: Run) -> None:
     result = run("model", "--address", "127.0.0.1:1", "--timeout", "5")
     assert result.exit_code == 3
     assert result.stderr.startswith("error: 127.0.0.1:1 cannot be reached: ")

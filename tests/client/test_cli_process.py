@@ -105,7 +105,7 @@ def test_no_standard_input_is_one_error(server: FakeServer, command: str, source
     assert done.stderr.startswith(f"error: standard input {why}")
 
 
-def test_what_a_locale_does_not_hold_is_no_reason_to_lose_the_rest(start: Start) -> None:
+def test_characters_that_the_locale_lacks_are_printed_as_question_marks(start: Start) -> None:
     """JSON output still has all characters."""
     with start("ask", "Hi", PYTHONIOENCODING="latin-1") as process:
         out, err = process.communicate(timeout=60)
@@ -147,7 +147,7 @@ def test_where_errors_cannot_be_written_the_exit_code_tells(arguments: list[str]
     assert (done.returncode, done.stdout) == (code, b"")
 
 
-def test_a_file_that_cannot_be_read_is_no_fault_of_the_output(server: FakeServer) -> None:
+def test_a_file_that_cannot_be_read_is_not_reported_as_an_output_error(server: FakeServer) -> None:
     unreadable = "/proc/self/mem"  # even by root
     command = [*PROGRAM, "--address", server.address, "--ca", unreadable, "ask", "Hi"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

@@ -49,7 +49,7 @@ async def test_turns_are_remembered(either: EitherClient, script: Script) -> Non
     assert script.requests[0].sampling.seed == 1
 
 
-async def test_a_failed_turn_never_was(either: EitherClient, script: Script) -> None:
+async def test_a_failed_turn_is_not_in_the_history(either: EitherClient, script: Script) -> None:
     chat = conversation(either)
     script.fail_after = (2, overloaded())
     with pytest.raises(UnavailableError):
@@ -58,7 +58,7 @@ async def test_a_failed_turn_never_was(either: EitherClient, script: Script) -> 
     assert chat.last is None
 
 
-async def test_leaving_with_the_finish_in_hand_keeps_the_turn(either: EitherClient) -> None:
+async def test_leaving_the_stream_after_the_finish_keeps_the_turn(either: EitherClient) -> None:
     chat = conversation(either)
     if isinstance(chat, Conversation):
         for chunk in chat.stream("one"):
@@ -83,7 +83,7 @@ async def test_undo_and_clear(either: EitherClient) -> None:
     assert list(chat.history) == [system("s")]
 
 
-async def test_a_history_may_be_put_in_place_of_another(either: EitherClient) -> None:
+async def test_the_history_may_be_replaced(either: EitherClient) -> None:
     chat = conversation(either, system="s", history=[user("a"), assistant("b")])
     before = chat.history
     chat.history = [("user", "c"), ("assistant", "d")]
@@ -234,7 +234,7 @@ async def test_calls_that_trim_share_the_options_of_the_turn(
         assert given - 5 < left < given + 1  # gRPC rounds up
 
 
-async def test_a_turn_whose_time_is_no_time_is_refused(either: EitherClient, script: Script) -> None:
+async def test_an_invalid_timeout_is_refused_before_any_call(either: EitherClient, script: Script) -> None:
     with pytest.raises(ValueError, match="timeout is 0 s; allowed is more than 0 s"):
         await settled(conversation(either, trim=True).ask("hi", timeout=0))
     assert script.requests == []

@@ -23,7 +23,9 @@ CUTS: dict[str, tuple[Cut, grpc.StatusCode]] = {
 
 @pytest.mark.parametrize("name", CUTS)
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-async def test_a_loss_amid_an_answer(kind: type[Client] | type[AsyncClient], name: str) -> None:
+async def test_a_loss_during_an_answer_raises_incomplete_answer(
+    kind: type[Client] | type[AsyncClient], name: str
+) -> None:
     cut, code = CUTS[name]
     with CuttingServer(cut, "Hello") as server:
         client = kind(server.address, channel_options=WITHOUT_HEALTH)
@@ -37,7 +39,7 @@ async def test_a_loss_amid_an_answer(kind: type[Client] | type[AsyncClient], nam
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-async def test_a_loss_before_an_answer_is_none_of_an_answer(kind: type[Client] | type[AsyncClient]) -> None:
+async def test_a_loss_before_an_answer_raises_unavailable(kind: type[Client] | type[AsyncClient]) -> None:
     with CuttingServer(hang_up, "") as server:
         server.may_cut.set()
         client = kind(server.address, channel_options=WITHOUT_HEALTH)

@@ -41,7 +41,7 @@ def rpc_error(failure: Failure) -> grpc.RpcError:
     return grpc.aio.AioRpcError(failure.code, grpc.aio.Metadata(), trailers, failure.message, "")
 
 
-def test_the_table_is_whole() -> None:
+def test_the_tables_contain_every_exception_class() -> None:
     assert {code.name for code in ERRORS} == CODES_WITH_A_CLASS
     exported = {value for value in vars(index_grpc_client).values() if isinstance(value, type)}
     family = {value for value in exported if issubclass(value, IndexGrpcError)}
@@ -54,7 +54,7 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
-def test_every_code_becomes_one_of_ours(code: grpc.StatusCode) -> None:
+def test_every_status_code_becomes_an_exception_of_the_client(code: grpc.StatusCode) -> None:
     error = translate(rpc_error(Failure(code, "why")), "r1")
     assert type(error) is ERRORS.get(code, IndexGrpcError)
     assert (error.code(), error.details(), error.request_id, error.text) == (code, "why", "r1", "")
@@ -74,19 +74,19 @@ class SoFar(NamedTuple):
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
-def test_what_had_begun_and_is_lost_is_cut_off(code: grpc.StatusCode) -> None:
+def test_a_loss_after_the_answer_began_is_an_incomplete_answer(code: grpc.StatusCode) -> None:
     error = translate(rpc_error(Failure(code, "why")), "r1", SoFar(True, "so far"))
     assert type(error) is (IncompleteAnswerError if code.name in LOSSES else ERRORS.get(code, IndexGrpcError))
     assert (error.code(), error.details(), error.request_id, error.text) == (code, "why", "r1", "so far")
     assert type(translate(rpc_error(Failure(code, "why")), "r1", SoFar(False, ""))) is ERRORS.get(code, IndexGrpcError)
 
 
-def test_a_failure_of_the_service_is_not_taken_for_a_loss() -> None:
+def test_a_failure_that_the_service_reports_is_not_a_lost_connection() -> None:
     failed = Failure(grpc.StatusCode.INTERNAL, "why", (error_details_pb2.ErrorInfo(reason="REQUEST_FAILED"),))
     assert type(translate(rpc_error(failed), "r1", SoFar(True, "so far"))) is InternalError
 
 
-def test_an_error_has_the_values_of_its_message() -> None:
+def test_an_error_has_the_metadata_of_its_message() -> None:
     info = error_details_pb2.ErrorInfo(reason="OVERLOADED", metadata={"max_waiting": "8"})
     error = translate(rpc_error(Failure(grpc.StatusCode.UNAVAILABLE, "why", (info,))))
     assert error.metadata == {"max_waiting": "8"}

@@ -29,7 +29,7 @@ class Refusing(ChatServiceServicer):  # the tests do not make the other calls
         context.abort(grpc.StatusCode.UNAVAILABLE, "the engine broke")
 
 
-def test_calls_that_are_refused_as_health_turns_end_all_the_same() -> None:
+def test_calls_end_although_they_are_refused_while_health_changes() -> None:
     turn = threading.Event()
     server = grpc.server(futures.ThreadPoolExecutor(2 * NUM_CALLERS))
     told = health.HealthServicer()

@@ -77,7 +77,7 @@ def test_instructions_come_first_and_once() -> None:
         chat_request("Hi", system="Be brief.", history=[system("Be long.")])
 
 
-def test_mistakes_are_told_at_once() -> None:
+def test_mistakes_raise_before_any_call() -> None:
     with pytest.raises(TypeError, match="unknown option: temprature"):
         chat_request("Hi", temprature=1)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="'bot' is not a valid Role"):
@@ -99,7 +99,7 @@ def test_timeouts() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan, -math.inf])
-def test_timeouts_that_are_none(timeout: float) -> None:
+def test_invalid_timeouts_are_refused(timeout: float) -> None:
     expected = f"^timeout is {timeout:g} s; allowed is more than 0 s, and inf to wait for ever$"
     with pytest.raises(ValueError, match=expected):
         CallBuilder(timeout, api_key=None)
@@ -108,13 +108,13 @@ def test_timeouts_that_are_none(timeout: float) -> None:
 
 
 @pytest.mark.parametrize("timeout", [LONGEST_TIMEOUT_S + 1, 9.2e9, 1e300])
-def test_timeouts_beyond_what_grpc_can_count_are_as_long_as_it_can(timeout: float) -> None:
+def test_timeouts_are_limited_to_the_longest_that_grpc_can_represent(timeout: float) -> None:
     assert CallBuilder(timeout, api_key=None).chat("Hi").timeout == LONGEST_TIMEOUT_S
     assert CallBuilder(600, api_key=None).model(timeout=timeout).timeout == LONGEST_TIMEOUT_S
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1e300, math.inf, math.nan, timedelta(0), timedelta.max])
-def test_time_limits_that_are_none(limit: float | timedelta) -> None:
+def test_invalid_time_limits_are_refused(limit: float | timedelta) -> None:
     value = limit.total_seconds() if isinstance(limit, timedelta) else limit
     text = f"time_limit is {value:g} s; allowed is more than 0 s, at most 315,576,000,000 s; unset means no limit"
     with pytest.raises(ValueError, match=re.escape(text)):
@@ -240,7 +240,7 @@ def test_a_role_may_be_given_by_its_name() -> None:
         Message("bogus", "Hi")  # type: ignore[arg-type]
 
 
-def test_numbers_beyond_all_bounds_are_as_wrong_as_others() -> None:
+def test_integers_too_large_for_a_float_count_as_infinity() -> None:
     assert chat_request("Hi", temperature=10**400).sampling.temperature == math.inf
     with pytest.raises(ValueError, match=r"^timeout is -inf s; allowed is more than 0 s"):
         BUILD.model(timeout=-(10**400))

@@ -40,5 +40,5 @@ def test_the_stubs_are_fresh(compiled: FileDescriptorProto) -> None:
     assert comparable(FileDescriptorProto.FromString(chat_pb2.DESCRIPTOR.serialized_pb)) == compiled, REMEDY
 
 
-def test_the_shipped_contract_is_the_contract() -> None:
+def test_the_shipped_contract_equals_the_one_in_protos() -> None:
     assert (SHIPPED / CONTRACT).read_bytes() == (ROOT / "protos" / CONTRACT).read_bytes(), REMEDY

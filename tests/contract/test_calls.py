@@ -131,7 +131,7 @@ def test_a_conversation_beyond_ascii(told: dict[str, Told], client: Client) -> N
     ]
 
 
-def test_all_that_is_wrong_is_told_by_field(told: dict[str, Told]) -> None:
+def test_every_violation_is_reported_with_its_field(told: dict[str, Told]) -> None:
     refused = told["invalid"]
     assert (refused.code, refused.reason) == (INVALID_ARGUMENT, "INVALID_REQUEST")
     violations = refused.details["google.rpc.BadRequest"]["fieldViolations"]
@@ -144,7 +144,7 @@ def test_another_model(told: dict[str, Told]) -> None:
     assert (told["other-model"].code, told["other-model"].reason) == (NOT_FOUND, "MODEL_NOT_FOUND")
 
 
-def test_a_cancelled_stream_is_left_by_the_server(told: dict[str, Told], program: str, server: Process) -> None:
+def test_the_server_ends_a_cancelled_stream(told: dict[str, Told], program: str, server: Process) -> None:
     left = told["cancel"]
     assert left.code == CANCELLED
     assert "start" in left.messages[0]
