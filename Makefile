@@ -24,27 +24,27 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 	$(PIP) -e '.[test,lint]'
 	@touch $@
 
-setup: .venv/ready ## make .venv with everything that running and testing need
+setup: .venv/ready ## create .venv with all packages for running and testing
 
-run: .venv/service ## serve the demo model; pass flags on with ARGS="--port 50077"
+run: .venv/service ## serve the demo model; ARGS="--port 50077" passes flags on
 	@$(BIN)/index-grpc serve $(ARGS)
 
 ask: .venv/service ## ask the running server, PROMPT=你好
 	@$(BIN)/index-client ask "$$PROMPT"
 
-lint: setup ## style, and the rules of the contract
+lint: setup ## check the style, and the contract by the rules of buf.yaml
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/buf lint
 	@$(BIN)/buf breaking --against protos/released.binpb
 
-types: setup ## strict types
+types: setup ## check the types with mypy
 	@$(BIN)/mypy
 
-test: setup lint types ## lint, types and the whole suite; two files at a time, ARGS=-n0 one
+test: setup lint types ## run lint, types and the whole suite, two test files at a time; ARGS=-n0 runs one at a time
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
-test-contract: setup ## the contract from Node, C++ and Ruby; needs npm and Debian's packages, installs them for root
+test-contract: setup ## test the contract from Node, C++ and Ruby; run by root, it installs the Debian packages that are missing
 	@$(BIN)/python -m tests.contract.prepare
 	@$(BIN)/python -m pytest -q tests/contract -m "" $(ARGS)
 
@@ -52,20 +52,20 @@ test-contract: setup ## the contract from Node, C++ and Ruby; needs npm and Debi
 	@$(PIP) -e '.[mesh]'
 	@touch $@
 
-test-mesh: .venv/mesh ## replicas behind Envoy and HAProxy; for root it installs Debian's haproxy
+test-mesh: .venv/mesh ## test replicas behind Envoy and HAProxy; run by root, it installs Debian's haproxy
 	@$(BIN)/python -m tests.mesh.prepare
 	@$(BIN)/python -m pytest -q tests/mesh -m "" $(ARGS)
 
 protos: setup ## generate the client's stubs from protos/
 	@$(BIN)/python clients/python/generate_stubs.py
 
-descriptors: setup ## after a change to the contract: what Envoy translates JSON by
+descriptors: setup ## after a change to the contract: write the descriptors with which Envoy translates JSON
 	@$(BIN)/python deploy/envoy/descriptors.py
 
-protobufs: setup ## try the client under every supported protobuf, in throw-away environments
+protobufs: setup ## test the client with every supported version of protobuf, in temporary environments
 	@$(BIN)/python clients/python/check_protobufs.py
 
-released: setup ## at a release: keep the contract as what later ones are held to
+released: setup ## at a release: save the contract, with which later ones must be compatible
 	@$(BIN)/buf build --exclude-source-info -o protos/released.binpb
 
 demo: setup ## retrain the demo checkpoint, about 25 minutes
@@ -75,13 +75,13 @@ demo: setup ## retrain the demo checkpoint, about 25 minutes
 	@$(PIP) -e '.[bench]'
 	@touch $@
 
-bench: .venv/bench ## compare with the alternatives and measure the rest, an hour; ARGS=--list
+bench: .venv/bench ## compare with the alternatives and run the other benchmarks, about an hour; ARGS=--list lists them
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
-peers: .venv/bench ## install llama.cpp and vLLM to compare with, each in an environment of its own
+peers: .venv/bench ## install llama.cpp and vLLM for the comparison, each in a separate environment
 	@$(BIN)/python benchmarks/environments.py $(ARGS)
 
-audit: setup ## look for known weaknesses in what is installed; needs the network
+audit: setup ## check the installed packages for known vulnerabilities; needs the network
 	@$(PYTHON) -m venv .venv/audit
 	@.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	@.venv/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') --skip-editable
