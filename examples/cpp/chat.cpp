@@ -1,5 +1,6 @@
-// Asks for a story and streams the answer. With a server running (`make run`), from the repository's root, with the
-// Debian packages g++, pkg-config, libgrpc++-dev, protobuf-compiler-grpc (`sed` is needed as C has a function `index`):
+// Asks for a story and streams the answer. Start a server (`make run`), install the Debian packages g++, pkg-config,
+// libgrpc++-dev and protobuf-compiler-grpc, and run in the repository's root (`sed` is needed because C has a function
+// `index`):
 //
 //     mkdir -p build/cpp && protoc -I protos --cpp_out=build/cpp index/v1/chat.proto
 //     protoc -I protos --grpc_out=build/cpp --plugin=protoc-gen-grpc=$(which grpc_cpp_plugin) index/v1/chat.proto
@@ -21,7 +22,7 @@ int main() {
 
   index_grpc::v1::ChatRequest request;
   request.set_prompt("讲个故事");
-  request.mutable_sampling()->set_temperature(0);  // zero is greedy; if not set: the server's default
+  request.mutable_sampling()->set_temperature(0);  // zero is greedy; if it is not set, the server's default applies
 
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));

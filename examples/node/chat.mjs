@@ -1,4 +1,4 @@
-// Asks two questions in one conversation. With a server running (`make run`), from the repository's root, on Node 20 or
+// Asks two questions in one conversation. Start a server (`make run`), and run in the repository's root with Node 20 or
 // later:
 //
 //     npm install --no-save @grpc/grpc-js @grpc/proto-loader
@@ -20,7 +20,7 @@ const chat = (request) =>
 try {
   const first = await chat({ prompt: "My favourite colour is blue." });
   console.log(first.response);
-  // A field that is not set has the server's default. A field that is set counts, even zero: this is greedy.
+  // A field that is not set has the server's default. Zero is a value like others: this is greedy.
   const next = { prompt: "What is my favourite colour?", history: first.history, sampling: { temperature: 0 } };
   for await (const { delta, finish } of client.chatStream(next, inAMinute())) {
     process.stdout.write(delta ?? "");

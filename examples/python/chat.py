@@ -1,4 +1,4 @@
-# Asks two questions in one conversation. With a server running (`make run`) and index-grpc-client installed:
+# Asks two questions in one conversation. Start a server (`make run`), install index-grpc-client, and run:
 #
 #     python examples/python/chat.py
 import os

@@ -1,4 +1,4 @@
-# Asks three questions at once. With a server running (`make run`) and index-grpc-client installed:
+# Asks three questions at once. Start a server (`make run`), install index-grpc-client, and run:
 #
 #     python examples/python/chat_async.py
 import asyncio

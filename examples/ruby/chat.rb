@@ -1,5 +1,5 @@
-# Asks two questions in one conversation. With a server running (`make run`), from the repository's root, with the
-# Debian packages ruby-grpc and protobuf-compiler-grpc:
+# Asks two questions in one conversation. Start a server (`make run`), install the Debian packages ruby-grpc and
+# protobuf-compiler-grpc, and run in the repository's root:
 #
 #     mkdir -p build/ruby && protoc -I protos --ruby_out=build/ruby index/v1/chat.proto
 #     protoc -I protos --grpc_out=build/ruby --plugin=protoc-gen-grpc=$(which grpc_ruby_plugin) index/v1/chat.proto
@@ -14,7 +14,7 @@ chat = ChatService::Stub.new(address, :this_channel_is_insecure, timeout: 60)
 begin
   first = chat.chat(ChatRequest.new(prompt: "My favourite colour is blue."))
   puts first.response
-  # A field that is not set has the server's default. A field that is set counts, even zero: this is greedy.
+  # A field that is not set has the server's default. Zero is a value like others: this is greedy.
   greedy = SamplingParams.new(temperature: 0)
   request = ChatRequest.new(prompt: "What is my favourite colour?", history: first.history.to_a, sampling: greedy)
   chat.chat_stream(request).each do |message|

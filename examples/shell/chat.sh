@@ -1,5 +1,5 @@
 #!/bin/sh
-# Asks with grpcurl, which learns the contract from the server. With a server running (`make run`):
+# Asks with grpcurl, which learns the contract from the server. Start a server (`make run`), and run:
 #
 #     sh examples/shell/chat.sh
 set -eu

@@ -1,4 +1,4 @@
-// How a call ended, told as a line of JSON.
+// Prints the result of a call as a line of JSON.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 #include <google/protobuf/message.h>
 #include <grpcpp/grpcpp.h>
 
-// The message in protobuf's JSON.
+// Returns the message in protobuf's JSON.
 std::string json(const google::protobuf::Message& message);
 
 // Prints the call's name, its status code, the messages that came (in JSON) and the error's details.

@@ -1,4 +1,4 @@
-// The calls that both programs make: `ask` makes one with one answer, `stream` one with many. `roles` are numbers or names.
+// Makes the calls of both programs. `ask` makes a call with one answer, `stream` one with many; `roles` are numbers or names.
 const story = { prompt: "讲个故事", sampling: { seed: 7 }, maxTokens: 60 };
 const endless = { prompt: "讲个故事", sampling: { temperature: 0, repetitionPenalty: 0.1 }, maxTokens: 2000 };
 const wild = { temperature: 2, topP: 1, seed: 1 };

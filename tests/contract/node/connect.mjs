@@ -1,4 +1,4 @@
-// Makes the contract's calls with Connect and generated code, over a transport by choice.
+// Makes the contract's calls with Connect and generated code, over the given transport.
 //
 //   node connect.mjs grpc|grpc-web|connect http://HOST:PORT
 //

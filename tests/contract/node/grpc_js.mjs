@@ -1,4 +1,4 @@
-// Makes the contract's calls with @grpc/grpc-js, which loads the contract as it runs.
+// Makes the contract's calls with @grpc/grpc-js, which loads the contract at run time.
 //
 //   node grpc_js.mjs HOST:PORT FOLDER_WITH_PROTOS
 //
