@@ -92,11 +92,11 @@ def repeatedly(work: Callable[[], None], pause_seconds: float) -> Iterator[None]
     """Repeats the work while the block runs."""
     over = threading.Event()
 
-    def go_on() -> None:
+    def repeat() -> None:
         while not over.wait(pause_seconds):
             work()
 
-    thread = threading.Thread(target=go_on)
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
         yield

@@ -33,7 +33,7 @@ class Attack:
 
     address: str
     size: int
-    """How often the attack does what it does."""
+    """How many connections, calls or frames the attack makes, by its kind."""
     patience_seconds: float
     """How long to wait for the server to end the connections."""
     statuses: Counter[str] = field(default_factory=Counter)

@@ -28,7 +28,7 @@ LONGEST_CALL_SECONDS = 120.0
 SHORTEST_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS = 0.002, 1.0
 LONGEST_PAUSE_SECONDS = 1.0
 """The longest pause of a refused caller, whatever the server asks for: callers must keep the server under load."""
-MOST_TOLD = 20
+MOST_RECORDED = 20
 """How many broken promises are recorded in full."""
 
 
@@ -47,7 +47,7 @@ class Ledger:
     def note_broken(self, what: str) -> None:
         """Counts a broken promise, and keeps the first ones."""
         self.num_broken += 1
-        if len(self.broken) < MOST_TOLD:
+        if len(self.broken) < MOST_RECORDED:
             self.broken.append(what)
 
 

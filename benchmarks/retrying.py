@@ -6,7 +6,7 @@ import random
 import time
 
 import grpc
-from callers import LONGEST_CALL_SECONDS, MOST_TOLD, BrokenPromise, Question, Stub
+from callers import LONGEST_CALL_SECONDS, MOST_RECORDED, BrokenPromise, Question, Stub
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.bench.workload import poisson_arrivals
@@ -54,7 +54,7 @@ class Retried:
             question.check(response.response, response.finish)
         except (grpc.aio.AioRpcError, BrokenPromise) as error:
             self.num_broken += 1
-            if len(self.broken) < MOST_TOLD:
+            if len(self.broken) < MOST_RECORDED:
                 self.broken.append(f"stock client: {error}")
             return
         self.num_answered += 1

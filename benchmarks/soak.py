@@ -80,7 +80,7 @@ async def watched(served: Served, memory: Memory, ledger: Ledger) -> AsyncIterat
         watching.cancel()
 
 
-async def press(address: str, known: list[Question], seconds: float, ledger: Ledger) -> None:
+async def run_callers(address: str, known: list[Question], seconds: float, ledger: Ledger) -> None:
     """Lets all callers make calls for this time."""
     over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -96,7 +96,7 @@ async def soak(served: Served, options: argparse.Namespace) -> Section:
     async with grpc.aio.insecure_channel(served.address) as channel:
         known = await questions(ChatServiceStub(channel))
     async with watched(served, memory, ledger):
-        await press(served.address, known, options.seconds, ledger)
+        await run_callers(served.address, known, options.seconds, ledger)
     retried = Retried(served.address, known)
     for number in range(max(1, round(options.seconds / 4 / ROUND_SECONDS))):
         await stock_round(served, retried, number, options)

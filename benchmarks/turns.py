@@ -66,7 +66,7 @@ class Side:
 
 
 @contextmanager
-def let_go(sides: Sequence[Side]) -> Iterator[None]:
+def continued(sides: Sequence[Side]) -> Iterator[None]:
     """Continues all sides after the block, so that they can be ended."""
     try:
         yield

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from checkpoints import converted
 from report import Goal, Section, emit
 from serving import as_process
-from turns import Counter, Side, let_go
+from turns import Counter, Side, continued
 from wire_side import PROMPT_TOKENS
 
 SCRIPT = Path(__file__).with_name("wire_side.py")
@@ -56,7 +56,7 @@ def opened(options: argparse.Namespace) -> Iterator[list[Side]]:
         def add(name: str, pids: list[int], *flags: str) -> None:
             pid = stack.enter_context(callers(place / name, options, *flags))
             side = Side(name, [pid, *pids], Counter(place / name))
-            stack.enter_context(let_go([side]))
+            stack.enter_context(continued([side]))
             side.warm_up(options.streams * options.max_tokens)
             sides.append(side)
 
