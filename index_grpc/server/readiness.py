@@ -17,6 +17,9 @@ from index_grpc.server.health import Health
 SHORTEST_RETURN_SECONDS = 0.5
 """The shortest time after which callers are told to come back while the engine is started again."""
 
+SHORTEST_LOAD_SECONDS, LONGEST_LOAD_SECONDS = 1.0, 30.0
+"""The limits of the time after which callers are told to come back while the model is loaded."""
+
 STATES = ("loading", "ready", "stalled", "lost", "draining")
 
 log = logging.getLogger(__name__)
@@ -30,10 +33,12 @@ class Readiness:
     `state` is one of STATES: those of the diagram, but `draining` for both leaving and closed.
     """
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: Health, started: float | None = None) -> None:
+        """`started` is the instant at which loading began; now, if it is None."""
         self._health, self.state = health, "loading"
+        self._started = time.monotonic() if started is None else started
         self._is_leaving = self._is_closed = False
-        self._refusal: Callable[[], IndexGrpcError] | None = _loading
+        self._refusal: Callable[[], IndexGrpcError] | None = self._loading
 
     def require(self) -> None:
         """Raises the error that refuses a call, unless calls are taken."""
@@ -85,6 +90,7 @@ class Readiness:
             self._health.set_ready(refusal is None)
             self.state = state
 
-
-def _loading() -> Loading:
-    return Loading(f"the model is being loaded; {ELSEWHERE_OR_LATER}", 2.0)
+    def _loading(self) -> Loading:
+        # Nobody knows how long it will take; when it has taken long, it may take as long again.
+        delay = min(max(SHORTEST_LOAD_SECONDS, time.monotonic() - self._started), LONGEST_LOAD_SECONDS)
+        return Loading(f"the model is being loaded; {ELSEWHERE_OR_LATER}", delay)

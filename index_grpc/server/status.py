@@ -51,12 +51,19 @@ MOST_QUOTED_CHARACTERS = 64
 
 ATTEMPTS_BEFORE = "grpc-previous-rpc-attempts"
 """The metadata in which gRPC sends how often a client has tried the call before."""
+PUSHBACK = "grpc-retry-pushback-ms"
+"""The trailer that tells a client's gRPC how long to wait before its next attempt.
+
+The first refusals of a call that another server might answer have none: the client would wait even if one is idle.
+"""
+ATTEMPTS_WITHOUT_DELAY = 2
+"""A client that has just begun to connect to several servers may make its second attempt where it made its first."""
 NOT_AGAIN = "-1"
 """Sent instead of a delay that outlasts the call: gRPC would wait until the call's deadline, and report only that."""
 LONGEST_DELAY_SECONDS = 30.0
 """The delay of a call that is tried again and again grows up to this."""
 GROWTH = 3.0
-"""The delay grows by this factor with each attempt: with a first delay of 0.1 s, five attempts take 4 s."""
+"""The delay grows by this factor from each refusal with PUSHBACK to the next."""
 
 
 def quoted(text: str) -> str:
@@ -66,7 +73,8 @@ def quoted(text: str) -> str:
 
 async def abort(context: Context, error: errors.IndexGrpcError, request_id: str, *more: Trailer) -> NoReturn:
     """Ends the call with the error's status, its details, the request id and more trailers."""
-    code, message, delay_ms = CODES[type(error)], message_of(error, request_id), _delay_milliseconds(error, context)
+    code, message, num_before = CODES[type(error)], message_of(error, request_id), _num_attempts_before(context)
+    delay_ms = _delay_milliseconds(error, num_before)
     info = ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     details: list[Message] = [info, RequestInfo(request_id=request_id)]
     trailers: list[Trailer] = [("x-request-id", request_id), *more]
@@ -74,7 +82,8 @@ async def abort(context: Context, error: errors.IndexGrpcError, request_id: str,
         details.append(BadRequest(field_violations=_fitting(error)))
     if delay_ms is not None:
         details.append(_retry_info(delay_ms))
-        trailers.append(("grpc-retry-pushback-ms", str(delay_ms) if _has_time(context, delay_ms) else NOT_AGAIN))
+        if num_before >= ATTEMPTS_WITHOUT_DELAY or not isinstance(error, errors.Unavailable):
+            trailers.append((PUSHBACK, str(delay_ms) if _has_time(context, delay_ms) else NOT_AGAIN))
     trailers.append(("grpc-status-details-bin", _status(code, message, details)))
     await context.abort(code, message, tuple(trailers))
     raise AssertionError("abort always raises")
@@ -108,14 +117,18 @@ def _summary(error: errors.InvalidRequest) -> str:
     return f"{first.field}: {first.description}{more}"
 
 
-def _delay_milliseconds(error: errors.IndexGrpcError, context: Context) -> int | None:
-    """Returns the delay, longer with each attempt: a client that is told a delay does not lengthen its own pauses."""
+def _num_attempts_before(context: Context) -> int:
+    """Returns how often the client has tried the call before."""
+    given = dict(context.invocation_metadata() or ()).get(ATTEMPTS_BEFORE, "")
+    return int(given) if isinstance(given, str) and re.fullmatch("[0-9]{1,2}", given) else 0
+
+
+def _delay_milliseconds(error: errors.IndexGrpcError, num_before: int) -> int | None:
+    """Returns the delay, longer with each attempt that waited: a client that is told a delay does not lengthen it."""
     if error.retry_after_seconds is None:
         return None
-    given = dict(context.invocation_metadata() or ()).get(ATTEMPTS_BEFORE, "")
-    num_before = int(given) if isinstance(given, str) and re.fullmatch("[0-9]{1,2}", given) else 0
-    longest = max(error.retry_after_seconds, LONGEST_DELAY_SECONDS)
-    return max(1, math.ceil(1000 * min(error.retry_after_seconds * GROWTH**num_before, longest)))
+    longest, num_waited = max(error.retry_after_seconds, LONGEST_DELAY_SECONDS), num_before - ATTEMPTS_WITHOUT_DELAY
+    return max(1, math.ceil(1000 * min(error.retry_after_seconds * GROWTH ** max(0, num_waited), longest)))
 
 
 def _has_time(context: Context, delay_ms: int) -> bool:

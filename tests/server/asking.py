@@ -1,6 +1,7 @@
 """How the tests call a server: with the plain stub, and with all details of a refusal."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,18 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
     if status.details:
         assert (status.code, status.message) == (error.code().value[0], error.details())
     return Refusal(error.code(), error.details() or "", trailers, details)
+
+
+def retrying(max_attempts: int) -> str:
+    """A service config with retries, for clients without code of ours."""
+    policy = {
+        "maxAttempts": max_attempts,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return json.dumps({"methodConfig": [{"name": [{"service": "index.v1.ChatService"}], "retryPolicy": policy}]})
 
 
 async def until(holds: Callable[[], bool]) -> None:
