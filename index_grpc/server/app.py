@@ -50,7 +50,7 @@ class App:
         self.health = Health(SERVICE)
         self.readiness = Readiness(self.health)
         self.answering = Answering(self.readiness)
-        self.load_reporter = LoadReporter(lambda: self.engine)
+        self.load_reporter = LoadReporter(self.readiness, lambda: self.engine)
         self.observers = Observers([self.load_reporter, *observers, *observers_of(settings)])
         self.load_reports = LoadReportService(self.load_reporter)
         self.supervisor = EngineSupervisor(settings, self.readiness, self.answering, self.observers)

@@ -12,6 +12,7 @@ from index_grpc.engine.door import Engine
 from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer
 from index_grpc.server.orca import OPEN_RCA_SERVICE, OrcaLoadReport, OrcaLoadReportRequest
+from index_grpc.server.readiness import Readiness
 from index_grpc.server.status import SERVER_FAULTS, Context, Trailer
 
 TRAILER = "endpoint-load-metrics-bin"
@@ -20,6 +21,12 @@ RATE_SECONDS = 10.0
 """Rates are averages over about this time."""
 SHORTEST_INTERVAL_SECONDS, LONGEST_INTERVAL_SECONDS = 1.0, 3600.0
 """The limits of the time between two reports of a stream, whatever the caller asks for."""
+
+
+UTILIZATION_WITHOUT_SERVICE = 1000.0
+"""The utilization of a server that takes no calls or soon will not: more than that of a server with a long queue."""
+COUNTED_FAULTS = SERVER_FAULTS - {"DEADLINE_EXCEEDED"}
+"""Codes of calls that a less loaded or less troubled server might have answered. A deadline is the caller's choice."""
 
 
 class Rate:
@@ -40,14 +47,14 @@ class Rate:
 class LoadReporter(Observer):
     """Makes reports of the server's load, and counts calls, whichever port they came through."""
 
-    def __init__(self, engine: Callable[[], Engine | None]) -> None:
-        self._engine, self._calls, self._faults = engine, Rate(), Rate()
+    def __init__(self, readiness: Readiness, engine: Callable[[], Engine | None]) -> None:
+        self._readiness, self._engine, self._calls, self._faults = readiness, engine, Rate(), Rate()
 
     def call_ended(self, call: Call) -> None:
         """See Observer."""
         now = time.monotonic()
         self._calls.count(now)
-        if call.code in SERVER_FAULTS:
+        if call.code in COUNTED_FAULTS:
             self._faults.count(now)
 
     def trailer(self) -> Trailer:
@@ -59,8 +66,8 @@ class LoadReporter(Observer):
         """Returns the load, in which `num_ending` calls that are about to end still count."""
         report = OrcaLoadReport(rps_fractional=self._calls.per_second(now), eps=self._faults.per_second(now))
         engine = self._engine()
-        if engine is None or engine.lost:
-            report.application_utilization = 1.0  # nothing can be computed
+        if engine is None or self._readiness.state != "ready":
+            report.application_utilization = UTILIZATION_WITHOUT_SERVICE
             return report
         limits, utilization = engine.limits, report.utilization
         report.application_utilization = (engine.num_open + num_ending) / limits.max_sequences

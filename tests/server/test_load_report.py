@@ -4,8 +4,8 @@ import asyncio
 import base64
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -64,11 +64,40 @@ async def test_invalid_requests_do_not_count_as_errors_of_the_server() -> None:
         assert report.eps == 0
 
 
-async def test_a_server_without_an_engine_reports_full_load() -> None:
+async def test_a_loading_server_reports_more_load_than_a_full_one() -> None:
     async with fake_server(loaded=False) as server:
         report = await reported(server, "Chat", REQUEST)
-        assert (report.application_utilization, dict(report.utilization)) == (1, {})
+        assert (report.application_utilization, dict(report.utilization)) == (1000, {})
         assert report.eps > 0
+
+
+def leaves(server: FakeServer) -> None:
+    server.app.readiness.leave()
+
+
+def stalls(server: FakeServer) -> None:
+    server.app.readiness.stall(True)
+
+
+def is_lost(server: FakeServer) -> None:
+    server.app.supervisor.expect_in(30.0)
+
+
+@pytest.mark.parametrize("fails", [leaves, stalls, is_lost])
+async def test_a_server_that_takes_no_calls_reports_more_load_than_a_full_one(
+    fails: Callable[[FakeServer], None],
+) -> None:
+    async with fake_server() as server:
+        fails(server)
+        assert (await reported(server, "Chat", REQUEST)).application_utilization == 1000
+
+
+async def test_a_deadline_that_has_passed_is_no_error_of_the_server() -> None:
+    request = pb.ChatRequest(prompt="Hi", time_limit=Duration(nanos=1))
+    async with fake_server() as server:
+        report = await reported(server, "Chat", request)
+        assert report.rps_fractional > 0
+        assert report.eps == 0
 
 
 def test_a_rate_is_of_recent_events_only() -> None:
@@ -114,20 +143,40 @@ BUSY, IDLE = 10, 20
 
 
 async def test_a_stock_balancer_prefers_the_less_loaded_server() -> None:
-    async with AsyncExitStack() as stack:
-        busy, idle = [
-            await stack.enter_async_context(fake_server(max_sequences=4, max_waiting=name)) for name in (BUSY, IDLE)
-        ]
-        await stack.enter_async_context(holding(busy, 3))
-        ports = ",".join(f"127.0.0.1:{server.address.rpartition(':')[2]}" for server in (busy, idle))
-        options = [("grpc.service_config", json.dumps(WEIGHTED))]
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"ipv4:{ports}", options=options))
-        async with asyncio.timeout(30):
-            answers: Counter[int] = Counter()
-            while set(answers) != {BUSY, IDLE}:  # until it is connected to both
-                answers = await answers_by_server(ChatServiceStub(channel))
-            while answers[IDLE] <= 2 * answers[BUSY]:
-                answers = await answers_by_server(ChatServiceStub(channel))
+    async with two_servers() as (busy, idle), holding(busy, 3), balanced(busy, idle) as stub:
+        answers: Counter[int] = Counter()
+        while set(answers) != {BUSY, IDLE}:  # until it is connected to both
+            answers = await answers_by_server(stub)
+        while answers[IDLE] <= 2 * answers[BUSY]:
+            answers = await answers_by_server(stub)
+
+
+async def test_a_stock_balancer_prefers_a_full_server_to_one_that_drains() -> None:
+    async with two_servers() as (drains, full), holding(full, 8), balanced(drains, full) as stub:
+        answers: Counter[int] = Counter()
+        while set(answers) != {BUSY, IDLE}:
+            answers = await answers_by_server(stub)
+        drains.app.readiness.leave()
+        while answers[IDLE] <= 2 * answers[BUSY]:
+            answers = await answers_by_server(stub)
+
+
+@asynccontextmanager
+async def two_servers() -> AsyncIterator[tuple[FakeServer, FakeServer]]:
+    async with (
+        fake_server(max_sequences=4, max_waiting=BUSY) as busy,
+        fake_server(max_sequences=4, max_waiting=IDLE) as idle,
+    ):
+        yield busy, idle
+
+
+@asynccontextmanager
+async def balanced(*servers: FakeServer) -> AsyncIterator[Stub]:
+    """A stub without code of ours, that spreads calls over the servers by their load reports. Takes at most 30 s."""
+    ports = ",".join(f"127.0.0.1:{server.address.rpartition(':')[2]}" for server in servers)
+    options = [("grpc.service_config", json.dumps(WEIGHTED))]
+    async with asyncio.timeout(30), grpc.aio.insecure_channel(f"ipv4:{ports}", options=options) as channel:
+        yield ChatServiceStub(channel)
 
 
 async def answers_by_server(stub: Stub) -> Counter[int]:
