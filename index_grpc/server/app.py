@@ -65,9 +65,7 @@ class App:
         return self.supervisor.engine
 
     def _grpc_server(self) -> grpc.aio.Server:
-        calls = CallInterceptor(
-            SERVICE, self.calls, lambda: self.answering.ready().model.context_length, self.load_reporter.trailer
-        )
+        calls = CallInterceptor(SERVICE, self.calls, self.answering, self.load_reporter.trailer)
         interceptors = [ParseInterceptor(), calls, self.entrance.guard]
         with patient_threads():
             server = grpc.aio.server(interceptors=interceptors, options=options(self.settings))
@@ -90,8 +88,8 @@ class App:
 
     async def drain(self, delay_seconds: float) -> None:
         """Sets health to NOT_SERVING, takes calls for a while longer, completes those that are open, and stops."""
-        log.info("draining: NOT_SERVING, taking calls for another %g s", delay_seconds)
-        self.readiness.leave()
+        treatment = "taking" if self.readiness.leave() else "refusing"
+        log.info("draining: NOT_SERVING, %s calls for another %g s", treatment, delay_seconds)
         self.load_reports.end()
         await asyncio.sleep(delay_seconds)
         self.readiness.close()

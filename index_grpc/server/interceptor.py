@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from index_grpc.errors import IndexGrpcError
+from index_grpc.server.answering import Answering
 from index_grpc.server.calls import REQUEST_ID, Calls, open_call
 from index_grpc.server.message import Parse, parsed, read_message
 from index_grpc.server.servicer import CHAT_METHODS
@@ -45,12 +46,8 @@ class CallOutcome:
 class CallInterceptor(Interceptor):
     """Wraps the handlers of one service; other services pass through."""
 
-    def __init__(
-        self, service: str, calls: Calls, context_length: Callable[[], int], load_trailer: LoadTrailer
-    ) -> None:
-        """`context_length` returns the model's context length, or raises the error that refuses a call."""
-        self._service, self._calls = service, calls
-        self._context_length, self._load_trailer = context_length, load_trailer
+    def __init__(self, service: str, calls: Calls, answering: Answering, load_trailer: LoadTrailer) -> None:
+        self._service, self._calls, self._answering, self._load_trailer = service, calls, answering, load_trailer
         self._wrapped: dict[str, Handler] = {}
         """Wrapped handlers by method. They are kept, since a service's handlers never change."""
 
@@ -95,7 +92,8 @@ class CallInterceptor(Interceptor):
         call.service, call.is_chat = self._service, method in CHAT_METHODS
         try:
             with self._calls.served(call):
-                request = parsed(parse, data, self._context_length())
+                context_length = self._answering.ready().model.context_length  # refuses the call before parsing it
+                request = parsed(parse, data, context_length)
                 return CallOutcome(call.id, await _seen_through(behaviour(request, context)))
         except IndexGrpcError as error:
             return CallOutcome(call.id, refusal=_without_frames(error))

@@ -12,7 +12,7 @@ from types import FrameType
 
 from index_grpc.server.app import App, MakePort
 from index_grpc.server.loaded import Load
-from index_grpc.server.upkeep import RestartPolicy, keep_loaded
+from index_grpc.server.supervisor import RestartPolicy
 from index_grpc.settings import ServeSettings
 
 Signals = asyncio.Queue[signal.Signals]
@@ -48,7 +48,7 @@ async def _run(app: App, load: Load) -> None:
     await app.supervisor.load(load)
     words = app.entrance.port.words(address)
     log.info("ready in %.1f s; try:  %s %s ask 你好", time.monotonic() - started, _client(), words)
-    await keep_loaded(app.supervisor, load, RestartPolicy())
+    await app.supervisor.keep_loaded(load, RestartPolicy())
 
 
 async def _end(app: App, received: signal.Signals, signals: Signals) -> bool:

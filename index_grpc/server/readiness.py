@@ -69,14 +69,18 @@ class Readiness:
 
         self._say("lost", refusal)
 
-    def leave(self) -> None:
-        """Begins the drain: health says NOT_SERVING from now on, whatever else happens; calls are still taken."""
+    def leave(self) -> bool:
+        """Begins the drain: health says NOT_SERVING from now on, whatever else happens.
+
+        Returns whether calls are still taken: they are if they were.
+        """
         self._health.set_ready(False)
         self._health.end_watches()
         was_lost = self.state == "lost"
         self._is_leaving, self.state = True, "draining"
         if was_lost:  # the engine will not be started again
             self.close()
+        return self._refusal is None
 
     def close(self) -> None:
         """Refuses all calls from now on."""

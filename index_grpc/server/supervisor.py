@@ -1,8 +1,9 @@
-"""The engine's supervisor: it loads the model, starts the engine, and reacts when the engine stalls or is lost."""
+"""The engine's supervisor: it loads the model, starts the engine, and starts another when it is lost."""
 
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 
 from index_grpc.chat import Chat
 from index_grpc.contract import ServedModel, Timing
@@ -19,6 +20,23 @@ LONGEST_STEP_SECONDS = 10.0
 """How long the engine's current step may delay the end of the server."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """How often, and how soon, an engine is started again."""
+
+    first_pause_seconds: float = 1.0
+    """Doubles with each failure in a row."""
+    longest_pause_seconds: float = 30.0
+    most_failures: int = 5
+    """After this many failures in a row the server gives up."""
+    steady_seconds: float = 60.0
+    """An engine that ran this long resets the number of failures."""
+
+    def pause_seconds(self, num_failures: int) -> float:
+        """Returns how long to wait after this many failures in a row."""
+        return min(self.first_pause_seconds * 2.0 ** (num_failures - 1), self.longest_pause_seconds)
 
 
 class EngineSupervisor:
@@ -67,6 +85,38 @@ class EngineSupervisor:
         self.readiness.become_ready()
         return loaded.model
 
+    async def keep_loaded(self, load: Load, policy: RestartPolicy) -> None:
+        """Loads the model again whenever the engine is lost.
+
+        Raises StartupError if that is impossible or keeps failing.
+        """
+        num_failures = 0
+        while True:
+            since = time.monotonic()
+            await self.lost.wait()
+            if self.engine is None or not self.engine.is_replaceable:
+                raise StartupError("the engine broke; see the log above")
+            if time.monotonic() - since >= policy.steady_seconds:
+                num_failures = 0
+            num_failures = await self._load_again(load, policy, num_failures + 1)
+
+    async def _load_again(self, load: Load, policy: RestartPolicy, num_failures: int) -> int:
+        """Tries until the engine answers. Returns the number of failures in a row; raises StartupError if too many."""
+        while num_failures < policy.most_failures:
+            pause = policy.pause_seconds(num_failures)
+            log.warning("the engine is lost; starting it again in %g s", pause)
+            self._expect_in(pause)
+            await asyncio.sleep(pause)
+            try:
+                await self.load(load)
+            except StartupError as error:
+                log.error("the engine did not start: %s", error)
+                num_failures += 1
+            else:
+                log.info("the engine has been restarted")
+                return num_failures
+        raise StartupError(f"the engine was lost {num_failures} times in a row; see the log above")
+
     async def stop(self, at_once: bool) -> None:
         """Stops the engine. It may first complete its step, unless `at_once` is true or the engine is lost."""
         self._stop_watching()
@@ -74,13 +124,15 @@ class EngineSupervisor:
             hopeless = at_once or self.engine.lost
             await self.engine.stop(0.0 if hopeless else LONGEST_STEP_SECONDS)
 
-    def expect_in(self, seconds: float) -> None:
+    def _expect_in(self, seconds: float) -> None:
         """Tells callers when to come back: loading begins in `seconds` and takes about as long as the last time."""
         self.readiness.lose(back_at=time.monotonic() + seconds + self._load_seconds)
 
     async def _start_engine(self, loaded: Loaded) -> Engine:
         observers = self._observers
-        events = EngineEvents(self._on_lost, observers.stepped, self._on_first_token, observers.answer_left)
+        events = EngineEvents(
+            lost=self._on_lost, stepped=observers.stepped, began=self._on_first_token, left=observers.answer_left
+        )
         engine = Engine(loaded.worker, loaded.limits, events)
         await engine.start()
         self._stop_watching()

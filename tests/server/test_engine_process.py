@@ -23,7 +23,7 @@ from index_grpc.errors import StartupError
 from index_grpc.launch import load, wants_process
 from index_grpc.server.app import App
 from index_grpc.server.loaded import Loaded
-from index_grpc.server.upkeep import RestartPolicy, keep_loaded
+from index_grpc.server.supervisor import RestartPolicy
 from tests.conftest import settings
 from tests.process import serving
 from tests.server.asking import Stub, health_stub, refusal, seeded, streamed, unary
@@ -57,7 +57,7 @@ async def kept_loaded(
     app = App(settings("any", **changes))
     address = await app.listen()
     await app.supervisor.load(load)
-    keeping = asyncio.create_task(keep_loaded(app.supervisor, load, policy))
+    keeping = asyncio.create_task(app.supervisor.keep_loaded(load, policy))
     try:
         async with grpc.aio.insecure_channel(address) as channel:
             yield Server(app, address, channel)
@@ -186,7 +186,7 @@ async def test_an_engine_that_dies_again_and_again_is_given_up(checkpoint: Path)
     assert isinstance(app.engine._worker, ProcessWorker)
     app.engine._worker.process.kill()
     with pytest.raises(StartupError, match="lost 3 times in a row"):
-        await keep_loaded(app.supervisor, dies_when_loaded, QUICKLY)
+        await app.supervisor.keep_loaded(dies_when_loaded, QUICKLY)
     assert loads == 3
     await app.stop()
 

@@ -34,7 +34,7 @@ def drains(server: FakeServer) -> None:
 
 
 def is_lost(server: FakeServer) -> None:
-    server.app.supervisor.expect_in(LONGER_SECONDS)
+    server.app.readiness.lose(back_at=time.monotonic() + LONGER_SECONDS)
 
 
 def stalls(server: FakeServer) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -80,7 +81,7 @@ def stalls(server: FakeServer) -> None:
 
 
 def is_lost(server: FakeServer) -> None:
-    server.app.supervisor.expect_in(30.0)
+    server.app.readiness.lose(back_at=time.monotonic() + 30.0)
 
 
 @pytest.mark.parametrize("fails", [leaves, stalls, is_lost])

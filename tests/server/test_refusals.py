@@ -249,6 +249,17 @@ async def test_calls_that_outlast_the_grace_are_cut_off_with_a_status() -> None:
         await drained
 
 
+async def test_a_drain_without_an_engine_says_that_calls_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with fake_server() as server:
+        server.app.readiness.lose()
+        drained = asyncio.create_task(server.app.drain(60.0))
+        await until(lambda: "draining: NOT_SERVING" in caplog.text)
+        assert "refusing calls for another 60 s" in caplog.text
+        assert (await refusal(server.stub.Chat(REQUEST))).reason == "DRAINING"
+        drained.cancel()
+
+
 async def test_with_a_lost_engine_callers_are_told_to_retry() -> None:
     async with fake_server() as server:
         assert await server.breaks_after(unary(server.stub, REQUEST)) == TEXT  # an idle engine checks for leaks

@@ -10,7 +10,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.engine.door import RECENT_STEPS, Engine
 from index_grpc.errors import StartupError
-from index_grpc.server.upkeep import RestartPolicy, keep_loaded
+from index_grpc.server.supervisor import RestartPolicy
 from index_grpc.server.watchdog import CHECK_SECONDS, SHORTEST_STALL_SECONDS, Watchdog
 from tests.server.asking import health_stub, read_refusal, refusal, streamed, until
 from tests.server.fake_runner import FakeServer, fake_server, letters
@@ -164,7 +164,7 @@ async def refusal_or_none(server: FakeServer) -> str:
 
 async def test_a_stuck_thread_fails_its_callers_and_ends_the_server() -> None:
     async with fake_server(step_timeout_seconds=0.5) as server:
-        keeping = asyncio.create_task(keep_loaded(server.app.supervisor, lambda: server.loaded, RestartPolicy()))
+        keeping = asyncio.create_task(server.app.supervisor.keep_loaded(lambda: server.loaded, RestartPolicy()))
         server.runner.gate.clear()
         found = await refusal(server.stub.ChatStream(REQUEST))
         assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
