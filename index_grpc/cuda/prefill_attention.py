@@ -112,12 +112,14 @@ def prefill_attention(
     strides = (pool.stride(0), layer * pool.stride(1), cache.tables.stride(0))
     shape = {"H": num_heads, "K": num_kv_heads, "D": head_dim, "BLOCK": BLOCK_TOKENS}
     heads = triton.next_power_of_2(num_heads + 2 * num_kv_heads)
-    num_stages = 3 if qkv.element_size() == 2 else 1  # more of float32 would not fit in a small GPU's shared memory
+    # More stages of float32 would not fit in a small GPU's shared memory. With fewer warps, a thread would have more
+    # numbers than registers: then the driver takes local memory for all threads of the GPU, which would be gigabytes.
+    num_warps, num_stages = (4, 3) if qkv.element_size() == 2 else (16, 1)
     _keep[(num_tokens,)](
         qkv, pool, cache.tables, tokens.slots, tokens.positions, *rotary, *strides, **shape, HEADS=heads
     )
     _prefill_attention[(tokens.programs.shape[0], num_heads)](
         qkv, pool, cache.tables, tokens.slots, tokens.positions, tokens.programs, outputs,
-        LOG2_E / head_dim**0.5, *strides, **shape, QUERIES=QUERIES, num_warps=4, num_stages=num_stages,
+        LOG2_E / head_dim**0.5, *strides, **shape, QUERIES=QUERIES, num_warps=num_warps, num_stages=num_stages,
     )  # fmt: skip
     return outputs

@@ -1,11 +1,15 @@
 """Compiles the real model's kernels without a GPU: `python -m tests.cuda.compiling 90 bfloat16 232448 1,64 512`.
 
 Takes a compute capability, a number format, the bytes of shared memory of a program there, and sizes of steps: rows of
-answers, tokens of prompts. Prints, as JSON, how much shared memory each kernel uses. Triton must not interpret.
+answers, tokens of prompts. Prints, as JSON, how much shared memory each kernel uses, and how much local memory a thread
+of it, where numbers lie for which there are no registers. Triton must not interpret.
 """
 
 import json
+import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -73,13 +77,21 @@ def _told(parameter: Any, value: Any) -> tuple[str, Any, bool]:
     return "i32", None, not parameter.do_not_specialize and value % 16 == 0
 
 
-def _compile(kernel: Any, told: dict[str, tuple[str, Any, bool]], options: dict[str, Any], capability: int) -> int:
-    """Compiles a kernel and returns the bytes of shared memory that its programs use."""
+def _compile(
+    kernel: Any, told: dict[str, tuple[str, Any, bool]], options: dict[str, Any], capability: int
+) -> tuple[int, int]:
+    """Compiles a kernel; returns the bytes of shared memory of its programs and of local memory of their threads."""
     constants = {(place,): one[1] for place, one in enumerate(told.values()) if one[0] == "constexpr"}
     attributes = {(place,): [["tt.divisibility", 16]] for place, one in enumerate(told.values()) if one[2]}
     source = triton.compiler.ASTSource(kernel, {name: one[0] for name, one in told.items()}, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return int(compiled.metadata.shared)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (stack_bytes,) = re.findall(r"STACK:(\d+)", usage)
+    return int(compiled.metadata.shared), int(stack_bytes)
 
 
 def _launch_all(model: CudaLlama, shapes: Shapes, num_rows: list[int], num_tokens: list[int]) -> None:
@@ -109,13 +121,13 @@ def _new(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 
 @torch.inference_mode()
 def main(capability: int, dtype: torch.dtype, most_bytes: int, num_rows: list[int], num_tokens: list[int]) -> None:
-    """Prints the name and the bytes of shared memory of each kernel that a step launches."""
+    """Prints the name of each kernel that a step launches, with its bytes of shared and of local memory."""
     model = CudaLlama(CONFIG, LlamaWeights(CONFIG).to_empty(device=NOWHERE).to(dtype))
     model.card = Card(divmod(capability, 10), most_bytes)
     launches = Launches()
     launches.collect()
     _launch_all(model, Shapes(dtype, model.card), num_rows, num_tokens)
-    found = [(one[0].__name__, _compile(*one, capability)) for one in launches.found.values()]
+    found = [(one[0].__name__, *_compile(*one, capability)) for one in launches.found.values()]
     json.dump(found, sys.stdout)
 
 

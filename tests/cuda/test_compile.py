@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SMALL_CARD, HOPPER = 99 * 1024, 227 * 1024
 """Bytes of shared memory for the programs of an SM; an A100, with 163 KB, is treated like a small GPU."""
+MOST_LOCAL = 512
+"""Bytes of local memory for a thread: the driver takes as much for each of the 200,000 threads of a large GPU."""
 PROMPTS = {"_normed", "_linear", "_keep", "_prefill_attention", "_candidates", "_draw"}
 ANSWERS = {"_embed", "_normed", "linear_few", "_decode_attention", "_candidates", "_draw"}
 TARGETS = [
@@ -44,5 +46,5 @@ def test_kernels_compile_and_fit(compilers: list[subprocess.Popen[str]], number:
     assert compilers[number].returncode == 0, complaints
     found = json.loads(told)
     *_, most_bytes, _, _, kernels = TARGETS[number]
-    assert {name for name, _ in found} >= kernels
-    assert [one for one in found if one[1] > most_bytes] == []
+    assert {name for name, *_ in found} >= kernels
+    assert [one for one in found if one[1] > most_bytes or one[2] > MOST_LOCAL] == []
