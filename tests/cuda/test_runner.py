@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 
 from index_grpc.contract import SamplingParams, TokenRequest
 from index_grpc.engine.cuda import decoding, prefilling, shapes
+from index_grpc.engine.cuda.runner import CudaRunner
 from index_grpc.engine.cuda.step import Part, Step
 from index_grpc.engine.door import Engine
 from index_grpc.engine.sequence import Batch, Sequence
@@ -139,6 +140,28 @@ async def test_a_cuda_error_is_raised_as_a_lost_device(
     sequence = Sequence(0, TokenRequest("x", prompt(5), GREEDY, 2), longest=9, slot=0, num_prefill=5, blocks=[0])
     with pytest.raises(DeviceLost, match="illegal memory access"):
         runner.launch(Batch([sequence.next_span(5)], [])).wait()
+
+
+def test_a_launch_that_failed_ends_before_another_begins(model: CudaLlama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its copies may still read host buffers. If they find the device lost, that is told."""
+    runner, _ = small_runner(model)
+    ended: list[bool] = []
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    def let_end(_: CudaRunner) -> None:
+        if ended:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        ended.append(True)
+
+    monkeypatch.setattr(runner.slots, "update", fail)
+    monkeypatch.setattr(CudaRunner, "_let_end", let_end)
+    with pytest.raises(RuntimeError, match="no memory"):
+        runner.launch(Batch([], []))
+    assert ended
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        runner.launch(Batch([], []))
 
 
 async def test_log_probabilities_do_not_depend_on_the_rows_computed_at_once(

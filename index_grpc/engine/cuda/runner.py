@@ -42,6 +42,13 @@ class CudaRunner:
     def launch(self, batch: Batch) -> Step:
         """See Runner."""
         self._stand_here()
+        try:
+            return self._launch(batch)
+        except Exception:
+            self._let_end()
+            raise
+
+    def _launch(self, batch: Batch) -> Step:
         for copy in batch.copies:
             self.cache.copy(copy)
         self.slots.update(batch.spans)
@@ -53,6 +60,11 @@ class CudaRunner:
         if answers:
             parts.append(self._decoding.launch(answers))
         return Step(batch.spans, parts, self.device)
+
+    def _let_end(self) -> None:
+        """Waits for what a failed launch has begun; later ones overwrite host buffers that it may still read."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def _stand_here(self) -> None:
         """Makes our device the one on which this thread launches kernels and events; tensors do not decide that."""
