@@ -84,6 +84,17 @@ async def test_seeded_texts_do_not_depend_on_the_batch(wide: Path, among_others:
         assert await answers(engine, asked(12)) == among_others[:12]
 
 
+async def test_kernels_that_overlap_compute_what_kernels_in_turn_do(
+    wide: Path, among_others: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None reads what a kernel before it has not written yet, or writes what one before it still reads."""
+    monkeypatch.setattr(Card, "overlaps", property(lambda _: False))
+    loaded = load_runner(settings(wide, device="cuda", max_sequences=NUM_SEQUENCES))
+    async with running(loaded.runner, loaded.limits) as engine:
+        assert await answers(engine, asked()) == among_others
+        assert [(await answers(engine, [call]))[0] for call in asked(12)] == among_others[:12]
+
+
 async def test_a_preempted_sequence_continues_with_the_same_text(wide: Path, among_others: list[list[int]]) -> None:
     few = BLOCKS_OF_FEW * 64 * position_bytes(read_config(wide), 2)
     loaded = load_runner(settings(wide, device="cuda", max_sequences=NUM_SEQUENCES, kv_memory_bytes=few))
