@@ -28,7 +28,7 @@ class CudaRunner:
 
     def __init__(self, model: CudaLlama, max_sequences: int, num_blocks: int, chunk_tokens: int) -> None:
         self.model, self.device, self.rows_independent = model, model.device, model.rows_independent
-        self._stand_here()
+        self._select_device()
         self.cache = model.new_cache(num_blocks, max_sequences + 1)
         self.slots = Slots(max_sequences, model.config.vocab_size, self.cache, self.device)
         common = (model, self.cache, self.slots, Graphs(self.device), Shapes(model.dtype, model.card))
@@ -41,7 +41,7 @@ class CudaRunner:
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Step:
         """See Runner."""
-        self._stand_here()
+        self._select_device()
         try:
             return self._launch(batch)
         except Exception:
@@ -66,7 +66,7 @@ class CudaRunner:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
-    def _stand_here(self) -> None:
+    def _select_device(self) -> None:
         """Makes our device the one on which this thread launches kernels and events; tensors do not decide that."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
