@@ -137,7 +137,7 @@ class Loading(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The engine and its queue are full."""
+    """The engine and its queue are full, or so full that the request's time would be over before its turn."""
 
     reason = "OVERLOADED"
 
@@ -161,7 +161,7 @@ class EngineStalled(Unavailable):
 
 
 class DeadlineTooShort(IndexGrpcError):
-    """The request's deadline has passed, or will pass before its first token."""
+    """The request's deadline has passed before its first token."""
 
     reason = "DEADLINE_TOO_SHORT"
 

@@ -23,6 +23,9 @@ from index_grpc.errors import (
     Overloaded,
 )
 
+ELSEWHERE_OR_LONGER = "call another server, or allow more time"
+"""The remedy in messages about a wait that would outlast a call's time."""
+
 SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
 
 RECENT_STEPS = 2048
@@ -171,12 +174,15 @@ class Engine:
         if request.deadline is None:
             return
         left, wait = request.deadline - time.monotonic(), self.expected_wait_seconds()
+        if left <= 0:
+            raise DeadlineTooShort("the call's deadline passed before its answer could begin; allow more time")
         if wait >= left:
-            remedy = "allow more time"
-            raise DeadlineTooShort(
-                f"the call would wait about {wait:.2f} s and has only {left:.2f} s left; {remedy}"
-                if left > 0
-                else f"the call's deadline passed before its answer could begin; {remedy}"
+            # Waiting does not help here, so the delay is short: the call's time must suffice for another server.
+            raise Overloaded(
+                f"the call would wait about {wait:.2f} s and has only {left:.2f} s left; {ELSEWHERE_OR_LONGER}",
+                SHORTEST_DELAY_SECONDS,
+                expected_wait_ms=round(1000 * wait),
+                time_left_ms=round(1000 * left),
             )
 
     def _leave(self, number: int) -> None:

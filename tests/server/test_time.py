@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from index_grpc_client import AsyncClient
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.contract import Timing
@@ -63,24 +64,46 @@ async def test_the_engines_deadline_is_a_little_before_the_calls(slow: FakeServe
     assert most / 2 < request.deadline - request.arrival < most * 1.02  # the header rounds the timeout up
 
 
+REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
+
+
+async def busy_for_minutes(server: FakeServer) -> list[asyncio.Task[str]]:
+    """Makes five calls, which the device holds, so that another one would wait for about two minutes."""
+    assert server.app.engine is not None
+    server.runner.gate.clear()
+    held = [asyncio.create_task(code(server.stub.Chat(REQUEST))) for _ in range(5)]
+    await server.until_num_open(5)
+    for _ in range(100):  # recent requests took a minute each
+        server.app.engine.pace.record(Timing(queue=0.0, time_to_first_token=1.0, total=60.0))
+    return held
+
+
 async def test_a_call_that_would_wait_past_its_deadline_is_refused_at_once(slow: FakeServer) -> None:
-    engine = slow.app.engine
-    assert engine is not None
-    slow.runner.gate.clear()
-    request = pb.ChatRequest(prompt="Hi", max_tokens=5)
-    held = [asyncio.create_task(code(slow.stub.Chat(request))) for _ in range(5)]
-    await slow.until_num_open(5)
-    for _ in range(100):
-        engine.pace.record(Timing(queue=0.0, time_to_first_token=1.0, total=60.0))  # recent requests took a minute each
+    held = await busy_for_minutes(slow)
     for call in (slow.stub.Chat, slow.stub.ChatStream):
-        found = await refusal(call(request, timeout=100))
-        assert (found.code, found.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
+        found = await refusal(call(REQUEST, timeout=100))
+        assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
         assert found.message.startswith("the call would wait about 120.00 s and has only ")
+        assert found.message.endswith(" s left; call another server, or allow more time")
+        assert found.metadata["expected_wait_ms"] == "120000"
+        assert 90_000 < int(found.metadata["time_left_ms"]) < 102_000  # the header rounds the timeout up
+        assert found.trailers["grpc-retry-pushback-ms"] == "100"  # another server may be idle
         assert found.request_id
-    patient = asyncio.create_task(code(slow.stub.Chat(request, timeout=200)))
+    patient = asyncio.create_task(code(slow.stub.Chat(REQUEST, timeout=200)))
     await slow.until_num_open(6)
     slow.runner.gate.set()
     assert await asyncio.gather(*held, patient) == ["OK"] * 6
+
+
+async def test_a_call_that_would_wait_too_long_is_answered_by_an_idle_server(slow: FakeServer) -> None:
+    held = await busy_for_minutes(slow)
+    async with fake_server() as idle:
+        ports = ",".join(f"127.0.0.1:{server.address.rpartition(':')[2]}" for server in (slow, idle))
+        async with AsyncClient(f"ipv4:{ports}") as client:
+            texts = [(await client.chat("Hi", max_tokens=5, timeout=20)).text for _ in range(6)]
+    assert texts == [letters(5)] * 6
+    slow.runner.gate.set()
+    assert await asyncio.gather(*held) == ["OK"] * 5
 
 
 @pytest.mark.parametrize("stop", [[], ["c"]])

@@ -85,7 +85,7 @@ class IncompleteAnswerError(UnavailableError):
 
 
 class DeadlineError(IndexGrpcError):
-    """The timeout passed, or the server found that the answer could not begin before the timeout or time limit."""
+    """The timeout passed, or the request's time limit did before the answer could begin."""
 
 
 class UnauthenticatedError(IndexGrpcError):
