@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 from report import Goal, Section, emit
 
-from index_grpc.contract import SamplingParams, Token, TokenRequest
+from index_grpc.contract import Deadline, SamplingParams, Token, TokenRequest
 from index_grpc.engine.door import Engine
 from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.loop import Loop
@@ -55,7 +55,7 @@ class SilentWorker:
         pass
 
 
-def request(deadline: float | None = None) -> TokenRequest:
+def request(deadline: Deadline | None = None) -> TokenRequest:
     """A request that does not end by itself."""
     return TokenRequest("cost", PROMPT_IDS, SamplingParams(seed=1), max_tokens=10**6, deadline=deadline)
 
@@ -78,7 +78,7 @@ class Stepping:
 
     def __init__(self, num_running: int, num_waiting: int = 0) -> None:
         loop = Loop(Scheduler(limits(num_running)), FreeRunner(), deliver=lambda news: None)
-        deadline = time.monotonic() + 3600
+        deadline = Deadline(time.monotonic() + 3600, 3600, "deadline")
         for number in range(num_running + num_waiting):
             loop.follow(Submit(number, request(deadline)))
         for _ in range(num_running + 1):  # one prompt in each step

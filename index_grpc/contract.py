@@ -53,6 +53,16 @@ class SamplingParams:
 DEFAULT_MAX_TOKENS = 1024
 
 
+class Deadline(NamedTuple):
+    """By when an answer should be sent, and which bound says so."""
+
+    instant: float
+    seconds: float
+    """How long after the request's arrival that is."""
+    bound: str
+    """What callers know it by: `time_limit`, if the request's field sets it, or `deadline`, if the call's own does."""
+
+
 class ChatRequest(NamedTuple):
     """A caller's request after validation: every value is in its range."""
 
@@ -66,8 +76,8 @@ class ChatRequest(NamedTuple):
     top_logprobs: int = 0
     arrival: float = 0.0
     """The instant at which the call arrived."""
-    deadline: float | None = None
-    """The instant by which the answer should be sent: the earlier of the call's deadline and the time limit."""
+    deadline: Deadline | None = None
+    """The earlier of the call's own deadline and the request's time limit, if there is any."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -103,7 +113,7 @@ class TokenRequest(NamedTuple):
     logprobs: bool = False
     top_logprobs: int = 0
     arrival: float = 0.0
-    deadline: float | None = None
+    deadline: Deadline | None = None
 
 
 @dataclass(frozen=True, slots=True)

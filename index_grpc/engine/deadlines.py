@@ -1,14 +1,17 @@
-"""A heap of request deadlines."""
+"""A heap of request deadlines, and the error of a request whose deadline has passed."""
 
 import heapq
 from collections.abc import Container
+
+from index_grpc.contract import Deadline
+from index_grpc.errors import DeadlineTooShort
 
 SPARE = 1000
 """How many entries the heap may gain, beyond doubling, before those of ended requests are removed."""
 
 
 class Deadlines:
-    """Deadlines, as instants of `time.monotonic()`, with the numbers of their requests."""
+    """The instants of deadlines with the numbers of their requests."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int]] = []
@@ -17,13 +20,13 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def note(self, deadline: float, number: int, still_open: Container[int]) -> None:
+    def note(self, instant: float, number: int, still_open: Container[int]) -> None:
         """Adds a request's deadline; now and then removes those of requests that are not in `still_open`."""
         if len(self._heap) > self._most:
             self._heap = [entry for entry in self._heap if entry[1] in still_open]
             heapq.heapify(self._heap)
             self._most = 2 * len(self._heap) + SPARE
-        heapq.heappush(self._heap, (deadline, number))
+        heapq.heappush(self._heap, (instant, number))
 
     def take_passed(self, now: float) -> list[int]:
         """Removes the deadlines that have passed and returns the numbers of their requests."""
@@ -31,3 +34,9 @@ class Deadlines:
         while self._heap and self._heap[0][0] <= now:
             passed.append(heapq.heappop(self._heap)[1])
         return passed
+
+
+def too_late(deadline: Deadline) -> DeadlineTooShort:
+    """Returns the error of a request whose deadline passed before its first token."""
+    bound = f"the call's {deadline.bound} of {deadline.seconds:.2f} s"
+    return DeadlineTooShort(f"{bound} passed before its first token; allow more time")

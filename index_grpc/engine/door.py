@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from index_grpc.contract import Timing, TokenRequest
+from index_grpc.contract import Deadline, Timing, TokenRequest
+from index_grpc.engine.deadlines import too_late
 from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Report, StepReport, Stop, Submit
 from index_grpc.engine.pace import Pace
 from index_grpc.engine.scheduler import Limits
@@ -16,7 +17,6 @@ from index_grpc.engine.token_stream import TokenStream
 from index_grpc.engine.worker import Worker
 from index_grpc.errors import (
     ELSEWHERE_OR_LATER,
-    DeadlineTooShort,
     Draining,
     EngineLost,
     IndexGrpcError,
@@ -131,7 +131,7 @@ class Engine:
         if self._end_error is not None:
             raise self._end_error
         self._refuse_if_full(len(request.prompt_ids))
-        self._refuse_if_late(request)
+        self._refuse_if_late(request.deadline)
         number = next(self._numbers)
         stream = TokenStream(request, interval, leave=lambda: self._leave(number))
         self._streams[number] = stream
@@ -170,16 +170,17 @@ class Engine:
         """After how many seconds a refused caller may try again."""
         return min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
 
-    def _refuse_if_late(self, request: TokenRequest) -> None:
-        if request.deadline is None:
+    def _refuse_if_late(self, deadline: Deadline | None) -> None:
+        if deadline is None:
             return
-        left, wait = request.deadline - time.monotonic(), self.expected_wait_seconds()
+        left, wait = deadline.instant - time.monotonic(), self.expected_wait_seconds()
         if left <= 0:
-            raise DeadlineTooShort("the call's deadline passed before its answer could begin; allow more time")
+            raise too_late(deadline)
         if wait >= left:
             # Waiting does not help here, so the delay is short: the call's time must suffice for another server.
             raise Overloaded(
-                f"the call would wait about {wait:.2f} s and has only {left:.2f} s left; {ELSEWHERE_OR_LONGER}",
+                f"the call would wait about {wait:.2f} s, and its {deadline.bound} leaves only {left:.2f} s; "
+                f"{ELSEWHERE_OR_LONGER}",
                 SHORTEST_DELAY_SECONDS,
                 expected_wait_ms=round(1000 * wait),
                 time_left_ms=round(1000 * left),

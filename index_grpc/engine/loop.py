@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from index_grpc.contract import FinishReason, Token, TokenOutput, TokenRequest
-from index_grpc.engine.deadlines import Deadlines
+from index_grpc.contract import FinishReason, Token, TokenOutput
+from index_grpc.engine.deadlines import Deadlines, too_late
 from index_grpc.engine.in_flight import Runner, StepResult, StepsInFlight
 from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Order, Report, StepReport, Stop, Submit
 from index_grpc.engine.outcomes import SpanOutcome
 from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch, Sequence
-from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
+from index_grpc.errors import IndexGrpcError, RequestFailed
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Loop:
         if isinstance(order, Submit):
             self.sequences[order.number] = self.scheduler.add(order.number, order.request)
             if order.request.deadline is not None:
-                self.deadlines.note(order.request.deadline, order.number, still_open=self.sequences)
+                self.deadlines.note(order.request.deadline.instant, order.number, still_open=self.sequences)
         elif order.number in self.sequences:
             report = self._retire(self.sequences[order.number])
             self.deliver(EngineUpdate([report], self._occupancy()))
@@ -111,7 +111,7 @@ class Loop:
 
     def _advance(self, sequence: Sequence, token: Token, now: float) -> Report:
         deadline = sequence.request.deadline
-        time_is_up = deadline is not None and now + self.step_seconds >= deadline
+        time_is_up = deadline is not None and now + self.step_seconds >= deadline.instant
         reason = sequence.finish_reason(self.scheduler.limits.context_length, time_is_up)
         if reason is not None:
             self._retire(sequence)
@@ -142,8 +142,9 @@ class Loop:
         return [self._end_late(sequence) for sequence in expired if sequence is not None]
 
     def _end_late(self, sequence: Sequence) -> Report:
-        if not sequence.num_generated:
-            return self._retire(sequence, _too_late(sequence.request))
+        deadline = sequence.request.deadline
+        if deadline is not None and not sequence.num_generated:
+            return self._retire(sequence, too_late(deadline))
         self._retire(sequence)
         output = TokenOutput((), sequence.timing, FinishReason.TIME_LIMIT, sequence.num_cached)
         return Report(sequence.number, output)
@@ -153,9 +154,3 @@ class Loop:
         del self.sequences[sequence.number]
         self.scheduler.remove(sequence, keep=error is None)
         return Report(sequence.number, error=error)
-
-
-def _too_late(request: TokenRequest) -> DeadlineTooShort:
-    assert request.deadline is not None
-    seconds = request.deadline - request.arrival
-    return DeadlineTooShort(f"the call's {seconds:.2f} s passed before its first token; allow more time")

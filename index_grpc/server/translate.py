@@ -11,6 +11,7 @@ from index_grpc import __version__
 from index_grpc.contract import (
     ChatRequest,
     Chunk,
+    Deadline,
     Finish,
     FinishReason,
     Message,
@@ -130,11 +131,15 @@ def _sampling(proto: pb.SamplingParams) -> SamplingParams:
     return SamplingParams(**given) if "seed" in given else SamplingParams(**given, seed=secrets.randbits(32))
 
 
-def _deadline(proto: pb.ChatRequest, call: Call) -> float | None:
-    limits = [] if call.deadline is None else [call.deadline]
+def _deadline(proto: pb.ChatRequest, call: Call) -> Deadline | None:
+    """Returns the earlier one of the call's own deadline and the request's time limit."""
+    deadlines = []
+    if call.deadline is not None:
+        deadlines.append(Deadline(call.deadline, call.deadline - call.arrival, "deadline"))
     if proto.HasField("time_limit"):
-        limits.append(call.arrival + proto.time_limit.seconds + proto.time_limit.nanos / 1e9)
-    return min(limits, default=None)
+        seconds = proto.time_limit.seconds + proto.time_limit.nanos / 1e9
+        deadlines.append(Deadline(call.arrival + seconds, seconds, "time_limit"))
+    return min(deadlines, default=None)
 
 
 def _fill_start(proto: pb.Start, start: Start, call: Call, model: ServedModel) -> None:

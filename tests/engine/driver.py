@@ -3,7 +3,7 @@
 import dataclasses
 from collections import Counter
 
-from index_grpc.contract import SamplingParams, TokenOutput, TokenRequest
+from index_grpc.contract import Deadline, SamplingParams, TokenOutput, TokenRequest
 from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import Cancel, EngineUpdate, Report, StepReport, Submit
 from index_grpc.engine.scheduler import Limits, Scheduler
@@ -39,7 +39,8 @@ class LoopDriver:
         if update.step is not None:
             self.steps.append(update.step)
 
-    def submit(self, number: int, prompt: list[int], max_tokens: int, deadline: float | None = None) -> None:
+    def submit(self, number: int, prompt: list[int], max_tokens: int, deadline_at: float | None = None) -> None:
+        deadline = None if deadline_at is None else Deadline(deadline_at, deadline_at, "deadline")
         request = TokenRequest("x", prompt, SamplingParams(), max_tokens, self.stop_ids, deadline=deadline)
         self.loop.follow(Submit(number, request))
 

@@ -137,7 +137,7 @@ def test_deadlines_of_ended_requests_are_forgotten(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("index_grpc.engine.deadlines.SPARE", 5)
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
     for number in range(100):
-        driver.submit(number, [5], max_tokens=1, deadline=1e9)
+        driver.submit(number, [5], max_tokens=1, deadline_at=1e9)
         driver.finish()
     assert len(driver.loop.deadlines) < 10
 
@@ -172,15 +172,17 @@ def test_a_request_waits_until_there_are_blocks_for_its_prompt() -> None:
 
 def test_a_deadline_before_the_first_token_is_an_error() -> None:
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
-    driver.submit(0, [5] * 20, max_tokens=5, deadline=0.001)
+    driver.submit(0, [5] * 20, max_tokens=5, deadline_at=0.001)
     driver.step_if_busy()
-    assert isinstance(driver.reports[0][-1].error, DeadlineTooShort)
+    error = driver.reports[0][-1].error
+    assert isinstance(error, DeadlineTooShort)
+    assert str(error) == "the call's deadline of 0.00 s passed before its first token; allow more time"
     assert not driver.loop.sequences
 
 
 def test_a_deadline_after_some_tokens_is_a_finish() -> None:
     driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens))
-    driver.submit(0, [9], max_tokens=30, deadline=0.001)
+    driver.submit(0, [9], max_tokens=30, deadline_at=0.001)
     driver.step_if_busy()
     assert driver.reports[0][-1].output is not None
     assert driver.reports[0][-1].output.reason is FinishReason.TIME_LIMIT

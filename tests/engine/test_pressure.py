@@ -173,7 +173,7 @@ def test_a_deadline_ends_a_preempted_answer_that_waits(answers_like_prompts: boo
     limits = dataclasses.replace(LIMITS, num_blocks=15, answers_like_prompts=answers_like_prompts)
     driver = LoopDriver(FakeRunner(16), limits, frozenset())
     driver.submit(0, [9] * 10, max_tokens=100)
-    driver.submit(1, [10] * 10, max_tokens=100, deadline=1e9)
+    driver.submit(1, [10] * 10, max_tokens=100, deadline_at=1e9)
     while not driver.num_preemptions:
         driver.step_if_busy()
     told = driver.tokens(1)

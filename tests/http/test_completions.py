@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.contract import SamplingParams
+from index_grpc.contract import Deadline, SamplingParams
 from tests.http.asking import COMPLETIONS, asking, deltas, events, fake_http
 from tests.server.asking import Stub, seeded
 from tests.server.fake_runner import letters
@@ -119,7 +119,7 @@ async def test_every_field_arrives() -> None:
         asked = server.runner.last_request
         assert asked is not None
         assert asked.sampling == SamplingParams(**sampling)
-        assert asked.deadline == pytest.approx(asked.arrival + 30.5)
+        assert asked.deadline == Deadline(asked.arrival + 30.5, 30.5, "time_limit")
         assert (asked.max_tokens, answer["model"]) == (20, "fake")
 
 

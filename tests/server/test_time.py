@@ -61,7 +61,7 @@ async def test_the_engines_deadline_is_a_little_before_the_calls(slow: FakeServe
     request = slow.runner.last_request
     assert request is not None
     assert request.deadline is not None
-    assert most / 2 < request.deadline - request.arrival < most * 1.02  # the header rounds the timeout up
+    assert most / 2 < request.deadline.instant - request.arrival < most * 1.02  # the header rounds the timeout up
 
 
 REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
@@ -83,12 +83,15 @@ async def test_a_call_that_would_wait_past_its_deadline_is_refused_at_once(slow:
     for call in (slow.stub.Chat, slow.stub.ChatStream):
         found = await refusal(call(REQUEST, timeout=100))
         assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
-        assert found.message.startswith("the call would wait about 120.00 s and has only ")
-        assert found.message.endswith(" s left; call another server, or allow more time")
+        assert found.message.startswith("the call would wait about 120.00 s, and its deadline leaves only ")
+        assert found.message.endswith(" s; call another server, or allow more time")
         assert found.metadata["expected_wait_ms"] == "120000"
         assert 90_000 < int(found.metadata["time_left_ms"]) < 102_000  # the header rounds the timeout up
         assert found.trailers["grpc-retry-pushback-ms"] == "100"  # another server may be idle
         assert found.request_id
+    hurried = pb.ChatRequest(prompt="Hi", time_limit=Duration(seconds=50))
+    found = await refusal(slow.stub.Chat(hurried, timeout=100))
+    assert found.message.startswith("the call would wait about 120.00 s, and its time_limit leaves only ")
     patient = asyncio.create_task(code(slow.stub.Chat(REQUEST, timeout=200)))
     await slow.until_num_open(6)
     slow.runner.gate.set()
@@ -120,6 +123,7 @@ async def test_a_time_limit_that_passes_before_the_first_token_is_an_error(slow:
     slow.runner.gate.clear()
     found = await refusal(slow.stub.ChatStream(pb.ChatRequest(prompt="Hi", time_limit=Duration(nanos=1))))
     assert found.reason == "DEADLINE_TOO_SHORT"
+    assert found.message == "the call's time_limit of 0.00 s passed before its first token; allow more time"
     late = asyncio.create_task(
         refusal(slow.stub.ChatStream(pb.ChatRequest(prompt="你好" * 400, time_limit=Duration(nanos=300_000_000))))
     )
@@ -128,7 +132,7 @@ async def test_a_time_limit_that_passes_before_the_first_token_is_an_error(slow:
     slow.runner.gate.set()
     ended = await late
     assert (ended.code, ended.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
-    assert ended.message == "the call's 0.30 s passed before its first token; allow more time"
+    assert ended.message == "the call's time_limit of 0.30 s passed before its first token; allow more time"
 
 
 async def code(call: grpc.aio.UnaryUnaryCall[pb.ChatRequest, pb.ChatResponse]) -> str:
