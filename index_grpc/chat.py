@@ -46,6 +46,7 @@ class Chat:
 
         Raises PromptTooLong, or the error with which the engine refuses the request.
         """
+        self.engine.require_place(request.deadline)
         ids = await self.prompt_ids(request.messages)
         if len(ids) >= self.context_length:
             raise PromptTooLong(len(ids), self.context_length)

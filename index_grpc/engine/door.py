@@ -123,15 +123,24 @@ class Engine:
         """Number of waiting requests, including those that the worker has not seen yet."""
         return self.num_open - self.num_running
 
+    def require_place(self, deadline: Deadline | None) -> None:
+        """Refuses what needs no prompt to be refused, so that nothing is done for it; `submit` checks this again.
+
+        Raises Overloaded, DeadlineTooShort, EngineLost or Draining.
+        """
+        if self._end_error is not None:
+            raise self._end_error
+        self._refuse_if_full()
+        if deadline is not None:
+            self._refuse_if_late(deadline)
+
     def submit(self, request: TokenRequest, interval: int = 1) -> TokenStream:
         """Takes a request, or raises Overloaded, DeadlineTooShort, EngineLost or Draining at once.
 
         `interval` is how many tokens the stream's reader waits for, after the first.
         """
-        if self._end_error is not None:
-            raise self._end_error
-        self._refuse_if_full(len(request.prompt_ids))
-        self._refuse_if_late(request.deadline)
+        self.require_place(request.deadline)
+        self._refuse_if_prompts_wait(len(request.prompt_ids))
         number = next(self._numbers)
         stream = TokenStream(request, interval, leave=lambda: self._leave(number))
         self._streams[number] = stream
@@ -144,8 +153,8 @@ class Engine:
         num_ahead = self.num_open - self.limits.max_sequences + 1
         return max(0, num_ahead) * self.pace.seconds
 
-    def _refuse_if_full(self, num_prompt: int) -> None:
-        limits, expected = self.limits, self.num_expected_tokens
+    def _refuse_if_full(self) -> None:
+        limits = self.limits
         if self.num_open >= limits.max_sequences + limits.max_waiting:
             taken = f"all {limits.max_sequences} places to run and {limits.max_waiting} to wait are taken"
             raise Overloaded(
@@ -154,15 +163,18 @@ class Engine:
                 max_sequences=limits.max_sequences,
                 max_waiting=limits.max_waiting,
             )
-        if expected and expected + num_prompt > limits.max_waiting_tokens:
+
+    def _refuse_if_prompts_wait(self, num_prompt: int) -> None:
+        expected, most = self.num_expected_tokens, self.limits.max_waiting_tokens
+        if expected and expected + num_prompt > most:
             ahead = f"{expected} prompt tokens wait already"
-            more = f"this prompt's {num_prompt} would make them more than {limits.max_waiting_tokens}"
+            more = f"this prompt's {num_prompt} would make them more than {most}"
             raise Overloaded(
                 f"{ahead}; {more}; {ELSEWHERE_OR_LATER}",
                 self._delay_seconds,
                 waiting_tokens=expected,
                 prompt_tokens=num_prompt,
-                max_waiting_tokens=limits.max_waiting_tokens,
+                max_waiting_tokens=most,
             )
 
     @property
@@ -170,9 +182,7 @@ class Engine:
         """After how many seconds a refused caller may try again."""
         return min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
 
-    def _refuse_if_late(self, deadline: Deadline | None) -> None:
-        if deadline is None:
-            return
+    def _refuse_if_late(self, deadline: Deadline) -> None:
         left, wait = deadline.instant - time.monotonic(), self.expected_wait_seconds()
         if left <= 0:
             raise too_late(deadline)

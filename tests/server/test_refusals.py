@@ -49,6 +49,18 @@ async def test_a_full_queue_refuses_until_a_place_is_free(max_waiting: int) -> N
         assert await unary(server.stub, REQUEST) == TEXT
 
 
+async def test_a_full_queue_refuses_before_the_prompt_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fake_server(max_sequences=1, max_waiting=0) as server:
+        held = await filled(server, 1)
+        encoded = list[str]()
+        monkeypatch.setattr(server.loaded.tokenizer, "encode", encoded.append)
+        found = await refusal(server.stub.Chat(pb.ChatRequest(prompt="你好" * 1500)))
+        check_told_to_retry(found, "OVERLOADED")
+        assert encoded == []
+        server.runner.gate.set()
+        assert await asyncio.gather(*held) == [TEXT]
+
+
 async def test_the_queue_is_bounded_by_tokens_too() -> None:
     async with fake_server(max_sequences=1, max_waiting=8, max_waiting_tokens=20) as server:
         server.runner.gate.clear()
