@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from index_grpc.contract import Deadline, Timing, TokenRequest
 from index_grpc.engine.deadlines import too_late
@@ -30,6 +31,9 @@ SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
 
 RECENT_STEPS = 2048
 """Steps over which the longest is searched: enough to include a prefill chunk among many decode steps."""
+
+EndError = Callable[[], IndexGrpcError]
+"""Makes a new error at each call: one that is raised keeps its frames, so requests must not share it."""
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +62,8 @@ class Engine:
         self._streams: dict[int, TokenStream] = {}
         self.num_expected_tokens = 0
         """Prompt tokens of the requests that have no generated token yet."""
-        self._end_error: IndexGrpcError | None = None
-        """The reason why nothing is computed any more, if so."""
+        self._end_error: EndError | None = None
+        """Makes the error that says why nothing is computed any more; None as long as requests are computed."""
         self._numbers = itertools.count()
 
     async def start(self) -> None:
@@ -69,7 +73,7 @@ class Engine:
 
     async def stop(self, patience_seconds: float) -> None:
         """Fails open requests at once and stops the worker after its step; abandons it after `patience_seconds`."""
-        self._end(Draining("the server stopped before the answer was complete; call another server"))
+        self._end(partial(Draining, "the server stopped before the answer was complete; call another server"))
         self._worker.post(Stop())
         if self._stopped.is_set():
             return
@@ -129,7 +133,7 @@ class Engine:
         Raises Overloaded, DeadlineTooShort, EngineLost or Draining.
         """
         if self._end_error is not None:
-            raise self._end_error
+            raise self._end_error()
         self._refuse_if_full()
         if deadline is not None:
             self._refuse_if_late(deadline)
@@ -237,10 +241,10 @@ class Engine:
 
     def _lose(self) -> None:
         if not self.lost:
-            self._end(EngineLost("the engine broke; call another server"))
+            self._end(partial(EngineLost, "the engine broke; call another server"))
             self._events.lost()
 
-    def _end(self, error: IndexGrpcError) -> None:
+    def _end(self, error: EndError) -> None:
         """Fails all open requests; nothing is computed from now on."""
         self._end_error = error
-        self._dispatch(EngineUpdate([Report(number, error=error) for number in self._streams], Occupancy()))
+        self._dispatch(EngineUpdate([Report(number, error=error()) for number in self._streams], Occupancy()))
