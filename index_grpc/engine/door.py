@@ -60,7 +60,7 @@ class Engine:
         self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._worker, self._events = worker, events or EngineEvents()
         self._streams: dict[int, TokenStream] = {}
-        self.num_expected_tokens = 0
+        self.num_waiting_prompt_tokens = 0
         """Prompt tokens of the requests that have no generated token yet."""
         self._end_error: EndError | None = None
         """Makes the error that says why nothing is computed any more; None as long as requests are computed."""
@@ -148,7 +148,7 @@ class Engine:
         number = next(self._numbers)
         stream = TokenStream(request, interval, leave=lambda: self._leave(number))
         self._streams[number] = stream
-        self.num_expected_tokens += len(request.prompt_ids)
+        self.num_waiting_prompt_tokens += len(request.prompt_ids)
         self._worker.post(Submit(number, request))
         return stream
 
@@ -169,14 +169,14 @@ class Engine:
             )
 
     def _refuse_if_prompts_wait(self, num_prompt: int) -> None:
-        expected, most = self.num_expected_tokens, self.limits.max_waiting_tokens
-        if expected and expected + num_prompt > most:
-            ahead = f"{expected} prompt tokens wait already"
+        waiting, most = self.num_waiting_prompt_tokens, self.limits.max_waiting_tokens
+        if waiting and waiting + num_prompt > most:
+            ahead = f"{waiting} prompt tokens wait already"
             more = f"this prompt's {num_prompt} would make them more than {most}"
             raise Overloaded(
                 f"{ahead}; {more}; {ELSEWHERE_OR_LATER}",
                 self._delay_seconds,
-                waiting_tokens=expected,
+                waiting_tokens=waiting,
                 prompt_tokens=num_prompt,
                 max_waiting_tokens=most,
             )
@@ -225,7 +225,7 @@ class Engine:
         had_begun = stream.num_tokens > 0
         stream.receive(report)
         if not had_begun and (stream.num_tokens or report.ended):
-            self.num_expected_tokens -= len(stream.request.prompt_ids)
+            self.num_waiting_prompt_tokens -= len(stream.request.prompt_ids)
         if not had_begun and report.output is not None:
             self._events.began(report.output.timing)
         if report.ended:

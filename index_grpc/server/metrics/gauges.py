@@ -43,7 +43,9 @@ def _engine(engine: Engine) -> Iterator[Metric]:
     occupancy, limits = engine.occupancy, engine.limits
     yield _gauge("running_requests", "Requests that are computed.", engine.num_running)
     yield _gauge("waiting_requests", "Requests that wait for their turn.", engine.num_waiting)
-    yield _gauge("waiting_prompt_tokens", "Prompt tokens of requests without a token yet.", engine.num_expected_tokens)
+    yield _gauge(
+        "waiting_prompt_tokens", "Prompt tokens of requests without a token yet.", engine.num_waiting_prompt_tokens
+    )
     yield _gauge("max_running_requests", "How many are computed at most.", limits.max_sequences)
     yield _gauge("max_waiting_requests", "How many may wait.", limits.max_waiting)
     yield _gauge("max_waiting_prompt_tokens", "How many prompt tokens may wait.", limits.max_waiting_tokens)
