@@ -45,6 +45,8 @@ class ThreadWorker:
 
     def __init__(self, runner: Runner, limits: Limits) -> None:
         self.broke = False
+        self._is_abandoned, self._delivering = False, threading.Lock()
+        """The event loop may be closed once the worker is abandoned, so neither may happen amid a delivery."""
         self._inbox: SimpleQueue[Order] = SimpleQueue()
         self._loop = Loop(Scheduler(limits), runner, self._deliver, self._inbox)
         self._thread = threading.Thread(target=self._work, name=ENGINE_THREAD, daemon=True)
@@ -59,10 +61,18 @@ class ThreadWorker:
         self._inbox.put(order)
 
     def abandon(self) -> None:
-        """See Worker. A thread cannot be killed from outside; it ends with the process."""
+        """See Worker. A thread cannot be killed from outside: it ends with the process, and delivers nothing more."""
+        with self._delivering:
+            self._is_abandoned = True
 
     def _deliver(self, update: EngineUpdate) -> None:
-        self._events.call_soon_threadsafe(self._receive, update)
+        self._call(self._receive, update)
+
+    def _call(self, callback: Callable[..., None], *args: object) -> None:
+        """Calls back on the event loop, unless the worker is abandoned."""
+        with self._delivering:
+            if not self._is_abandoned:
+                self._events.call_soon_threadsafe(callback, *args)
 
     def _work(self) -> None:
         try:
@@ -70,4 +80,4 @@ class ThreadWorker:
         except Exception:
             log.exception("the engine's loop broke")
             self.broke = True
-        self._events.call_soon_threadsafe(self._ended)
+        self._call(self._ended)

@@ -1,5 +1,6 @@
-"""The engine on the event loop: what callers get once nothing is computed any more."""
+"""The engine on the event loop, when it ends: what callers get, and what becomes of the step that is computed."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 
@@ -73,3 +74,25 @@ async def test_each_caller_of_a_stopped_engine_gets_an_error_of_its_own(engine: 
     errors = [await error_of(stream) for stream in streams] + [refusal(engine) for _ in range(3)]
     assert {type(error) for error in errors} == {Draining}
     assert len(set(map(id, errors))) == 6
+
+
+def test_a_step_that_outlasts_its_event_loop_is_dropped(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, uncaught = HeldRunner(), list[threading.ExceptHookArgs]()
+    worker = ThreadWorker(runner, LIMITS)
+
+    async def stop_amid_a_step() -> None:
+        engine = Engine(worker, LIMITS)
+        await engine.start()
+        engine.submit(REQUEST)
+        assert await asyncio.to_thread(runner.begun.wait, 30)
+        await engine.stop(patience_seconds=0.0)
+
+    monkeypatch.setattr(threading, "excepthook", uncaught.append)
+    asyncio.run(stop_amid_a_step())
+    runner.gate.set()
+    worker._thread.join(30)
+    assert not worker._thread.is_alive()
+    assert (caplog.messages, uncaught) == ([], [])
+    assert not worker.broke
