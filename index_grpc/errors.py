@@ -1,6 +1,7 @@
 """The exceptions of the service. `server/status.py` maps them to gRPC status codes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 ELSEWHERE_OR_LATER = "call another server, or come back"
 """The remedy in messages about a refusal that is only temporary."""
@@ -19,6 +20,17 @@ class IndexGrpcError(Exception):
     def __init__(self, message: str, **metadata: str | int) -> None:
         super().__init__(message)
         self.metadata = {name: str(value) for name, value in metadata.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Has errors of every class survive pickling: they pass from the engine's process to the server."""
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[IndexGrpcError], args: tuple[object, ...], attributes: dict[str, object]) -> IndexGrpcError:
+    """Returns an unpickled error. Its `__init__` is not called, since each class has parameters of its own."""
+    error = kind.__new__(kind, *args)
+    vars(error).update(attributes)
+    return error
 
 
 class StartupError(IndexGrpcError):
