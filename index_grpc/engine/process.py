@@ -109,12 +109,17 @@ class ProcessWorker:
         return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
     async def _follow(self, reader: asyncio.StreamReader, receive: Receive, ended: Ended) -> None:
+        """Passes on updates until the process ends; an update that cannot be read or handled ends it."""
         try:
             while True:
                 receive(await receive_async(reader))
         except EOFError:
-            self._writer.close()
-        self.broke = not self._stopping
+            self.broke = not self._stopping
+        except Exception:
+            log.exception("an update of the engine's process cannot be handled; the process counts as lost")
+            self.broke = True
+            self.process.kill()
+        self._writer.close()
         ended()
         cause = await asyncio.to_thread(self.reap)
         if self.broke:
