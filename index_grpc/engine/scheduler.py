@@ -41,6 +41,21 @@ class Limits:
         return self.num_blocks * self.block_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How a waiting sequence would begin to run."""
+
+    num_prefill: int
+    """Tokens to prefill in chunks, shared ones included."""
+    match: Match | None
+    """The prefix to begin from, if there is any."""
+
+    @property
+    def num_shared(self) -> int:
+        """Number of tokens that need not be computed."""
+        return self.match.num_tokens if self.match else 0
+
+
 class Scheduler:
     """Serves requests in order of arrival: running sequences decode in every step; prompts are prefilled in chunks.
 
@@ -123,7 +138,7 @@ class Scheduler:
         for sequence in [sequence for sequence in self.running if self._is_prefilling(sequence)]:
             if not sequence.is_running:  # preempted for a sequence before it
                 continue
-            count = self._next_chunk(sequence, budget)
+            count = self._next_chunk(sequence.num_computed, sequence.num_prefill, budget)
             if not 0 < count <= budget:
                 return 0
             if self._give_room(sequence, sequence.num_computed + count, spans):
@@ -136,35 +151,37 @@ class Scheduler:
         copies: list[Copy] = []
         while budget and self.waiting and self.free_slots:
             sequence = next(iter(self.waiting.values()))
-            has_room, match = self._room(sequence)
-            if not has_room:
+            beginning = self._beginning(sequence)
+            if beginning is None:
                 break
-            sequence.num_computed = match.num_tokens if match else 0
-            count = self._next_chunk(sequence, budget)
+            count = self._next_chunk(beginning.num_shared, beginning.num_prefill, budget)
             if count > budget:
                 break
-            copies += self._admit(sequence, match, now)
+            copies += self._admit(sequence, beginning, now)
             self.allocator.grow(sequence, sequence.num_computed + count)
             spans[sequence.number] = sequence.next_span(count)
             budget -= count
         return copies
 
-    def _room(self, sequence: Sequence) -> tuple[bool, Match | None]:
-        """Returns whether the first in the queue can begin without preempting others, and the match to begin from."""
+    def _beginning(self, sequence: Sequence) -> Beginning | None:
+        """Returns how the first in the queue would begin; None if it cannot begin without preempting others."""
         if sequence.num_launched:
-            return False, None
-        sequence.num_prefill = len(sequence.ids) if self.limits.answers_like_prompts else sequence.num_prompt
+            return None
+        num_prefill = len(sequence.ids) if self.limits.answers_like_prompts else sequence.num_prompt
         promised = [other for other in self.running if self._is_prefilling(other)]
         num_promised = sum(self._num_wanted(other) - len(other.blocks) for other in promised)
-        return self.allocator.fitting(self._longest_match(sequence), self._num_wanted(sequence), num_promised)
+        longest = self._longest_match(sequence, num_prefill)
+        has_room, match = self.allocator.fitting(longest, self._num_wanted(sequence), num_promised)
+        return Beginning(num_prefill, match) if has_room else None
 
-    def _admit(self, sequence: Sequence, match: Match | None, now: float) -> list[Copy]:
+    def _admit(self, sequence: Sequence, beginning: Beginning, now: float) -> list[Copy]:
         del self.waiting[sequence.number]
         self.running.append(sequence)
         sequence.slot = self.free_slots.pop()
+        sequence.num_prefill, sequence.num_computed = beginning.num_prefill, beginning.num_shared
         if not sequence.num_preemptions:
-            sequence.scheduled_at, sequence.num_cached = now, sequence.num_computed
-        copies = self.allocator.begin(sequence, match) if match else []
+            sequence.scheduled_at, sequence.num_cached = now, beginning.num_shared
+        copies = self.allocator.begin(sequence, beginning.match) if beginning.match else []
         sequence.num_confirmed = sequence.num_computed - sum(copy.num_tokens for copy in copies)
         return copies
 
@@ -195,13 +212,13 @@ class Scheduler:
     def _is_prefilling(self, sequence: Sequence) -> bool:
         return sequence.num_computed < sequence.num_prefill
 
-    def _next_chunk(self, sequence: Sequence, budget: int) -> int:
+    def _next_chunk(self, start: int, num_prefill: int, budget: int) -> int:
         """Returns how many tokens to prefill next: to the next multiple of the alignment; if that is 1, the budget."""
-        start, alignment = sequence.num_computed, self.limits.alignment_tokens
+        alignment = self.limits.alignment_tokens
         end = start + budget if alignment == 1 else (start // alignment + 1) * alignment
-        return min(end, sequence.num_prefill) - start
+        return min(end, num_prefill) - start
 
-    def _longest_match(self, sequence: Sequence) -> Match | None:
+    def _longest_match(self, sequence: Sequence, num_prefill: int) -> Match | None:
         if not self.limits.prefix_reuse:
             return None
         prefixes = itertools.chain(self.allocator.kept, map(self._prefix, self.running))
@@ -210,7 +227,7 @@ class Scheduler:
         unit = (
             lcm(limits.block_tokens, limits.alignment_tokens) if sequence.num_preemptions else limits.alignment_tokens
         )
-        match = longest_match(sequence.ids[: sequence.num_prefill], prefixes, unit)
+        match = longest_match(sequence.ids[:num_prefill], prefixes, unit)
         return match if match and match.num_tokens >= self.limits.least_shared_tokens else None
 
     def _prefix(self, sequence: Sequence) -> Prefix:

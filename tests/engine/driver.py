@@ -70,6 +70,8 @@ class LoopDriver:
             own = sequence.blocks[sequence.num_computed // scheduler.limits.block_tokens :]
             assert all(blocks.num_holders(block) == 1 for block in own)
         assert list(scheduler.waiting) == sorted(scheduler.waiting)
+        for sequence in scheduler.waiting.values():
+            assert (sequence.num_computed, sequence.num_confirmed, sequence.blocks) == (0, 0, [])
         if scheduler.waiting and not self.loop.runner.run_ahead:  # otherwise a failed step may have preempted others
             assert all(sequence.number < min(scheduler.waiting) for sequence in scheduler.running)
 

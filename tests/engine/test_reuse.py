@@ -152,3 +152,18 @@ def test_without_reuse_nothing_is_kept() -> None:
         driver.finish()
     assert driver.last_output(1).cached_prompt_tokens == 0
     assert not driver.num_kept
+
+
+def test_a_request_that_must_wait_for_its_first_chunk_stays_as_it_was() -> None:
+    """Its prefix is there, but the step's last tokens are too few for a whole chunk after it."""
+    driver = LoopDriver(FakeRunner(LIMITS.chunk_tokens), stop_ids=frozenset())
+    driver.submit(0, [5] * 20, max_tokens=1)
+    driver.finish()
+    driver.submit(1, [9] * 20, max_tokens=1)
+    driver.submit(2, [5] * 30, max_tokens=1)
+    while 1 not in driver.reports:
+        driver.step_if_busy()
+    waiting = driver.loop.scheduler.waiting[2]
+    assert (waiting.num_computed, waiting.num_prefill) == (0, 0)
+    driver.finish()
+    assert driver.last_output(2).cached_prompt_tokens == 16
