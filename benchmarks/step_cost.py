@@ -18,9 +18,10 @@ from report import Goal, Section, emit
 from index_grpc.contract import Deadline, SamplingParams, Token, TokenRequest
 from index_grpc.engine.door import Engine
 from index_grpc.engine.in_flight import Computed
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import EngineUpdate, Order, Submit
-from index_grpc.engine.scheduler import Limits, Scheduler
+from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.token_stream import TokenStream
 from index_grpc.engine.worker import Ended, Receive

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from index_grpc.contract import Message, Role, ServedModel, Token
 from index_grpc.engine.in_flight import Computed
-from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.engine.worker import ThreadWorker
 from index_grpc.server.loaded import Loaded

@@ -11,9 +11,9 @@ from functools import partial
 
 from index_grpc.contract import Deadline, Timing, TokenRequest
 from index_grpc.engine.deadlines import too_late
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Report, StepReport, Stop, Submit
 from index_grpc.engine.pace import Pace
-from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.token_stream import TokenStream
 from index_grpc.engine.worker import Worker
 from index_grpc.errors import (

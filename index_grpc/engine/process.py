@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index_grpc.contract import ServedModel
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.orders import Order, Stop
 from index_grpc.engine.pipe import framed, receive, receive_async
-from index_grpc.engine.scheduler import Limits
 from index_grpc.engine.worker import Ended, Receive
 from index_grpc.errors import StartupError
 from index_grpc.settings import ServeSettings

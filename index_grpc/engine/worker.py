@@ -8,9 +8,10 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from index_grpc.engine.in_flight import Runner
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import EngineUpdate, Order
-from index_grpc.engine.scheduler import Limits, Scheduler
+from index_grpc.engine.scheduler import Scheduler
 
 ENGINE_THREAD = "engine"
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from index_grpc.contract import ServedModel
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.runner import Computes, CpuRunner
-from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import StartupError
 from index_grpc.loading.checkpoint import describe
 from index_grpc.loading.cpu import load_on_cpu

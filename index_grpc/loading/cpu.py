@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.runner import CpuRunner, Model
-from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import StartupError
 from index_grpc.loading.device import CPU, chosen_dtype
 from index_grpc.loading.sizing import CHUNK_TOKENS, limits_for, max_sequences

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.limits import Limits
 from index_grpc.errors import StartupError
 from index_grpc.loading.device import chosen_dtype
 from index_grpc.loading.sizing import CHUNK_TOKENS, limits_for, max_sequences

@@ -2,8 +2,8 @@
 
 import torch
 
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.runner import Computes
-from index_grpc.engine.scheduler import Limits
 from index_grpc.errors import StartupError
 from index_grpc.machine import available_bytes
 from index_grpc.model.config import position_bytes

@@ -21,7 +21,7 @@ from index_grpc.contract import (
     Start,
     TokenLogprob,
 )
-from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.limits import Limits
 from index_grpc.errors import ModelNotFound
 from index_grpc.server.calls import Call
 from index_grpc.server.status import quoted

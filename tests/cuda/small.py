@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from index_grpc.engine.cuda.runner import CudaRunner
-from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.limits import Limits
 from index_grpc.model.checkpoint import load_weights
 from index_grpc.model.config import read_config
 from index_grpc.model.cuda import CudaLlama

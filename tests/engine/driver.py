@@ -4,9 +4,10 @@ import dataclasses
 from collections import Counter
 
 from index_grpc.contract import Deadline, SamplingParams, TokenOutput, TokenRequest
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import Cancel, EngineUpdate, Report, StepReport, Submit
-from index_grpc.engine.scheduler import Limits, Scheduler
+from index_grpc.engine.scheduler import Scheduler
 from tests.engine.fake_runner import FakeRunner
 
 LIMITS = Limits(

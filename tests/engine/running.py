@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from index_grpc.contract import FinishReason, SamplingParams, Token, TokenRequest
 from index_grpc.engine.door import Engine
 from index_grpc.engine.in_flight import Runner
-from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.worker import ThreadWorker
 
 GREEDY = SamplingParams(temperature=0.0, repetition_penalty=1.0)

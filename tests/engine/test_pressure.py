@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from index_grpc.contract import FinishReason
-from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.errors import DeviceLost, RequestFailed
 from tests.engine.driver import LoopDriver

@@ -11,7 +11,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.contract import ServedModel, Token, TokenRequest
 from index_grpc.engine.in_flight import Computed
-from index_grpc.engine.scheduler import Limits
+from index_grpc.engine.limits import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker
 from index_grpc.launch import ports
