@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from index_grpc.contract import Token
-from index_grpc.engine.outcomes import SpanOutcome, paired
 from index_grpc.engine.scheduler import Scheduler
-from index_grpc.engine.sequence import Batch
+from index_grpc.engine.sequence import Batch, Span
 from index_grpc.errors import DeviceLost
+
+SpanOutcome = tuple[Span, Token | Exception | None]
+"""A span and its outcome: a token, None if it does not sample, or the error with which it failed."""
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ class StepsInFlight:
         """Waits for the oldest step and returns its result."""
         step = self._steps.popleft()
         try:
-            outcomes = paired(step.batch.spans, step.launched.wait())
+            outcomes = _paired(step.batch.spans, step.launched.wait())
         except DeviceLost:
             raise
         except Exception as error:
@@ -142,13 +144,19 @@ class StepsInFlight:
     def _alone(self, batch: Batch) -> list[SpanOutcome]:
         (span,) = batch.spans
         try:
-            outcomes = paired(batch.spans, self._runner.launch(batch).wait())
+            outcomes = _paired(batch.spans, self._runner.launch(batch).wait())
         except DeviceLost:
             raise
         except Exception as error:
             outcomes = [(span, error)]
         span.launch()
         return outcomes
+
+
+def _paired(spans: list[Span], results: list[Token | Exception]) -> list[SpanOutcome]:
+    """Pairs each span with its result. `results` belong, in order, to the spans that sample."""
+    by_sequence = dict(zip([span.sequence for span in spans if span.samples], results, strict=True))
+    return [(span, by_sequence.get(span.sequence)) for span in spans]
 
 
 def _wait_in_vain(launched: Launched) -> None:

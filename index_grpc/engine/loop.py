@@ -7,9 +7,8 @@ from queue import SimpleQueue
 
 from index_grpc.contract import FinishReason, Token, TokenOutput
 from index_grpc.engine.deadlines import Deadlines, too_late
-from index_grpc.engine.in_flight import Runner, StepResult, StepsInFlight
+from index_grpc.engine.in_flight import Runner, SpanOutcome, StepResult, StepsInFlight
 from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Order, Report, StepReport, Stop, Submit
-from index_grpc.engine.outcomes import SpanOutcome
 from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import IndexGrpcError, RequestFailed
