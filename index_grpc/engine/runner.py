@@ -30,7 +30,7 @@ class Computes(Protocol):
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
-    engine: str
+    software: str
     """Name of the software that computes, for people to read."""
     rows_independent: bool
     """Whether tokens computed together get the same bits as alone."""

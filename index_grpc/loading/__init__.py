@@ -95,7 +95,7 @@ def _log_summary(served: ServedModel, model: Computes, limits: Limits, seconds: 
     quantized = f", weights in {served.quantization}" if served.quantization else ""
     log.info(
         "loaded %s: %.1f M parameters; %s%s on %s (%s), in %.1f s",
-        served.name, served.num_parameters / 1e6, served.dtype, quantized, served.device, model.engine, seconds,
+        served.name, served.num_parameters / 1e6, served.dtype, quantized, served.device, model.software, seconds,
     )  # fmt: skip
     size = limits.max_cache_tokens * position_bytes(model.config, model.dtype.itemsize)
     log.info(

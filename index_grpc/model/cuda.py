@@ -77,7 +77,7 @@ class CudaLlama:
         self.layers = [Layer.from_weights(layer, config.rms_norm_eps) for layer in weights.take_layers()]
         self.final_norm = Norm(body.norm.weight, config.rms_norm_eps)
         self.head: Tensor = weights.lm_head.weight
-        self.engine = f"Triton {TRITON_VERSION}, PyTorch {torch.__version__}"
+        self.software = f"Triton {TRITON_VERSION}, PyTorch {torch.__version__}"
         self.rotary = rotary_halves(config, self.device)
         self.card = Card.of(self.device)
 

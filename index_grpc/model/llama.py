@@ -84,7 +84,7 @@ class TorchLlama:
         self.final_norm: Tensor = body.norm.weight
         self.head = kind(weights.lm_head.weight)
         self.rotary = rotary_tables(config, self.device, self.dtype)
-        self.engine = f"PyTorch {torch.__version__}"
+        self.software = f"PyTorch {torch.__version__}"
 
     def new_cache(self) -> RowCache:
         """Returns an empty cache for this model's keys and values."""

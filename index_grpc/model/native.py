@@ -78,7 +78,7 @@ class NativeLlama:
     def __init__(self, config: ModelConfig, kernels: Kernels, num_threads: int) -> None:
         """Creates the model without weights, which `load_native` sets."""
         self.config, self._kernels, self._library = config, kernels, kernels.library
-        self.engine = f"native kernels ({kernels}), {num_threads} {'thread' if num_threads == 1 else 'threads'}"
+        self.software = f"native kernels ({kernels}), {num_threads} {'thread' if num_threads == 1 else 'threads'}"
         shape = native.Shape(
             num_layers=config.num_layers,
             hidden_size=config.hidden_size,
