@@ -24,7 +24,7 @@ from index_grpc.engine.orders import EngineUpdate, Order, Submit
 from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.token_stream import TokenStream
-from index_grpc.engine.worker import Ended, Receive
+from index_grpc.engine.worker import OnEnd, OnUpdate
 
 RUNNING = (1, 8, 64, 256)
 WAITING = (1, 8, 64, 256)
@@ -46,8 +46,8 @@ class SilentWorker:
 
     broke = is_replaceable = False
 
-    async def start(self, receive: Receive, ended: Ended) -> None:
-        self.receive = receive
+    async def start(self, on_update: OnUpdate, on_end: OnEnd) -> None:
+        self.on_update = on_update
 
     def post(self, order: Order) -> None:
         pass
@@ -81,7 +81,7 @@ class Stepping:
         loop = Loop(Scheduler(limits(num_running)), FreeRunner(), deliver=lambda news: None)
         deadline = Deadline(time.monotonic() + 3600, 3600, "deadline")
         for number in range(num_running + num_waiting):
-            loop.follow(Submit(number, request(deadline)))
+            loop.apply(Submit(number, request(deadline)))
         for _ in range(num_running + 1):  # one prompt in each step
             loop.step()
         assert len(loop.scheduler.running) == num_running
@@ -108,7 +108,7 @@ class Delivering:
         await self._engine.start()
         streams = [self._engine.submit(request()) for _ in range(self._num_streams)]
         for number in range(self._num_streams):
-            self._loop.follow(Submit(number, request()))
+            self._loop.apply(Submit(number, request()))
         for _ in range(self._num_streams):
             self._loop.step()
         self._waiting = [asyncio.create_task(_take(stream)) for stream in streams]
@@ -122,7 +122,7 @@ class Delivering:
         self._loop.step()
         started = time.perf_counter()
         for news in self._delivered:
-            self._worker.receive(news)
+            self._worker.on_update(news)
         await asyncio.sleep(0)
         return time.perf_counter() - started
 

@@ -32,7 +32,7 @@ def main() -> None:
     settings: ServeSettings = receive(end)
     configure_logging(settings.log_level, settings.log_format)
     inbox: SimpleQueue[Order] = SimpleQueue()
-    threading.Thread(target=follow, args=(end, inbox), name="orders", daemon=True).start()
+    threading.Thread(target=read_orders, args=(end, inbox), name="orders", daemon=True).start()
     try:
         run(settings, end, inbox)
     except Exception:
@@ -44,7 +44,7 @@ def main() -> None:
 
 def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
     """Loads the model and runs the loop until told to stop."""
-    from index_grpc.loading import load_runner  # slow to import: `follow` already watches the server
+    from index_grpc.loading import load_runner  # slow to import: `read_orders` already watches the server
 
     def deliver(update: EngineUpdate) -> None:
         end.sendall(framed(update))
@@ -60,7 +60,7 @@ def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]"
     loop.run()
 
 
-def follow(end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
+def read_orders(end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
     """Puts the server's orders into the inbox. Ends the process when the server is gone."""
     try:
         while True:

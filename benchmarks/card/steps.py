@@ -44,7 +44,7 @@ def tables(settings: ServeSettings, sizes: Sizes, levels: Sequence[int]) -> Iter
         microseconds = 1e6 * statistics.median(seconds(loop.step) for _ in range(NUM_STEPS))
         kernels = sorted(profiled(loop, loaded.runner.model.device), key=lambda one: -one.microseconds)
         for number in range(level):
-            loop.follow(Cancel(number))
+            loop.apply(Cancel(number))
         while loop.is_busy:
             loop.step()
         loop.check_for_leaks()
@@ -59,7 +59,7 @@ def begin(loop: Loop, level: int, prompt_tokens: int) -> None:
     prompt = [NUM_CONTROL_IDS] * prompt_tokens
     for number in range(level):
         request = TokenRequest("profile", prompt, SamplingParams(seed=number), ANSWER_TOKENS)
-        loop.follow(Submit(number, request))
+        loop.apply(Submit(number, request))
     while not all(sequence.num_generated for sequence in loop.sequences.values()):
         loop.step()
     for _ in range(NUM_WARMUP_STEPS):

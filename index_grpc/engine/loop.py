@@ -42,7 +42,7 @@ class Loop:
         while self._receive():
             self.step()
 
-    def follow(self, order: Submit | Cancel) -> None:
+    def apply(self, order: Submit | Cancel) -> None:
         """Adds or cancels a request."""
         if isinstance(order, Submit):
             self.sequences[order.number] = self.scheduler.add(order.number, order.request)
@@ -68,14 +68,14 @@ class Loop:
         self.scheduler.check_for_leaks()
 
     def _receive(self) -> bool:
-        """Follows the inbox's orders; waits for one if there is nothing to compute. Returns False if told to stop."""
+        """Applies the inbox's orders; waits for one if there is nothing to compute. Returns False if told to stop."""
         while not self.is_busy or not self.inbox.empty():
             if not self.is_busy:
                 self.check_for_leaks()
             order = self.inbox.get()
             if isinstance(order, Stop):
                 return False
-            self.follow(order)
+            self.apply(order)
         return True
 
     def _compute_each_alone(self, batch: Batch) -> None:

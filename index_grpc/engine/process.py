@@ -23,7 +23,7 @@ from index_grpc.contract import ServedModel
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.orders import Order, Stop
 from index_grpc.engine.pipe import framed, receive, receive_async
-from index_grpc.engine.worker import Ended, Receive
+from index_grpc.engine.worker import OnEnd, OnUpdate
 from index_grpc.errors import StartupError
 from index_grpc.settings import ServeSettings
 
@@ -83,10 +83,10 @@ class ProcessWorker:
         self.process, self.broke = process, False
         self._end, self._stopping = end, False
 
-    async def start(self, receive: Receive, ended: Ended) -> None:
+    async def start(self, on_update: OnUpdate, on_end: OnEnd) -> None:
         """See Worker."""
         reader, self._writer = await asyncio.open_connection(sock=self._end)
-        self._following = asyncio.create_task(self._follow(reader, receive, ended))
+        self._reading = asyncio.create_task(self._read_updates(reader, on_update, on_end))
 
     def post(self, order: Order) -> None:
         """See Worker."""
@@ -108,11 +108,11 @@ class ProcessWorker:
             code = self.process.wait()
         return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
-    async def _follow(self, reader: asyncio.StreamReader, receive: Receive, ended: Ended) -> None:
+    async def _read_updates(self, reader: asyncio.StreamReader, on_update: OnUpdate, on_end: OnEnd) -> None:
         """Passes on updates until the process ends; an update that cannot be read or handled ends it."""
         try:
             while True:
-                receive(await receive_async(reader))
+                on_update(await receive_async(reader))
         except EOFError:
             self.broke = not self._stopping
         except Exception:
@@ -120,7 +120,7 @@ class ProcessWorker:
             self.broke = True
             self.process.kill()
         self._writer.close()
-        ended()
+        on_end()
         cause = await asyncio.to_thread(self.reap)
         if self.broke:
             log.error("the engine's process ended: %s", cause)

@@ -15,8 +15,8 @@ from index_grpc.engine.scheduler import Scheduler
 
 ENGINE_THREAD = "engine"
 
-Receive = Callable[[EngineUpdate], None]
-Ended = Callable[[], None]
+OnUpdate = Callable[[EngineUpdate], None]
+OnEnd = Callable[[], None]
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class Worker(Protocol):
     is_replaceable: bool
     """Whether another worker may replace it after it broke: only if it leaves no corrupt state in this process."""
 
-    async def start(self, receive: Receive, ended: Ended) -> None:
-        """Starts the loop. Calls `receive` with each update and `ended` once at the end, on the running event loop."""
+    async def start(self, on_update: OnUpdate, on_end: OnEnd) -> None:
+        """Starts the loop. Calls `on_update` with each update and, at the end, `on_end` on the running event loop."""
 
     def post(self, order: Order) -> None:
         """Sends an order; does nothing once the worker has ended."""
@@ -52,9 +52,9 @@ class ThreadWorker:
         self._loop = Loop(Scheduler(limits), runner, self._deliver, self._inbox)
         self._thread = threading.Thread(target=self._work, name=ENGINE_THREAD, daemon=True)
 
-    async def start(self, receive: Receive, ended: Ended) -> None:
+    async def start(self, on_update: OnUpdate, on_end: OnEnd) -> None:
         """See Worker."""
-        self._events, self._receive, self._ended = asyncio.get_running_loop(), receive, ended
+        self._events, self._on_update, self._on_end = asyncio.get_running_loop(), on_update, on_end
         self._thread.start()
 
     def post(self, order: Order) -> None:
@@ -67,7 +67,7 @@ class ThreadWorker:
             self._is_abandoned = True
 
     def _deliver(self, update: EngineUpdate) -> None:
-        self._call(self._receive, update)
+        self._call(self._on_update, update)
 
     def _call(self, callback: Callable[..., None], *args: object) -> None:
         """Calls back on the event loop, unless the worker is abandoned."""
@@ -81,4 +81,4 @@ class ThreadWorker:
         except Exception:
             log.exception("the engine's loop broke")
             self.broke = True
-        self._call(self._ended)
+        self._call(self._on_end)

@@ -43,7 +43,7 @@ class LoopDriver:
     def submit(self, number: int, prompt: list[int], max_tokens: int, deadline_at: float | None = None) -> None:
         deadline = None if deadline_at is None else Deadline(deadline_at, deadline_at, "deadline")
         request = TokenRequest("x", prompt, SamplingParams(), max_tokens, self.stop_ids, deadline=deadline)
-        self.loop.follow(Submit(number, request))
+        self.loop.apply(Submit(number, request))
 
     def step_if_busy(self) -> None:
         """Makes one step if there is anything to do."""
@@ -86,7 +86,7 @@ class LoopDriver:
         return [token.id for output in outputs for token in output.tokens]
 
     def cancel(self, number: int) -> None:
-        self.loop.follow(Cancel(number))
+        self.loop.apply(Cancel(number))
 
     @property
     def num_preemptions(self) -> int:
