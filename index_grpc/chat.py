@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Self
 
 from index_grpc.contract import (
@@ -97,8 +96,8 @@ class Chunks:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._outputs.__exit__(kind, error, at)
+    def __exit__(self, *_: object) -> None:
+        self._outputs.close()
 
 
 class Answer:

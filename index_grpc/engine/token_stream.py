@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from index_grpc.contract import Timing, Token, TokenOutput, TokenRequest
@@ -34,7 +33,7 @@ class TokenStream:
         self._latest: TokenOutput | None = None
         """The output that came last, until it is read."""
         self._error: Exception | None = None
-        self._ended = False
+        self._ended = self._closed = False
 
     def __aiter__(self) -> Self:
         return self
@@ -53,9 +52,13 @@ class TokenStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Cancels the request unless it has ended."""
-        if not self._ended:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels the request, unless it has ended or is cancelled already."""
+        if not (self._ended or self._closed):
+            self._closed = True
             self._leave()
 
     def _take(self, latest: TokenOutput) -> TokenOutput:

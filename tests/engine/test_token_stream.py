@@ -52,3 +52,18 @@ async def test_a_reader_that_fell_behind_gets_limited_portions() -> None:
     assert [token.id for output in outputs for token in output.tokens] == list(range(num_tokens))
     assert [output.reason for output in outputs] == [None, None, FinishReason.TIME_LIMIT]
     assert (outputs[-1].timing.total, outputs[-1].cached_prompt_tokens) == (9, 3)
+
+
+def test_closing_a_stream_cancels_its_request_once() -> None:
+    left = list[str]()
+    with TokenStream(TokenRequest("x", [1], SamplingParams(), 5), 1, leave=lambda: left.append("left")) as stream:
+        stream.close()
+    assert left == ["left"]
+
+
+def test_closing_a_stream_that_has_ended_cancels_nothing() -> None:
+    left = list[str]()
+    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), 5), 1, leave=lambda: left.append("left"))
+    stream.receive(Report(0, TokenOutput((Token(7),), Timing(0, 0, 0), FinishReason.STOP), ended=True))
+    stream.close()
+    assert left == []
