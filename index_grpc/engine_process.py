@@ -61,12 +61,15 @@ def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]"
 
 
 def read_orders(end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
-    """Puts the server's orders into the inbox. Ends the process when the server is gone."""
+    """Puts the server's orders into the inbox. Ends the process when the server is gone, or sends what is no order."""
     try:
         while True:
             inbox.put(receive(end))
     except EOFError:
         os._exit(0)
+    except Exception:
+        log.exception("an order of the server cannot be read; the engine's process ends")
+        os._exit(1)  # the loop would wait for orders for ever
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The messages of the engine's process: if one cannot be read or handled, the process counts as lost."""
+"""The messages between server and engine's process: if one cannot be read or handled, the process is replaced."""
 
 import asyncio
 import pickle
@@ -8,6 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from index_grpc.engine.process import ProcessWorker
 from index_grpc.launch import load
 from tests.conftest import settings
 from tests.server.asking import refusal, seeded, unary
@@ -34,3 +35,19 @@ async def test_an_engine_whose_messages_cannot_be_read_is_replaced(
         assert not broken.is_running()
         assert await unary(server.stub, seeded("你好", seed=1))
     assert "invalid load key" in caplog.text
+
+
+async def test_an_engine_that_cannot_read_its_orders_is_replaced(checkpoint: Path) -> None:
+    own = settings(checkpoint, engine_process=True)
+    async with kept_loaded(lambda: load(own)) as server:
+        broken = server.process
+        watch = aiter(server.health.Watch(HealthCheckRequest()))
+        assert (await anext(watch)).status == HealthCheckResponse.SERVING
+        assert server.app.engine is not None
+        worker = server.app.engine._worker
+        assert isinstance(worker, ProcessWorker)
+        worker._writer.write(b"\0\0\0\1?")
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert (await anext(watch)).status == HealthCheckResponse.NOT_SERVING
+            assert (await anext(watch)).status == HealthCheckResponse.SERVING
+        assert not broken.is_running()
