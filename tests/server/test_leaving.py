@@ -45,7 +45,8 @@ async def out_of_time(stub: Any, rng: random.Random) -> None:
     try:
         await stub.Chat(request(rng), timeout=rng.random() * 0.2 + 0.001)
     except grpc.aio.AioRpcError as error:
-        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        # UNAVAILABLE if the server is so busy that the call would wait longer.
+        assert error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
 
 
 async def cut_off(address: str, rng: random.Random) -> None:
