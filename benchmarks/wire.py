@@ -86,7 +86,7 @@ def measure(options: argparse.Namespace) -> Section:
     return Section(
         title="The wire",
         about=f"{options.streams} callers on the mid checkpoint, who ask again once they are answered, {PROMPT_TOKENS} "
-        f"tokens in and {options.max_tokens} out: through the engine's door, and over gRPC from another process on the "
+        f"tokens in and {options.max_tokens} out: through the engine, and over gRPC from another process on the "
         f"same cores, as by default and with `--stream-interval {INTERVALS[-1]}`. They take turns of "
         f"{TURN_SECONDS:g} s, {TURNS} each in a round; the others stand still meanwhile. All start anew in each round.",
         command=f"python benchmarks/wire.py --streams {options.streams} --max-tokens {options.max_tokens} "

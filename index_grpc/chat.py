@@ -15,7 +15,7 @@ from index_grpc.contract import (
     TokenOutput,
     TokenRequest,
 )
-from index_grpc.engine.door import Engine
+from index_grpc.engine.engine import Engine
 from index_grpc.engine.token_stream import TokenStream
 from index_grpc.errors import PromptTooLong
 from index_grpc.text.detokenizer import Detokenizer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from index_grpc.contract import SamplingParams, TokenRequest
-from index_grpc.engine.door import Engine, EngineEvents
+from index_grpc.engine.engine import Engine, EngineEvents
 from index_grpc.engine.orders import StepReport
 from index_grpc.engine.process import ProcessWorker
 from index_grpc.launch import load

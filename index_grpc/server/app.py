@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from index_grpc_client.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 
-from index_grpc.engine.door import Engine
+from index_grpc.engine.engine import Engine
 from index_grpc.machine import patient_threads
 from index_grpc.server.answering import Answering
 from index_grpc.server.calls import Calls

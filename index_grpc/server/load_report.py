@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from index_grpc.engine.door import Engine
+from index_grpc.engine.engine import Engine
 from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer
 from index_grpc.server.orca import OPEN_RCA_SERVICE, OrcaLoadReport, OrcaLoadReportRequest

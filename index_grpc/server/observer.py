@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from index_grpc.contract import ServedModel, Timing
-from index_grpc.engine.door import Engine
+from index_grpc.engine.engine import Engine
 from index_grpc.engine.orders import StepReport
 from index_grpc.server.calls import Call
 from index_grpc.server.readiness import Readiness

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from index_grpc.chat import Chat
 from index_grpc.contract import ServedModel, Timing
-from index_grpc.engine.door import Engine, EngineEvents
+from index_grpc.engine.engine import Engine, EngineEvents
 from index_grpc.errors import StartupError
 from index_grpc.server.answering import Answering, Backend
 from index_grpc.server.loaded import Load, Loaded, in_daemon_thread, warm_up

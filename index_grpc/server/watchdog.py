@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from index_grpc.engine.door import Engine
+from index_grpc.engine.engine import Engine
 
 CHECK_SECONDS = 0.25
 SHORTEST_STALL_SECONDS = 1.25

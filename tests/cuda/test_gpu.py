@@ -14,7 +14,7 @@ from index_grpc.cuda.linear import Tiles, linear
 from index_grpc.cuda.norm import Norm
 from index_grpc.engine.cuda.drawing import row_logprobs
 from index_grpc.engine.cuda.shapes import Shapes
-from index_grpc.engine.door import Engine
+from index_grpc.engine.engine import Engine
 from index_grpc.engine.in_flight import Launched
 from index_grpc.engine.sequence import Batch
 from index_grpc.loading import load_runner

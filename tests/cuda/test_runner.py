@@ -15,7 +15,7 @@ from index_grpc.contract import SamplingParams, TokenRequest
 from index_grpc.engine.cuda import decoding, prefilling, shapes
 from index_grpc.engine.cuda.runner import CudaRunner
 from index_grpc.engine.cuda.step import Part, Step
-from index_grpc.engine.door import Engine
+from index_grpc.engine.engine import Engine
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import DeviceLost, RequestFailed
 from index_grpc.model.cuda import CudaLlama

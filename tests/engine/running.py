@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from index_grpc.contract import FinishReason, SamplingParams, Token, TokenRequest
-from index_grpc.engine.door import Engine
+from index_grpc.engine.engine import Engine
 from index_grpc.engine.in_flight import Runner
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.worker import ThreadWorker

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from index_grpc.contract import SamplingParams
-from index_grpc.engine.door import Engine
+from index_grpc.engine.engine import Engine
 from index_grpc.loading import load_runner
 from tests.checkpoints import make_checkpoint, reference_model
 from tests.conftest import settings

@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.engine.door import RECENT_STEPS, Engine
+from index_grpc.engine.engine import RECENT_STEPS, Engine
 from index_grpc.errors import StartupError
 from index_grpc.server.supervisor import RestartPolicy
 from index_grpc.server.watchdog import CHECK_SECONDS, SHORTEST_STALL_SECONDS, Watchdog
