@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -38,11 +39,14 @@ class Gate:
         """Returns the caller who sent this header. Raises Unauthenticated if its key is missing, wrong or expired."""
         return SOMEONE if self._keys is None else _known(self._keys.value, authorization)
 
-    def counted(self, caller: Caller) -> AbstractContextManager[None]:
-        """Counts a call for as long as it is open. Raises RateLimited if the key's limits do not allow it."""
+    def counted(self, caller: Caller, was_served: Callable[[], bool]) -> AbstractContextManager[None]:
+        """Counts a call for as long as it is open. Raises RateLimited if the key's limits do not allow it.
+
+        `was_served` says, if the block raises Unavailable, whether the call counts as one of its key's requests.
+        """
         if caller.key is None:
             return nullcontext()
-        return self._usage[caller.name].of_one_call(caller.name, caller.key)
+        return self._usage[caller.name].of_one_call(caller.name, caller.key, was_served)
 
 
 def _known(keys: Keys, authorization: str) -> Caller:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from index_grpc.access.keys import Key
-from index_grpc.errors import RateLimited
+from index_grpc.errors import RateLimited, Unavailable
 
 Clock = Callable[[], float]
 
@@ -31,6 +31,10 @@ class Bucket:
         self._requests -= 1
         return 0.0
 
+    def give_back(self) -> None:
+        """Puts back a request that was taken; `take` drops what is more than a minute's."""
+        self._requests += 1
+
 
 class KeyUsage:
     """A key's open calls and its recent requests."""
@@ -40,8 +44,12 @@ class KeyUsage:
         self._bucket = Bucket(clock)
 
     @contextmanager
-    def of_one_call(self, name: str, key: Key) -> Iterator[None]:
-        """Counts a call for as long as it is open. Raises RateLimited if the key's limits do not allow it."""
+    def of_one_call(self, name: str, key: Key, was_served: Callable[[], bool]) -> Iterator[None]:
+        """Counts a call for as long as it is open. Raises RateLimited if the key's limits do not allow it.
+
+        If the block raises Unavailable and `was_served` returns False then, the call is not one of the minute's
+        requests: the caller can do nothing about it, and is told to make the call again.
+        """
         if key.max_concurrent is not None and self.num_open >= key.max_concurrent:
             limit = f"key {name} has as many calls open as it may at a time, {key.max_concurrent}"
             told = f"{limit}; wait for one to end"
@@ -54,6 +62,10 @@ class KeyUsage:
         self.num_open += 1
         try:
             yield
+        except Unavailable:
+            if key.requests_per_minute is not None and not was_served():
+                self._bucket.give_back()
+            raise
         finally:
             self.num_open -= 1
 

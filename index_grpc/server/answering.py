@@ -37,6 +37,6 @@ class Answering:
 
         `whole`: the caller wants the answer in one piece.
         """
-        call.model = backend.model.name
+        call.model, call.is_streamed = backend.model.name, not whole
         call.asked = translate.chat_request(request, call, backend.model)
         return await backend.chat.answer(call.asked, call.note, whole=whole)

@@ -57,6 +57,10 @@ class Call:
     """Name of the served model, if the call asks for an answer."""
     asked: ChatRequest | None = None
     """The request, once it is validated."""
+    is_streamed: bool = False
+    """Whether the answer is sent in parts."""
+    was_served: bool = False
+    """Whether a part of the answer was sent, or is just being sent."""
     deltas: list[str] | None = None
     """The parts of the answer's text so far; None unless they are to be logged."""
     finish: Finish | None = None
@@ -92,6 +96,7 @@ class Call:
         if self.deltas is not None:
             self.deltas.append(chunk.delta)
         self.finish = chunk.finish
+        self.was_served = self.is_streamed
 
 
 _current: ContextVar[Call] = ContextVar("call")
@@ -128,7 +133,7 @@ class Calls:
         try:
             caller = self._gate.caller(authorization(call.metadata))
             call.caller = caller.name
-            with self._gate.counted(caller):
+            with self._gate.counted(caller, lambda: call.was_served):
                 yield
             call.code = "OK"
         except IndexGrpcError as error:

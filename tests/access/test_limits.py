@@ -8,7 +8,7 @@ import pytest
 from index_grpc.access.gate import Gate
 from index_grpc.access.keys import Key, fingerprint, key_file
 from index_grpc.access.limits import KeyUsage
-from index_grpc.errors import RateLimited
+from index_grpc.errors import Overloaded, RateLimited, RequestFailed
 
 
 class Clock:
@@ -30,20 +30,25 @@ def key(**limits: float) -> Key:
     return Key.model_validate({"hash": fingerprint("one")} | limits)
 
 
+def never() -> bool:
+    """Says that no part of a call's answer was sent."""
+    return False
+
+
 def make_calls(usage: KeyUsage, key: Key, number: int) -> None:
     for _ in range(number):
-        with usage.of_one_call("one", key):
+        with usage.of_one_call("one", key, never):
             pass
 
 
 def refused_metadata(usage: KeyUsage, key: Key) -> dict[str, str]:
-    with pytest.raises(RateLimited) as caught, usage.of_one_call("one", key):
+    with pytest.raises(RateLimited) as caught, usage.of_one_call("one", key, never):
         pass
     return caught.value.metadata
 
 
 def refused_seconds(usage: KeyUsage, key: Key) -> float:
-    with pytest.raises(RateLimited) as caught, usage.of_one_call("one", key):
+    with pytest.raises(RateLimited) as caught, usage.of_one_call("one", key, never):
         pass
     assert caught.value.retry_after_seconds is not None
     return caught.value.retry_after_seconds
@@ -76,7 +81,7 @@ def test_calls_at_a_time(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(max_concurrent=2, requests_per_minute=4)
     with ExitStack() as held:
         for _ in range(2):
-            held.enter_context(usage.of_one_call("one", limited))
+            held.enter_context(usage.of_one_call("one", limited, never))
         for _ in range(10):  # these do not count as requests of the minute
             assert refused_seconds(usage, limited) > 0
     make_calls(usage, limited, 2)
@@ -85,7 +90,7 @@ def test_calls_at_a_time(clock: Clock) -> None:
 
 def test_the_error_names_the_limit_that_was_reached(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(max_concurrent=1, requests_per_minute=0.5)
-    with usage.of_one_call("one", limited):
+    with usage.of_one_call("one", limited, never):
         assert refused_metadata(usage, limited) == {"key_name": "one", "max_concurrent": "1"}
     assert refused_metadata(usage, limited) == {"key_name": "one", "requests_per_minute": "0.5"}
 
@@ -99,9 +104,35 @@ def test_the_error_gives_the_limit_in_decimal(clock: Clock, limit: float, told: 
 
 def test_a_call_that_fails_is_over(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(max_concurrent=1)
-    with pytest.raises(ZeroDivisionError), usage.of_one_call("one", limited):
+    with pytest.raises(ZeroDivisionError), usage.of_one_call("one", limited, never):
         raise ZeroDivisionError
     make_calls(usage, limited, 1)
+
+
+def test_an_unserved_call_gives_its_request_back(clock: Clock) -> None:
+    usage, limited = KeyUsage(clock), key(requests_per_minute=2)
+    for _ in range(5):
+        with pytest.raises(Overloaded), usage.of_one_call("one", limited, never):
+            raise Overloaded("full")
+    make_calls(usage, limited, 2)
+    refused_seconds(usage, limited)
+
+
+@pytest.mark.parametrize(("error", "was_served"), [(Overloaded("full"), True), (RequestFailed("broken"), False)])
+def test_a_call_that_was_served_or_failed_counts(clock: Clock, error: Exception, was_served: bool) -> None:
+    usage, limited = KeyUsage(clock), key(requests_per_minute=1)
+    with pytest.raises(type(error)), usage.of_one_call("one", limited, lambda: was_served):
+        raise error
+    refused_seconds(usage, limited)
+
+
+def test_no_more_is_given_back_than_a_minute_has(clock: Clock) -> None:
+    usage, limited = KeyUsage(clock), key(requests_per_minute=60)
+    with pytest.raises(Overloaded), usage.of_one_call("one", limited, never):
+        raise Overloaded("full")
+    clock.now += 60
+    make_calls(usage, limited, 60)
+    refused_seconds(usage, limited)
 
 
 def test_without_limits_nothing_is_refused(clock: Clock) -> None:
@@ -120,7 +151,7 @@ def test_each_key_has_its_own_usage_which_outlasts_a_new_file(clock: Clock, tmp_
     gate = Gate(keys, clock)
 
     def ask(secret: str) -> None:
-        with gate.counted(gate.caller(f"Bearer {secret}")):
+        with gate.counted(gate.caller(f"Bearer {secret}"), never):
             pass
 
     for _ in range(3):

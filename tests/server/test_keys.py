@@ -17,6 +17,7 @@ from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer
 from tests.server.asking import Refusal, health_stub, refusal, until
 from tests.server.fake_runner import FakeServer, fake_server, letters
+from tests.server.holding import ENDLESS
 
 REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
 TEXT = letters(5)
@@ -35,7 +36,7 @@ class CallRecorder(Observer):
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """Keys of `alice`, of `late` (expired), of `slow` (2 requests a minute) and of `one` (one call at a time).
+    """Keys of `alice`, `late` (expired), `slow` and `rare` (2 and 1 requests a minute), and `one` (a call at a time).
 
     Each key is equal to its name.
     """
@@ -44,6 +45,7 @@ def keys(tmp_path: Path) -> Path:
         "alice": "",
         "late": "expires = 2020-01-01",
         "slow": "requests_per_minute = 2",
+        "rare": "requests_per_minute = 1",
         "one": "max_concurrent = 1",
     }
     write(path, **limits)
@@ -141,6 +143,27 @@ async def test_callers_over_their_rate_are_told_when_to_retry(keys: Path) -> Non
         assert 0 < found.retry_seconds <= 30
         assert int(found.trailers["grpc-retry-pushback-ms"]) / 1000 == found.retry_seconds
         assert await asked(server, "alice") == TEXT
+
+
+async def test_calls_that_a_loading_server_refuses_do_not_count(keys: Path) -> None:
+    async with fake_server(loaded=False, api_keys_file=keys) as server:
+        assert [(await refused(server, "slow")).reason for _ in range(5)] == ["LOADING"] * 5
+        await server.load()
+        assert [await asked(server, "slow") for _ in range(2)] == [TEXT] * 2
+        assert (await refused(server, "slow")).reason == "RATE_LIMITED"
+
+
+@pytest.mark.parametrize(("method", "reason"), [("Chat", "ENGINE_LOST"), ("ChatStream", "RATE_LIMITED")])
+async def test_an_answer_that_breaks_counts_if_a_part_was_sent(keys: Path, method: str, reason: str) -> None:
+    async with fake_server(api_keys_file=keys) as server:
+        server.runner.step_seconds = 0.002
+        call = getattr(server.stub, method)(ENDLESS, metadata=bearer("rare"))
+        held = asyncio.create_task(refusal(call))
+        await until(lambda: server.runner.num_runs > 100)
+        assert server.app.engine is not None
+        server.app.engine.give_up()
+        assert (await held).reason == "ENGINE_LOST"
+        assert (await refused(server, "rare")).reason == reason
 
 
 async def test_calls_at_a_time(keys: Path) -> None:
