@@ -77,7 +77,7 @@ def test_models_that_cannot_be_loaded(checkpoint: Path, tmp_path: Path) -> None:
         (["--tls-client-ca", "ca.pem"], "--tls-client-ca goes with --tls-cert and --tls-key; add them"),
         (
             ["--unix-socket", "s", "--tls-cert", "c", "--tls-key", "k"],
-            "--unix-socket needs no encryption; leave --tls-cert out",
+            "--unix-socket needs no encryption; leave --tls-cert and --tls-key out, or add the --http-port to encrypt",
         ),
         (["--unix-socket-mode", "666"], "--unix-socket-mode goes with --unix-socket"),
         (

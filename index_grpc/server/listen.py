@@ -39,6 +39,7 @@ class GrpcPort:
         """Reads the certificates, if there are any. Raises StartupError if they cannot be used."""
         self._settings = settings
         self.certificates: Reloaded[Certificates] | None = None
+        """What encrypts the TCP ports, HTTP's too. A unix socket is not encrypted."""
         if settings.tls_cert and settings.tls_key:
             self.certificates = certificate_files(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
@@ -59,7 +60,7 @@ class GrpcPort:
     def words(self, address: str) -> str:
         """Returns the arguments that index-client needs to call this server."""
         words = ["--address", address]
-        if self.certificates is not None:
+        if self.certificates is not None and self._settings.unix_socket is None:
             host = address.rpartition(":")[0]
             hosts = self.certificates.value.hosts
             words += ["--ca", str(self._settings.tls_cert)]

@@ -30,5 +30,7 @@ class ServeSettings(Observing, Stopping, Queue, Computing, Access, Listening, Mo
 
     @model_validator(mode="after")
     def _refuse_needless_encryption(self) -> Self:
-        refuse((self.tls_cert and self.unix_socket, "--unix-socket needs no encryption; leave --tls-cert out"))
+        needless = self.tls_cert and self.unix_socket and self.http_port is None
+        remedy = "leave --tls-cert and --tls-key out, or add the --http-port to encrypt"
+        refuse((needless, f"--unix-socket needs no encryption; {remedy}"))
         return self

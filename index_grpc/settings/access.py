@@ -12,7 +12,9 @@ class Access(Topic):
     """Encryption and keys."""
 
     tls_cert: Path | None = Field(
-        None, description="Encrypt: file with the server's certificate and its chain, PEM. Read again when it changes."
+        None,
+        description="Encrypt TCP ports: file with the server's certificate and its chain, PEM. Read again when it "
+        "changes.",
     )
     tls_key: Path | None = Field(None, description="File with the private key of that certificate, PEM.")
     tls_client_ca: Path | None = Field(

@@ -1,12 +1,15 @@
 """Access over HTTP has the same rules as over gRPC."""
 
 import asyncio
+import shlex
 import ssl
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from click.testing import CliRunner
+from index_grpc_client.cli.commands import index_client
 
 from index_grpc.access.command import new
 from index_grpc.server.app import App
@@ -65,6 +68,21 @@ async def test_callers_without_a_certificate_are_kept_out(tmp_path: Path) -> Non
         assert await completed(server.app, trusting(tmp_path, caller)) == TEXT
         with pytest.raises((httpx2.TransportError, ssl.SSLError)):
             await completed(server.app, trusting(tmp_path))
+
+
+async def test_beside_a_unix_socket_certificates_encrypt_http(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ca = authority(tmp_path / "ca.pem")
+    pair, caller = issued(ca, tmp_path, "server", "127.0.0.1"), issued(ca, tmp_path, "caller", "caller")
+    tls: dict[str, Any] = {"tls_cert": pair.cert, "tls_key": pair.key, "tls_client_ca": tmp_path / "ca.pem"}
+    async with fake_server(unix_socket=tmp_path / "s", http_port=0, http_host="0.0.0.0", **tls) as server:
+        server.app.ports[0].address = server.app.ports[0].address.replace("0.0.0.0", "127.0.0.1")
+        assert await completed(server.app, trusting(tmp_path, caller)) == TEXT
+        words = shlex.split(server.app.entrance.port.words(server.address))
+        assert words == ["--address", f"unix:{tmp_path / 's'}"]
+        asked = [*words, "ask", "Hi", "--max-tokens", "20"]
+        result = await asyncio.to_thread(CliRunner().invoke, index_client, asked)
+        assert (result.exit_code, result.stdout) == (0, f"{TEXT}\n")
+    assert "can be reached from other machines" not in caplog.text
 
 
 async def test_probes_need_a_key_where_health_is_closed(tmp_path: Path) -> None:
