@@ -1,7 +1,7 @@
 """The command `index-grpc keys`."""
 
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -55,10 +55,10 @@ def new(
     from index_grpc.access.entry import add, entry  # pydantic is slow to import
     from index_grpc.access.keys import new_key
 
-    if expires and expires <= datetime.now():
-        raise click.UsageError(f"--expires is {expires:%Y-%m-%d}, which is in the past; give a date in the future")
+    day, today = expires.date() if expires else None, datetime.now(UTC).date()
+    if day and day <= today:
+        raise click.UsageError(f"--expires is {day}; allowed is a day after today, which is {today} in UTC")
     key = new_key()
-    day = expires.date() if expires else None
     try:
         text = entry(name, key, requests_per_minute=requests_per_minute, max_concurrent=max_concurrent, expires=day)
         if file is None:

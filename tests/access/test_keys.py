@@ -2,7 +2,9 @@
 
 import hmac
 import logging
-from datetime import UTC, datetime, timedelta
+import os
+import subprocess
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from index_grpc.access.gate import Gate
 from index_grpc.access.keys import Keys, fingerprint, key_file, new_key, read_keys
 from index_grpc.cli import main
 from index_grpc.errors import KeyExpired, KeyMissing, KeyWrong, StartupError
+from tests.process import INDEX_GRPC
 
 HASH = fingerprint("one")
 
@@ -204,9 +207,30 @@ def test_replaced_keys_apply_at_once_and_invalid_ones_do_not(path: Path, caplog:
     assert caplog.messages == [f"replaced the API keys of {path}", told]
 
 
+@pytest.mark.parametrize("zone", ["EAST-24", "WEST24"])
+def test_a_key_expires_in_utc_in_every_time_zone(zone: str) -> None:
+    """In these zones it is already tomorrow, and still yesterday."""
+
+    def made(day: date) -> subprocess.CompletedProcess[str]:
+        command = [INDEX_GRPC, "keys", "new", "alice", "--expires", str(day)]
+        env = os.environ | {"TZ": zone}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+    today = datetime.now(UTC).date()
+    assert made(today + timedelta(days=2)).returncode == 0
+    if datetime.now(UTC).date() == today:
+        assert made(today + timedelta(days=1)).returncode == 0
+    refused = made(today)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"--expires is {today}; allowed is a day after today, which is {today:%Y}" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
-    [(["x.y"], "NAME is 'x.y'; allowed are letters"), (["alice", "--expires", "2020-01-01"], "which is in the past")],
+    [
+        (["x.y"], "NAME is 'x.y'; allowed are letters"),
+        (["alice", "--expires", "2020-01-01"], "--expires is 2020-01-01; allowed is a day after today"),
+    ],
 )
 def test_keys_that_no_server_would_take(arguments: list[str], problem: str) -> None:
     result = new(*arguments)
