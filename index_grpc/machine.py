@@ -1,4 +1,4 @@
-"""The memory, cores and open files that this process may use, which in a container are fewer than the machine has."""
+"""The memory, cores and open files that this process may use, which may be fewer than the machine has."""
 
 import os
 import resource
@@ -9,34 +9,38 @@ from pathlib import Path
 import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+"""Names the control groups that this process is in."""
+MEMORY_FILES = (
+    ("memory.max", "memory.current", "file", "shmem"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache", "total_shmem"),
+)
+"""For versions 2 and 1 of control groups: the files of limit and usage, and two counts in `memory.stat`."""
 LAST_STANDARD_STREAM = 2
 RESERVED_FILES = 256
 MOST_CONNECTIONS = 2**20
 """The most connections, even if the system allows more."""
 
 
-def available_bytes(cgroups: Path = CGROUPS) -> int:
-    """Returns how many bytes can still be allocated: the machine's, or the container's if its limit leaves less."""
+def available_bytes(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """Returns how many bytes can still be allocated: the machine's, or fewer if a control group's limit leaves less."""
     available: int = psutil.virtual_memory().available
-    layouts = (
-        (cgroups, "memory.max", "memory.current", "file", "shmem"),
-        (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache", "total_shmem"),
-    )
-    for folder, limit, used, files, shared in layouts:
-        left = _left(folder / limit, folder / used, folder / "memory.stat", files, shared)
-        if left is not None:
-            available = min(available, left)
+    for group in _groups("memory", cgroups, membership):
+        for limit, used, files, shared in MEMORY_FILES:
+            left = _left(group / limit, group / used, group / "memory.stat", files, shared)
+            if left is not None:
+                available = min(available, left)
     return max(0, available)
 
 
-def num_cores(cgroups: Path = CGROUPS) -> int:
-    """Returns how many physical cores this process may use, within its CPU affinity and the container's quota."""
+def num_cores(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """Returns how many physical cores this process may use, within its CPU affinity and its control groups' quotas."""
     cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
-    try:
-        quota, period = (cgroups / "cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or no limit: "max 100000"
-        return cores
+    for group in _groups("cpu", cgroups, membership):
+        quota = _quota(group)
+        if quota is not None:
+            cores = min(cores, quota)
+    return max(1, cores)
 
 
 def open_standard_streams() -> None:
@@ -94,6 +98,39 @@ def _schedule_as(policy: int) -> None:
     """Sets the calling thread's scheduling policy; threads that it starts inherit it."""
     with suppress(OSError):  # a sandbox may not support it; then nothing changes
         os.sched_setscheduler(0, policy, os.sched_param(0))
+
+
+def _groups(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]:
+    """Yields the folders of this process's control groups and of all groups above: each may have a limit.
+
+    Version 2 has one tree of groups, version 1 has one for each controller. Not all folders need exist: a container may
+    see its own group as the root, while the names of its groups are still the host's.
+    """
+    own = {cgroups: "/", cgroups / controller: "/"}
+    with suppress(OSError):
+        for line in membership.read_text(errors="surrogateescape").splitlines():
+            _, controllers, name = line.split(":", 2)
+            if not controllers:
+                own[cgroups] = name
+            elif controller in controllers.split(","):
+                own[cgroups / controller] = name
+    for root, name in own.items():
+        inside = Path(name.lstrip("/"))
+        yield root
+        if ".." not in inside.parts:  # otherwise it is outside of what this process sees
+            yield from (root / part for part in (inside, *inside.parents[:-1]))
+
+
+def _quota(group: Path) -> int | None:
+    """Returns how many whole cores a group may use; None without a limit."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) // int(period) if int(quota) >= 0 else None
+    except (OSError, ValueError):  # no such file, or no limit: "max 100000"
+        return None
 
 
 def _left(limit: Path, used: Path, stat: Path, files: str, shared: str) -> int | None:

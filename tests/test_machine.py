@@ -48,6 +48,64 @@ def test_more_memory_used_than_allowed_means_that_none_is_available(tmp_path: Pa
     assert available_bytes(tmp_path) == 0
 
 
+def member(tmp_path: Path, *lines: str) -> Path:
+    """A file that says, as /proc/self/cgroup does, which groups a process is in."""
+    path = tmp_path / "self"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def limited_memory(folder: Path, left: int) -> Path:
+    return write(folder, memory__max=str(left + MIB), memory__current=str(MIB), memory__stat="file 0")
+
+
+@pytest.mark.parametrize("tightest", ["", "system.slice", "system.slice/index.service"])
+def test_the_tightest_memory_limit_of_a_process_counts(tmp_path: Path, tightest: str) -> None:
+    groups, own = tmp_path / "groups", member(tmp_path, "0::/system.slice/index.service")
+    for name in ("", "system.slice", "system.slice/index.service", "system.slice/other.service"):
+        limited_memory(groups / name, 100 * MIB if name == tightest else 200 * MIB)
+    limited_memory(groups / "system.slice" / "other.service", MIB)
+    assert available_bytes(groups, own) == 100 * MIB
+
+
+def test_a_process_in_a_group_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = member(tmp_path, "5:memory:/docker/1", "4:cpu,cpuacct:/docker/2", "1:name=systemd:/x:y", "0::/")
+    memory, cpu = tmp_path / "memory", tmp_path / "cpu"
+    unlimited, limited = str(2**63 - 4096), str(100 * MIB)
+    for folder, limit in ((memory, unlimited), (memory / "docker" / "1", limited), (memory / "docker" / "2", "4096")):
+        write(folder, memory__limit_in_bytes=limit, memory__usage_in_bytes="0", memory__stat="total_cache 0")
+    assert available_bytes(tmp_path, own) == 100 * MIB
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    write(cpu, cpu__cfs_quota_us="-1", cpu__cfs_period_us="100000")
+    assert num_cores(tmp_path, own) == 8
+    write(cpu / "docker" / "2", cpu__cfs_quota_us="300000", cpu__cfs_period_us="100000")
+    assert num_cores(tmp_path, own) == 3
+    write(cpu / "docker", cpu__cfs_quota_us="50000", cpu__cfs_period_us="100000")
+    assert num_cores(tmp_path, own) == 1
+
+
+@pytest.mark.parametrize("path", ["/docker/1/not/mounted", "/../../elsewhere", "/"])
+def test_a_containers_own_group_may_be_mounted_as_the_root(tmp_path: Path, path: str) -> None:
+    """The path of a process's group is the host's then."""
+    own = member(tmp_path, f"0::{path}")
+    limited_memory(tmp_path / "elsewhere", MIB)
+    assert available_bytes(limited_memory(tmp_path / "a" / "b", 100 * MIB), own) == 100 * MIB
+    assert available_bytes(tmp_path / "a" / "b", tmp_path / "no file") == 100 * MIB
+
+
+def test_the_least_quota_of_a_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    groups, own = tmp_path / "groups", member(tmp_path, "0::/a/b")
+    write(groups / "a" / "b", cpu__max="600000 100000")
+    assert num_cores(groups, own) == 6
+    write(groups / "a", cpu__max="400000 100000")
+    assert num_cores(groups, own) == 4
+    write(groups / "c", cpu__max="100000 100000")
+    assert num_cores(groups, own) == 4
+
+
 def test_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
