@@ -34,12 +34,13 @@ class Reloaded(Generic[Value]):
         stamps = self._looks()
         if stamps == self._stamps:
             return
-        self._stamps = stamps
         try:
             value = self._read()
         except StartupError as error:
+            self._stamps = stamps
             log.warning("%s; what was read before stays in force", error)
             return
+        self._stamps = stamps  # only now, so that after an unexpected exception they are read again
         if value != self.value:
             self.value = value
             log.info("replaced %s", self._what)

@@ -111,6 +111,23 @@ async def test_files_are_still_checked_after_an_unexpected_exception(
     looking.cancel()
 
 
+def test_reading_is_tried_again_after_an_unexpected_exception(path: Path) -> None:
+    failures: list[Exception | None] = [None, None]
+
+    def read() -> str:
+        if (failure := failures.pop()) is not None:
+            raise failure
+        return path.read_text()
+
+    words = Reloaded("the words", [path], read)
+    failures.append(KeyError("a bug"))
+    path.write_text("new and longer")
+    with pytest.raises(KeyError):
+        words.refresh()
+    words.refresh()
+    assert words.value == "new and longer"
+
+
 def test_a_change_while_reading_is_seen_the_next_time(path: Path) -> None:
     late = ["later"]
 
