@@ -147,6 +147,28 @@ def test_where_errors_cannot_be_written_the_exit_code_tells(arguments: list[str]
     assert (done.returncode, done.stdout) == (code, b"")
 
 
+BROKEN = """
+import index_client
+import index_grpc_client
+def broken(*_):
+    raise {error}("a bug of ours")
+index_grpc_client.{kind}.from_wire = broken
+index_client.main()
+"""
+
+
+@pytest.mark.parametrize(("command", "kind"), [("model", "ModelInfo"), ("count", "TokenCount"), ("ask", "Chunk")])
+@pytest.mark.parametrize("error", ["ValueError", "OSError"])
+def test_our_own_bugs_are_not_reported_as_somebody_elses(
+    server: FakeServer, command: str, kind: str, error: str
+) -> None:
+    code = BROKEN.format(kind=kind, error=error)
+    words = [sys.executable, "-c", code, "--address", server.address, command]
+    done = subprocess.run(words, input="Hi", capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"{error}: a bug of ours"
+
+
 def test_a_file_that_cannot_be_read_is_not_reported_as_an_output_error(server: FakeServer) -> None:
     unreadable = "/proc/self/mem"  # even by root
     command = [*PROGRAM, "--address", server.address, "--ca", unreadable, "ask", "Hi"]

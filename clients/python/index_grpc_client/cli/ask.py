@@ -13,8 +13,9 @@ import click
 
 from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.connection import Connection
-from index_grpc_client.cli.failure import complain
+from index_grpc_client.cli.failure import complain, refusing
 from index_grpc_client.cli.interrupt import interruptible
+from index_grpc_client.cli.output import Command, put
 from index_grpc_client.cli.reading import is_terminal, read_all
 from index_grpc_client.options import AnswerOptions
 from index_grpc_client.result import Chunk, FinishReason
@@ -38,11 +39,11 @@ async def write(chunks: AsyncIterable[Chunk]) -> None:
     last, finish = "", None
     try:
         async for chunk in chunks:
-            click.echo(chunk.delta, nl=False)
+            put(chunk.delta, nl=False)
             last, finish = chunk.delta or last, chunk.finish
     finally:
         if last and not last.endswith("\n"):
-            click.echo()
+            put()
     if finish and (note := CUT.get(finish.reason)):
         complain("note", note)
 
@@ -65,7 +66,7 @@ def to_json(result: object) -> str:
     return json.dumps(dataclasses.asdict(result), default=plain, ensure_ascii=not holds_all)
 
 
-@click.command(epilog=DEFAULTS)
+@click.command(cls=Command, epilog=DEFAULTS)
 @click.argument("prompt", nargs=-1)
 @click.option("--system", help="Instructions for the model.")
 @answer_options
@@ -92,12 +93,15 @@ def ask(
 
     @interruptible
     async def answer() -> None:
-        async with connection.client() as client, client.chat_stream(text, system=system, **options) as stream:
-            if as_json:
-                async for _ in stream:
-                    pass
-                click.echo(to_json(stream.result()))
-            else:
-                await write(stream)
+        async with connection.client() as client:
+            with refusing():
+                asked = client.chat_stream(text, system=system, **options)
+            async with asked as stream:
+                if as_json:
+                    async for _ in stream:
+                        pass
+                    put(to_json(stream.result()))
+                else:
+                    await write(stream)
 
     asyncio.run(answer())

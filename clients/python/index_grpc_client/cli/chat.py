@@ -14,6 +14,7 @@ from index_grpc_client.cli.ask import write
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import Call, complain, exit_code, report
 from index_grpc_client.cli.interrupt import interruptible
+from index_grpc_client.cli.output import Command
 from index_grpc_client.cli.reading import is_terminal, not_utf8, read_line
 from index_grpc_client.conversation import AsyncConversation
 from index_grpc_client.errors import IndexGrpcError
@@ -136,7 +137,7 @@ def reader() -> Callable[[], str]:
     return session.prompt
 
 
-@click.command(epilog=DEFAULTS)
+@click.command(cls=Command, epilog=DEFAULTS)
 @click.option("--system", help="Instructions for the model.")
 @answer_options
 @click.pass_obj

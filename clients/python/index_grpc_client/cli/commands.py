@@ -14,10 +14,13 @@ import click
 from index_grpc_client.cli.ask import ask, read_prompt, to_json
 from index_grpc_client.cli.chat import chat
 from index_grpc_client.cli.connection import Connection, behind_command, connection_options
-from index_grpc_client.cli.failure import EXIT_CODES, Exit, complain, exit_code, report
+from index_grpc_client.cli.failure import EXIT_CODES, Exit, complain, exit_code, refusing, report
 from index_grpc_client.cli.interrupt import interruptible
+from index_grpc_client.cli.output import Command, OutputLost, put, writing
 from index_grpc_client.errors import IndexGrpcError
+from index_grpc_client.limits import require_utf8
 from index_grpc_client.model import ModelInfo, TokenCount
+from index_grpc_client.request import given
 from index_grpc_client.result import HealthStatus
 from index_grpc_client.version import __version__
 
@@ -26,10 +29,7 @@ from index_grpc_client.version import __version__
 def one_line_usage_errors() -> Iterator[None]:
     """Reports a wrong command line like any other error, instead of with the several lines of click."""
     try:
-        try:
-            yield
-        except (ValueError, OverflowError) as error:  # a value cannot be sent, such as bytes that are not UTF-8
-            raise click.UsageError(str(error)) from error
+        yield
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
@@ -48,13 +48,13 @@ class Commands(click.Group):
                 stream.reconfigure(errors="replace")  # one character that the encoding lacks must not lose the rest
         try:
             return super().main(*args, **options)
-        except OSError as error:
-            complain("error", f"the output cannot be written: {error.strerror or error}")
+        except OutputLost as error:
+            complain("error", f"the output cannot be written: {error}")
             os._exit(Exit.REFUSED)  # otherwise Python would try to write the rest again, and report it
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the options before the command."""
-        with one_line_usage_errors():
+        with one_line_usage_errors(), writing():
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
@@ -78,11 +78,14 @@ def index_client(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401
     ctx.obj = Connection(**options)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--service", default="", help="The service whose health to print. Default: the whole server.")
 @click.pass_obj
 def health(connection: Connection, service: str) -> None:
     """Print the health of the server, with the retries of every call. The exit code is 0 only if it is SERVING."""
+
+    with refusing():
+        require_utf8({"service": service})
 
     @interruptible
     async def ask_health() -> HealthStatus:
@@ -90,12 +93,12 @@ def health(connection: Connection, service: str) -> None:
             return await client.health(service)
 
     status = asyncio.run(ask_health())
-    click.echo(status)
+    put(status)
     if status is not HealthStatus.SERVING:
         raise click.exceptions.Exit(Exit.REFUSED)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def model(connection: Connection, as_json: bool) -> None:
@@ -108,15 +111,15 @@ def model(connection: Connection, as_json: bool) -> None:
 
     info = asyncio.run(ask_model())
     if as_json:
-        click.echo(to_json(info))
+        put(to_json(info))
         return
     facts = dataclasses.asdict(info)
     sampling = facts.pop("default_sampling")
     for name, value in (facts | {f"default_{name}": value for name, value in sampling.items()}).items():
-        click.echo(f"{name}: {'none' if value == '' else value}")
+        put(f"{name}: {'none' if value == '' else value}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("prompt", nargs=-1)
 @click.option("--system", help="Instructions for the model; they are counted too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the tokens left for an answer.")
@@ -127,6 +130,8 @@ def count(connection: Connection, prompt: tuple[str, ...], system: str | None, a
     The words of PROMPT are joined. `-` stands for standard input, which is also used if there is no PROMPT.
     """
     text = read_prompt(prompt)
+    with refusing():
+        require_utf8(given(prompt=text, system=system))
 
     @interruptible
     async def ask_count() -> TokenCount:
@@ -134,7 +139,7 @@ def count(connection: Connection, prompt: tuple[str, ...], system: str | None, a
             return await client.count_tokens(text, system=system)
 
     tokens = asyncio.run(ask_count())
-    click.echo(to_json(tokens) if as_json else tokens.prompt_tokens)
+    put(to_json(tokens) if as_json else tokens.prompt_tokens)
 
 
 for command in (ask, chat, count, health, model):

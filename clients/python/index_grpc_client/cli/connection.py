@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.channel import DEFAULT_ADDRESS, allowed_address
-from index_grpc_client.cli.failure import Call, checked
+from index_grpc_client.cli.failure import Call, checked, refusing
 from index_grpc_client.credentials import tls_credentials
 from index_grpc_client.limits import allowed_header, allowed_timeout
 from index_grpc_client.request import QUICK_TIMEOUT
@@ -47,13 +47,14 @@ class Connection:
 
     def client(self) -> AsyncClient:
         """Returns a client, which the caller must close."""
-        return AsyncClient(
-            self.address,
-            credentials=self._credentials(),
-            api_key=self.api_key or None,
-            timeout=self.timeout,
-            channel_options={"grpc.ssl_target_name_override": self.server_name} if self.server_name else None,
-        )
+        with refusing():
+            return AsyncClient(
+                self.address,
+                credentials=self._credentials(),
+                api_key=self.api_key or None,
+                timeout=self.timeout,
+                channel_options={"grpc.ssl_target_name_override": self.server_name} if self.server_name else None,
+            )
 
     def call(self, generates: bool) -> Call:
         """Returns what to report about a call that fails."""

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias, TypeVar
@@ -88,6 +88,15 @@ def checked(allowed: Callable[[Value, str], object]) -> OptionCallback[Value]:
         return value
 
     return check
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Reports a ValueError of the block, which only checks values, as a wrong command line."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def exit_code(error: IndexGrpcError) -> Exit:
