@@ -147,6 +147,21 @@ def test_where_errors_cannot_be_written_the_exit_code_tells(arguments: list[str]
     assert (done.returncode, done.stdout) == (code, b"")
 
 
+@pytest.mark.parametrize("command", ["ask Hi", "ask --json Hi", "chat", "count Hi", "model"])
+def test_nothing_is_asked_where_no_answer_can_be_written(server: FakeServer, command: str) -> None:
+    line = f"echo Hi | exec {' '.join(PROGRAM)} --address {server.address} {command} >&-"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 2)
+    assert done.stderr.startswith("error: standard output is closed; leave it open, since answers are written to it\n")
+    assert server.script.requests == []
+
+
+def test_the_exit_code_of_health_needs_no_output(server: FakeServer) -> None:
+    line = f"exec {' '.join(PROGRAM)} --address {server.address} health >&-"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 BROKEN = """
 import index_client
 import index_grpc_client

@@ -15,7 +15,7 @@ from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import complain, refusing
 from index_grpc_client.cli.interrupt import interruptible
-from index_grpc_client.cli.output import Command, put
+from index_grpc_client.cli.output import Command, put, require_output
 from index_grpc_client.cli.reading import is_terminal, read_all
 from index_grpc_client.options import AnswerOptions
 from index_grpc_client.result import Chunk, FinishReason
@@ -89,6 +89,7 @@ def ask(
         raise click.UsageError("--logprobs needs --json")
     if options.get("top_logprobs") is not None and not options.get("logprobs"):
         raise click.UsageError("--top-logprobs needs --logprobs")
+    require_output()
     text = read_prompt(prompt)
 
     @interruptible

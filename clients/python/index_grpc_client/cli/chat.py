@@ -14,7 +14,7 @@ from index_grpc_client.cli.ask import write
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import Call, complain, exit_code, report
 from index_grpc_client.cli.interrupt import interruptible
-from index_grpc_client.cli.output import Command
+from index_grpc_client.cli.output import Command, require_output
 from index_grpc_client.cli.reading import is_terminal, not_utf8, read_line
 from index_grpc_client.conversation import AsyncConversation
 from index_grpc_client.errors import IndexGrpcError
@@ -147,6 +147,7 @@ def chat(connection: Connection, system: str | None, **options: Unpack[AnswerOpt
     Lines from a pipe are answered one after another, also after a line that failed. The exit code is then that of the
     last failed line.
     """
+    require_output()
     interactive = is_terminal()
     if interactive:
         click.echo("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the conversation.", err=True)

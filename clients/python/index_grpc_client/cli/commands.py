@@ -16,7 +16,7 @@ from index_grpc_client.cli.chat import chat
 from index_grpc_client.cli.connection import Connection, behind_command, connection_options
 from index_grpc_client.cli.failure import EXIT_CODES, Exit, complain, exit_code, refusing, report
 from index_grpc_client.cli.interrupt import interruptible
-from index_grpc_client.cli.output import Command, OutputLost, put, writing
+from index_grpc_client.cli.output import Command, OutputLost, put, require_output, writing
 from index_grpc_client.errors import IndexGrpcError
 from index_grpc_client.limits import require_utf8
 from index_grpc_client.model import ModelInfo, TokenCount
@@ -104,6 +104,8 @@ def health(connection: Connection, service: str) -> None:
 def model(connection: Connection, as_json: bool) -> None:
     """Print the served model, its limits and the defaults of options."""
 
+    require_output()
+
     @interruptible
     async def ask_model() -> ModelInfo:
         async with connection.client() as client:
@@ -129,6 +131,7 @@ def count(connection: Connection, prompt: tuple[str, ...], system: str | None, a
 
     The words of PROMPT are joined. `-` stands for standard input, which is also used if there is no PROMPT.
     """
+    require_output()
     text = read_prompt(prompt)
     with refusing():
         require_utf8(given(prompt=text, system=system))

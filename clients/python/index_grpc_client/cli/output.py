@@ -1,6 +1,7 @@
 """Writes to standard output. An error of writing is told apart from every other OSError."""
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,12 @@ def put(text: object = "", *, nl: bool = True) -> None:
     """Writes a text, and the end of its line if `nl` is true. Raises OutputLost if that is not possible."""
     with writing():
         click.echo(text, nl=nl)
+
+
+def require_output() -> None:
+    """Raises click.UsageError if standard output is closed: an answer would be lost."""
+    if sys.stdout is None:  # the process was started with it closed
+        raise click.UsageError("standard output is closed; leave it open, since answers are written to it")
 
 
 class Command(click.Command):
