@@ -50,3 +50,32 @@ def test_loaded_objects_are_not_visited_again(checkpoint: Path, process: str) ->
     assert num_spared > 50_000, "modules, the vocabulary, the weights"
     assert num_walked < num_spared / 20
     assert collects, "what calls leave behind"
+
+
+LOADED_AGAIN = """
+import gc, sys, weakref
+import index_grpc.server.lifetime as lifetime
+from index_grpc.cli import main
+
+class Call:
+    def __init__(self):
+        self.itself = self
+
+async def serve(settings, load, ports):
+    kept = load()
+    call = Call()
+    gone = weakref.ref(call)
+    kept = load()
+    del call
+    gc.collect()
+    print(gone() is None)
+
+lifetime.serve = serve
+main(["serve", "--model", sys.argv[1], "--device", "cpu", "--no-engine-process"])
+"""
+
+
+def test_calls_that_are_open_while_an_engine_is_replaced_are_collected_later(checkpoint: Path) -> None:
+    command = [sys.executable, "-c", LOADED_AGAIN, str(checkpoint)]
+    told = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    assert told.splitlines()[-1] == "True"

@@ -1,5 +1,6 @@
 """The command `index-grpc serve`. Imports slow modules only when it serves."""
 
+import functools
 import logging
 import os
 import sys
@@ -63,9 +64,12 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     from index_grpc.server.lifetime import serve
     from index_grpc.server.loaded import Loaded
 
+    # Only after the first load: while a lost engine is replaced calls are open, and their objects must be collected.
+    spare_once = functools.cache(spare_what_exists)
+
     def load_for_good() -> Loaded:
         loaded = load(settings)
-        spare_what_exists()
+        spare_once()
         return loaded
 
     open_standard_streams()
