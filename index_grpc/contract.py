@@ -151,7 +151,8 @@ class Timing(NamedTuple):
 class TokenOutput(NamedTuple):
     """What one or more steps generated for a request: tokens in order and, with the last token, why it finished.
 
-    `tokens` is empty only if the answer's time was over while its sequence was preempted.
+    `tokens` is empty only if the answer's time was over while its sequence was preempted, or ran again but its keys and
+    values were not all computed again yet.
     """
 
     tokens: tuple[Token, ...]

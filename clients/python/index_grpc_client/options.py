@@ -13,8 +13,8 @@ class CallOptions(TypedDict, total=False):
     """Options of every call.
 
     timeout: Seconds to wait, more than 0, retries included; `math.inf` waits for ever, other timeouts are cut to 365
-        days. Shortly before it passes, the server ends an answer as it is then, with FinishReason.TIME_LIMIT. Default:
-        the client's timeout, but at most 30 seconds for calls that generate nothing.
+        days. The server ends an answer before it passes, if its steps are short enough, as the answer is then, with
+        FinishReason.TIME_LIMIT. Default: the client's timeout, but at most 30 seconds for calls that generate nothing.
     request_id: The call's id in the server's log, in the answer's `id` and in errors. 1 to 128 ASCII characters without
         spaces. Default: the server makes one.
     metadata: More gRPC metadata to send, with keys in lower case.

@@ -23,7 +23,7 @@ class FinishReason(StrEnum):
     CONTEXT_LENGTH = "context_length"
     """Prompt and answer together fill the model's context."""
     TIME_LIMIT = "time_limit"
-    """`time_limit` or the call's timeout was about to pass."""
+    """`time_limit` or the call's timeout passed or was about to."""
     UNKNOWN = "unknown"
     """A reason newer than this client."""
 

@@ -86,7 +86,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_CONTEXT_LENGTH: _FinishReason.ValueType  # 4
     """Prompt and answer together fill the model's context."""
     FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 5
-    """`ChatRequest.time_limit` or the call's deadline was about to pass."""
+    """`ChatRequest.time_limit` or the call's deadline passed or was about to."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why an answer ended."""
@@ -102,7 +102,7 @@ FINISH_REASON_MAX_TOKENS: FinishReason.ValueType  # 3
 FINISH_REASON_CONTEXT_LENGTH: FinishReason.ValueType  # 4
 """Prompt and answer together fill the model's context."""
 FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 5
-"""`ChatRequest.time_limit` or the call's deadline was about to pass."""
+"""`ChatRequest.time_limit` or the call's deadline passed or was about to."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -279,10 +279,11 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
-        """The longest time for the answer, counted from when the server has received the request. More than 0. Shortly
-        before it passes, the server ends the answer as it is then, with FINISH_REASON_TIME_LIMIT. It does the same before
-        the call's deadline. If no token can be generated in time, the call fails with DEADLINE_EXCEEDED. If this field is
-        unset, only the deadline counts.
+        """The longest time for the answer, counted from when the server has received the request. More than 0. The server
+        ends the answer as it is then, with FINISH_REASON_TIME_LIMIT, after the first step that ends later than this time,
+        or after which another step that takes as long would. If a step ends later and the answer has no token yet, the
+        call fails with DEADLINE_EXCEEDED; if that is foreseen, it fails at once. The call's deadline counts in the same
+        way. If this field is unset, only the deadline counts.
         """
 
     def __init__(
