@@ -8,12 +8,28 @@ A field that is set to a value outside its range is refused with INVALID_ARGUMEN
 Errors are gRPC statuses, never messages in a stream. Each error that the service itself returns, unlike those that
 gRPC returns, has these details:
  - A google.rpc.ErrorInfo with a stable `reason` in the domain `index-grpc`. Its `metadata` holds the values that the
-   message mentions, numbers in decimal; the list below shows the names.
+   message mentions, numbers in decimal. The lists below show the reasons and the names.
  - A google.rpc.RequestInfo with the call's id. The trailer `x-request-id` has it too.
  - INVALID_ARGUMENT also has a google.rpc.BadRequest. It lists all violations by field path (`history[3].role`), as
    many as fit into the trailers.
  - UNAVAILABLE, and RESOURCE_EXHAUSTED if a key's limit is reached, also have a google.rpc.RetryInfo and the trailer
    `grpc-retry-pushback-ms`, which is -1 if the delay would not end before the call's deadline.
+
+Every reason, with its status code:
+ - INVALID_REQUEST (INVALID_ARGUMENT): values are out of range.
+ - PROMPT_TOO_LONG (INVALID_ARGUMENT): the prompt with its history leaves no room in the context for an answer.
+ - MODEL_NOT_FOUND (NOT_FOUND): `model` is set and another model is served.
+ - KEY_MISSING (UNAUTHENTICATED): the server asks for an API key and the call has none.
+ - KEY_WRONG (UNAUTHENTICATED): the server does not know the key.
+ - KEY_EXPIRED (UNAUTHENTICATED): the key was valid once.
+ - RATE_LIMITED (RESOURCE_EXHAUSTED): the key's requests of this minute, or its calls at a time, are used up.
+ - LOADING (UNAVAILABLE): the model is still being loaded.
+ - OVERLOADED (UNAVAILABLE): all places to run and to wait are taken.
+ - DRAINING (UNAVAILABLE): the server is about to stop.
+ - ENGINE_STALLED (UNAVAILABLE): computing takes unusually long and may go on or be given up.
+ - ENGINE_LOST (UNAVAILABLE): computing broke off, perhaps amid this answer.
+ - DEADLINE_TOO_SHORT (DEADLINE_EXCEEDED): no token could be generated before the deadline or the time limit.
+ - REQUEST_FAILED (INTERNAL): computing this answer failed; others go on.
 
 The `metadata` of each reason that has any:
  - PROMPT_TOO_LONG: `context_length`, and `prompt_tokens`, or `min_prompt_tokens` if the prompt was not counted to
