@@ -44,7 +44,7 @@ class ChatServicer(ChatServiceServicer):
     ) -> pb.CountTokensResponse:
         """Counts the tokens of a prompt with its history."""
         backend = self._answering.ready()
-        ids = await backend.chat.prompt_ids(translate.messages_to_count(request))
+        ids = await backend.chat.prompt_ids(translate.messages_to_count(request, backend.model))
         return translate.count_response(len(ids), backend.model)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:

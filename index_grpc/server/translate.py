@@ -39,9 +39,7 @@ def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatR
         violations.of_conversation(prompt, proto.history)
         violations.of_sampling(proto.sampling)
         violations.of_limits(proto)
-    if proto.model and proto.model != model.name:
-        remedy = f"this server serves only {model.name!r}; send that name or leave model unset"
-        raise ModelNotFound(f"model is {quoted(proto.model)}; {remedy}", served_model=model.name)
+    _refuse_other_model(proto.model, model)
     return ChatRequest(
         id=call.id,
         prompt=prompt,
@@ -56,11 +54,12 @@ def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatR
     )
 
 
-def messages_to_count(proto: pb.CountTokensRequest) -> Sequence[Message]:
-    """Returns the validated conversation. Raises InvalidRequest with all violations."""
+def messages_to_count(proto: pb.CountTokensRequest, model: ServedModel) -> Sequence[Message]:
+    """Returns the validated conversation. Raises InvalidRequest with all violations, or ModelNotFound."""
     prompt = proto.prompt
     with Violations() as violations:
         violations.of_conversation(prompt, proto.history)
+    _refuse_other_model(proto.model, model)
     return (*_history(proto.history), Message(Role.USER, prompt))
 
 
@@ -120,6 +119,13 @@ def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
         kv_cache_tokens=limits.max_cache_tokens,
         max_waiting_tokens=limits.max_waiting_tokens,
     )
+
+
+def _refuse_other_model(asked: str, model: ServedModel) -> None:
+    """Raises ModelNotFound if a request names another model; an empty name stands for any."""
+    if asked and asked != model.name:
+        remedy = f"this server serves only {model.name!r}; send that name or leave model unset"
+        raise ModelNotFound(f"model is {quoted(asked)}; {remedy}", served_model=model.name)
 
 
 def _history(history: Iterable[pb.Message]) -> tuple[Message, ...]:

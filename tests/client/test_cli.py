@@ -230,10 +230,12 @@ def test_model(run: Run) -> None:
     assert [*sampling, "seed"] == fields, "another order than the contract's"
 
 
-def test_count(run: Run) -> None:
+def test_count(run: Run, script: Script) -> None:
     assert run("count", "four").stdout == "4\n"
     assert run("count", "--system", "abc", stdin="four\n").stdout == "7\n"
     assert json.loads(run("count", "four", "--json").stdout) == {"prompt_tokens": 4, "remaining_tokens": 96}
+    assert run("count", "four", "--model", "other").exit_code == 0
+    assert [request.model for request in script.requests] == ["", "", "", "other"]
 
 
 def test_help_tells_the_exit_codes(run: Run) -> None:

@@ -120,6 +120,12 @@ def test_turns_at_once_are_all_kept(client: Client) -> None:
     assert sorted(turn.content for turn in chat.history if turn.role is Role.USER) == list("abcd")
 
 
+async def test_the_named_model_also_counts(either: EitherClient, script: Script) -> None:
+    chat = conversation(either, history=[user("a"), assistant("b")], trim=True)
+    await settled(chat.ask("c", model="demo"))
+    assert [request.model for request in script.requests[1:]] == ["demo", "demo"]
+
+
 async def test_headers_reach_every_call_of_a_turn(either: EitherClient, script: Script) -> None:
     chat = conversation(either, history=[user("a"), assistant("b")], trim=True)
     await settled(chat.ask("c", metadata=iter([("x-tenant", "t")])))

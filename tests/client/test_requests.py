@@ -49,6 +49,11 @@ def test_options_reach_their_fields() -> None:
     assert chat_request("Hi", time_limit=timedelta(minutes=1)).time_limit.seconds == 60
 
 
+def test_a_count_may_name_a_model() -> None:
+    assert BUILD.count_tokens("Hi", model="demo").request == chat_pb2.CountTokensRequest(prompt="Hi", model="demo")
+    assert BUILD.count_tokens("Hi", model=None).request == chat_pb2.CountTokensRequest(prompt="Hi")
+
+
 def test_a_history_may_be_made_of_many_things() -> None:
     wire = chat_pb2.Message(role=chat_pb2.ROLE_USER, content="a")
     history: list[AnyMessage] = [

@@ -184,6 +184,14 @@ async def test_another_model_is_not_found(stub: Stub, app: App, name: str) -> No
 
 async def test_the_served_model_is_found_by_its_name(stub: Stub) -> None:
     assert (await stub.Chat(asking(model="random"))).model == "random"
+    assert (await stub.CountTokens(pb.CountTokensRequest(prompt="Hi", model="random"))).prompt_tokens
+
+
+async def test_another_models_tokens_are_not_counted(stub: Stub) -> None:
+    counted = await refusal(stub.CountTokens(pb.CountTokensRequest(prompt="Hi", model="gpt-5")))
+    answered = await refusal(stub.Chat(asking(model="gpt-5")))
+    assert (counted.code, counted.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
+    assert (counted.message, counted.metadata) == (answered.message, answered.metadata)
 
 
 @pytest.mark.parametrize("prompt", ["Hi " * 400, "x" * 10_000_000], ids=["somewhat", "10 MB"])

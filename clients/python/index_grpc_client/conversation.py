@@ -62,7 +62,8 @@ class Conversation(Memory):
 
     def _remaining(self, prompt: str, history: tuple[Message, ...], turn: Turn) -> int:
         try:
-            return self._client.count_tokens(prompt, history=history, **turn.for_lookup()).remaining_tokens
+            count = self._client.count_tokens(prompt, history=history, model=turn.model, **turn.for_lookup())
+            return count.remaining_tokens
         except (PromptTooLongError, LimitExceededError) as error:
             return remaining_if_too_long(error)
 
@@ -111,6 +112,7 @@ class AsyncConversation(Memory):
 
     async def _remaining(self, prompt: str, history: tuple[Message, ...], turn: Turn) -> int:
         try:
-            return (await self._client.count_tokens(prompt, history=history, **turn.for_lookup())).remaining_tokens
+            count = await self._client.count_tokens(prompt, history=history, model=turn.model, **turn.for_lookup())
+            return count.remaining_tokens
         except (PromptTooLongError, LimitExceededError) as error:
             return remaining_if_too_long(error)

@@ -40,7 +40,7 @@ class Turn:
         self._options: AskOptions = {**options, "metadata": metadata}
         self._ends_at = time.monotonic() + allowed_timeout(timeout if own is None else own)
         self.before = before
-        self.max_tokens = options.get("max_tokens")
+        self.max_tokens, self.model = options.get("max_tokens"), options.get("model")
 
     def for_lookup(self) -> CallOptions:
         """Returns the options of a call that gets the model or counts tokens."""

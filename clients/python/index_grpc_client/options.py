@@ -86,7 +86,12 @@ class RequestOptions(AnswerOptions, HistoryOptions, total=False):
 
 
 class CountOptions(HistoryOptions, CallOptions, total=False):
-    """Options of `count_tokens`: HistoryOptions and CallOptions."""
+    """Options of `count_tokens`: HistoryOptions, CallOptions and the following.
+
+    model: The name of the model that must count. If another one is served, ModelNotFoundError is raised.
+    """
+
+    model: str | None
 
 
 class AskOptions(AnswerOptions, CallOptions, total=False):

@@ -151,12 +151,13 @@ class CallBuilder:
         *,
         history: Iterable[AnyMessage] | None = None,
         system: str | None = None,
+        model: str | None = None,
         **call: Unpack[CallOptions],
     ) -> Call[chat_pb2.CountTokensRequest]:
         """Returns a call of CountTokens."""
-        require_utf8({"prompt": prompt})
+        require_utf8({"prompt": prompt} | given(model=model))
         turns = [turn.to_wire() for turn in full_history(history, system)]
-        return self._quick(chat_pb2.CountTokensRequest(prompt=prompt, history=turns), **call)
+        return self._quick(chat_pb2.CountTokensRequest(prompt=prompt, history=turns, model=model or ""), **call)
 
     def model(self, **call: Unpack[CallOptions]) -> Call[chat_pb2.GetModelRequest]:
         """Returns a call of GetModel."""

@@ -124,9 +124,12 @@ def model(connection: Connection, as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("prompt", nargs=-1)
 @click.option("--system", help="Instructions for the model; they are counted too.")
+@click.option("--model", help="The model that must count; fail if another one is served.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the tokens left for an answer.")
 @click.pass_obj
-def count(connection: Connection, prompt: tuple[str, ...], system: str | None, as_json: bool) -> None:
+def count(
+    connection: Connection, prompt: tuple[str, ...], system: str | None, model: str | None, as_json: bool
+) -> None:
     """Print how many tokens PROMPT has, control tokens included.
 
     The words of PROMPT are joined. `-` stands for standard input, which is also used if there is no PROMPT.
@@ -139,7 +142,7 @@ def count(connection: Connection, prompt: tuple[str, ...], system: str | None, a
     @interruptible
     async def ask_count() -> TokenCount:
         async with connection.client() as client:
-            return await client.count_tokens(text, system=system)
+            return await client.count_tokens(text, system=system, model=model)
 
     tokens = asyncio.run(ask_count())
     put(to_json(tokens) if as_json else tokens.prompt_tokens)

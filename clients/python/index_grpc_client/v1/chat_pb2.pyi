@@ -628,8 +628,11 @@ class CountTokensRequest(_message.Message):
 
     PROMPT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The user's new message, in UTF-8. Required; an empty prompt is refused."""
+    model: _builtins.str
+    """The name of the model that must count, as in ChatRequest."""
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """The conversation before the prompt, oldest message first. Only the first message may be ROLE_SYSTEM."""
@@ -639,10 +642,11 @@ class CountTokensRequest(_message.Message):
         *,
         prompt: _builtins.str = ...,
         history: _abc.Iterable[Global___Message] | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "model", b"model", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
