@@ -96,6 +96,8 @@ class ServedModel:
     device: str
     dtype: str
     """The number format it computes in."""
+    fingerprint: str
+    """Names everything that may change the answer of a seed; `loading/fingerprint.py` makes it."""
     quantization: str = ""
     """How its weights are stored if that loses precision: `int8`; empty otherwise."""
     default_sampling: SamplingParams = SamplingParams()

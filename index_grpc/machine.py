@@ -1,6 +1,7 @@
-"""The memory, cores and open files that this process may use, which may be fewer than the machine has."""
+"""The processor, and the memory, cores and open files that this process may use: perhaps fewer than exist."""
 
 import os
+import platform
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ MEMORY_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache", "total_shmem"),
 )
 """For versions 2 and 1 of control groups: the files of limit and usage, and two counts in `memory.stat`."""
+CPU_INFO = Path("/proc/cpuinfo")
 LAST_STANDARD_STREAM = 2
 RESERVED_FILES = 256
 MOST_CONNECTIONS = 2**20
@@ -41,6 +43,15 @@ def num_cores(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
         if quota is not None:
             cores = min(cores, quota)
     return max(1, cores)
+
+
+def processor_name() -> str:
+    """Returns the processor's product name, or the architecture where the system does not tell it."""
+    with suppress(OSError):
+        for line in CPU_INFO.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def open_standard_streams() -> None:

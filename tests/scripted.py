@@ -50,5 +50,5 @@ def scripted(checkpoint: Path) -> tuple[ScriptedRunner, Loaded]:
         chunk_tokens=64,
         alignment_tokens=64,
     )
-    model = ServedModel("scripted", CONTEXT_LENGTH, tokenizer.vocab_size, 1, "cpu", "float32")
+    model = ServedModel("scripted", CONTEXT_LENGTH, tokenizer.vocab_size, 1, "cpu", "float32", "0.1.0-cpu-fake")
     return runner, Loaded(model, tokenizer, limits, ThreadWorker(runner, limits))

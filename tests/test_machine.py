@@ -1,6 +1,7 @@
-"""The memory, cores and files that a container allows."""
+"""The memory, cores and files that a container allows, and the processor's name."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from index_grpc.machine import available_bytes, num_cores
+from index_grpc.machine import available_bytes, num_cores, processor_name
 
 MIB = 2**20
+
+
+def test_a_processor_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index_grpc.machine.CPU_INFO", tmp_path / "cpuinfo")
+    assert processor_name() == platform.machine()
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: AMD EPYC 7B13\n\nmodel name\t: other\n")
+    assert processor_name() == "AMD EPYC 7B13"
 
 
 def write(folder: Path, **files: str) -> Path:

@@ -5,7 +5,6 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from index_grpc import __version__
 from index_grpc.contract import Chunk, Finish, FinishReason, ServedModel, TokenLogprob
 from index_grpc.server.calls import Call
 
@@ -33,7 +32,7 @@ class Completion:
             "id": call.id,
             "created": int(call.created),
             "model": model.name,
-            "system_fingerprint": fingerprint(model),
+            "system_fingerprint": model.fingerprint,
         }
 
     async def whole(self, chunks: AsyncIterable[Chunk]) -> Object:
@@ -82,11 +81,6 @@ def usage(finish: Finish) -> Object:
         "total_tokens": finish.prompt_tokens + finish.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": finish.cached_prompt_tokens},
     }
-
-
-def fingerprint(model: ServedModel) -> str:
-    """Returns a text that names everything that may change the answer of a seed."""
-    return "-".join(filter(None, ["index-grpc", __version__, model.device, model.dtype, model.quantization]))
 
 
 def _logprobs(entries: Sequence[TokenLogprob]) -> Object | None:

@@ -16,6 +16,7 @@ from index_grpc.loading.checkpoint import describe
 from index_grpc.loading.cpu import load_on_cpu
 from index_grpc.loading.cuda import load_on_cuda
 from index_grpc.loading.device import choose_device, on_cuda
+from index_grpc.loading.fingerprint import fingerprint
 from index_grpc.loading.sizing import in_units
 from index_grpc.logs import adopt_libraries
 from index_grpc.model.checkpoint import num_parameters
@@ -73,7 +74,7 @@ def _load(settings: ServeSettings) -> LoadedRunner:
     device = choose_device(settings.device)
     name, directory = resolve(settings.model, settings.revision)
     config, tokenizer = describe(directory)
-    limits, runner = (
+    limits, runner, origin = (
         load_on_cuda(directory, config, device, settings)
         if device.type == "cuda"
         else load_on_cpu(directory, config, settings)
@@ -85,6 +86,7 @@ def _load(settings: ServeSettings) -> LoadedRunner:
         num_parameters=num_parameters(config),
         device=str(device),
         dtype=str(runner.model.dtype).removeprefix("torch."),
+        fingerprint=fingerprint(runner.model, origin, directory, settings.quantize),
         quantization="" if settings.quantize == "none" else settings.quantize,
     )
     _log_summary(served, runner.model, limits, time.monotonic() - started)
@@ -98,6 +100,7 @@ def _log_summary(served: ServedModel, model: Computes, limits: Limits, seconds: 
         served.name, served.num_parameters / 1e6, served.dtype, quantized, served.device, model.software, seconds,
     )  # fmt: skip
     size = limits.max_cache_tokens * position_bytes(model.config, model.dtype.itemsize)
+    log.info("fingerprint %s", served.fingerprint)
     log.info(
         "context %d tokens; %d conversations at once, %d waiting; up to %s for their keys and values",
         limits.context_length, limits.max_sequences, limits.max_waiting, in_units(size),

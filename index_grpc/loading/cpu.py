@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from index_grpc.engine.limits import Limits
-from index_grpc.engine.runner import CpuRunner, Model
+from index_grpc.engine.runner import CpuRunner
 from index_grpc.errors import StartupError
 from index_grpc.loading.device import CPU, chosen_dtype
+from index_grpc.loading.fingerprint import Origin
 from index_grpc.loading.sizing import CHUNK_TOKENS, limits_for, max_sequences
 from index_grpc.machine import num_cores
 from index_grpc.model.checkpoint import load_weights, num_parameters, open_checked
@@ -16,7 +17,7 @@ from index_grpc.model.config import ModelConfig
 from index_grpc.model.linear import LinearKind, linear_kinds
 from index_grpc.model.llama import TorchLlama, choose_kind
 from index_grpc.model.memory import large_blocks_apart
-from index_grpc.model.native import Kernels, find_kernels
+from index_grpc.model.native import Kernels, NativeLlama, find_kernels
 from index_grpc.model.native_weights import load_native
 from index_grpc.model.weights import LlamaWeights
 from index_grpc.settings import ServeSettings
@@ -26,14 +27,14 @@ log = logging.getLogger(__name__)
 TINY_PARAMETERS = 20_000_000
 
 
-def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> tuple[Limits, CpuRunner]:
-    """Returns a runner on the CPU, and its limits."""
+def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> tuple[Limits, CpuRunner, Origin]:
+    """Returns a runner on the CPU, with its limits before it and its origin behind it."""
     model = load_model(directory, config, settings)
     limits = limits_for(model, settings)
-    return limits, CpuRunner(model, limits.max_sequences)
+    return limits, CpuRunner(model, limits.max_sequences), Origin(model.arithmetic, model.weights_digest)
 
 
-def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) -> Model:
+def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) -> NativeLlama | TorchLlama:
     """Returns the model with its weights: on the native kernels if they can compute it, else on PyTorch."""
     dtype = chosen_dtype(settings, CPU)
     num_threads = settings.threads or default_threads(config)
@@ -56,8 +57,10 @@ def load_llama(directory: Path, config: ModelConfig, dtype: torch.dtype, most_ro
     kind, rows_independent = choose_kind(config, CPU, dtype, most_rows)
     _warn_if_slow(dtype, kind, rows_independent)
     weights = LlamaWeights(config)
-    load_weights(directory, config, weights, CPU, dtype)
-    return TorchLlama(config, weights, kind, rows_independent)
+    digest = load_weights(directory, config, weights, CPU, dtype)
+    model = TorchLlama(config, weights, kind, rows_independent)
+    model.weights_digest = digest
+    return model
 
 
 def choose_kernels(config: ModelConfig, dtype: torch.dtype, quantize: str) -> Kernels | None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from index_grpc.errors import CheckpointError
 from index_grpc.model.config import DTYPES, ModelConfig
 from index_grpc.model.weight_files import StoredTensor, open_weights
+from index_grpc.model.weight_samples import WeightSamples
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -48,13 +49,14 @@ def num_parameters(config: ModelConfig) -> int:
 
 def load_weights(
     directory: Path, config: ModelConfig, module: nn.Module, device: torch.device | str, dtype: torch.dtype
-) -> None:
-    """Loads every tensor into `module`, on `device` in `dtype`, and folds the norm head.
+) -> str:
+    """Loads every tensor into `module`, on `device` in `dtype`, folds the norm head and returns the weights' digest.
 
     The module's parameters have the checkpoint's names. Only one tensor at a time exists twice. Raises CheckpointError
     before anything is loaded if a file is broken or the tensors are not those that the config requires.
     """
-    tensors = open_checked(directory, config)
+    samples = WeightSamples()
+    tensors = samples.watch(open_checked(directory, config))
     for name in expected_tensors(config):
         if name != HEAD:
             _place(module, name, read(tensors[name]), device, dtype)
@@ -62,6 +64,7 @@ def load_weights(
         module.get_submodule("lm_head").register_parameter("weight", module.get_parameter(EMBEDDING))
     else:
         _place(module, HEAD, read_head(tensors, config), device, dtype)
+    return samples.digest()
 
 
 def open_checked(directory: Path, config: ModelConfig) -> dict[str, StoredTensor]:

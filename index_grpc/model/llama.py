@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from index_grpc.machine import processor_name
 from index_grpc.model.attention import Attend, attention
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.drawing import draw
@@ -85,6 +86,8 @@ class TorchLlama:
         self.head = kind(weights.lm_head.weight)
         self.rotary = rotary_tables(config, self.device, self.dtype)
         self.software = f"PyTorch {torch.__version__}"
+        self.arithmetic = f"pytorch {kind.__name__} {torch.get_num_threads()} threads on {processor_name()}"
+        self.weights_digest = ""
 
     def new_cache(self) -> RowCache:
         """Returns an empty cache for this model's keys and values."""

@@ -35,6 +35,11 @@ class Kernels:
     def __str__(self) -> str:
         return f"{self.build}, amx" if self.tiles else self.build
 
+    @property
+    def arithmetic(self) -> str:
+        """The instructions that the results' last bits depend on, and the compiler that chose them."""
+        return f"{self} {native.compiler(self.library)}"
+
     def fit(self, config: ModelConfig) -> bool:
         """Returns whether heads and rows fill whole registers and few enough query heads share a key-value head."""
         lanes, group = self.library.index_lanes(), config.num_heads // config.num_kv_heads
@@ -79,6 +84,7 @@ class NativeLlama:
         """Creates the model without weights, which `load_native` sets."""
         self.config, self._kernels, self._library = config, kernels, kernels.library
         self.software = f"native kernels ({kernels}), {num_threads} {'thread' if num_threads == 1 else 'threads'}"
+        self.arithmetic, self.weights_digest = kernels.arithmetic, ""
         shape = native.Shape(
             num_layers=config.num_layers,
             hidden_size=config.hidden_size,

@@ -9,6 +9,7 @@ from index_grpc.model.checkpoint import EMBEDDING, FINAL_NORM, open_checked, rea
 from index_grpc.model.config import ModelConfig
 from index_grpc.model.native import Kernels, NativeLlama, shortened
 from index_grpc.model.weight_files import StoredTensor
+from index_grpc.model.weight_samples import WeightSamples
 from index_grpc.native import library as native
 
 MATRICES = {
@@ -24,7 +25,8 @@ NORMS = {native.INPUT_NORM: "input_layernorm", native.POST_ATTENTION_NORM: "post
 
 def load_native(directory: Path, config: ModelConfig, kernels: Kernels, num_threads: int, as_int8: bool) -> NativeLlama:
     """Returns a model with the checkpoint's weights. Raises CheckpointError for what `open_checked` refuses."""
-    tensors, model = open_checked(directory, config), NativeLlama(config, kernels, num_threads)
+    samples = WeightSamples()
+    tensors, model = samples.watch(open_checked(directory, config)), NativeLlama(config, kernels, num_threads)
     model.set_embedding(shortened(read(tensors[EMBEDDING])).clone())
     for index in range(config.num_layers):
         for number, names in MATRICES.items():
@@ -33,6 +35,7 @@ def load_native(directory: Path, config: ModelConfig, kernels: Kernels, num_thre
             model.set_norm(index, number, _joined(tensors, index, (name,)))
     model.set_norm(native.MODEL, 0, read(tensors[FINAL_NORM]))
     model.set_matrix(native.MODEL, 0, read_head(tensors, config), as_int8)
+    model.weights_digest = samples.digest()
     return model
 
 

@@ -1,6 +1,7 @@
 """The C interface of `kernels.cpp`, declared for Python."""
 
 import ctypes
+import re
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -106,3 +107,12 @@ def open_library(build: str) -> ctypes.CDLL | None:
     if built != (BLOCK_TOKENS, MOST_QUERIES):
         raise StartupError(f"{path} {OTHER_SOURCES}")
     return library
+
+
+def compiler(library: ctypes.CDLL) -> str:
+    """Returns the name and version that the compiler left in the library, such as `gcc12.2.0`; empty if it left none.
+
+    Another compiler may join products and sums differently, which changes the last bits of results.
+    """
+    found = re.findall(rb"(GCC|clang)(?:: \([^)]*\)| version) ([0-9.]+)", Path(library._name).read_bytes())
+    return b" ".join(sorted({b"%s%s" % each for each in found})).decode().lower()

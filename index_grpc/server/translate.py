@@ -73,7 +73,7 @@ async def chat_response(
     chunks: AsyncIterable[Chunk], asked: ChatRequest, call: Call, model: ServedModel
 ) -> pb.ChatResponse:
     """Returns all chunks as one answer. Adds each as it comes: all log-probabilities at once would delay others."""
-    proto = pb.ChatResponse(id=call.id, model=model.name, seed=asked.sampling.seed)
+    proto = pb.ChatResponse(id=call.id, model=model.name, seed=asked.sampling.seed, fingerprint=model.fingerprint)
     deltas = []
     async for chunk in chunks:
         deltas.append(chunk.delta)
@@ -118,6 +118,7 @@ def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
         quantization=model.quantization,
         kv_cache_tokens=limits.max_cache_tokens,
         max_waiting_tokens=limits.max_waiting_tokens,
+        fingerprint=model.fingerprint,
     )
 
 
@@ -149,7 +150,7 @@ def _deadline(proto: pb.ChatRequest, call: Call) -> Deadline | None:
 
 
 def _fill_start(proto: pb.Start, start: Start, call: Call, model: ServedModel) -> None:
-    proto.id, proto.model = call.id, model.name
+    proto.id, proto.model, proto.fingerprint = call.id, model.name, model.fingerprint
     proto.seed, proto.prompt_tokens = start.seed, start.prompt_tokens
     proto.create_time.FromMicroseconds(_microseconds(call.created))
 

@@ -23,6 +23,7 @@ Context = grpc.ServicerContext
 SERVICE = "index.v1.ChatService"
 WORDS = ("Hello", ", ", "世界", "!")
 TEXT = "".join(WORDS)
+FINGERPRINT = "0.1.0-cpu-fake"
 MANY_TIMES = 5
 """Prompts longer than this many contexts are not even counted."""
 
@@ -135,6 +136,7 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
             model=start.model,
             seed=start.seed,
             create_time=start.create_time,
+            fingerprint=start.fingerprint,
             logprobs=self._logprobs(request, *self.script.words),
         )
 
@@ -179,6 +181,7 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
             max_sequences=4,
             max_waiting=8,
             max_waiting_tokens=9000,
+            fingerprint=FINGERPRINT,
         )
 
     def _arrive(self, request: Message, context: Context) -> None:
@@ -215,9 +218,9 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
         request_id = str(self.script.metadata[-1].get("x-request-id", "made-by-server"))
         seed = request.sampling.seed if request.sampling.HasField("seed") else 7
         when = Timestamp(seconds=1_700_000_000)
-        return chat_pb2.Start(
-            id=request_id, model="demo", seed=seed, prompt_tokens=self._tokens(request), create_time=when
-        )
+        start = chat_pb2.Start(id=request_id, model="demo", seed=seed, create_time=when, fingerprint=FINGERPRINT)
+        start.prompt_tokens = self._tokens(request)
+        return start
 
     def _finish(self, request: chat_pb2.ChatRequest) -> chat_pb2.Finish:
         prompt, completion = self._tokens(request), len(self.script.words) + 1

@@ -34,7 +34,7 @@ from index_grpc_client import (
 from index_grpc_client.v1 import chat_pb2
 
 from .either import EitherClient, drained, settled
-from .fake_server import TEXT, WORDS, Failure, FakeServer, Script, bad_request, overloaded, unknown_model
+from .fake_server import FINGERPRINT, TEXT, WORDS, Failure, FakeServer, Script, bad_request, overloaded, unknown_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +47,7 @@ async def test_chat_returns_the_whole_answer(either: EitherClient) -> None:
     assert (result.timing.queue_s, result.timing.total_s) == (0.001, 1.0)
     assert result.history == (user("a"), assistant("b"), user("Hi"), assistant(TEXT))
     assert (result.id, result.model, result.seed) == ("r1", "demo", 7)
+    assert result.fingerprint == FINGERPRINT
     assert result.create_time == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 
 

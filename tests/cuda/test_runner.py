@@ -12,12 +12,15 @@ import torch
 from transformers import LlamaForCausalLM
 
 from index_grpc.contract import SamplingParams, TokenRequest
+from index_grpc.cuda import TRITON_VERSION
 from index_grpc.engine.cuda import decoding, prefilling, shapes
 from index_grpc.engine.cuda.runner import CudaRunner
 from index_grpc.engine.cuda.step import Part, Step
 from index_grpc.engine.engine import Engine
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import DeviceLost, RequestFailed
+from index_grpc.loading.fingerprint import Origin, fingerprint
+from index_grpc.model.card import Card
 from index_grpc.model.cuda import CudaLlama
 from tests.checkpoints import reference_model
 from tests.cuda.small import POISON, small_checkpoint, small_model, small_runner
@@ -37,6 +40,15 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(directory: Path, device: torch.device) -> CudaLlama:
     return small_model(directory, device)
+
+
+def test_the_fingerprint_names_the_card_and_triton(
+    directory: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Card, "of", lambda _: Card((9, 0), 227 * 1024, "NVIDIA H200"))
+    model = small_model(directory, device)
+    named = fingerprint(model, Origin(model.arithmetic, "digest"), directory, "none")
+    assert f"-{device.type}-nvidia_h200_triton{TRITON_VERSION}-torch" in named
 
 
 @pytest.fixture(scope="module")

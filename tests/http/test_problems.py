@@ -205,7 +205,7 @@ def test_the_delay_before_a_retry_is_in_the_headers() -> None:
     assert headers == {"retry-after": "2", "retry-after-ms": "1250"}
 
 
-MODEL = ServedModel("m", 32_768, 1, 1, "cpu", "float32")
+MODEL = ServedModel("m", 32_768, 1, 1, "cpu", "float32", "0.1.0-cpu-fake")
 
 
 @pytest.mark.parametrize("piece", [b"[]", b'{"":1}', b'""', b"1", b'{"role":"user"}'])

@@ -83,7 +83,7 @@ class FakeServer:
             chunk_tokens=64,
             alignment_tokens=64,
         )
-        model = ServedModel(MODEL, CONTEXT_LENGTH, tokenizer.vocab_size, 0, "cpu", "float32")
+        model = ServedModel(MODEL, CONTEXT_LENGTH, tokenizer.vocab_size, 0, "cpu", "float32", "0.1.0-cpu-fake")
         self.worker = ThreadWorker(self.runner, limits)
         self.loaded = Loaded(model, tokenizer, limits, self.worker)
         self.address = ""

@@ -77,6 +77,8 @@ class ModelInfo:
 
     The server refuses a call that would exceed this number, unless there is no other such call.
     """
+    fingerprint: str
+    """The same on servers that give the same text for the same request and seed; empty if the server does not say."""
 
     @classmethod
     def from_wire(cls, response: chat_pb2.GetModelResponse) -> Self:
@@ -96,4 +98,5 @@ class ModelInfo:
             quantization=response.quantization,
             kv_cache_tokens=response.kv_cache_tokens,
             max_waiting_tokens=response.max_waiting_tokens,
+            fingerprint=response.fingerprint,
         )

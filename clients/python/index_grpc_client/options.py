@@ -48,7 +48,8 @@ class SamplingOptions(TypedDict, total=False):
         makes them less likely. 1 changes nothing.
     frequency_penalty: -2 to 2. Subtracted from a token's logit for each time that the token occurs in the answer.
     presence_penalty: -2 to 2. Subtracted once from the logit of each token that occurs in the answer.
-    seed: 0 to 4294967295. The same request with the same seed gives the same answer. Default: the server picks one.
+    seed: 0 to 4294967295. The same request with the same seed gives the same answer on servers with the same
+        fingerprint. Default: the server picks one.
     """
 
     temperature: float | None

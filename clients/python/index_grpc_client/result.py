@@ -115,12 +115,14 @@ class Start:
     prompt_tokens: int
     create_time: datetime
     """When the server had received the request, in UTC."""
+    fingerprint: str
+    """The fingerprint of what computed the answer, as in ModelInfo; empty if the server does not say."""
 
     @classmethod
     def from_wire(cls, start: chat_pb2.Start) -> Self:
         """Copies the generated message."""
         create_time = start.create_time.ToDatetime(UTC)
-        return cls(start.id, start.model, start.seed, start.prompt_tokens, create_time)
+        return cls(start.id, start.model, start.seed, start.prompt_tokens, create_time, start.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,8 @@ class ChatResult:
     """The seed that was used: the option `seed`, or the one that the server picked."""
     create_time: datetime
     """When the server had received the request, in UTC."""
+    fingerprint: str
+    """The fingerprint of what computed the answer, as in ModelInfo; empty if the server does not say."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One entry for each generated token, if the option `logprobs` is true."""
 
@@ -201,5 +205,6 @@ class ChatResult:
             model=response.model,
             seed=response.seed,
             create_time=response.create_time.ToDatetime(UTC),
+            fingerprint=response.fingerprint,
             logprobs=tuple(map(TokenLogprob.from_wire, response.logprobs)),
         )

@@ -72,5 +72,6 @@ class Transcript:
             model=start.model,
             seed=start.seed,
             create_time=start.create_time,
+            fingerprint=start.fingerprint,
             logprobs=tuple(self._logprobs),
         )

@@ -16,17 +16,17 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13index/v1/chat.proto\x12\x08index.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n\x07Message\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.index.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xd2\x02\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\rH\x07\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x07\n\x05_seed\"\x9f\x02\n\x0b\x43hatRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\"\n\x07history\x18\x02 \x03(\x0b\x32\x11.index.v1.Message\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.index.v1.SamplingParams\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x10\n\x08logprobs\x18\x06 \x01(\x08\x12\x19\n\x0ctop_logprobs\x18\x07 \x01(\rH\x01\x88\x01\x01\x12-\n\ntime_limit\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05model\x18\t \x01(\tB\r\n\x0b_max_tokensB\x0f\n\r_top_logprobs\"\xea\x01\n\x0c\x43hatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08response\x18\x02 \x01(\t\x12\"\n\x07history\x18\x03 \x03(\x0b\x32\x11.index.v1.Message\x12 \n\x06\x66inish\x18\x04 \x01(\x0b\x32\x10.index.v1.Finish\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\r\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08logprobs\x18\x08 \x03(\x0b\x32\x16.index.v1.TokenLogprob\"\x8f\x01\n\x12\x43hatStreamResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x1e\n\x05start\x18\x02 \x01(\x0b\x32\x0f.index.v1.Start\x12 \n\x06\x66inish\x18\x03 \x01(\x0b\x32\x10.index.v1.Finish\x12(\n\x08logprobs\x18\x04 \x03(\x0b\x32\x16.index.v1.TokenLogprob\"x\n\x05Start\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\r\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x06\x46inish\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.index.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x02 \x01(\t\x12\x1e\n\x05usage\x18\x03 \x01(\x0b\x32\x0f.index.v1.Usage\x12 \n\x06timing\x18\x04 \x01(\x0b\x32\x10.index.v1.Timing\"m\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x04 \x01(\r\"\x94\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"k\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x13\n\x0btoken_bytes\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12#\n\x03top\x18\x04 \x03(\x0b\x32\x16.index.v1.TokenLogprob\"W\n\x12\x43ountTokensRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\"\n\x07history\x18\x02 \x03(\x0b\x32\x11.index.v1.Message\x12\r\n\x05model\x18\x03 \x01(\t\"F\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x18\n\x10remaining_tokens\x18\x02 \x01(\r\"\x11\n\x0fGetModelRequest\"\xe3\x02\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x32\n\x10\x64\x65\x66\x61ult_sampling\x18\x03 \x01(\x0b\x32\x18.index.v1.SamplingParams\x12\x1a\n\x12\x64\x65\x66\x61ult_max_tokens\x18\x04 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x16\n\x0eserver_version\x18\x07 \x01(\t\x12\x16\n\x0enum_parameters\x18\x08 \x01(\x04\x12\x12\n\nvocab_size\x18\t \x01(\r\x12\x15\n\rmax_sequences\x18\n \x01(\r\x12\x13\n\x0bmax_waiting\x18\x0b \x01(\r\x12\x14\n\x0cquantization\x18\x0c \x01(\t\x12\x17\n\x0fkv_cache_tokens\x18\r \x01(\x04\x12\x1a\n\x12max_waiting_tokens\x18\x0e \x01(\x04*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*\xc4\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTEXT_LENGTH\x10\x04\x12\x1c\n\x18\x46INISH_REASON_TIME_LIMIT\x10\x05\x32\x98\x02\n\x0b\x43hatService\x12\x35\n\x04\x43hat\x12\x15.index.v1.ChatRequest\x1a\x16.index.v1.ChatResponse\x12\x43\n\nChatStream\x12\x15.index.v1.ChatRequest\x1a\x1c.index.v1.ChatStreamResponse0\x01\x12J\n\x0b\x43ountTokens\x12\x1c.index.v1.CountTokensRequest\x1a\x1d.index.v1.CountTokensResponse\x12\x41\n\x08GetModel\x12\x19.index.v1.GetModelRequest\x1a\x1a.index.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13index/v1/chat.proto\x12\x08index.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"8\n\x07Message\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.index.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xd2\x02\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\rH\x07\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x07\n\x05_seed\"\x9f\x02\n\x0b\x43hatRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\"\n\x07history\x18\x02 \x03(\x0b\x32\x11.index.v1.Message\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.index.v1.SamplingParams\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x10\n\x08logprobs\x18\x06 \x01(\x08\x12\x19\n\x0ctop_logprobs\x18\x07 \x01(\rH\x01\x88\x01\x01\x12-\n\ntime_limit\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05model\x18\t \x01(\tB\r\n\x0b_max_tokensB\x0f\n\r_top_logprobs\"\xff\x01\n\x0c\x43hatResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08response\x18\x02 \x01(\t\x12\"\n\x07history\x18\x03 \x03(\x0b\x32\x11.index.v1.Message\x12 \n\x06\x66inish\x18\x04 \x01(\x0b\x32\x10.index.v1.Finish\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\r\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08logprobs\x18\x08 \x03(\x0b\x32\x16.index.v1.TokenLogprob\x12\x13\n\x0b\x66ingerprint\x18\t \x01(\t\"\x8f\x01\n\x12\x43hatStreamResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x1e\n\x05start\x18\x02 \x01(\x0b\x32\x0f.index.v1.Start\x12 \n\x06\x66inish\x18\x03 \x01(\x0b\x32\x10.index.v1.Finish\x12(\n\x08logprobs\x18\x04 \x03(\x0b\x32\x16.index.v1.TokenLogprob\"\x8d\x01\n\x05Start\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\r\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\"\x89\x01\n\x06\x46inish\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.index.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x02 \x01(\t\x12\x1e\n\x05usage\x18\x03 \x01(\x0b\x32\x0f.index.v1.Usage\x12 \n\x06timing\x18\x04 \x01(\x0b\x32\x10.index.v1.Timing\"m\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x04 \x01(\r\"\x94\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"k\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x13\n\x0btoken_bytes\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x01\x12#\n\x03top\x18\x04 \x03(\x0b\x32\x16.index.v1.TokenLogprob\"W\n\x12\x43ountTokensRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\"\n\x07history\x18\x02 \x03(\x0b\x32\x11.index.v1.Message\x12\r\n\x05model\x18\x03 \x01(\t\"F\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x18\n\x10remaining_tokens\x18\x02 \x01(\r\"\x11\n\x0fGetModelRequest\"\xf8\x02\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x32\n\x10\x64\x65\x66\x61ult_sampling\x18\x03 \x01(\x0b\x32\x18.index.v1.SamplingParams\x12\x1a\n\x12\x64\x65\x66\x61ult_max_tokens\x18\x04 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x16\n\x0eserver_version\x18\x07 \x01(\t\x12\x16\n\x0enum_parameters\x18\x08 \x01(\x04\x12\x12\n\nvocab_size\x18\t \x01(\r\x12\x15\n\rmax_sequences\x18\n \x01(\r\x12\x13\n\x0bmax_waiting\x18\x0b \x01(\r\x12\x14\n\x0cquantization\x18\x0c \x01(\t\x12\x17\n\x0fkv_cache_tokens\x18\r \x01(\x04\x12\x1a\n\x12max_waiting_tokens\x18\x0e \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x0f \x01(\t*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*\xc4\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x02\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTEXT_LENGTH\x10\x04\x12\x1c\n\x18\x46INISH_REASON_TIME_LIMIT\x10\x05\x32\x98\x02\n\x0b\x43hatService\x12\x35\n\x04\x43hat\x12\x15.index.v1.ChatRequest\x1a\x16.index.v1.ChatResponse\x12\x43\n\nChatStream\x12\x15.index.v1.ChatRequest\x1a\x1c.index.v1.ChatStreamResponse0\x01\x12J\n\x0b\x43ountTokens\x12\x1c.index.v1.CountTokensRequest\x1a\x1d.index.v1.CountTokensResponse\x12\x41\n\x08GetModel\x12\x19.index.v1.GetModelRequest\x1a\x1a.index.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'index.v1.chat_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_ROLE']._serialized_start=2341
-  _globals['_ROLE']._serialized_end=2421
-  _globals['_FINISHREASON']._serialized_start=2424
-  _globals['_FINISHREASON']._serialized_end=2620
+  _globals['_ROLE']._serialized_start=2405
+  _globals['_ROLE']._serialized_end=2485
+  _globals['_FINISHREASON']._serialized_start=2488
+  _globals['_FINISHREASON']._serialized_end=2684
   _globals['_MESSAGE']._serialized_start=98
   _globals['_MESSAGE']._serialized_end=154
   _globals['_SAMPLINGPARAMS']._serialized_start=157
@@ -34,27 +34,27 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_CHATREQUEST']._serialized_start=498
   _globals['_CHATREQUEST']._serialized_end=785
   _globals['_CHATRESPONSE']._serialized_start=788
-  _globals['_CHATRESPONSE']._serialized_end=1022
-  _globals['_CHATSTREAMRESPONSE']._serialized_start=1025
-  _globals['_CHATSTREAMRESPONSE']._serialized_end=1168
-  _globals['_START']._serialized_start=1170
-  _globals['_START']._serialized_end=1290
-  _globals['_FINISH']._serialized_start=1293
-  _globals['_FINISH']._serialized_end=1430
-  _globals['_USAGE']._serialized_start=1432
-  _globals['_USAGE']._serialized_end=1541
-  _globals['_TIMING']._serialized_start=1544
-  _globals['_TIMING']._serialized_end=1692
-  _globals['_TOKENLOGPROB']._serialized_start=1694
-  _globals['_TOKENLOGPROB']._serialized_end=1801
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1803
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1890
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1892
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1962
-  _globals['_GETMODELREQUEST']._serialized_start=1964
-  _globals['_GETMODELREQUEST']._serialized_end=1981
-  _globals['_GETMODELRESPONSE']._serialized_start=1984
-  _globals['_GETMODELRESPONSE']._serialized_end=2339
-  _globals['_CHATSERVICE']._serialized_start=2623
-  _globals['_CHATSERVICE']._serialized_end=2903
+  _globals['_CHATRESPONSE']._serialized_end=1043
+  _globals['_CHATSTREAMRESPONSE']._serialized_start=1046
+  _globals['_CHATSTREAMRESPONSE']._serialized_end=1189
+  _globals['_START']._serialized_start=1192
+  _globals['_START']._serialized_end=1333
+  _globals['_FINISH']._serialized_start=1336
+  _globals['_FINISH']._serialized_end=1473
+  _globals['_USAGE']._serialized_start=1475
+  _globals['_USAGE']._serialized_end=1584
+  _globals['_TIMING']._serialized_start=1587
+  _globals['_TIMING']._serialized_end=1735
+  _globals['_TOKENLOGPROB']._serialized_start=1737
+  _globals['_TOKENLOGPROB']._serialized_end=1844
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1846
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1933
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1935
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2005
+  _globals['_GETMODELREQUEST']._serialized_start=2007
+  _globals['_GETMODELREQUEST']._serialized_end=2024
+  _globals['_GETMODELRESPONSE']._serialized_start=2027
+  _globals['_GETMODELRESPONSE']._serialized_end=2403
+  _globals['_CHATSERVICE']._serialized_start=2687
+  _globals['_CHATSERVICE']._serialized_end=2967
 # @@protoc_insertion_point(module_scope)

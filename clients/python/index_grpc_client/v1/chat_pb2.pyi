@@ -190,8 +190,8 @@ class SamplingParams(_message.Message):
     presence_penalty: _builtins.float
     """This number is subtracted from the logit of each token that occurs in the answer so far. Range -2 to 2. Default 0."""
     seed: _builtins.int
-    """Makes the draws repeatable: the same request with the same seed gives the same text. If it is unset, the server
-    picks a seed at random and reports it in the answer.
+    """Makes the draws repeatable: the same request with the same seed gives the same text on servers with the same
+    `GetModelResponse.fingerprint`. If it is unset, the server picks a seed at random and reports it in the answer.
     """
     def __init__(
         self,
@@ -344,6 +344,7 @@ class ChatResponse(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The call's id, which is also in the server's log: the caller's `x-request-id` if that has 1 to 128 characters of
     ASCII without spaces, otherwise an id that the server made.
@@ -354,6 +355,8 @@ class ChatResponse(_message.Message):
     """The served model's name."""
     seed: _builtins.int
     """The seed that was used: the request's, or the one that the server picked."""
+    fingerprint: _builtins.str
+    """The fingerprint of what computed the answer, as in GetModelResponse."""
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """The request's history, then the prompt, then the answer. It can be the next request's history as it is."""
@@ -381,10 +384,11 @@ class ChatResponse(_message.Message):
         seed: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprob] | None = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "finish", b"finish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "finish", b"finish", "history", b"history", "id", b"id", "logprobs", b"logprobs", "model", b"model", "response", b"response", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "fingerprint", b"fingerprint", "finish", b"finish", "history", b"history", "id", b"id", "logprobs", b"logprobs", "model", b"model", "response", b"response", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -443,6 +447,7 @@ class Start(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The call's id, as in ChatResponse."""
     model: _builtins.str
@@ -451,6 +456,8 @@ class Start(_message.Message):
     """The seed that is used: the request's, or the one that the server picked."""
     prompt_tokens: _builtins.int
     """Number of tokens of the prompt with its history, control tokens included."""
+    fingerprint: _builtins.str
+    """The fingerprint of what computes the answer, as in GetModelResponse."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the server had received the request."""
@@ -463,10 +470,11 @@ class Start(_message.Message):
         seed: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "id", b"id", "model", b"model", "prompt_tokens", b"prompt_tokens", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "fingerprint", b"fingerprint", "id", b"id", "model", b"model", "prompt_tokens", b"prompt_tokens", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -717,6 +725,7 @@ class GetModelResponse(_message.Message):
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     KV_CACHE_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_WAITING_TOKENS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name: `demo`, a hub id, or a directory's name."""
     context_length: _builtins.int
@@ -745,6 +754,12 @@ class GetModelResponse(_message.Message):
     """The most prompt tokens of all calls that have no generated token yet. A call that would exceed this number fails
     with UNAVAILABLE and the reason OVERLOADED, unless there is no other such call.
     """
+    fingerprint: _builtins.str
+    """Servers with the same fingerprint give the same text for the same request and seed. It is to be compared as a
+    whole. It names the server's version, the device, what computes, the number format and the quantization, and ends
+    with a digest of config, tokenizer and weights. Of the weights that reads a sample: it tells one training from
+    another, but may miss a change of a few rows.
+    """
     @_builtins.property
     def default_sampling(self) -> Global___SamplingParams:
         """The defaults of SamplingParams. Its `seed` is unset, since each call without a seed gets another one."""
@@ -766,10 +781,11 @@ class GetModelResponse(_message.Message):
         quantization: _builtins.str = ...,
         kv_cache_tokens: _builtins.int = ...,
         max_waiting_tokens: _builtins.int = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "default_max_tokens", b"default_max_tokens", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "kv_cache_tokens", b"kv_cache_tokens", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "max_waiting_tokens", b"max_waiting_tokens", "model", b"model", "num_parameters", b"num_parameters", "quantization", b"quantization", "server_version", b"server_version", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "default_max_tokens", b"default_max_tokens", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "kv_cache_tokens", b"kv_cache_tokens", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "max_waiting_tokens", b"max_waiting_tokens", "model", b"model", "num_parameters", b"num_parameters", "quantization", b"quantization", "server_version", b"server_version", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -61,8 +61,8 @@ class ChatServiceServicer(object):
         is held back; if no stop string follows, it is sent later, at the latest with `finish`.
         - No message is empty. One message may hold `start`, text, log-probabilities and `finish`.
         - All deltas joined are the `response` that Chat returns for the same request and seed.
-        - The same server gives the same text for the same request and seed, whatever else it computes at that time. Only
-        a time limit or a deadline may end the text earlier.
+        - Servers with the same fingerprint give the same text for the same request and seed, whatever else they compute
+        at that time. Only a time limit or a deadline may end the text earlier.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -84,8 +84,8 @@ class ChatServiceStub:
        is held back; if no stop string follows, it is sent later, at the latest with `finish`.
      - No message is empty. One message may hold `start`, text, log-probabilities and `finish`.
      - All deltas joined are the `response` that Chat returns for the same request and seed.
-     - The same server gives the same text for the same request and seed, whatever else it computes at that time. Only
-       a time limit or a deadline may end the text earlier.
+     - Servers with the same fingerprint give the same text for the same request and seed, whatever else they compute
+       at that time. Only a time limit or a deadline may end the text earlier.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CountTokensRequest, _chat_pb2.CountTokensResponse]
     """Counts the tokens of a prompt together with its history, with all control tokens that the model sees. Generates
@@ -114,8 +114,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
        is held back; if no stop string follows, it is sent later, at the latest with `finish`.
      - No message is empty. One message may hold `start`, text, log-probabilities and `finish`.
      - All deltas joined are the `response` that Chat returns for the same request and seed.
-     - The same server gives the same text for the same request and seed, whatever else it computes at that time. Only
-       a time limit or a deadline may end the text earlier.
+     - Servers with the same fingerprint give the same text for the same request and seed, whatever else they compute
+       at that time. Only a time limit or a deadline may end the text earlier.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_chat_pb2.CountTokensRequest, _chat_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Counts the tokens of a prompt together with its history, with all control tokens that the model sees. Generates
@@ -153,8 +153,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
            is held back; if no stop string follows, it is sent later, at the latest with `finish`.
          - No message is empty. One message may hold `start`, text, log-probabilities and `finish`.
          - All deltas joined are the `response` that Chat returns for the same request and seed.
-         - The same server gives the same text for the same request and seed, whatever else it computes at that time. Only
-           a time limit or a deadline may end the text earlier.
+         - Servers with the same fingerprint give the same text for the same request and seed, whatever else they compute
+           at that time. Only a time limit or a deadline may end the text earlier.
         """
 
     @_abc_1.abstractmethod
