@@ -69,7 +69,7 @@ class App:
         interceptors = [ParseInterceptor(), calls, self.entrance.guard]
         with patient_threads():
             server = grpc.aio.server(interceptors=interceptors, options=options(self.settings))
-        add_ChatServiceServicer_to_server(ChatServicer(self.answering), server)
+        add_ChatServiceServicer_to_server(ChatServicer(self.answering, self.settings.max_message_bytes), server)
         add_HealthServicer_to_server(self.health, server)
         described = [SERVICE, HEALTH_SERVICE]
         if self.settings.load_report_service:

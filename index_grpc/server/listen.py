@@ -97,7 +97,6 @@ def warn_of_strangers(settings: ServeSettings, address: str) -> None:
 
 def options(settings: ServeSettings) -> list[tuple[str, int]]:
     """Returns the server's channel arguments."""
-    size = settings.max_message_mib * 2**20
     return [
         *_ageing(settings),
         ("grpc.server.max_pending_requests", MOST_UNSEEN_CALLS),
@@ -106,7 +105,7 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", MOST_CALLS_OF_A_CONNECTION),
         ("grpc.server_handshake_timeout_ms", 10_000),  # closes a connection that sends nothing; by default after 60 s
         ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
-        ("grpc.max_receive_message_length", size),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),  # the context bounds an answer; refusing it here would waste it
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),

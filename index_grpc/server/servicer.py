@@ -16,8 +16,9 @@ CHAT_METHODS = ("Chat", "ChatStream")
 class ChatServicer(ChatServiceServicer):
     """The chat service as gRPC calls it."""
 
-    def __init__(self, answering: Answering) -> None:
-        self._answering = answering
+    def __init__(self, answering: Answering, max_message_bytes: int) -> None:
+        """`max_message_bytes` is the size of the largest message that the server takes."""
+        self._answering, self._max_message_bytes = answering, max_message_bytes
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         """Returns the whole answer in one message."""
@@ -50,4 +51,4 @@ class ChatServicer(ChatServiceServicer):
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describes the served model."""
         backend = self._answering.ready()
-        return translate.model_response(backend.model, backend.chat.engine.limits)
+        return translate.model_response(backend.model, backend.chat.engine.limits, self._max_message_bytes)

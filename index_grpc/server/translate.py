@@ -99,7 +99,7 @@ def chat_stream_response(chunk: Chunk, call: Call, model: ServedModel) -> pb.Cha
     return proto
 
 
-def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
+def model_response(model: ServedModel, limits: Limits, max_message_bytes: int) -> pb.GetModelResponse:
     """Returns the served model with its limits and defaults."""
     defaults = {field.name: getattr(model.default_sampling, field.name) for field in fields(SamplingParams)}
     del defaults["seed"]  # it has no default: each call gets its own seed
@@ -119,6 +119,7 @@ def model_response(model: ServedModel, limits: Limits) -> pb.GetModelResponse:
         kv_cache_tokens=limits.max_cache_tokens,
         max_waiting_tokens=limits.max_waiting_tokens,
         fingerprint=model.fingerprint,
+        max_message_bytes=max_message_bytes,
     )
 
 

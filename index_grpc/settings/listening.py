@@ -54,6 +54,11 @@ class Listening(Topic):
         description="After that: how long calls on the old connection may take to end.",
     )
 
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest message taken, in bytes."""
+        return self.max_message_mib * 2**20
+
     @model_validator(mode="after")
     def _refuse_incomplete_addresses(self) -> Self:
         has_grace = self.max_connection_age_grace_seconds != DEFAULT_AGE_GRACE_SECONDS

@@ -182,6 +182,7 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
             max_waiting=8,
             max_waiting_tokens=9000,
             fingerprint=FINGERPRINT,
+            max_message_bytes=1000,
         )
 
     def _arrive(self, request: Message, context: Context) -> None:

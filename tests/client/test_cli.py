@@ -224,6 +224,7 @@ def test_model(run: Run) -> None:
     assert "context_length: 100" in lines
     assert "max_waiting_tokens: 9000" in lines
     assert "fingerprint: 0.1.0-cpu-fake" in lines
+    assert "max_message_bytes: 1000" in lines
     assert "default_top_k: 5" in lines
     sampling = json.loads(run("model", "--json").stdout)["default_sampling"]
     assert sampling["top_k"] == 5

@@ -291,5 +291,6 @@ async def test_a_message_over_the_size_limit() -> None:
     async with fake_server(max_message_mib=1) as server:
         found = await refusal(server.stub.Chat(pb.ChatRequest(prompt="x" * 2**20)))
         assert found.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        fitting = await refusal(server.stub.Chat(pb.ChatRequest(prompt="x" * (2**20 - 100))))
-        assert fitting.reason == "PROMPT_TOO_LONG"
+        largest = pb.ChatRequest(prompt="x" * (2**20 - 4))
+        assert largest.ByteSize() == (await server.stub.GetModel(pb.GetModelRequest())).max_message_bytes
+        assert (await refusal(server.stub.Chat(largest))).reason == "PROMPT_TOO_LONG"

@@ -79,6 +79,8 @@ class ModelInfo:
     """
     fingerprint: str
     """The same on servers that give the same text for the same request and seed; empty if the server does not say."""
+    max_message_bytes: int
+    """The largest request that the server takes, in bytes of its message; 0 if the server does not say."""
 
     @classmethod
     def from_wire(cls, response: chat_pb2.GetModelResponse) -> Self:
@@ -99,4 +101,5 @@ class ModelInfo:
             kv_cache_tokens=response.kv_cache_tokens,
             max_waiting_tokens=response.max_waiting_tokens,
             fingerprint=response.fingerprint,
+            max_message_bytes=response.max_message_bytes,
         )

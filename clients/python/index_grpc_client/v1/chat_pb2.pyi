@@ -726,6 +726,7 @@ class GetModelResponse(_message.Message):
     KV_CACHE_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_WAITING_TOKENS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name: `demo`, a hub id, or a directory's name."""
     context_length: _builtins.int
@@ -760,6 +761,8 @@ class GetModelResponse(_message.Message):
     with a digest of config, tokenizer and weights. Of the weights that reads a sample: it tells one training from
     another, but may miss a change of a few rows.
     """
+    max_message_bytes: _builtins.int
+    """The largest request that the server takes, in bytes of its message. Larger ones fail with RESOURCE_EXHAUSTED."""
     @_builtins.property
     def default_sampling(self) -> Global___SamplingParams:
         """The defaults of SamplingParams. Its `seed` is unset, since each call without a seed gets another one."""
@@ -782,10 +785,11 @@ class GetModelResponse(_message.Message):
         kv_cache_tokens: _builtins.int = ...,
         max_waiting_tokens: _builtins.int = ...,
         fingerprint: _builtins.str = ...,
+        max_message_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling", b"default_sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "default_max_tokens", b"default_max_tokens", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "kv_cache_tokens", b"kv_cache_tokens", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "max_waiting_tokens", b"max_waiting_tokens", "model", b"model", "num_parameters", b"num_parameters", "quantization", b"quantization", "server_version", b"server_version", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_length", b"context_length", "default_max_tokens", b"default_max_tokens", "default_sampling", b"default_sampling", "device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "kv_cache_tokens", b"kv_cache_tokens", "max_message_bytes", b"max_message_bytes", "max_sequences", b"max_sequences", "max_waiting", b"max_waiting", "max_waiting_tokens", b"max_waiting_tokens", "model", b"model", "num_parameters", b"num_parameters", "quantization", b"quantization", "server_version", b"server_version", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
