@@ -32,6 +32,10 @@ class Computes(Protocol):
     dtype: torch.dtype
     software: str
     """Name of the software that computes, for people to read."""
+    arithmetic: str
+    """What computes, as precisely as the last bits of its results depend on it."""
+    weights_digest: str
+    """A digest of the checkpoint's weights; see WeightSamples."""
     rows_independent: bool
     """Whether tokens computed together get the same bits as alone."""
     cuts_independent: bool

@@ -74,7 +74,7 @@ def _load(settings: ServeSettings) -> LoadedRunner:
     device = choose_device(settings.device)
     name, directory = resolve(settings.model, settings.revision)
     config, tokenizer = describe(directory)
-    limits, runner, origin = (
+    limits, runner = (
         load_on_cuda(directory, config, device, settings)
         if device.type == "cuda"
         else load_on_cpu(directory, config, settings)
@@ -86,7 +86,7 @@ def _load(settings: ServeSettings) -> LoadedRunner:
         num_parameters=num_parameters(config),
         device=str(device),
         dtype=str(runner.model.dtype).removeprefix("torch."),
-        fingerprint=fingerprint(runner.model, origin, directory, settings.quantize),
+        fingerprint=fingerprint(runner.model, directory, settings.quantize),
         quantization="" if settings.quantize == "none" else settings.quantize,
     )
     _log_summary(served, runner.model, limits, time.monotonic() - started)

@@ -9,7 +9,6 @@ from index_grpc.engine.limits import Limits
 from index_grpc.engine.runner import CpuRunner
 from index_grpc.errors import StartupError
 from index_grpc.loading.device import CPU, chosen_dtype
-from index_grpc.loading.fingerprint import Origin
 from index_grpc.loading.sizing import CHUNK_TOKENS, limits_for, max_sequences
 from index_grpc.machine import num_cores
 from index_grpc.model.checkpoint import load_weights, num_parameters, open_checked
@@ -27,11 +26,11 @@ log = logging.getLogger(__name__)
 TINY_PARAMETERS = 20_000_000
 
 
-def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> tuple[Limits, CpuRunner, Origin]:
-    """Returns a runner on the CPU, with its limits before it and its origin behind it."""
+def load_on_cpu(directory: Path, config: ModelConfig, settings: ServeSettings) -> tuple[Limits, CpuRunner]:
+    """Returns a runner on the CPU, with its limits before it."""
     model = load_model(directory, config, settings)
     limits = limits_for(model, settings)
-    return limits, CpuRunner(model, limits.max_sequences), Origin(model.arithmetic, model.weights_digest)
+    return limits, CpuRunner(model, limits.max_sequences)
 
 
 def load_model(directory: Path, config: ModelConfig, settings: ServeSettings) -> NativeLlama | TorchLlama:
@@ -57,10 +56,8 @@ def load_llama(directory: Path, config: ModelConfig, dtype: torch.dtype, most_ro
     kind, rows_independent = choose_kind(config, CPU, dtype, most_rows)
     _warn_if_slow(dtype, kind, rows_independent)
     weights = LlamaWeights(config)
-    digest = load_weights(directory, config, weights, CPU, dtype)
-    model = TorchLlama(config, weights, kind, rows_independent)
-    model.weights_digest = digest
-    return model
+    weights.digest = load_weights(directory, config, weights, CPU, dtype)
+    return TorchLlama(config, weights, kind, rows_independent)
 
 
 def choose_kernels(config: ModelConfig, dtype: torch.dtype, quantize: str) -> Kernels | None:

@@ -11,7 +11,6 @@ import torch
 from index_grpc.engine.limits import Limits
 from index_grpc.errors import StartupError
 from index_grpc.loading.device import chosen_dtype
-from index_grpc.loading.fingerprint import Origin
 from index_grpc.loading.sizing import CHUNK_TOKENS, limits_for, max_sequences
 from index_grpc.model.card import Card
 from index_grpc.model.checkpoint import load_weights
@@ -30,8 +29,8 @@ SMALLEST_HEAD, LARGEST_HEAD = 16, 256
 
 def load_on_cuda(
     directory: Path, config: ModelConfig, device: torch.device, settings: ServeSettings
-) -> "tuple[Limits, CudaRunner, Origin]":
-    """Returns a runner on a GPU, with its limits before it and its origin behind it."""
+) -> "tuple[Limits, CudaRunner]":
+    """Returns a runner on a GPU, with its limits before it."""
     refuse_what_cuda_cannot(config, device, Card.of(device), settings.quantize)
     from index_grpc.engine.cuda.footprint import footprint_bytes  # needs Triton, which comes with CUDA builds
     from index_grpc.engine.cuda.runner import CudaRunner
@@ -39,13 +38,12 @@ def load_on_cuda(
 
     weights = LlamaWeights(config)
     with torch.inference_mode():
-        digest = load_weights(directory, config, weights, device, chosen_dtype(settings, device))
+        weights.digest = load_weights(directory, config, weights, device, chosen_dtype(settings, device))
         model = CudaLlama(config, weights)
     torch.cuda.empty_cache()  # the memory that fusing freed counts as free again
     taken = footprint_bytes(model, max_sequences(settings, device), CHUNK_TOKENS[device.type])
     limits = limits_for(model, settings, taken)
-    runner = CudaRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
-    return limits, runner, Origin(model.arithmetic, digest)
+    return limits, CudaRunner(model, limits.max_sequences, limits.num_blocks, limits.chunk_tokens)
 
 
 def refuse_what_cuda_cannot(config: ModelConfig, device: torch.device, card: Card, quantize: str) -> None:

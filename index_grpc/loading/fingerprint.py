@@ -3,27 +3,16 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from index_grpc import __version__
 from index_grpc.engine.runner import Computes
-from index_grpc.model.config import ModelConfig
 
 DIGEST_BYTES = 4
 
 
-class Origin(NamedTuple):
-    """What a loaded model computes with, and what it was loaded from."""
-
-    arithmetic: str
-    """What computes, as precisely as the last bits of its results depend on it."""
-    weights: str
-    """The digest of the weights."""
-
-
-def fingerprint(model: Computes, origin: Origin, directory: Path, quantize: str) -> str:
+def fingerprint(model: Computes, directory: Path, quantize: str) -> str:
     """Returns the fingerprint. Servers with the same one give the same text for the same request and seed.
 
     Settings that are not in it change no answer: memory, queue, reuse of prefixes, and on the native kernels the number
@@ -33,19 +22,19 @@ def fingerprint(model: Computes, origin: Origin, directory: Path, quantize: str)
     parts = [
         __version__,
         model.device.type,  # the second card of a machine computes the same as the first
-        origin.arithmetic,
+        model.arithmetic,
         f"torch{torch.__version__}_{torch.backends.cpu.get_cpu_capability()}",
         str(model.dtype).removeprefix("torch."),
         "" if quantize == "none" else quantize,
-        checkpoint_digest(origin.weights, directory, model.config),
+        checkpoint_digest(model, directory),
     ]
     return "-".join(word for part in parts if (word := re.sub("[^a-z0-9.+]+", "_", part.lower()).strip("_")))
 
 
-def checkpoint_digest(weights: str, directory: Path, config: ModelConfig) -> str:
+def checkpoint_digest(model: Computes, directory: Path) -> str:
     """Returns a digest of config, tokenizer and weights, which does not depend on what computes."""
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    digest.update(repr(config).encode())
+    digest.update(repr(model.config).encode())
     digest.update((directory / "tokenizer.model").read_bytes())
-    digest.update(weights.encode())
+    digest.update(model.weights_digest.encode())
     return digest.hexdigest()

@@ -80,7 +80,7 @@ class CudaLlama:
         self.software = f"Triton {TRITON_VERSION}, PyTorch {torch.__version__}"
         self.rotary = rotary_halves(config, self.device)
         self.card = Card.of(self.device)
-        self.arithmetic = f"{self.card.name} triton{TRITON_VERSION}"
+        self.arithmetic, self.weights_digest = f"{self.card.name} triton{TRITON_VERSION}", weights.digest
 
     @property
     def overlaps(self) -> bool:

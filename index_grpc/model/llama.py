@@ -87,7 +87,7 @@ class TorchLlama:
         self.rotary = rotary_tables(config, self.device, self.dtype)
         self.software = f"PyTorch {torch.__version__}"
         self.arithmetic = f"pytorch {kind.__name__} {torch.get_num_threads()} threads on {processor_name()}"
-        self.weights_digest = ""
+        self.weights_digest = weights.digest
 
     def new_cache(self) -> RowCache:
         """Returns an empty cache for this model's keys and values."""

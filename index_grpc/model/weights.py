@@ -69,6 +69,8 @@ class LlamaWeights(nn.Module):
             self.model = BodyWeights(config)
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.requires_grad_(False)
+        self.digest = ""
+        """A digest of the checkpoint's weights, once they are loaded; see WeightSamples."""
 
     def take_layers(self) -> Iterator[LayerWeights]:
         """Yields each layer once and keeps no reference to it, so that few tensors exist twice."""

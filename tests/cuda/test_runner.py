@@ -19,7 +19,7 @@ from index_grpc.engine.cuda.step import Part, Step
 from index_grpc.engine.engine import Engine
 from index_grpc.engine.sequence import Batch, Sequence
 from index_grpc.errors import DeviceLost, RequestFailed
-from index_grpc.loading.fingerprint import Origin, fingerprint
+from index_grpc.loading.fingerprint import fingerprint
 from index_grpc.model.card import Card
 from index_grpc.model.cuda import CudaLlama
 from tests.checkpoints import reference_model
@@ -47,7 +47,7 @@ def test_the_fingerprint_names_the_card_and_triton(
 ) -> None:
     monkeypatch.setattr(Card, "of", lambda _: Card((9, 0), 227 * 1024, "NVIDIA H200"))
     model = small_model(directory, device)
-    named = fingerprint(model, Origin(model.arithmetic, "digest"), directory, "none")
+    named = fingerprint(model, directory, "none")
     assert f"-{device.type}-nvidia_h200_triton{TRITON_VERSION}-torch" in named
 
 

@@ -12,8 +12,9 @@ gRPC returns, has these details:
  - A google.rpc.RequestInfo with the call's id. The trailer `x-request-id` has it too.
  - INVALID_ARGUMENT also has a google.rpc.BadRequest. It lists all violations by field path (`history[3].role`), as
    many as fit into the trailers.
- - UNAVAILABLE, and RESOURCE_EXHAUSTED if a key's limit is reached, also have a google.rpc.RetryInfo and the trailer
-   `grpc-retry-pushback-ms`, which is -1 if the delay would not end before the call's deadline.
+ - UNAVAILABLE, and RESOURCE_EXHAUSTED if a key's limit is reached, also have a google.rpc.RetryInfo. For gRPC's own
+   retries its delay is also in the trailer `grpc-retry-pushback-ms`, as -1 if it would not end before the call's
+   deadline; with UNAVAILABLE only from the third attempt on, since another server might answer the second.
 
 Every reason, with its status code:
  - INVALID_REQUEST (INVALID_ARGUMENT): values are out of range.
@@ -24,7 +25,7 @@ Every reason, with its status code:
  - KEY_EXPIRED (UNAUTHENTICATED): the key was valid once.
  - RATE_LIMITED (RESOURCE_EXHAUSTED): the key's requests of this minute, or its calls at a time, are used up.
  - LOADING (UNAVAILABLE): the model is still being loaded.
- - OVERLOADED (UNAVAILABLE): all places to run and to wait are taken.
+ - OVERLOADED (UNAVAILABLE): all places to run and to wait are taken, or the wait would outlast the time left.
  - DRAINING (UNAVAILABLE): the server is about to stop.
  - ENGINE_STALLED (UNAVAILABLE): computing takes unusually long and may go on or be given up.
  - ENGINE_LOST (UNAVAILABLE): computing broke off, perhaps amid this answer.
@@ -35,7 +36,8 @@ The `metadata` of each reason that has any:
  - PROMPT_TOO_LONG: `context_length`, and `prompt_tokens`, or `min_prompt_tokens` if the prompt was not counted to
    its end
  - MODEL_NOT_FOUND: `served_model`
- - OVERLOADED: `max_sequences` and `max_waiting`, or `max_waiting_tokens`, `waiting_tokens` and `prompt_tokens`
+ - OVERLOADED: `max_sequences` and `max_waiting`, or `max_waiting_tokens`, `waiting_tokens` and `prompt_tokens`,
+   or `expected_wait_ms` and `time_left_ms`
  - RATE_LIMITED: `key_name`, and `requests_per_minute` or `max_concurrent`
 """
 
