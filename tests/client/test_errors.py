@@ -16,7 +16,8 @@ from index_grpc_client import (
     UnavailableError,
     Violation,
 )
-from index_grpc_client.errors import ERRORS, ERRORS_BY_REASON, translate, translated
+from index_grpc_client.errors import ERRORS, ERRORS_BY_REASON, translate
+from index_grpc_client.failures import translated
 from index_grpc_client.request import CallBuilder
 from index_grpc_client.status import DETAILS_KEY, StatusDetails, status_details
 
@@ -101,7 +102,8 @@ def test_what_the_message_says_is_not_said_again() -> None:
 
 def test_the_cause_is_kept() -> None:
     cause = rpc_error(Failure(grpc.StatusCode.INTERNAL, "why"))
-    with pytest.raises(InternalError) as caught, translated(CallBuilder(1.0, api_key=None).model()):
+    call, channel = CallBuilder(1.0, api_key=None).model(), grpc.insecure_channel("127.0.0.1:1")
+    with channel, pytest.raises(InternalError) as caught, translated(channel, call):
         raise cause
     assert caught.value.__cause__ is cause
 

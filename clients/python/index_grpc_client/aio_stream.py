@@ -6,7 +6,7 @@ from typing import Self
 
 import grpc.aio
 
-from index_grpc_client.errors import translated
+from index_grpc_client.failures import async_translated
 from index_grpc_client.request import Call
 from index_grpc_client.result import ChatResult, Chunk
 from index_grpc_client.transcript import Transcript
@@ -25,8 +25,9 @@ class AsyncChatStream:
         self,
         call: Call[chat_pb2.ChatRequest],
         method: "grpc.aio.UnaryStreamMultiCallable[chat_pb2.ChatRequest, chat_pb2.ChatStreamResponse]",
+        channel: grpc.aio.Channel,
     ) -> None:
-        self._transcript = Transcript(call)
+        self._transcript, self._channel = Transcript(call), channel
         self._rpc = method(call.request, timeout=call.timeout, metadata=call.metadata)
         self._messages = aiter(self._rpc)
 
@@ -44,7 +45,7 @@ class AsyncChatStream:
         self._rpc.cancel()
 
     async def __anext__(self) -> Chunk:
-        with translated(self._transcript, self._transcript):
+        async with async_translated(self._channel, self._transcript, self._transcript):
             message = await anext(self._messages, None)
         if message is None:
             self._transcript.end(was_cancelled=self._rpc.cancelled())
@@ -55,7 +56,7 @@ class AsyncChatStream:
         # A generator, because Python closes it however the loop ends. The stream itself would not notice the end, and
         # grpc.aio would let the call run on.
         try:
-            with translated(self._transcript, self._transcript):
+            async with async_translated(self._channel, self._transcript, self._transcript):
                 async for message in self._messages:
                     yield self._transcript.add(message)
             self._transcript.end(was_cancelled=self._rpc.cancelled())

@@ -7,7 +7,8 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from index_grpc_client.channel import DEFAULT_ADDRESS, ChannelOptions, ChannelSettings
-from index_grpc_client.errors import IndexGrpcError, translated
+from index_grpc_client.errors import IndexGrpcError
+from index_grpc_client.failures import translated
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.options import CallOptions, ChatOptions, CountOptions
 from index_grpc_client.request import CallBuilder
@@ -65,6 +66,7 @@ class Client:
         self._opened = None
         if channel is None:
             channel = self._opened = open_channel(ChannelSettings(address, tls, credentials, channel_options))
+        self._channel = channel
         self.stub = chat_pb2_grpc.ChatServiceStub(channel)
         self._health_stub = health_pb2_grpc.HealthStub(channel)
 
@@ -76,25 +78,25 @@ class Client:
     def chat(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatResult:
         """Returns the whole answer to a prompt; `options` are those of ChatOptions."""
         call = self._build.chat(prompt, **options)
-        with translated(call):
+        with translated(self._channel, call):
             response = self.stub.Chat(call.request, timeout=call.timeout, metadata=call.metadata)
         return ChatResult.from_wire(response)
 
     def chat_stream(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatStream:
         """Returns the answer to a prompt as a stream of chunks; `options` are those of ChatOptions."""
-        return ChatStream(self._build.chat(prompt, **options), self.stub.ChatStream)
+        return ChatStream(self._build.chat(prompt, **options), self.stub.ChatStream, self._channel)
 
     def count_tokens(self, prompt: str, **options: Unpack[CountOptions]) -> TokenCount:
         """Counts the tokens of a prompt with its history, control tokens included."""
         call = self._build.count_tokens(prompt, **options)
-        with translated(call):
+        with translated(self._channel, call):
             response = self.stub.CountTokens(call.request, timeout=call.timeout, metadata=call.metadata)
         return TokenCount.from_wire(response)
 
     def model(self, **options: Unpack[CallOptions]) -> ModelInfo:
         """Returns the served model, its limits and the defaults of unset options."""
         call = self._build.model(**options)
-        with translated(call):
+        with translated(self._channel, call):
             response = self.stub.GetModel(call.request, timeout=call.timeout, metadata=call.metadata)
         return ModelInfo.from_wire(response)
 
@@ -102,7 +104,7 @@ class Client:
         """Returns the health of the server or, if `service` is given, of that service."""
         call = self._build.health(service, **options)
         try:
-            with translated(call):
+            with translated(self._channel, call):
                 response = self._health_stub.Check(call.request, timeout=call.timeout, metadata=call.metadata)
         except IndexGrpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:

@@ -4,9 +4,7 @@ All are subclasses of `grpc.RpcError` with `code()` and `details()`, so code tha
 too. If gRPC raised an error, that error, with all its metadata, is the `__cause__`.
 """
 
-import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Protocol, cast
 
 import grpc
@@ -73,7 +71,8 @@ class ModelNotFoundError(IndexGrpcError):
 class UnavailableError(IndexGrpcError):
     """The server cannot be reached, is loading, full or stopping, or its engine is stuck or lost.
 
-    It is raised after the last retry, unless the server told gRPC not to retry or an answer had already begun.
+    It is raised after the last retry, unless the server told gRPC not to retry or an answer had already begun. It is
+    also raised if the timeout passed while the server could not be reached.
     """
 
 
@@ -174,23 +173,6 @@ def _was_cut_off(code: grpc.StatusCode, message: str, reason: str, has_begun: bo
     if code is grpc.StatusCode.CANCELLED:
         return RESET in message
     return code in CODES_WHEN_CUT_OFF and not reason and (has_begun or RESET in message)
-
-
-@contextmanager
-def translated(call: Identified, answer: Answer | None = None) -> Iterator[None]:
-    """Raises the errors of a call in the block as exceptions of this module, with the text that had arrived."""
-    try:
-        yield
-    except IndexGrpcError:
-        raise
-    except grpc.RpcError as error:
-        raise translate(error, call.request_id, answer) from error
-    except asyncio.CancelledError as error:
-        # grpc.aio raises this also if the call was closed, while the task that waits for it was not cancelled.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise cancelled(call, answer) from error
 
 
 def cancelled(call: Identified, answer: Answer | None = None) -> CallCancelledError:

@@ -6,7 +6,7 @@ from typing import Self
 
 import grpc
 
-from index_grpc_client.errors import translated
+from index_grpc_client.failures import translated
 from index_grpc_client.request import Call
 from index_grpc_client.result import ChatResult, Chunk
 from index_grpc_client.transcript import Transcript
@@ -25,8 +25,9 @@ class ChatStream:
         self,
         call: Call[chat_pb2.ChatRequest],
         method: "grpc.UnaryStreamMultiCallable[chat_pb2.ChatRequest, chat_pb2.ChatStreamResponse]",
+        channel: grpc.Channel,
     ) -> None:
-        self._transcript = Transcript(call)
+        self._transcript, self._channel = Transcript(call), channel
         self._rpc = method(call.request, timeout=call.timeout, metadata=call.metadata)
         self._cancel: Callable[[], object] = self._rpc.cancel
         self._messages = iter(self._rpc)
@@ -45,7 +46,7 @@ class ChatStream:
         self._cancel()
 
     def __next__(self) -> Chunk:
-        with translated(self._transcript, self._transcript):
+        with translated(self._channel, self._transcript, self._transcript):
             message = next(self._messages, None)
         if message is None:
             self._transcript.end()
@@ -55,7 +56,7 @@ class ChatStream:
     def __iter__(self) -> Iterator[Chunk]:
         # A generator, because Python closes it however the loop ends. The stream itself would not notice the end.
         try:
-            with translated(self._transcript, self._transcript):
+            with translated(self._channel, self._transcript, self._transcript):
                 for message in self._messages:
                     yield self._transcript.add(message)
             self._transcript.end()

@@ -1,0 +1,107 @@
+"""Raises the failures of calls as exceptions of `errors`, for both clients.
+
+gRPC tries a call to an unreachable server again until the call's deadline passes. Then it reports only that, and not
+why it could not connect. So a call that reached its deadline is looked at once more here.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import grpc
+import grpc.aio
+
+from index_grpc_client.errors import Answer, DeadlineError, Identified, IndexGrpcError, cancelled, translate
+
+NOT_RETRIED = "/index.v1.Unreachable/Why"
+"""A method that no server has and that the service config does not mention.
+
+While a channel cannot connect, a call of it fails at once and says why. It is sent to a server only if the channel
+connects at that very moment, and is then refused.
+"""
+LONGEST_LOOK_S = 0.1
+"""In seconds: how much longer than its timeout a call may take, to find out why there is no connection."""
+
+
+@contextmanager
+def translated(channel: grpc.Channel, call: Identified, answer: Answer | None = None) -> Iterator[None]:
+    """Raises the errors of a call in the block as exceptions of `errors`, with the text that had arrived."""
+    try:
+        yield
+    except IndexGrpcError:
+        raise
+    except grpc.RpcError as error:
+        failure = translate(error, call.request_id, answer)
+        if may_be_unreachable(failure, answer) and (cause := why_unreachable(channel)):
+            raise translate(cause, call.request_id, answer) from cause
+        raise failure from error
+
+
+@asynccontextmanager
+async def async_translated(
+    channel: grpc.aio.Channel, call: Identified, answer: Answer | None = None
+) -> AsyncIterator[None]:
+    """Raises the errors of an asyncio call in the block as exceptions of `errors`, with the text that had arrived."""
+    try:
+        yield
+    except IndexGrpcError:
+        raise
+    except grpc.RpcError as error:
+        failure = translate(error, call.request_id, answer)
+        if may_be_unreachable(failure, answer) and (cause := await async_why_unreachable(channel)):
+            raise translate(cause, call.request_id, answer) from cause
+        raise failure from error
+    except asyncio.CancelledError as error:
+        # grpc.aio raises this also if the call was closed, while the task that waits for it was not cancelled.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise cancelled(call, answer) from error
+
+
+def may_be_unreachable(failure: IndexGrpcError, answer: Answer | None) -> bool:
+    """Returns whether a call's deadline passed before anything came from the server."""
+    return isinstance(failure, DeadlineError) and not failure.reason and not (answer and answer.has_begun)
+
+
+def why_unreachable(channel: grpc.Channel) -> grpc.RpcError | None:
+    """Returns why the last attempt to connect failed. Returns None if there is a connection or an attempt is made."""
+    if connectivity(channel) is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+        try:
+            channel.unary_unary(NOT_RETRIED, bytes, bytes)(b"", timeout=LONGEST_LOOK_S)
+        except grpc.RpcError as error:
+            return _if_unavailable(error)
+    return None
+
+
+async def async_why_unreachable(channel: grpc.aio.Channel) -> grpc.RpcError | None:
+    """Like why_unreachable, for a channel of asyncio."""
+    if channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+        try:
+            await channel.unary_unary(NOT_RETRIED, bytes, bytes)(b"", timeout=LONGEST_LOOK_S)
+        except grpc.RpcError as error:
+            return _if_unavailable(error)
+    return None
+
+
+def _if_unavailable(error: grpc.RpcError) -> grpc.RpcError | None:
+    return error if error.code() is grpc.StatusCode.UNAVAILABLE else None
+
+
+def connectivity(channel: grpc.Channel) -> grpc.ChannelConnectivity | None:
+    """Returns the state of the channel, or None if gRPC does not tell it in time. Makes no attempt to connect.
+
+    Afterwards gRPC watches the channel for up to 0.2 s, and closing the channel waits for that.
+    """
+    states: list[grpc.ChannelConnectivity] = []
+    told = threading.Event()
+
+    def tell(state: grpc.ChannelConnectivity) -> None:
+        states.append(state)
+        told.set()
+
+    channel.subscribe(tell)
+    told.wait(LONGEST_LOOK_S)
+    channel.unsubscribe(tell)
+    return states[-1] if states else None

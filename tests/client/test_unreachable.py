@@ -1,0 +1,99 @@
+"""A server that cannot be reached is reported as such even if the timeout passes before the last retry."""
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import grpc
+import pytest
+from click.testing import Result
+from index_grpc_client import AsyncClient, Client, DeadlineError, UnavailableError
+
+from .either import EitherClient, drained, settled
+from .fake_server import FakeServer
+
+TIMEOUT_S = 0.5
+"""Shorter than the pauses between the attempts of a call."""
+
+CALLS: dict[str, Callable[[EitherClient], Awaitable[object]]] = {
+    "chat": lambda client: settled(client.chat("Hi", request_id="r1")),
+    "chat_stream": lambda client: drained(client.chat_stream("Hi", request_id="r1")),
+    "next": lambda client: first(client),
+    "count_tokens": lambda client: settled(client.count_tokens("Hi", request_id="r1")),
+    "model": lambda client: settled(client.model(request_id="r1")),
+    "health": lambda client: settled(client.health(request_id="r1")),
+}
+
+
+async def first(client: EitherClient) -> object:
+    """Returns the first chunk of an answer, or None."""
+    if isinstance(client, AsyncClient):
+        return await anext(client.chat_stream("Hi", request_id="r1"), None)
+    return next(client.chat_stream("Hi", request_id="r1"), None)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+async def hasty(request: pytest.FixtureRequest, server: FakeServer) -> AsyncIterator[EitherClient]:
+    """Either client, with a short timeout."""
+    client: EitherClient = request.param(server.address, timeout=TIMEOUT_S)
+    yield client
+    await settled(client.close())
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_no_server_is_unavailable(
+    hasty: EitherClient, server: FakeServer, call: Callable[[EitherClient], Awaitable[object]]
+) -> None:
+    server.stop()
+    with pytest.raises(UnavailableError, match="Connection refused") as caught:
+        await call(hasty)
+    assert (caught.value.code(), caught.value.request_id) == (grpc.StatusCode.UNAVAILABLE, "r1")
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_a_server_that_has_gone_is_unavailable(
+    hasty: EitherClient, server: FakeServer, call: Callable[[EitherClient], Awaitable[object]]
+) -> None:
+    await settled(hasty.model(timeout=60))
+    server.stop()
+    with pytest.raises(UnavailableError, match="Connection refused"):
+        await call(hasty)
+
+
+@pytest.mark.parametrize("call", [CALLS["chat"], CALLS["chat_stream"], CALLS["next"]])
+async def test_a_slow_server_is_not(
+    hasty: EitherClient, server: FakeServer, call: Callable[[EitherClient], Awaitable[object]]
+) -> None:
+    server.script.hold_after = 0
+    await settled(hasty.model(timeout=60))
+    with pytest.raises(DeadlineError) as caught:
+        await call(hasty)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    requests = len(server.script.requests)
+    assert (await settled(hasty.model(timeout=60))).model == "demo"
+    assert len(server.script.requests) == requests + 1, "the server was asked for the reason"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_a_server_that_says_nothing_is_not(kind: type[Client] | type[AsyncClient], silent: str) -> None:
+    client = kind(silent, timeout=TIMEOUT_S)
+    for call in CALLS.values():
+        with pytest.raises(DeadlineError):
+            await call(client)
+    await settled(client.close())
+
+
+@pytest.mark.parametrize("command", ["ask", "chat", "count", "health", "model"])
+def test_the_command_line_says_so(run: Callable[..., Result], server: FakeServer, command: str) -> None:
+    server.stop()
+    result = run(command, "--timeout", str(TIMEOUT_S), stdin="Hi\n")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith(f"error: {server.address} cannot be reached: "), result.stderr
+    assert f"hint: is a server running at {server.address}?" in result.stderr
