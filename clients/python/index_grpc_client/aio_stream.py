@@ -56,10 +56,8 @@ class AsyncChatStream:
         # A generator, because Python closes it however the loop ends. The stream itself would not notice the end, and
         # grpc.aio would let the call run on.
         try:
-            async with async_translated(self._channel, self._transcript, self._transcript):
-                async for message in self._messages:
-                    yield self._transcript.add(message)
-            self._transcript.end(was_cancelled=self._rpc.cancelled())
+            while (chunk := await anext(self, None)) is not None:
+                yield chunk
         finally:
             self._rpc.cancel()
 

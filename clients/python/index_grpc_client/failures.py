@@ -43,6 +43,7 @@ async def async_translated(
     channel: grpc.aio.Channel, call: Identified, answer: Answer | None = None
 ) -> AsyncIterator[None]:
     """Raises the errors of an asyncio call in the block as exceptions of `errors`, with the text that had arrived."""
+    num_handled = await num_handled_cancellations()
     try:
         yield
     except IndexGrpcError:
@@ -54,10 +55,25 @@ async def async_translated(
         raise failure from error
     except asyncio.CancelledError as error:
         # grpc.aio raises this also if the call was closed, while the task that waits for it was not cancelled.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if num_cancellations() > num_handled:
             raise
         raise cancelled(call, answer) from error
+
+
+def num_cancellations() -> int:
+    """Returns how often the current task was cancelled, less those that were taken back."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+async def num_handled_cancellations() -> int:
+    """Returns how many cancellations the current task has caught and gone on after, without taking them back.
+
+    CPython 3.11 leaves one behind each failed TaskGroup. Raises asyncio.CancelledError if another one is still to come.
+    """
+    if num_cancellations():
+        await asyncio.sleep(0)  # a task that was cancelled while it ran learns of it only where it waits
+    return num_cancellations()
 
 
 def may_be_unreachable(failure: IndexGrpcError, answer: Answer | None) -> bool:
