@@ -83,7 +83,8 @@ def ask(
 ) -> None:
     """Answer PROMPT and print the answer while it is generated.
 
-    The words of PROMPT are joined. `-` stands for standard input, which is also used if there is no PROMPT.
+    The words of PROMPT are joined. `-` stands for standard input, which is also used if there is no PROMPT. A terminal
+    shows control characters of the answer as \\x1b; files and pipes get them as they are.
     """
     if options.get("logprobs") and not as_json:
         raise click.UsageError("--logprobs needs --json")

@@ -8,6 +8,11 @@ from contextlib import contextmanager
 import click
 
 
+CONTROLS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
+VISIBLE = {code: f"\\x{code:02x}" for code in CONTROLS}
+"""What a terminal shows for control characters. An answer must not move its cursor, retitle it or type into it."""
+
+
 class OutputLost(Exception):
     """The output cannot be written, as on a full disk."""
 
@@ -24,9 +29,14 @@ def writing() -> Iterator[None]:
 
 
 def put(text: object = "", *, nl: bool = True) -> None:
-    """Writes a text, and the end of its line if `nl` is true. Raises OutputLost if that is not possible."""
+    """Writes a text, and the end of its line if `nl` is true. Raises OutputLost if that is not possible.
+
+    A terminal gets the text with its control characters made visible, anything else gets it as it is.
+    """
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # it is None if it was closed from the start
+    shown = str(text).translate(VISIBLE) if is_terminal else text
     with writing():
-        click.echo(text, nl=nl)
+        click.echo(shown, nl=nl, color=True)  # click would take the sequences of terminals out of a text
 
 
 def require_output() -> None:

@@ -1,0 +1,41 @@
+"""Control characters of an answer: a pipe gets them as they are, a terminal gets them made visible."""
+
+from collections.abc import Callable
+
+import pytest
+from click.testing import Result
+
+from .fake_server import Script
+
+Run = Callable[..., Result]
+
+WORDS = ("\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\r\b\x00\x7f\x9b2J", "a\tb\n世界 \\x1b é")
+
+
+@pytest.fixture(params=["ask", "chat"])
+def answer(request: pytest.FixtureRequest, run: Run) -> Callable[[], str]:
+    """Returns what a command that answers a prompt writes to stdout."""
+    arguments = ("ask", "Hi") if request.param == "ask" else ("chat",)
+    return lambda: run(*arguments, stdin="Hi\n").stdout_bytes.decode()
+
+
+def test_a_pipe_gets_the_answer_itself(answer: Callable[[], str], script: Script) -> None:
+    script.words = WORDS
+    assert answer() == "".join(WORDS) + "\n"
+
+
+def test_a_terminal_gets_no_control_characters(
+    answer: Callable[[], str], script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.words = WORDS
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    monkeypatch.setattr("index_grpc_client.cli.chat.is_terminal", lambda: False)
+    shown = r"\x1b[31mred\x1b[0m\x1b]0;title\x07\x0d\x08\x00\x7f\x9b2J" + "a\tb\n世界 \\x1b é\n"
+    assert answer() == shown
+
+
+def test_no_stdout_is_no_error(run: Run, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is None if the process was started with it closed."""
+    monkeypatch.setattr("index_grpc_client.cli.output.sys.stdout", None)
+    assert run("ask", "Hi").exit_code == 0
+    assert len(script.requests) == 1
