@@ -88,6 +88,15 @@ def test_errors_end_a_turn_only(server: FakeServer) -> None:
     assert answered_prompts(server.script) == [("one", [])] * 2
 
 
+def test_two_slashes_send_a_prompt_that_begins_with_one(server: FakeServer) -> None:
+    result = talk(server, "//etc/hosts: what is it?", "  //quit", "/etc/hosts")
+    assert answered_prompts(server.script)[0] == ("/etc/hosts: what is it?", [])
+    assert answered_prompts(server.script)[1] == ("/quit", ["/etc/hosts: what is it?", TEXT])
+    assert (result.exit_code, len(server.script.requests)) == (2, len(server.script.requests))
+    assert "hint: /help lists them; to ask about /etc/hosts, begin the line with //" in result.stderr
+    assert "//TEXT" in talk(server, "/help").stderr
+
+
 def test_a_refused_prompt_is_reported(server: FakeServer) -> None:
     result = talk(server, "x" * 101, "one")
     assert "error: prompt: 101 tokens, but the context holds 100\n" in result.stderr

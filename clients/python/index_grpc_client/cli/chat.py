@@ -25,6 +25,7 @@ HELP = """\
 /system TEXT  set the instructions for the model; without TEXT, remove them
 /retry        answer the last prompt again
 /help         show this text
+//TEXT        ask /TEXT, a prompt that begins with /
 /quit         end the conversation; Ctrl-D does the same
 Ctrl-C stops an answer; a stopped answer is forgotten with its prompt."""
 
@@ -67,7 +68,9 @@ class Dialogue:
             except UnicodeDecodeError as error:
                 self._refuse(not_utf8(error))
                 continue
-            if line.startswith("/"):
+            if line.startswith("//"):
+                self._answer(line[1:], self._options)
+            elif line.startswith("/"):
                 name, *text = line.split(maxsplit=1)
                 if name == "/quit":
                     return self._exit_code
@@ -88,7 +91,7 @@ class Dialogue:
                 click.echo(HELP, err=True)
             case _:
                 self._refuse(f"there is no command {name}")
-                complain("hint", "/help lists them")
+                complain("hint", f"/help lists them; to ask about {name}, begin the line with //")
 
     def _retry(self) -> None:
         if self._prompt is None:
