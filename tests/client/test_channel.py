@@ -47,6 +47,9 @@ def test_given_options_replace_those_of_their_name(given: ChannelOptions) -> Non
         ("localhost:65535", "dns:///localhost:65535"),
         ("dns://8.8.8.8/localhost:1", "dns://8.8.8.8/localhost:1"),
         ("ipv6:[::1]:1", "ipv6:[::1]:1"),
+        ("ipv6:%5B::1%5D:1", "ipv6:%5B::1%5D:1"),
+        ("fe80::1%eth0", "dns:///fe80::1%eth0"),
+        ("[fe80::1%25eth0]:1", "dns:///[fe80::1%25eth0]:1"),
     ],
 )
 def test_targets(address: str, target: str) -> None:
@@ -68,6 +71,9 @@ def test_targets(address: str, target: str) -> None:
         ("[::1]:65536", "has the port 65536"),
         ("dns:///localhost:99999", "has the port 99999"),
         ("ipv4:127.0.0.1:1,127.0.0.1:99999", "has the port 99999"),
+        ("x:1:2", "has several colons"),
+        ("dns:///x:1:2", "has several colons"),
+        ("[::1]1:2", "has several colons"),
         ("localhost:", "has the port ''"),
         ("localhost:http", "has the port http"),
         ("localhost:-1", "has the port -1"),

@@ -175,6 +175,10 @@ def test_the_hint_after_an_answer_is_cut_off_is_to_ask_again(run: Run, script: S
         (["chat", "--time-limit", "nan"], "--time-limit is nan s; allowed is more than 0 s, at most 315,576,000,000"),
         (["--address", "", "model"], "--address is '', which names no host; allowed is host:port or unix:PATH"),
         (["--address", "a:99999", "model"], "--address is 'a:99999', which has the port 99999; allowed is 1 to 65535"),
+        (
+            ["--address", "x:1:2", "model"],
+            "--address is 'x:1:2', which has several colons; allowed is host:port, [IPv6]",
+        ),
         (["model", "--address", "a:99999"], "--address is 'a:99999', which has the port 99999; allowed is 1 to 65535"),
         (["--server-name", "x", "model"], "--server-name goes with --tls, --ca or --cert; add one"),
         (["--api-key", "ké", "model"], "--api-key holds '\\xe9' at character 1; allowed are printable ASCII char"),

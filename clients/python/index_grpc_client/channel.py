@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -45,8 +46,9 @@ def allowed_address(address: str, name: str = "address") -> str:
     """Returns the address. An address with a scheme that is not known here is checked only by gRPC.
 
     Raises:
-        ValueError: the address has no host or path, is a URL, lists hosts without `ipv4:` or `ipv6:`, is not UTF-8, or
-            has a port out of range, which gRPC would replace by another port.
+        ValueError: the address has no host or path, is a URL, lists hosts without `ipv4:` or `ipv6:`, is not UTF-8, has
+            colons outside of an IPv6 address and before the port, or has a port out of range, which gRPC would replace
+            by another port.
         TypeError: the address is not a str.
     """
     require_utf8({name: address})
@@ -66,7 +68,7 @@ def allowed_address(address: str, name: str = "address") -> str:
 
 def hosts(address: str) -> list[str]:
     """Returns the hosts of an address, with their ports. The address must not be a path."""
-    return BEFORE_HOSTS.sub("", address).split(",")
+    return [unquote(host) for host in BEFORE_HOSTS.sub("", address).split(",")]
 
 
 def host_names(address: str) -> list[str]:
@@ -87,11 +89,21 @@ def _is_loopback(name: str) -> bool:
         return False
 
 
+def _is_ip(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
+
+
 def require_host(address: str, host: str, name: str) -> None:
     """Raises ValueError if `host`, a host of the address with or without a port, is invalid."""
     found = HOST_AND_PORT.fullmatch(host)  # None for an IPv6 address without brackets, which has no port
     if not (found[1] if found else host).strip():
         raise ValueError(f"{name} is {address!r}, which names no host; allowed is host:port or unix:PATH")
+    if not found and ":" in host and not _is_ip(host.removeprefix("[").removesuffix("]")):
+        allowed = "host:port, [IPv6]:port or unix:PATH"
+        raise ValueError(f"{name} is {address!r}, which has several colons; allowed is {allowed}")
     if found and not (re.fullmatch("[0-9]+", found[2]) and 1 <= int(found[2]) <= 65535):
         port = found[2] or "''"
         raise ValueError(f"{name} is {address!r}, which has the port {port}; allowed is 1 to 65535")
