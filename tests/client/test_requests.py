@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from index_grpc_client import Client, Message, Role, assistant, system, user
+from index_grpc_client import Client, Conversation, Message, Role, assistant, system, user
 from index_grpc_client.limits import LONGEST_TIMEOUT_S
 from index_grpc_client.message import AnyMessage
 from index_grpc_client.options import RequestOptions
@@ -216,6 +216,8 @@ def test_metadata() -> None:
         ({"stop": [None]}, "stop[0] is None; allowed is a str"),
         ({"time_limit": "5"}, "time_limit is '5'; allowed are numbers"),
         ({"prompt": None}, "prompt is None; allowed is a str"),
+        ({"stop": 5}, "stop is 5; allowed are a str or several"),
+        ({"history": 5}, "history is 5; allowed are messages, oldest first"),
     ],
 )
 def test_values_of_another_type_are_named(options: dict[str, Any], problem: str) -> None:
@@ -237,6 +239,24 @@ def test_values_of_another_type_are_named(options: dict[str, Any], problem: str)
 def test_values_of_another_type_are_named_everywhere(call: Callable[[], object], problem: str) -> None:
     with pytest.raises(TypeError, match=f"^{re.escape(problem)}$"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "problem"),
+    [
+        ("ab", "metadata is 'ab'; allowed are a mapping or pairs of a key and a value"),
+        (5, "metadata is 5; allowed are a mapping or pairs of a key and a value"),
+        (["ab"], "metadata has 'ab'; allowed are pairs of a key and a value"),
+        ([("a",)], "metadata has ('a',); allowed are pairs of a key and a value"),
+        ({5: "a"}, "metadata has the key 5; allowed is a str"),
+    ],
+)
+def test_metadata_of_another_type_is_named(metadata: Any, problem: str) -> None:
+    message = f"^{re.escape(problem)}$"
+    with pytest.raises(TypeError, match=message):
+        BUILD.model(metadata=metadata)
+    with Client() as client, pytest.raises(TypeError, match=message):
+        Conversation(client).ask("Hi", metadata=metadata)
 
 
 def test_a_role_may_be_given_by_its_name() -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from math import inf
 from numbers import Real
 from operator import index
-from typing import SupportsFloat, SupportsIndex, cast
+from typing import Any, SupportsFloat, SupportsIndex, cast
 
 LONGEST_TIMEOUT_S = 365 * 24 * 3600.0
 """Longer timeouts are cut to this: gRPC counts nanoseconds in 64 bits, and a larger deadline would pass at once."""
@@ -109,10 +109,15 @@ def allowed_request_id(text: str) -> str:
     return text
 
 
-def allowed_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> list[tuple[str, str | bytes]]:
+def allowed_metadata(metadata: object) -> list[tuple[str, str | bytes]]:
     """Returns the pairs. For a pair that is not allowed, gRPC would fail the call without saying which pair it is."""
-    allowed = list(pairs)
+    pairs = metadata.items() if isinstance(metadata, Mapping) else metadata
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
+        raise TypeError(f"metadata is {metadata!r}; allowed are a mapping or pairs of a key and a value")
+    allowed = list(map(_pair, pairs))
     for key, value in allowed:
+        if not isinstance(key, str):
+            raise TypeError(f"metadata has the key {key!r}; allowed is a str")
         if not METADATA_KEY.fullmatch(key) or key.startswith(RESERVED_PREFIX):
             characters = f"lower-case letters, digits and any of _-., but not {RESERVED_PREFIX} at the beginning"
             raise ValueError(f"metadata has the key {key!a}; allowed are {characters}")
@@ -123,3 +128,19 @@ def allowed_metadata(pairs: Iterable[tuple[str, str | bytes]]) -> list[tuple[str
         elif isinstance(value, str):
             raise ValueError(f"metadata {key} is text; allowed are bytes, or a key that does not end with -bin")
     return allowed
+
+
+def _pair(pair: object) -> tuple[Any, Any]:
+    match pair:
+        case (key, value):
+            return key, value
+    raise TypeError(f"metadata has {pair!r}; allowed are pairs of a key and a value")
+
+
+def several(values: object, name: str) -> list[Any]:
+    """Returns the values of an option that may be one str or several. Raises TypeError if it is neither."""
+    if isinstance(values, str | bytes):
+        return [values]
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} is {values!r}; allowed are a str or several")
+    return list(values)

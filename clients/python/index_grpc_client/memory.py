@@ -1,11 +1,11 @@
 """The memory of a conversation, which is the same for both clients."""
 
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from typing import TypeAlias
 
 from index_grpc_client.errors import LimitExceededError, PromptTooLongError, was_too_large
-from index_grpc_client.limits import allowed_timeout
+from index_grpc_client.limits import allowed_metadata, allowed_timeout
 from index_grpc_client.message import AnyMessage, Message, Role, messages
 from index_grpc_client.message import system as system_message
 from index_grpc_client.model import ModelInfo
@@ -35,8 +35,10 @@ class Turn:
     def __init__(self, options: AskOptions, timeout: float, before: tuple[Message, ...]) -> None:
         """`timeout` is the client's, used if the options have none. Raises ValueError or TypeError if it is invalid."""
         metadata, own = options.get("metadata"), options.get("timeout")
-        if metadata is not None and not isinstance(metadata, Mapping):
-            metadata = tuple(metadata)  # several calls read it, an iterator could be read only once
+        if metadata is not None:
+            metadata = allowed_metadata(
+                metadata
+            )  # a list, since several calls read it, an iterator could be read only once
         self._options: AskOptions = {**options, "metadata": metadata}
         self._ends_at = time.monotonic() + allowed_timeout(timeout if own is None else own)
         self.before = before

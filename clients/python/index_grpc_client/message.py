@@ -82,5 +82,7 @@ def message(value: AnyMessage) -> Message:
 
 
 def messages(values: Iterable[AnyMessage]) -> tuple[Message, ...]:
-    """Returns the values as Messages. Raises the same errors as `message`."""
+    """Returns the messages of a history as Messages. Raises the same errors as `message`."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"history is {values!r}; allowed are messages, oldest first")
     return tuple(message(value) for value in values)

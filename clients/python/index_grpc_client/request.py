@@ -1,7 +1,7 @@
 """Builds calls. Only this module turns options into messages of the contract and arguments of a call."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar, Unpack
@@ -18,6 +18,7 @@ from index_grpc_client.limits import (
     allowed_timeout,
     require_uint32,
     require_utf8,
+    several,
 )
 from index_grpc_client.message import AnyMessage, Message, Role, messages
 from index_grpc_client.message import system as system_message
@@ -77,7 +78,7 @@ def full_history(history: Iterable[AnyMessage] | None, system: str | None) -> tu
     Raises:
         ValueError: `system` is given although the history begins with a system message, or a text is not UTF-8.
     """
-    turns = messages(history or ())
+    turns = messages(() if history is None else history)
     require_utf8(given(system=system))
     require_utf8({f"history[{place}].content": turn.content for place, turn in enumerate(turns)})
     if system is None:
@@ -101,7 +102,7 @@ def chat_request(
     **sampling: Unpack[SamplingOptions],
 ) -> chat_pb2.ChatRequest:
     """Returns the request of Chat and ChatStream. Options that are None stay unset: to the contract that is not 0."""
-    stops = [stop] if isinstance(stop, str | bytes) else list(stop or ())
+    stops = several(() if stop is None else stop, "stop")
     require_utf8({"prompt": prompt} | given(model=model) | {f"stop[{place}]": text for place, text in enumerate(stops)})
     require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs})
     return chat_pb2.ChatRequest(
@@ -182,8 +183,7 @@ class CallBuilder:
     ) -> Call[Request]:
         if self._is_closed:
             raise ValueError("the client is closed; make another one")
-        pairs = metadata.items() if isinstance(metadata, Mapping) else metadata or ()
-        headers = allowed_metadata(pairs)
+        headers = allowed_metadata(() if metadata is None else metadata)
         if self.api_key is not None:
             headers.append(("authorization", f"Bearer {self.api_key}"))
         if request_id is not None:
