@@ -14,6 +14,7 @@ from index_grpc_client.cli.failure import Exit
 
 from index_grpc.cli import main
 from tests.certificates import Pair, authority, issued
+from tests.client.fake_server import FakeServer as ScriptedServer
 from tests.process import INDEX_GRPC
 from tests.server.fake_runner import FakeServer, fake_server
 
@@ -52,6 +53,13 @@ async def test_the_clients_command_says_the_same(service: tuple[str, ...]) -> No
         arguments = ("health", *service, "--address", server.address)
         theirs = await asyncio.to_thread(CliRunner().invoke, index_client, arguments)
         assert await probe(*arguments[1:]) == (theirs.exit_code, theirs.stdout, theirs.stderr)
+
+
+async def test_a_status_without_a_name_is_unknown() -> None:
+    server = ScriptedServer()
+    server.health.set("", 77)
+    assert await probe("--address", server.address) == (1, "UNKNOWN\n", "")
+    server.stop()
 
 
 async def test_the_environment_names_the_server_and_no_proxy_is_asked() -> None:

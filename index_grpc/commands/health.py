@@ -18,7 +18,7 @@ MOST_PORT = 65535
 SCHEME = re.compile("^(dns|ipv(?P<version>[46])):(///)?")
 HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[^:\[\],\s/]+):(?P<port>[0-9]{1,5})")
 UNIX_PATH = re.compile("unix(-abstract)?:.+")
-SERVING, SERVICE_UNKNOWN, NOT_SERVING_EXIT_CODE = "SERVING", "SERVICE_UNKNOWN", 1
+SERVING, SERVICE_UNKNOWN, UNKNOWN, NOT_SERVING_EXIT_CODE = "SERVING", "SERVICE_UNKNOWN", "UNKNOWN", 1
 
 # index-client uses the same codes.
 EPILOG = """\b
@@ -162,7 +162,7 @@ def _require_utf8(flag: str, text: str) -> None:
 
 
 def _status(channel: "grpc.Channel", address: str, service: str, timeout: float, api_key: str | None) -> str:
-    """Returns the status's name. Raises ClickException with the exit code."""
+    """Returns the status's name, UNKNOWN if it has none here. Raises ClickException with the exit code."""
     import grpc
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
     from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -177,4 +177,5 @@ def _status(channel: "grpc.Channel", address: str, service: str, timeout: float,
         kinds = {grpc.StatusCode.UNAVAILABLE: Unreachable, grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut}
         problem = " ".join((error.details() or code.name).split())
         raise kinds.get(code, click.ClickException)(f"{address}: {problem}") from None
-    return str(HealthCheckResponse.ServingStatus.Name(answer.status))
+    statuses = HealthCheckResponse.ServingStatus
+    return str(statuses.Name(answer.status)) if answer.status in statuses.values() else UNKNOWN

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 from index_grpc_client.v1 import chat_pb2
 
@@ -14,6 +14,8 @@ class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    UNKNOWN = "unknown"
+    """A role newer than this client. Such a message can be sent back only as it was received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +29,38 @@ class Message:
         """Replaces a role's name by the role.
 
         Raises:
-            ValueError: the role is none of system, user and assistant.
+            ValueError: there is no such role.
             TypeError: the content is not a str.
         """
         object.__setattr__(self, "role", Role(self.role))
         if not isinstance(self.content, str):
             raise TypeError(f"the content of a message is {self.content!r}; allowed is a str")
 
-    @classmethod
-    def from_wire(cls, message: chat_pb2.Message) -> Self:
-        """Returns a generated message as a Message. Raises ValueError if the role is unset or unknown here."""
-        name = chat_pb2.Role.Name(message.role)
-        return cls(Role(name.removeprefix("ROLE_").lower()), message.content)
+    @staticmethod
+    def from_wire(message: chat_pb2.Message) -> "Message":
+        """Returns a generated message as a Message, of the role UNKNOWN if its role is unset or unknown here."""
+        if message.role not in chat_pb2.Role.values():
+            return NewerMessage(Role.UNKNOWN, message.content, message.role)
+        name = chat_pb2.Role.Name(message.role).removeprefix("ROLE_")
+        return Message(Role[name] if message.role else Role.UNKNOWN, message.content)
 
     def to_wire(self) -> chat_pb2.Message:
-        """Returns the message as a generated message of the contract."""
+        """Returns the message as a generated message of the contract. Raises ValueError if its role is UNKNOWN."""
+        if self.role is Role.UNKNOWN:
+            raise ValueError("the role of a message is unknown; allowed are system, user and assistant")
         return chat_pb2.Message(role=chat_pb2.Role.Value(f"ROLE_{self.role.name}"), content=self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class NewerMessage(Message):
+    """A message whose role is newer than this client."""
+
+    number: chat_pb2.Role.ValueType
+    """The role's number in the contract. It is kept so that a history can be sent back as it was received."""
+
+    def to_wire(self) -> chat_pb2.Message:
+        """Returns the message as it was received."""
+        return chat_pb2.Message(role=self.number, content=self.content)
 
 
 AnyMessage: TypeAlias = Message | chat_pb2.Message | tuple[str, str]
@@ -68,7 +86,7 @@ def message(value: AnyMessage) -> Message:
     """Returns the value as a Message.
 
     Raises:
-        ValueError: the role is none of system, user and assistant.
+        ValueError: there is no such role.
         TypeError: the value has none of the types of AnyMessage.
     """
     match value:

@@ -38,6 +38,7 @@ class HealthStatus(StrEnum):
     """The health of a server or of one of its services."""
 
     UNKNOWN = "UNKNOWN"
+    """The server does not know it, or it is newer than this client."""
     SERVING = "SERVING"
     NOT_SERVING = "NOT_SERVING"
     SERVICE_UNKNOWN = "SERVICE_UNKNOWN"
@@ -45,8 +46,9 @@ class HealthStatus(StrEnum):
 
     @classmethod
     def from_wire(cls, response: health_pb2.HealthCheckResponse) -> Self:
-        """Returns the status of a health check's response."""
-        return cls(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+        """Returns the status of a health check's response, or UNKNOWN if this client has no name for it."""
+        statuses = health_pb2.HealthCheckResponse.ServingStatus
+        return cls(statuses.Name(response.status)) if response.status in statuses.values() else cls("UNKNOWN")
 
 
 @dataclass(frozen=True, slots=True)
