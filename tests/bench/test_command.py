@@ -122,6 +122,25 @@ def test_a_server_that_is_not_there() -> None:
     assert line.endswith("is a server running there, and ready? --address or INDEX_GRPC_ADDRESS names another")
 
 
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ((), "give the key with --api-key or INDEX_GRPC_API_KEY"),
+        (("--api-key", "wrong"), "--api-key or INDEX_GRPC_API_KEY gives another key"),
+    ],
+)
+def test_a_server_that_asks_for_another_key(
+    checkpoint: Path, tmp_path: Path, given: tuple[str, ...], advice: str
+) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f"[keys.loader]\nhash = '{fingerprint('secret')}'\n")
+    with serving(checkpoint, api_keys_file=keys) as server:
+        result, _ = run_bench(server.address, *given)
+    (line,) = result.stderr.splitlines()
+    assert (result.exit_code, line.rpartition("; ")[2]) == (1, advice)
+    assert "is a server running there" not in line
+
+
 def test_a_picture(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "bench.png"
     result, _ = run("--concurrency", "1,2,8", "--requests", "4", "--max-tokens", "4", "--plot", str(path))
