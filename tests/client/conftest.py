@@ -1,3 +1,4 @@
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -14,6 +15,13 @@ def server() -> Iterator[FakeServer]:
     server = FakeServer()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture

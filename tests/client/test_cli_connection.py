@@ -1,7 +1,6 @@
 """The command line's options that say which server to call, and what it says where none can be reached."""
 
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,6 @@ def test_an_unreachable_server_is_one_error_with_a_hint(run: Run, server: FakeSe
     assert (result.exit_code, len(lines)) == (3, 2)
     assert lines[0].startswith(f"error: {server.address} cannot be reached: ")
     assert lines[1].startswith(f"hint: is a server running at {server.address}?")
-
-
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """The address of a server that accepts connections and never says anything."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("command", ["ask", "chat", "count", "health", "model"])

@@ -1,7 +1,6 @@
 """A server that cannot be reached is reported as such even if the timeout passes before the last retry."""
 
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import pytest
@@ -31,13 +30,6 @@ async def first(client: EitherClient) -> object:
     return next(client.chat_stream("Hi", request_id="r1"), None)
 
 
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """The address of a server that accepts connections and never says anything."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
 @pytest.fixture(params=[Client, AsyncClient])
 async def hasty(request: pytest.FixtureRequest, server: FakeServer) -> AsyncIterator[EitherClient]:
     """Either client, with a short timeout."""
@@ -63,7 +55,7 @@ async def test_a_server_that_has_gone_is_unavailable(
 ) -> None:
     await settled(hasty.model(timeout=60))
     server.stop()
-    with pytest.raises(UnavailableError, match="Connection refused"):
+    with pytest.raises(UnavailableError, match="last error: "):
         await call(hasty)
 
 

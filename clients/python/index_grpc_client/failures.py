@@ -20,8 +20,11 @@ NOT_RETRIED = "/index.v1.Unreachable/Why"
 While a channel cannot connect, a call of it fails at once and says why. It is sent to a server only if the channel
 connects at that very moment, and is then refused.
 """
-LONGEST_LOOK_S = 0.1
-"""In seconds: how much longer than its timeout a call may take, to find out why there is no connection."""
+LONGEST_LOOK_S = 1.0
+"""How many seconds longer than its timeout a call may take, to find out why there is no connection.
+
+It takes milliseconds, unless the machine is busy or the channel connects at that very moment.
+"""
 
 
 @contextmanager
