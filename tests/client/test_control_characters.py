@@ -32,10 +32,3 @@ def test_a_terminal_gets_no_control_characters(
     monkeypatch.setattr("index_grpc_client.cli.chat.is_terminal", lambda: False)
     shown = r"\x1b[31mred\x1b[0m\x1b]0;title\x07\x0d\x08\x00\x7f\x9b2J" + "a\tb\n世界 \\x1b é\n"
     assert answer() == shown
-
-
-def test_no_stdout_is_no_error(run: Run, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is None if the process was started with it closed."""
-    monkeypatch.setattr("index_grpc_client.cli.output.sys.stdout", None)
-    assert run("ask", "Hi").exit_code == 0
-    assert len(script.requests) == 1

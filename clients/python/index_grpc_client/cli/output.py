@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import click
 
-
 CONTROLS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
 VISIBLE = {code: f"\\x{code:02x}" for code in CONTROLS}
 """What a terminal shows for control characters. An answer must not move its cursor, retitle it or type into it."""
