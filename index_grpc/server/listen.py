@@ -29,6 +29,10 @@ MOST_CALLS_OF_A_CONNECTION = 10_000
 """The most open calls of a connection, 20 KiB each; gRPC's default is no limit. A client holds more calls back until
 others end, but not while it connects: the burst of an honest client must stay below."""
 
+MOST_METADATA_BYTES = 16 * 1024
+"""The most metadata of a call: its names and values, and 32 bytes for each. As gRPC's soft and hard limit are the same,
+no call's fate is left to chance: between the two, gRPC refuses calls at random, and by default the soft one is half."""
+
 log = logging.getLogger(__name__)
 
 
@@ -105,6 +109,8 @@ def options(settings: ServeSettings) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", MOST_CALLS_OF_A_CONNECTION),
         ("grpc.server_handshake_timeout_ms", 10_000),  # closes a connection that sends nothing; by default after 60 s
         ("grpc.so_reuseport", 0),  # otherwise a second server binds the same port and silently takes half the calls
+        ("grpc.max_metadata_size", MOST_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MOST_METADATA_BYTES),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),  # the context bounds an answer; refusing it here would waste it
         ("grpc.keepalive_time_ms", 60_000),
