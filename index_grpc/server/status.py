@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 from grpc.aio import ServicerContext
 
 from index_grpc import errors
+from index_grpc.server.validate import MOST_VIOLATIONS
 
 if TYPE_CHECKING:
     Context = ServicerContext[Any, Any]
@@ -111,9 +112,10 @@ def _fitting(error: errors.InvalidRequest) -> list[BadRequest.FieldViolation]:
 
 
 def _summary(error: errors.InvalidRequest) -> str:
-    """Returns the first violation and how many more were found."""
+    """Returns the first violation and how many more there are, or at least are: the search ends at MOST_VIOLATIONS."""
     first, num_more = error.violations[0], len(error.violations) - 1
-    more = f" (and {num_more} more {'violation' if num_more == 1 else 'violations'})" if num_more else ""
+    least = "at least " if num_more + 1 >= MOST_VIOLATIONS else ""
+    more = f" (and {least}{num_more} more {'violation' if num_more == 1 else 'violations'})" if num_more else ""
     return f"{first.field}: {first.description}{more}"
 
 

@@ -1,10 +1,12 @@
 """Validates a request's values. Every violation is reported, with field, value, limit and remedy."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from google.protobuf.duration_pb2 import Duration
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.contract import DEFAULT_MAX_TOKENS, SamplingParams
@@ -14,6 +16,18 @@ MOST_STOPS = 16
 MOST_STOP_BYTES = 256
 MOST_TOP_LOGPROBS = 20
 MOST_VIOLATIONS = 100
+"""The search for violations ends at about so many."""
+MOST_DURATION_SECONDS = 315_576_000_000
+MOST_DURATION_NANOS = 999_999_999
+"""The limits of google.protobuf.Duration. Protobuf itself takes any other numbers too."""
+
+
+def shown(number: float) -> str:
+    """Returns a number as a caller wrote it in JSON, in as few digits as tell it apart from all others."""
+    if not math.isfinite(number):
+        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +95,7 @@ class Violations:
             allowed = SAMPLING_RANGES.get(field.name)
             if allowed is not None and not allowed.holds(value):
                 default = getattr(SamplingParams(), field.name)
-                self._add(f"sampling.{field.name}", f"is {value:g}; allowed is {allowed}; unset means {default:g}")
+                self._add(f"sampling.{field.name}", f"is {shown(value)}; allowed is {allowed}; unset means {default:g}")
 
     def of_limits(self, request: pb.ChatRequest) -> None:
         """Checks max_tokens, the stop strings, top_logprobs and time_limit."""
@@ -90,9 +104,18 @@ class Violations:
         self._of_stops(request.stop)
         self._of_top_logprobs(request)
         if request.HasField("time_limit"):
-            seconds = request.time_limit.seconds + request.time_limit.nanos / 1e9
-            if seconds <= 0:
-                self._add("time_limit", f"is {seconds:g} s; allowed is more than 0 s; unset means no limit of its own")
+            self._of_time_limit(request.time_limit)
+
+    def _of_time_limit(self, limit: Duration) -> None:
+        seconds, nanos = limit.seconds, limit.nanos
+        of_one_sign = seconds * nanos >= 0
+        if not (of_one_sign and abs(seconds) <= MOST_DURATION_SECONDS and abs(nanos) <= MOST_DURATION_NANOS):
+            allowed = f"allowed are 0 to {MOST_DURATION_SECONDS} s plus 0 to {MOST_DURATION_NANOS} ns"
+            told = f"is {seconds} s plus {nanos} ns; {allowed}; send a valid google.protobuf.Duration"
+            self._add("time_limit", told)
+        elif seconds <= 0 and nanos <= 0:
+            given = shown(seconds + nanos / 1e9)
+            self._add("time_limit", f"is {given} s; allowed is more than 0 s; unset means no limit of its own")
 
     def _of_role(self, field: str, role: int, first: bool) -> None:
         names = "ROLE_SYSTEM (first message only), ROLE_USER, ROLE_ASSISTANT"

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,12 @@ CONTEXT_LENGTH = 512
 ROLES = "set one of ROLE_SYSTEM (first message only), ROLE_USER, ROLE_ASSISTANT"
 SYSTEM, USER = pb.Message(role=pb.ROLE_SYSTEM, content="Be brief."), pb.Message(role=pb.ROLE_USER, content="Hi")
 UNSET, UNKNOWN = pb.Message(content="Hi"), pb.Message(role=17, content="Hi")  # type: ignore[arg-type]
+
+DURATIONS = "allowed are 0 to 315576000000 s plus 0 to 999999999 ns; send a valid google.protobuf.Duration"
+MALFORMED_DURATIONS = [
+    (seconds, nanos, f"is {seconds} s plus {nanos} ns; {DURATIONS}")
+    for seconds, nanos in [(-1, 2**31 - 1), (1, 2**31 - 1), (5, -999_999_999), (2**63 - 1, 0), (315_576_000_001, 0)]
+]
 
 Case = tuple[dict[str, Any], dict[str, str]]
 
@@ -41,6 +48,10 @@ CASES: list[Case] = [
         {"time_limit": Duration(seconds=-3)},
         {"time_limit": "is -3 s; allowed is more than 0 s; unset means no limit of its own"},
     ),
+    *(
+        ({"time_limit": Duration(seconds=seconds, nanos=nanos)}, {"time_limit": told})
+        for seconds, nanos, told in MALFORMED_DURATIONS
+    ),
     ({"history": [USER, UNSET]}, {"history[1].role": f"is unset; {ROLES}"}),
     ({"history": [UNKNOWN]}, {"history[0].role": f"is the unknown number 17; {ROLES}"}),
     (
@@ -58,15 +69,21 @@ RANGES: dict[str, tuple[str, str, list[Any]]] = {
     "presence_penalty": ("from -2 to 2", "0", [-2.1, 2.1]),
 }
 AS_IT_IS: Callable[[bytes], bytes] = bytes
-NOT_FINITE = [math.nan, math.inf, -math.inf]
+NOT_FINITE = [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")]
+NEARLY_IN_RANGE = defaultdict(
+    list,
+    top_p=[(1.0000001, "1.0000001"), (1.0000000000000002, "1.0000000000000002")],
+    temperature=[(2.0000004, "2.0000004")],
+)
+"""Values with more digits than most, as a message shows them."""
 
 SAMPLING_CASES: list[Case] = [
     (
         {"sampling": pb.SamplingParams(**{name: value})},
-        {f"sampling.{name}": f"is {value:g}; allowed is {allowed}; unset means {default}"},
+        {f"sampling.{name}": f"is {shown}; allowed is {allowed}; unset means {default}"},
     )
     for name, (allowed, default, values) in RANGES.items()
-    for value in [*values, *NOT_FINITE]
+    for value, shown in [*((value, f"{value:g}") for value in values), *NOT_FINITE, *NEARLY_IN_RANGE[name]]
 ]
 
 
@@ -161,7 +178,8 @@ async def test_however_many_violations_there_are_the_status_stays_readable(stub:
     found = await refusal(call)
     assert (found.code, found.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert found.request_id == request_id
-    assert found.message == f"history[0].role: is unset; {ROLES} (and {min(number, 100) - 1} more violations)"
+    num_more = "29" if number == 30 else "at least 99"
+    assert found.message == f"history[0].role: is unset; {ROLES} (and {num_more} more violations)"
     assert 20 < len(found.violations) <= number
     assert found.size_on_the_wire <= MOST_TRAILER_BYTES
 
