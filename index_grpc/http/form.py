@@ -1,6 +1,7 @@
 """Reads a body's JSON into a form. Types are checked here, values by the same rules as gRPC's."""
 
 import itertools
+import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
@@ -21,6 +22,16 @@ MOST_PIECES = 100_000
 PIECES = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,[{]', re.DOTALL)
 MOST_FIELDS = 100
 MOST_PATH_CHARACTERS = 100
+EMPTY_NAME = '""'
+"""How a field is named whose name is the empty string."""
+
+WANTED = {
+    "model_type": "it should be an object",
+    "list_type": "it should be an array",
+    "tuple_type": "it should be an array",
+    "int_parsing_size": "it should be a smaller number",
+}
+"""What a value should be, in the words of JSON, where pydantic would speak of Python."""
 
 UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
@@ -98,7 +109,8 @@ def _refuse_crowded(body: bytes) -> None:
 
 
 def _violation(detail: ErrorDetails) -> Violation:
-    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in detail["loc"]).removeprefix(".")
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step or EMPTY_NAME}" for step in detail["loc"])
+    path = "".join(steps).removeprefix(".")
     return Violation(path[:MOST_PATH_CHARACTERS] or "body", _description(detail))
 
 
@@ -108,12 +120,11 @@ def _description(detail: ErrorDetails) -> str:
         return "is not supported; leave it out"
     if kind == "missing":
         return "is missing; set it"
-    if kind == "model_type":
-        return f"is {_shown(value)}; it should be an object"
-    return f"is {_shown(value)}; {re.sub('^[A-Z][a-z]+ should', 'it should', detail['msg'])}"
+    wanted = WANTED.get(kind) or re.sub("^[A-Z][a-z]+ should", "it should", detail["msg"])
+    return f"is {_shown(value)}; {wanted.replace(' after validation', '')}"
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
     if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    return quoted(value) if isinstance(value, str) else quoted(str(value)).strip("'")
+        return "an object" if isinstance(value, dict) else "an array"
+    return quoted(value) if isinstance(value, str) else quoted(json.dumps(value)).strip("'")

@@ -43,7 +43,16 @@ CASES: list[Case] = [
         "messages: takes at least 601 tokens with its history; the context holds 512 tokens and an answer needs at "
         "least one of them; shorten the prompt or drop the oldest messages of the history",
     ),
-    ({"messages": "Hi"}, "messages: is 'Hi'; it should be a valid list"),
+    ({"messages": "Hi"}, "messages: is 'Hi'; it should be an array"),
+    ({"messages": [None]}, "messages[0]: is null; it should be an object"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text"}] * 1100}]},
+        "messages[0].content: is an array; it should have at most 1024 items, not 1100",
+    ),
+    ({"": 1}, '"": is not supported; leave it out'),
+    ({"response_format": {"type": "text", "": 1}}, 'response_format."": is not supported; leave it out'),
+    ({"n": float("nan")}, "n: is NaN; it should be 1"),
+    ({"n": 10**4000}, f"n: is 1{'0' * 63}…; it should be a smaller number"),
     ({"messages": ["Hi"]}, "messages[0]: is 'Hi'; it should be an object"),
     ({"messages": [{"content": "Hi"}]}, "messages[0].role: is missing; set it"),
     (
@@ -58,13 +67,14 @@ CASES: list[Case] = [
         {"messages": [{"role": "user", "content": "Hi"}, {"role": "system", "content": "x"}]},
         "messages[1].role: is 'system'; allowed only in messages[0]; move it there",
     ),
+    ({"seed": 1.0}, "seed: is 1.0; it should be a valid integer"),
     ({"seed": -1}, "seed: is -1; it should be greater than or equal to 0"),
     ({"max_tokens": 2**32}, "max_tokens: is 4294967296; it should be less than or equal to 4294967295"),
     ({"max_tokens": "5"}, "max_tokens: is '5'; it should be a valid integer"),
-    ({"top_p": True}, "top_p: is True; it should be a valid number"),
+    ({"top_p": True}, "top_p: is true; it should be a valid number"),
     ({"files": ["x"] * 600}, f"files: {UNSUPPORTED}"),
     ({"stop": ["a", 5]}, "stop[1]: is 5; it should be a valid string"),
-    ({"time_limit": float("inf")}, "time_limit: is inf; it should be less than or equal to 1000000000"),
+    ({"time_limit": float("inf")}, "time_limit: is Infinity; it should be less than or equal to 1000000000"),
     ({f"field{number}": 1 for number in range(101)}, "body: is an object; it should have at most 100 fields"),
 ]
 

@@ -105,8 +105,11 @@ PROBLEMS = {
     '{"prompt": "Hi", "top_p": 2}': "top_p: is 2; allowed is above 0 to 1; unset means 0.7",
     '{"prompt": "Hi", "top_k": -1}': "top_k: is -1; it should be greater than or equal to 0",
     '{"prompt": "Hi", "history": [["a"]]}': "history[0][1]: is missing; set it",
+    '{"prompt": "Hi", "history": ["ab"]}': "history[0]: is 'ab'; it should be an array",
+    '{"prompt": "Hi", "history": [["a", "b", "c"]]}': "history[0]: is an array; it should have at most 2 items, not 3",
+    '{"prompt": "Hi", "history": [["a", null]]}': "history[0][1]: is null; it should be a valid string",
     '{"prompt": "", "temperature": NaN}': (
-        "prompt: is empty; send at least one character; temperature: is nan; allowed is from 0 to 2; unset means 0.95"
+        "prompt: is empty; send at least one character; temperature: is NaN; allowed is from 0 to 2; unset means 0.95"
     ),
 }
 
