@@ -1,4 +1,4 @@
-"""Limits of time and number for HTTP connections; uvicorn waits for ever and takes all that come."""
+"""Limits of time, number and heads for HTTP connections; uvicorn waits for ever and takes all that come."""
 
 import asyncio
 from typing import Any
@@ -12,6 +12,10 @@ from index_grpc.server.listen import HTTP_SHARE
 
 HEAD_SECONDS = 10.0
 """The time limit of a request's head, from the start of the connection or of the head; gRPC's port has the same."""
+
+PIECE_BYTES = 16 * 1024
+"""At most so much of what arrives is parsed at once. h11 lets a head that is not complete have 16 KiB, but measures it
+only when all that has been read so far is parsed, so that without pieces a head of any size could pass."""
 
 
 class TimeoutConfig(Config):
@@ -43,7 +47,10 @@ class TimeoutProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
-        super().data_received(data)
+        for start in range(0, len(data), PIECE_BYTES):
+            if self.transport.is_closing():  # what came before was refused
+                break
+            super().data_received(data[start : start + PIECE_BYTES])
         if self._is_between_requests:
             self._await_head()
         else:
