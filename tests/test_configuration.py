@@ -99,6 +99,9 @@ def test_any_text_is_unchanged_by_writing_and_reading(text: str) -> None:
         ('device = "tpu"', "device is 'tpu'; allowed is auto, cpu, cuda or cuda:N"),
         ("grace_seconds = nan", "grace_seconds is nan; it should be less than or equal to 86400"),
         ("host = ['::']", "host is ['::']; it should be a valid string"),
+        ("model = 2024-01-01", 'model is 2024-01-01, a date or time; write text in quotes: model = "2024-01-01"'),
+        ("host = 07:32:00", 'host is 07:32:00, a date or time; write text in quotes: host = "07:32:00"'),
+        ('api_keys_file = ""', "api_keys_file is ''; give it a path, or leave it out"),
         ("max_wating = 3", "max_wating is not a setting; did you mean max_waiting?"),
         ("max-waiting = 3", "max-waiting is not a setting; did you mean max_waiting?"),
         ('config = "other.toml"', "config is not a setting; index-grpc serve --help lists them all"),
@@ -109,6 +112,11 @@ def test_any_text_is_unchanged_by_writing_and_reading(text: str) -> None:
 def test_a_mistake_in_the_file_is_named(file: Path, content: str, problem: str) -> None:
     file.write_text(content)
     assert refused("--config", str(file), "--port", "1") == f"serve.toml: {problem}"
+
+
+def test_a_byte_order_mark_is_no_mistake(file: Path) -> None:
+    file.write_text("port = 1\n", "utf-8-sig")
+    assert "port = 1  # file" in printed("--config", str(file)).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -149,6 +157,23 @@ def test_a_file_that_is_not_there_or_no_text(file: Path) -> None:
 )
 def test_a_mistake_elsewhere_is_named(arguments: list[str], environment: dict[str, str], problem: str) -> None:
     assert refused(*arguments, **environment).endswith(problem)
+
+
+@pytest.mark.parametrize("flag", ["--api-keys-file", "--tls-cert", "--tls-key", "--tls-client-ca", "--unix-socket"])
+def test_an_empty_path_is_refused(flag: str) -> None:
+    assert refused(flag, "") == f"{flag} is ''; give it a path, or leave it out"
+
+
+def test_a_socket_and_a_port_exclude_each_other(file: Path) -> None:
+    socket, problem = ("--unix-socket", "s"), "--unix-socket is in the place of --port; leave one of them out"
+    assert refused(*socket, "--port", "1") == problem
+    file.write_text("unix_socket = 's'\n")
+    problem = "serve.toml: unix_socket is in the place of INDEX_GRPC_HOST; leave one of them out"
+    assert refused("--config", str(file), INDEX_GRPC_HOST="::") == problem
+    assert 'host = "::"  # flag' in printed(*socket, "--host", "::", "--http-port", "1").splitlines()  # HTTP's address
+    assert "port = 1  # environment" in printed(*socket, INDEX_GRPC_PORT="1").splitlines()  # a flag overrides it
+    file.write_text(printed(*socket, INDEX_GRPC_PORT="1"))
+    assert printed("--config", str(file))
 
 
 @pytest.mark.parametrize("name", ["API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "CONFIG"])

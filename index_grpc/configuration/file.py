@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from index_grpc.settings import TOPICS, ServeSettings
 def read_settings(path: Path) -> dict[str, Any]:
     """Returns the file's settings by name. Raises UsageError with the file's name, and a wrong key and value."""
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin a file with a byte order mark
         for name, value in values.items():
             _check(path, name, value)
     except ValueError as error:
@@ -31,6 +32,8 @@ def _check(path: Path, name: str, value: object) -> None:
     field = ServeSettings.model_fields.get(name)
     if field is None:
         raise click.UsageError(f"{path}: {name} is not a setting; {closest(name, ServeSettings.model_fields)}")
+    if isinstance(value, date | time):
+        raise click.UsageError(f'{path}: {name} is {value}, a date or time; write text in quotes: {name} = "{value}"')
     try:
         TypeAdapter(field.rebuild_annotation()).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:

@@ -1,26 +1,25 @@
 """The settings of access control."""
 
-from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from index_grpc.settings.topic import Topic, refuse
+from index_grpc.settings.topic import GivenPath, Topic, refuse
 
 
 class Access(Topic):
     """Encryption and keys."""
 
-    tls_cert: Path | None = Field(
+    tls_cert: GivenPath | None = Field(
         None,
         description="Encrypt TCP ports: file with the server's certificate and its chain, PEM. Read again when it "
         "changes.",
     )
-    tls_key: Path | None = Field(None, description="File with the private key of that certificate, PEM.")
-    tls_client_ca: Path | None = Field(
+    tls_key: GivenPath | None = Field(None, description="File with the private key of that certificate, PEM.")
+    tls_client_ca: GivenPath | None = Field(
         None, description="Take only callers with a certificate signed by one in this file, PEM (mutual TLS)."
     )
-    api_keys_file: Path | None = Field(
+    api_keys_file: GivenPath | None = Field(
         None,
         description="Take only calls with a key of this file; `index-grpc keys new` adds one. Read again too.",
     )

@@ -1,13 +1,12 @@
 """The settings of addresses, messages and connections."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from index_grpc.settings.topic import Topic, refuse
+from index_grpc.settings.topic import GivenPath, Topic, refuse
 
 DEFAULT_AGE_GRACE_SECONDS = 3600.0
 
@@ -23,7 +22,7 @@ class Listening(Topic):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 and [::] are everywhere.")
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    unix_socket: Path | None = Field(
+    unix_socket: GivenPath | None = Field(
         None, description="Listen on this unix socket, in the place of --host and --port. For callers on this machine."
     )
     unix_socket_mode: Annotated[str, AfterValidator(_octal_digits)] = Field(

@@ -1,7 +1,21 @@
 """The base class of all topics of the settings."""
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
+
+
+def _not_empty(path: object) -> object:
+    """Refuses the empty path, which Python would take for the working directory."""
+    if path == "":
+        raise PydanticCustomError("empty_path", "give it a path, or leave it out")
+    return path
+
+
+GivenPath = Annotated[Path, BeforeValidator(_not_empty)]
+"""A path that is not empty."""
 
 
 class Topic(BaseModel):
