@@ -1,5 +1,6 @@
 """The contents of an answer: history, counts, ids, log-probabilities, and its line in the server's log."""
 
+import asyncio
 import math
 import re
 import time
@@ -267,3 +268,18 @@ async def test_the_interval_is_long_for_whole_answers_and_one_with_stop_strings(
             await server.stub.Chat(request)
             await messages(server.stub, request)
     assert intervals == [WHOLE_INTERVAL, 4, 1, 1]
+
+
+async def test_headers_come_no_sooner_than_the_first_token() -> None:
+    """Until the headers come, gRPC may try a call again elsewhere."""
+    request = pb.ChatRequest(prompt="Hi", max_tokens=2)
+    async with fake_server() as server:
+        server.runner.gate.clear()
+        calls = [server.stub.Chat(request), server.stub.ChatStream(request)]
+        headers = [asyncio.ensure_future(call.initial_metadata()) for call in calls]
+        await server.until_num_open(2)
+        await asyncio.sleep(0.2)
+        assert not any(come.done() for come in headers)
+        server.runner.gate.set()
+        await asyncio.gather(*headers)
+        assert (await calls[0]).response == "".join([message.delta async for message in calls[1]]) == letters(2)
