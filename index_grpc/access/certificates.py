@@ -12,6 +12,9 @@ from index_grpc.errors import StartupError
 
 CERT, KEY, CLIENT_CA = "--tls-cert", "--tls-key", "--tls-client-ca"
 
+MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""OpenSSL's reasons for a key of another certificate; the last is given for different types, such as EC and RSA."""
+
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +104,6 @@ def _presenting(cert: Path, key: Path) -> ssl.SSLContext:
 
 
 def _misfit(cert: Path, key: Path, error: OSError) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+    if isinstance(error, ssl.SSLError) and error.reason in MISMATCHES:
         return f"{KEY} {key} does not match {CERT} {cert}; use the key and the certificate of the same renewal"
     return f"{KEY} {key} is no private key in PEM that goes with {CERT} {cert} ({error})"

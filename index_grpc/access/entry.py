@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from index_grpc.access.files import content
-from index_grpc.access.keys import FLAG, NAME, fingerprint, parse_keys
+from index_grpc.access.keys import FLAG, NAME, fingerprint, parse_keys, parsed
 from index_grpc.errors import StartupError
 
 MODE = 0o600
@@ -27,9 +27,8 @@ def entry(name: str, key: str, **settings: float | date | None) -> str:
 def add(text: str, path: Path) -> None:
     """Appends an entry in one write, so that no server reads half of it. Changes nothing if it raises StartupError."""
     before = content(FLAG, path) if path.exists() else b""
-    heading = text.partition("\n")[0]
-    if heading.encode() in before.splitlines():
-        raise StartupError(f"{path} already has {heading}; choose another name or delete those lines")
+    for name in _names(before) & _names(text.encode()):
+        raise StartupError(f"{path} already has a key {name}; choose another name or delete its lines")
     gap = b"" if not before else b"\n" if before.endswith(b"\n") else b"\n\n"
     added = gap + text.encode()
     parse_keys(str(path), before + added)
@@ -39,6 +38,15 @@ def add(text: str, path: Path) -> None:
         raise StartupError(f"{path} cannot be written ({error.strerror}); see --file") from None
     with os.fdopen(file, "ab", buffering=0) as appending:
         appending.write(added)
+
+
+def _names(toml: bytes) -> set[str]:
+    """Returns the names of the keys in a file, however they are written; none if it is broken."""
+    try:
+        keys = parsed(toml).get("keys")
+    except (ValueError, RecursionError):
+        return set()
+    return set(keys) if isinstance(keys, dict) else set()
 
 
 def _toml(value: float | date) -> str:

@@ -65,7 +65,7 @@ def content(flag: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise StartupError(f"{flag} {path} cannot be read ({error.strerror}); is it the right file?") from None
+        raise StartupError(f"{flag} {path} cannot be read ({error.strerror}); check its path and permissions") from None
 
 
 def _stamp(path: Path) -> Stamp:

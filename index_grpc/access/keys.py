@@ -8,7 +8,7 @@ import stat
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -94,10 +94,15 @@ def read_keys(path: Path) -> Keys:
     return found
 
 
+def parsed(toml: bytes) -> dict[str, Any]:
+    """Returns the file's values. Raises ValueError or RecursionError if it is not valid TOML."""
+    return tomllib.loads(toml.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
+
+
 def parse_keys(place: str, toml: bytes) -> Keys:
     """Parses a file of keys. Raises StartupError, which names the place."""
     try:
-        return Keys.model_validate(tomllib.loads(toml.decode()))
+        return Keys.model_validate(parsed(toml))
     except ValidationError as error:
         raise StartupError(f"{place}: {_first(error)}") from None
     except (ValueError, RecursionError) as error:

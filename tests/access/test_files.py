@@ -77,7 +77,7 @@ def test_a_broken_file_is_reported_once_and_changes_nothing(path: Path, caplog: 
     words.refresh()
     words.refresh()
     assert caplog.messages[1:] == [
-        f"--words {path} cannot be read (No such file or directory); is it the right file?; "
+        f"--words {path} cannot be read (No such file or directory); check its path and permissions; "
         "what was read before stays in force"
     ]
     assert words.value == [b"old"]

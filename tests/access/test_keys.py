@@ -60,7 +60,7 @@ def test_without_a_file_what_to_add_goes_to_stderr(path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["one"], "already has [keys.one]; choose another name or delete those lines"),
+        (["one"], "already has a key one; choose another name or delete its lines"),
         (["a b"], "NAME is 'a b'"),
         (["two", "--expires", "tomorrow"], "'tomorrow' does not match the format '%Y-%m-%d'"),
     ],
@@ -72,6 +72,14 @@ def test_what_cannot_be_added_changes_nothing(path: Path, arguments: list[str], 
     assert (result.exit_code > 0, result.stdout) == (True, "")
     assert error in result.stderr
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize("heading", ['[keys."one"]', "  [keys.one]", "\ufeff[keys.one]", "[ keys . one ] # ours"])
+def test_a_name_is_taken_however_it_is_written(path: Path, heading: str) -> None:
+    path.write_text(f"{heading}\nhash = '{HASH}'\n")
+    assert "already has a key one; choose another name" in new("one", "--file", str(path)).stderr
+    assert new("two", "--file", str(path)).exit_code == 0
+    assert set(read_keys(path).keys) == {"one", "two"}
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,10 @@ def test_a_key_of_another_certificate_or_with_a_password_is_refused(ca: trustme.
     other = issued(ca, tmp_path, "other", *HOSTS)
     with pytest.raises(StartupError, match=r"--tls-key \S+other.key does not match --tls-cert \S+server.pem"):
         App(settings("any", tls_cert=pair.cert, tls_key=other.key))
+    of_another_type = ca.issue_cert(*HOSTS, key_type=trustme.KeyType.RSA)
+    other.key.write_bytes(of_another_type.private_key_pem.bytes())
+    with pytest.raises(StartupError, match=r"--tls-key \S+other.key does not match --tls-cert \S+server.pem"):
+        App(settings("any", tls_cert=pair.cert, tls_key=other.key))
     lock(pair.key)
     with pytest.raises(StartupError, match=r"--tls-key \S+server.key is encrypted with a password; `openssl pkey`"):
         App(settings("any", tls_cert=pair.cert, tls_key=pair.key))
