@@ -41,7 +41,7 @@ def test_a_port_in_use() -> None:
         port = taken.getsockname()[1]
         code, lines = failing("--port", str(port))
     assert code == 1
-    assert lines[-1].startswith(f"error: cannot listen on 127.0.0.1:{port}; is another server running there")
+    assert lines[-1].startswith(f"error: cannot listen on 127.0.0.1:{port}: another program listens there; ")
 
 
 def test_models_that_cannot_be_loaded(checkpoint: Path, tmp_path: Path) -> None:

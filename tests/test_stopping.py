@@ -135,7 +135,7 @@ def test_a_signal_while_python_imports_ends_it(tmp_path: Path, number: signal.Si
 
 def test_ctrl_c_while_loading_ends_it_promptly(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--port", "0", "--drain-delay-seconds", NEVER) as process:
-        process.wait_for("listening on .*; loading ")
+        process.wait_for("loading .*; listening on ")
         process.send(signal.SIGINT)
         assert process.exit_code() == 0
     assert "received SIGINT while loading; stopping" in process.lines[-2]

@@ -13,6 +13,7 @@ from index_grpc.http.handshakes import HANDSHAKE_SECONDS, Handshakes
 from index_grpc.http.routes import routes
 from index_grpc.http.timeouts import TimeoutConfig, TimeoutProtocol, most_http_connections
 from index_grpc.server.app import App
+from index_grpc.server.binding import BIND_ERRORS, reason
 from index_grpc.server.listen import bracketed, warn_of_strangers
 
 BACKLOG = 2048
@@ -110,9 +111,9 @@ def _listener(host: str, port: int) -> socket.socket:
         family, _, _, _, address = min(found)  # IPv4 first
         both = family is socket.AF_INET6 and socket.has_dualstack_ipv6()
         listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    except OSError:
-        remedy = "does another server run there, or is the address not this machine's? See --http-host and --http-port"
-        raise StartupError(f"cannot listen on {host}:{port} for HTTP; {remedy}") from None
+    except BIND_ERRORS as error:
+        why = reason(error, "--http-host", "--http-port")
+        raise StartupError(f"cannot listen on {bracketed(host)}:{port} for HTTP: {why}") from None
     _tune(listener)
     return listener
 

@@ -44,7 +44,7 @@ async def serve(settings: ServeSettings, load: Load, ports: Sequence[MakePort] =
 async def _run(app: App, load: Load) -> None:
     started = time.monotonic()
     address = await app.listen()
-    log.info("listening on %s; loading %s", address, app.settings.model)
+    log.info("loading %s; listening on %s", app.settings.model, address)  # last, since people copy the address
     await app.supervisor.load(load)
     words = app.entrance.port.words(address)
     log.info("ready in %.1f s; try:  %s %s ask 你好", time.monotonic() - started, _client(), words)

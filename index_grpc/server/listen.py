@@ -14,6 +14,7 @@ from index_grpc.access.certificates import Certificates, certificate_files
 from index_grpc.access.files import Reloaded
 from index_grpc.errors import StartupError
 from index_grpc.machine import most_connections
+from index_grpc.server.binding import reason, trial
 from index_grpc.server.unix_socket import permissions, require_free
 from index_grpc.settings import ServeSettings
 
@@ -80,8 +81,8 @@ class GrpcPort:
         host = bracketed(self._settings.host)
         port = _bound(server, f"{host}:{self._settings.port}", self.certificates)
         if not port:
-            remedy = "is another server running there, or is the address not this machine's? See --host and --port"
-            raise StartupError(f"cannot listen on {host}:{self._settings.port}; {remedy}")
+            why = reason(trial(host.strip("[]"), self._settings.port), "--host", "--port")
+            raise StartupError(f"cannot listen on {host}:{self._settings.port}: {why}")
         warn_of_strangers(self._settings, f"{host}:{port}")
         return f"{host}:{port}"
 

@@ -34,7 +34,7 @@ def test_a_port_in_use() -> None:
         port = taken.getsockname()[1]
         with serving("--port", "0", "--http-port", str(port)) as process:
             assert process.exit_code(60) == 1
-        told = f"error: cannot listen on 127.0.0.1:{port} for HTTP; does another server run"
+        told = f"error: cannot listen on 127.0.0.1:{port} for HTTP: another program listens there; "
         assert process.lines[-1].startswith(told)
         assert no_traceback(process.lines)
 

@@ -17,6 +17,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.cli import main
 from index_grpc.errors import StartupError
+from index_grpc.launch import ports
 from index_grpc.server.app import App
 from index_grpc.server.listen import GrpcPort
 from tests.certificates import authority, issued
@@ -119,9 +120,30 @@ async def test_paths_where_no_socket_can_be(tmp_path: Path, name: str, error: st
 
 async def listening(**changes: object) -> None:
     """Opens and closes the port."""
-    app = App(settings("any", **changes))
-    await app.listen()
-    await app.stop()
+    chosen = settings("any", **changes)
+    app = App(chosen, ports=ports(chosen))
+    try:
+        await app.listen()
+    finally:
+        await app.stop()
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("203.0.113.1", "this machine does not have that address; check {}-host"),
+        ("nohost.invalid", "the name cannot be resolved; check {}-host"),
+        ("x" * 70, "the name cannot be resolved; check {}-host"),
+    ],
+    ids=["address", "name", "no name"],
+)
+async def test_the_reason_why_an_address_cannot_be_listened_on(host: str, why: str) -> None:
+    with pytest.raises(StartupError) as caught:
+        await listening(host=host)
+    assert str(caught.value) == f"cannot listen on {host}:0: {why.format('-')}"
+    with pytest.raises(StartupError) as caught:
+        await listening(http_host=host, http_port=0)
+    assert str(caught.value) == f"cannot listen on {host}:0 for HTTP: {why.format('--http')}"
 
 
 READ_ALONG, USE_IT = "not encrypted (set --tls-cert", "no API key is required (set --api-keys-file)"

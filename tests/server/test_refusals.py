@@ -283,7 +283,7 @@ async def test_a_second_server_cannot_listen_on_the_same_port() -> None:
     async with fake_server() as server:
         port = int(server.address.rpartition(":")[2])
         second = App(settings("another", port=port))
-        with pytest.raises(StartupError, match=f"cannot listen on 127.0.0.1:{port}; is another server running there"):
+        with pytest.raises(StartupError, match=f"cannot listen on 127.0.0.1:{port}: another program listens there; "):
             await second.listen()
 
 
