@@ -1,5 +1,6 @@
 """Exports a model by its name."""
 
+import errno
 from pathlib import Path
 
 import torch
@@ -19,7 +20,13 @@ def write(model: str, revision: str | None, kind: str, dtype: str | None, output
         with torch.inference_mode():
             return _gguf(name, source, dtype, output) if kind == "gguf" else _llama(source, output)
     except OSError as error:
-        raise StartupError(f"cannot write to {output}: {error.strerror or error}; is there space?") from error
+        raise StartupError(f"cannot write to {output}: {error.strerror or error}; {_remedy(error)}") from error
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free space there, or name another --output"
+    return "name an --output that this user may create and write"
 
 
 def _llama(source: Path, output: Path) -> Path:

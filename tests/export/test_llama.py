@@ -1,6 +1,8 @@
 """A checkpoint as a plain Llama: other engines generate the same tokens as this service."""
 
+import errno
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -132,3 +134,22 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["export", "demo", "--format", "llama", "--output", str(tmp_path)])
     assert result.exit_code == 2
     assert "is not empty" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device; free space there, or name another --output"),
+        (errno.ENOENT, "No such file or directory; name an --output that this user may create and write"),
+    ],
+)
+def test_a_remedy_fits_why_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    def fail(source: Path, output: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("index_grpc.export.write.write_llama", fail)
+    output = tmp_path / "new"
+    result = CliRunner().invoke(main, ["export", "demo", "--format", "llama", "--output", str(output)])
+    assert (result.exit_code, result.stderr) == (1, f"error: cannot write to {output}: {remedy}\n")

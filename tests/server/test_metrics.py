@@ -163,6 +163,19 @@ async def test_other_paths_say_where_the_metrics_are(path: str) -> None:
         assert name in await asyncio.to_thread(fetched, f"{url}/metrics?name[]={name}")
 
 
+@pytest.mark.parametrize(("path", "code"), [("/metrics", 200), ("/", 404)])
+async def test_head_is_answered_like_get_without_a_body(path: str, code: int) -> None:
+    async with fake_server(metrics_port=0) as server:
+        host, _, port = metrics_address(server.app).rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"HEAD {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert int(head.split()[1]) == code
+    assert b"content-type: text/plain" in head.lower()
+    assert body == b""
+
+
 async def test_a_silent_reader_holds_up_nobody() -> None:
     async with fake_server(metrics_port=0) as server:
         host, _, port = metrics_address(server.app).rpartition(":")

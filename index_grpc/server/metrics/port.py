@@ -5,6 +5,7 @@ import socket
 import socketserver
 import threading
 from http import HTTPStatus
+from io import BytesIO
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
@@ -60,6 +61,16 @@ class _Handler(MetricsHandler):
             super().do_GET()
         else:
             self.send_error(HTTPStatus.NOT_FOUND, explain=f"the metrics are at {PATH}")
+
+    def do_HEAD(self) -> None:  # noqa: N802 - its name in the library
+        """Called for each HEAD, which is answered like GET, without a body."""
+        self.do_GET()
+
+    def end_headers(self) -> None:
+        """Called after the last header."""
+        super().end_headers()
+        if self.command == "HEAD":
+            self.wfile = BytesIO()  # what follows is the body; the connection ends with this answer
 
 
 class _Server(socketserver.ThreadingTCPServer):
