@@ -275,11 +275,11 @@ async def test_headers_come_no_sooner_than_the_first_token() -> None:
     request = pb.ChatRequest(prompt="Hi", max_tokens=2)
     async with fake_server() as server:
         server.runner.gate.clear()
-        calls = [server.stub.Chat(request), server.stub.ChatStream(request)]
-        headers = [asyncio.ensure_future(call.initial_metadata()) for call in calls]
+        whole, stream = server.stub.Chat(request), server.stub.ChatStream(request)
+        headers = [asyncio.ensure_future(call.initial_metadata()) for call in (whole, stream)]
         await server.until_num_open(2)
         await asyncio.sleep(0.2)
         assert not any(come.done() for come in headers)
         server.runner.gate.set()
         await asyncio.gather(*headers)
-        assert (await calls[0]).response == "".join([message.delta async for message in calls[1]]) == letters(2)
+        assert (await whole).response == "".join([message.delta async for message in stream]) == letters(2)
