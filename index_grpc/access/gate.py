@@ -22,7 +22,7 @@ class Caller:
     key: Key | None
 
 
-SOMEONE = Caller("", None)
+ANONYMOUS = Caller("", None)
 
 
 class Gate:
@@ -37,7 +37,7 @@ class Gate:
 
     def caller(self, authorization: str) -> Caller:
         """Returns the caller who sent this header. Raises Unauthenticated if its key is missing, wrong or expired."""
-        return SOMEONE if self._keys is None else _known(self._keys.value, authorization)
+        return ANONYMOUS if self._keys is None else _known(self._keys.value, authorization)
 
     def counted(self, caller: Caller, was_served: Callable[[], bool]) -> AbstractContextManager[None]:
         """Counts a call for as long as it is open. Raises RateLimited if the key's limits do not allow it.

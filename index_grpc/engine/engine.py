@@ -98,7 +98,7 @@ class Engine:
             await self._idle.wait()
 
     @property
-    def lost(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether nothing is computed any more: the engine broke, was given up or was told to stop."""
         return self._end_error is not None
 
@@ -240,7 +240,7 @@ class Engine:
             self._lose()
 
     def _lose(self) -> None:
-        if not self.lost:
+        if not self.has_ended:
             self._end(partial(EngineLost, "the engine broke; call another server"))
             self._events.lost()
 

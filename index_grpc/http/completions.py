@@ -24,11 +24,11 @@ class Completions:
         whole = not form.stream
         with naming(form.name), await self._answering.answer(form.proto(), call, backend, whole=whole) as chunks:
             if whole:
-                await exchange.outlet.send_json(await completion.whole(chunks))
+                await exchange.writer.send_json(await completion.whole(chunks))
             else:
                 await _stream(exchange, completion, chunks)
 
 
 async def _stream(exchange: Exchange, completion: Completion, chunks: AsyncIterator[Chunk]) -> None:
     async for chunk in chunks:
-        await exchange.outlet.send_events(completion.events(chunk), last=chunk.finish is not None)
+        await exchange.writer.send_events(completion.events(chunk), last=chunk.finish is not None)

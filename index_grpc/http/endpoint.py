@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from index_grpc.errors import IndexGrpcError, InvalidRequest, MessageTooLarge, Violation
-from index_grpc.http.problem import Words, problem_of
-from index_grpc.http.response import Outlet
+from index_grpc.http.problem import ErrorForm, problem_of
+from index_grpc.http.response import ResponseWriter
 from index_grpc.server.calls import Call, Calls, Http, open_call
 from index_grpc.server.listen import bracketed
 
@@ -24,7 +24,7 @@ class Exchange:
     call: Call
     body: bytes
     scope: Scope
-    outlet: Outlet
+    writer: ResponseWriter
 
 
 Respond = Callable[[Exchange], Awaitable[None]]
@@ -37,25 +37,25 @@ class Endpoint:
     """An ASGI application: opens the call, has it answered while the caller is connected, and reports errors."""
 
     def __init__(
-        self, calls: Calls, max_body_mib: int, path: str, answer: Respond, words: Words, *, is_chat: bool
+        self, calls: Calls, max_body_mib: int, path: str, answer: Respond, error_form: ErrorForm, *, is_chat: bool
     ) -> None:
         self._calls, self._max_body_mib = calls, max_body_mib
-        self._path, self._answer, self._words, self._is_chat = path, answer, words, is_chat
+        self._path, self._answer, self._error_form, self._is_chat = path, answer, error_form, is_chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Called for each request."""
         headers = Headers(scope=scope)
         call = open_call(self._path, headers, peer_of(scope.get("client")))
-        outlet = Outlet(call.id, send)
-        call.is_chat, call.http = self._is_chat, Http(scope["method"], scope["scheme"], outlet.status)
+        writer = ResponseWriter(call.id, send)
+        call.is_chat, call.http = self._is_chat, Http(scope["method"], scope["scheme"], writer.status)
         with suppress(asyncio.CancelledError):  # the caller has left: there is nobody to tell
             try:
                 with self._calls.served(call):
                     body = await self._body_in_time(headers, receive)
                     async with _while_connected(receive):
-                        await self._answer(Exchange(call, body, scope, outlet))
+                        await self._answer(Exchange(call, body, scope, writer))
             except IndexGrpcError as error:
-                await self._tell(error, call, outlet)
+                await self._send_error(error, call, writer)
 
     async def _body_in_time(self, headers: Headers, receive: Receive) -> bytes:
         try:
@@ -83,13 +83,13 @@ class Endpoint:
             told = f"the body has {size} bytes or more; allowed are {self._max_body_mib} MiB; send less"
             raise MessageTooLarge(told, max_message_mib=self._max_body_mib)
 
-    async def _tell(self, error: IndexGrpcError, call: Call, outlet: Outlet) -> None:
+    async def _send_error(self, error: IndexGrpcError, call: Call, writer: ResponseWriter) -> None:
         problem = problem_of(error, call.id)
-        told = self._words(problem)
-        if outlet.has_begun:  # only a stream of events can be broken off
-            await outlet.send_events([to_json(told)], last=True)
+        told = self._error_form(problem)
+        if writer.has_begun:  # only a stream of events can be broken off
+            await writer.send_events([to_json(told)], last=True)
         else:
-            await outlet.send_json(told, problem.status, problem.headers)
+            await writer.send_json(told, problem.status, problem.headers)
 
 
 def peer_of(client: tuple[str, int] | None) -> str:

@@ -16,7 +16,7 @@ class Models:
 
     async def list(self, exchange: Exchange) -> None:
         """Sends the list of models, which holds one."""
-        await exchange.outlet.send_json({"object": "list", "data": [self._described()]})
+        await exchange.writer.send_json({"object": "list", "data": [self._described()]})
 
     async def one(self, exchange: Exchange) -> None:
         """Sends the model of the name in the path. Raises ModelNotFound if that is not the served one."""
@@ -24,7 +24,7 @@ class Models:
         if name != described["id"]:
             served = str(described["id"])
             raise ModelNotFound(f"model is {quoted(name)}; served is {served!r}", served_model=served)
-        await exchange.outlet.send_json(described)
+        await exchange.writer.send_json(described)
 
     def _described(self) -> dict[str, object]:
         model = self._answering.ready().model

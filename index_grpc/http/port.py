@@ -14,7 +14,7 @@ from index_grpc.http.routes import routes
 from index_grpc.http.timeouts import TimeoutConfig, TimeoutProtocol, most_http_connections
 from index_grpc.server.app import App
 from index_grpc.server.binding import BIND_ERRORS, reason
-from index_grpc.server.listen import bracketed, warn_of_strangers
+from index_grpc.server.listen import bracketed, warn_if_exposed
 
 BACKLOG = 2048
 IDLE_SECONDS = 75
@@ -79,7 +79,7 @@ class HttpPort:
         self.address = f"{bracketed(self._host)}:{listener.getsockname()[1]}"
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         log.info("listening on %s://%s", "https" if self._certificates else "http", self.address)
-        warn_of_strangers(self._settings, self.address)
+        warn_if_exposed(self._settings, self.address)
 
     async def close(self) -> None:
         """See ExtraPort."""

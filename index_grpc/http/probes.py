@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from index_grpc.errors import IndexGrpcError
-from index_grpc.http.problem import problem_of, tutorial_words
+from index_grpc.http.problem import problem_of, tutorial_error
 from index_grpc.http.response import json_response
 from index_grpc.server.app import App
 from index_grpc.server.calls import authorization, request_id
@@ -27,7 +27,7 @@ def probes(app: App) -> list[Route]:
                     app.entrance.gate.caller(authorization(request.headers))
                 except IndexGrpcError as error:
                     problem = problem_of(error, given)
-                    return json_response(tutorial_words(problem), problem.status, given, problem.headers)
+                    return json_response(tutorial_error(problem), problem.status, given, problem.headers)
             serving = is_serving()
             status = {"status": "SERVING" if serving else "NOT_SERVING"}
             return json_response(status, 200 if serving else 503, given)

@@ -51,7 +51,8 @@ class Problem:
         return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(max(1, round(seconds * 1000)))}
 
 
-Words = Callable[[Problem], dict[str, object]]
+ErrorForm = Callable[[Problem], dict[str, object]]
+"""Returns the JSON object that tells a problem, in the form that a path's callers know."""
 
 
 def problem_of(error: errors.IndexGrpcError, request_id: str) -> Problem:
@@ -78,7 +79,7 @@ def _field(error: errors.IndexGrpcError) -> str | None:
     return "model" if isinstance(error, errors.ModelNotFound) else None
 
 
-def openai_words(problem: Problem) -> dict[str, object]:
+def openai_error(problem: Problem) -> dict[str, object]:
     """Returns OpenAI's error object."""
     kind = OPENAI_TYPES.get(problem.status, "invalid_request_error" if problem.status < 500 else "server_error")
     code = OPENAI_CODES.get(problem.reason, problem.reason.lower())
@@ -86,7 +87,7 @@ def openai_words(problem: Problem) -> dict[str, object]:
     return {"error": told | _metadata(problem)}
 
 
-def tutorial_words(problem: Problem) -> dict[str, object]:
+def tutorial_error(problem: Problem) -> dict[str, object]:
     """Returns an error in the style of the tutorial's answer; the tutorial itself defines none."""
     told: dict[str, object] = {"status": problem.status, "message": problem.message, "reason": problem.reason}
     return told | {"time": clock_time()} | _metadata(problem)

@@ -23,7 +23,7 @@ def json_response(value: object, status: int, request_id: str, headers: Mapping[
     return Response(to_json(value), status, sent, media_type="application/json")
 
 
-class Outlet:
+class ResponseWriter:
     """Sends the one response to a request."""
 
     def __init__(self, request_id: str, send: Send) -> None:

@@ -10,7 +10,7 @@ from index_grpc.http.completions import Completions
 from index_grpc.http.endpoint import Endpoint, Respond
 from index_grpc.http.models import Models
 from index_grpc.http.probes import probes
-from index_grpc.http.problem import Problem, Words, openai_words, tutorial_words
+from index_grpc.http.problem import ErrorForm, Problem, openai_error, tutorial_error
 from index_grpc.http.response import json_response
 from index_grpc.http.tutorial import Tutorial
 from index_grpc.server.app import App
@@ -24,7 +24,7 @@ def routes(app: App) -> Starlette:
     models = Models(app.answering)
 
     def call(method: str, path: str, answer: Respond, *, is_chat: bool = False) -> Route:
-        endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, _words(path), is_chat=is_chat)
+        endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, _error_form(path), is_chat=is_chat)
         return Route(path, endpoint, methods=[method])
 
     asgi = Starlette(
@@ -35,13 +35,13 @@ def routes(app: App) -> Starlette:
             call("GET", f"{OPENAI}/models/{{name:path}}", models.one),
             *probes(app),
         ],
-        exception_handlers={HTTPException: _stray},
+        exception_handlers={HTTPException: _unknown_route},
     )
     asgi.router.redirect_slashes = False  # few clients send a body again after a redirect
     return asgi
 
 
-async def _stray(request: Request, error: Exception) -> Response:
+async def _unknown_route(request: Request, error: Exception) -> Response:
     """Returns the error for an unknown path, or for a method that a path does not have."""
     assert isinstance(error, HTTPException)
     path = request.url.path
@@ -51,8 +51,8 @@ async def _stray(request: Request, error: Exception) -> Response:
     else:
         remedy = f"there are /, {OPENAI}/chat/completions, {OPENAI}/models, /health, /livez"
         problem = Problem(404, f"no path {path[:64]}; {remedy}", "PATH_NOT_FOUND")
-    return json_response(_words(path)(problem), problem.status, request_id(request.headers), error.headers)
+    return json_response(_error_form(path)(problem), problem.status, request_id(request.headers), error.headers)
 
 
-def _words(path: str) -> Words:
-    return openai_words if path.startswith(f"{OPENAI}/") else tutorial_words
+def _error_form(path: str) -> ErrorForm:
+    return openai_error if path.startswith(f"{OPENAI}/") else tutorial_error

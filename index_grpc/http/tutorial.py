@@ -68,7 +68,7 @@ class Tutorial:
         with naming(_name), await self._answering.answer(form.proto(), call, backend, whole=True) as chunks:
             text = "".join([chunk.delta async for chunk in chunks])
         history = [*form.history, (form.prompt, text)]
-        await exchange.outlet.send_json({"response": text, "history": history, "status": 200, "time": clock_time()})
+        await exchange.writer.send_json({"response": text, "history": history, "status": 200, "time": clock_time()})
 
 
 def _name(field: str) -> str:

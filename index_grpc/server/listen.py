@@ -62,20 +62,20 @@ class GrpcPort:
                 )
         return address
 
-    def words(self, address: str) -> str:
+    def client_options(self, address: str) -> str:
         """Returns the arguments that index-client needs to call this server."""
-        words = ["--address", address]
+        given = ["--address", address]
         if self.certificates is not None and self._settings.unix_socket is None:
             host = address.rpartition(":")[0]
             hosts = self.certificates.value.hosts
-            words += ["--ca", str(self._settings.tls_cert)]
+            given += ["--ca", str(self._settings.tls_cert)]
             if hosts and host.strip("[]") not in hosts:
-                words += ["--server-name", hosts[0]]
+                given += ["--server-name", hosts[0]]
             if self._settings.tls_client_ca:
-                words += ["--cert", "CERT.pem", "--key", "KEY.pem"]
+                given += ["--cert", "CERT.pem", "--key", "KEY.pem"]
         if self._settings.api_keys_file:
-            words += ["--api-key", "KEY"]
-        return shlex.join(words)
+            given += ["--api-key", "KEY"]
+        return shlex.join(given)
 
     def _open_tcp(self, server: grpc.aio.Server) -> str:
         host = bracketed(self._settings.host)
@@ -83,11 +83,11 @@ class GrpcPort:
         if not port:
             why = reason(trial(host.strip("[]"), self._settings.port), "--host", "--port")
             raise StartupError(f"cannot listen on {host}:{self._settings.port}: {why}")
-        warn_of_strangers(self._settings, f"{host}:{port}")
+        warn_if_exposed(self._settings, f"{host}:{port}")
         return f"{host}:{port}"
 
 
-def warn_of_strangers(settings: ServeSettings, address: str) -> None:
+def warn_if_exposed(settings: ServeSettings, address: str) -> None:
     """Warns if other machines can reach the port without encryption or without access control."""
     if _is_loopback(address.rpartition(":")[0]):
         return

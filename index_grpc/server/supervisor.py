@@ -75,7 +75,7 @@ class EngineSupervisor:
         chat = Chat(loaded.tokenizer, self.engine, self._settings.stream_interval)
         try:
             await warm_up(chat)
-            if self.engine.lost:
+            if self.engine.has_ended:
                 raise StartupError("the engine ended right after its first answer")
         except StartupError:
             await self.engine.stop(LONGEST_STEP_SECONDS)
@@ -121,7 +121,7 @@ class EngineSupervisor:
         """Stops the engine. It may first complete its step, unless `at_once` is true or the engine is lost."""
         self._stop_watching()
         if self.engine is not None:
-            hopeless = at_once or self.engine.lost
+            hopeless = at_once or self.engine.has_ended
             await self.engine.stop(0.0 if hopeless else LONGEST_STEP_SECONDS)
 
     def _expect_in(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ from index_grpc.errors import (
 )
 from index_grpc.http.completion_form import CompletionForm
 from index_grpc.http.form import read
-from index_grpc.http.problem import openai_words, problem_of
+from index_grpc.http.problem import openai_error, problem_of
 from index_grpc.server.status import CODES
 from tests.http.asking import COMPLETIONS, asking, error_of, fake_http
 from tests.server.asking import Stub, refusal
@@ -207,7 +207,7 @@ def test_every_error_has_its_status(kind: type[IndexGrpcError]) -> None:
         429,
     )
     assert ("retry-after" in problem.headers) == (error.retry_after_seconds is not None)
-    assert openai_words(problem)
+    assert openai_error(problem)
 
 
 def test_the_delay_before_a_retry_is_in_the_headers() -> None:

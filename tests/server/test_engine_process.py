@@ -261,7 +261,7 @@ async def test_an_engine_lost_during_the_warm_up_does_not_serve(
         worker = chat.engine._worker
         assert isinstance(worker, ProcessWorker)
         worker.process.kill()
-        while not chat.engine.lost:
+        while not chat.engine.has_ended:
             await asyncio.sleep(0)
 
     monkeypatch.setattr("index_grpc.server.supervisor.warm_up", lose)

@@ -91,7 +91,7 @@ async def test_special_characters_in_a_sockets_path_are_kept(tmp_path: Path, nam
     async with fake_server(unix_socket=tmp_path / name) as server:
         assert os.listdir(tmp_path) == [name]
         assert await unary(server.stub, REQUEST) == letters(5)
-        words = shlex.split(server.app.entrance.port.words(server.address))
+        words = shlex.split(server.app.entrance.port.client_options(server.address))
         for command, asked in ((main, ["health", *words]), (index_client, [*words, "health"])):
             result = await asyncio.to_thread(CliRunner().invoke, command, asked)
             assert (result.exit_code, result.stdout) == (0, "SERVING\n")
@@ -185,7 +185,7 @@ def test_the_options_with_which_a_client_reaches_the_server(tmp_path: Path, path
     tls = {"tls_cert": pair.cert, "tls_key": pair.key}
 
     def words(address: str, **changes: object) -> str:
-        return GrpcPort(settings("any", **changes)).words(address)
+        return GrpcPort(settings("any", **changes)).client_options(address)
 
     assert words("127.0.0.1:5") == "--address 127.0.0.1:5"
     assert words(f"unix:{path}", unix_socket=path) == f"--address unix:{path}"
@@ -213,7 +213,7 @@ async def test_the_client_works_with_the_options_that_the_server_prints(
         unix_socket=None if encrypted else path,
         api_keys_file=keys if with_keys else None,
     ) as server:
-        words = shlex.split(server.app.entrance.port.words(server.address))
+        words = shlex.split(server.app.entrance.port.client_options(server.address))
         asked = [*(key if word == "KEY" else word for word in words), "ask", "Hi", "--max-tokens", "5"]
         result = await asyncio.to_thread(CliRunner().invoke, index_client, asked)
     assert (result.exit_code, result.stdout) == (0, f"{letters(5)}\n")
