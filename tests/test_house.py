@@ -37,7 +37,7 @@ LAYERS = {
     },
 }
 """What each layer may import besides COMMON, which all may import. The modules in TOP may import everything."""
-TOP = {"cli", "commands", "engine_process", "launch", "loading", "start"}
+TOP = {"__main__", "cli", "commands", "engine_process", "launch", "loading", "start"}
 
 THIRD_PARTY = {
     "torch": (

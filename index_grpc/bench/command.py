@@ -48,8 +48,8 @@ ready, 4 it does not answer, 130 interrupted: what was measured is printed."""
 
 ADVICE = {
     "KEY_MISSING": "give the key with --api-key or INDEX_GRPC_API_KEY",
-    "KEY_WRONG": "--api-key or INDEX_GRPC_API_KEY gives another key",
-    "KEY_EXPIRED": "--api-key or INDEX_GRPC_API_KEY gives another key",
+    "KEY_WRONG": "check the key in --api-key or INDEX_GRPC_API_KEY",
+    "KEY_EXPIRED": "check the key in --api-key or INDEX_GRPC_API_KEY",
 }
 """What to try next, by the reason of an error at the start."""
 ADVICE_ELSEWHERE = "is a server running there, and ready? --address or INDEX_GRPC_ADDRESS names another"

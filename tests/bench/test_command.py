@@ -126,7 +126,7 @@ def test_a_server_that_is_not_there() -> None:
     ("given", "advice"),
     [
         ((), "give the key with --api-key or INDEX_GRPC_API_KEY"),
-        (("--api-key", "wrong"), "--api-key or INDEX_GRPC_API_KEY gives another key"),
+        (("--api-key", "wrong"), "check the key in --api-key or INDEX_GRPC_API_KEY"),
     ],
 )
 def test_a_server_that_asks_for_another_key(

@@ -1,6 +1,5 @@
 """A server that answers by script and misbehaves on request, behind a real socket."""
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from index_grpc_client.v1 import chat_pb2, chat_pb2_grpc
+
+from .method_recorder import MethodRecorder
 
 Context = grpc.ServicerContext
 SERVICE = "index.v1.ChatService"
@@ -263,7 +264,9 @@ class FakeServer:
         self.script = Script()
         self.health = FakeHealth(self.script)
         self.serve()
-        self._server = grpc.server(ThreadPoolExecutor(32))
+        recorder = MethodRecorder()
+        self.methods = recorder.methods
+        self._server = grpc.server(ThreadPoolExecutor(32), interceptors=[recorder])
         chat_pb2_grpc.add_ChatServiceServicer_to_server(FakeChat(self.script), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         if credentials is None:
@@ -284,17 +287,3 @@ class FakeServer:
         stopped = self._server.stop(None)
         self.script.left.set()
         stopped.wait()
-
-
-def main() -> None:
-    """Serves in a separate process, which a test can kill; holds answers after two words."""
-    server = FakeServer()
-    server.script.hold_after = 2
-    sys.stdout.write(f"{server.address}\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    server.stop()
-
-
-if __name__ == "__main__":
-    main()

@@ -178,7 +178,7 @@ async def test_a_stream_that_fails_keeps_its_text(either: EitherClient, script: 
 @pytest.fixture
 def killable_server() -> Iterator[subprocess.Popen[str]]:
     """A server in a separate process, which writes its address; it holds answers after two words."""
-    command = [sys.executable, "-m", "tests.client.fake_server"]
+    command = [sys.executable, "-m", "tests.client.separate_server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         yield process
         process.kill()

@@ -74,6 +74,8 @@ def test_targets(address: str, target: str) -> None:
         ("x:1:2", "has several colons"),
         ("dns:///x:1:2", "has several colons"),
         ("[::1]1:2", "has several colons"),
+        ("[::1", "has several colons"),
+        ("::1]", "has several colons"),
         ("localhost:", "has the port ''"),
         ("localhost:http", "has the port http"),
         ("localhost:-1", "has the port -1"),

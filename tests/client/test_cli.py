@@ -114,8 +114,8 @@ def test_one_violation_is_one_line(run: Run, script: Script, message: str) -> No
     ("failure", "exit_code", "hint"),
     [
         (no_access("KEY_MISSING"), 1, "give the key with --api-key"),
-        (no_access("KEY_WRONG"), 1, None),
-        (no_access("KEY_EXPIRED"), 1, None),
+        (no_access("KEY_WRONG"), 1, "check the key in --api-key"),
+        (no_access("KEY_EXPIRED"), 1, "check the key in --api-key"),
         (unknown_model("no such model"), 1, "`index-client model`"),
         (Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "too slow"), 4, None),
         (too_late(), 4, "--time-limit"),
@@ -184,6 +184,9 @@ def test_the_hint_after_an_answer_is_cut_off_is_to_ask_again(run: Run, script: S
         (["--api-key", "ké", "model"], "--api-key holds '\\xe9' at character 1; allowed are printable ASCII char"),
         (["ask", "--json", "--top-logprobs", "3", "Hi"], "--top-logprobs needs --logprobs"),
         (["ask", "\udcff\udcfe"], "prompt holds '\\udcff' at character 0, which is not UTF-8; allowed is"),
+        (["count", "--model", "\udcff", "Hi"], "model holds '\\udcff' at character 0, which is not UTF-8;"),
+        (["ask", "--model", "\udcff", "Hi"], "model holds '\\udcff' at character 0, which is not UTF-8;"),
+        (["ask", "--stop", "\udcff", "Hi"], "stop[0] holds '\\udcff' at character 0, which is not UTF-8;"),
         (["count", "--system", "\udcff", "Hi"], "system holds '\\udcff' at character 0, which is not UTF-8;"),
     ],
 )

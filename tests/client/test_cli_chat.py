@@ -15,6 +15,7 @@ from index_grpc_client.cli.chat import Dialogue, reader
 from index_grpc_client.cli.commands import index_client
 from index_grpc_client.cli.failure import Call, Exit
 from index_grpc_client.cli.interrupt import end_at_once
+from index_grpc_client.errors import InternalError
 from index_grpc_client.options import AnswerOptions
 from index_grpc_client.v1 import chat_pb2
 from prompt_toolkit.application import create_app_session
@@ -92,7 +93,7 @@ def test_two_slashes_send_a_prompt_that_begins_with_one(server: FakeServer) -> N
     result = talk(server, "//etc/hosts: what is it?", "  //quit", "/etc/hosts")
     assert answered_prompts(server.script)[0] == ("/etc/hosts: what is it?", [])
     assert answered_prompts(server.script)[1] == ("/quit", ["/etc/hosts: what is it?", TEXT])
-    assert (result.exit_code, len(server.script.requests)) == (2, len(server.script.requests))
+    assert (result.exit_code, len(answered_prompts(server.script))) == (2, 2)
     assert "hint: /help lists them; to ask about /etc/hosts, begin the line with //" in result.stderr
     assert "//TEXT" in talk(server, "/help").stderr
 
@@ -123,7 +124,7 @@ def test_the_handler_of_ctrl_c_is_restored_even_if_the_turn_fails(
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         signal.signal(signal.SIGINT, end_at_once)
-        raise ValueError("this cannot be sent")
+        raise InternalError("the turn failed", grpc.StatusCode.INTERNAL)
 
     monkeypatch.setattr(AsyncConversation, "stream", fail)
     lines = iter(["one", "/quit"])

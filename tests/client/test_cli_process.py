@@ -50,12 +50,12 @@ def test_ctrl_c_cancels_the_call(start: Start, server: FakeServer) -> None:
 
 
 LINGERING = """
-import signal
+import time
 from index_grpc_client import AsyncClient
 def linger(client):
     print("leaving", flush=True)
     while True:
-        signal.pause()
+        time.sleep(0.1)  # not signal.pause, which would wait for ever if the signal came just before it
 AsyncClient.__del__ = linger  # gRPC waits for its threads where a channel is freed
 import index_client
 index_client.main()
@@ -172,7 +172,10 @@ index_client.main()
 """
 
 
-@pytest.mark.parametrize(("command", "kind"), [("model", "ModelInfo"), ("count", "TokenCount"), ("ask", "Chunk")])
+KINDS = [("model", "ModelInfo"), ("count", "TokenCount"), ("ask", "Chunk"), ("chat", "Chunk")]
+
+
+@pytest.mark.parametrize(("command", "kind"), KINDS)
 @pytest.mark.parametrize("error", ["ValueError", "OSError"])
 def test_our_own_bugs_are_not_reported_as_somebody_elses(
     server: FakeServer, command: str, kind: str, error: str

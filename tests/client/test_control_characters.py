@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import grpc
 import pytest
 from click.testing import Result
 
-from .fake_server import Script
+from .fake_server import Failure, Script, bad_request
 
 Run = Callable[..., Result]
 
@@ -32,3 +33,10 @@ def test_a_terminal_gets_no_control_characters(
     monkeypatch.setattr("index_grpc_client.cli.chat.is_terminal", lambda: False)
     shown = r"\x1b[31mred\x1b[0m\x1b]0;title\x07\x0d\x08\x00\x7f\x9b2J" + "a\tb\n世界 \\x1b é\n"
     assert answer() == shown
+
+
+def test_a_servers_message_reaches_no_terminal_with_control_characters(run: Run, script: Script) -> None:
+    script.failures.append(bad_request("bad \x1b]0;title\x07", stop="is \x1b[2J", top_k="is \x9b2J"))
+    assert run("ask", "Hi").stderr.splitlines()[1:3] == [r"  stop: is \x1b[2J", r"  top_k: is \x9b2J"]
+    script.failures.append(Failure(grpc.StatusCode.INTERNAL, "bad \x1b]0;title\x07"))
+    assert run("ask", "Hi").stderr.splitlines()[0] == r"error: bad \x1b]0;title\x07"

@@ -46,7 +46,7 @@ def test_a_copy_keeps_the_newer_role(copied: Callable[[Message], Message]) -> No
 def test_a_role_without_a_number_cannot_be_sent(client: Client, script: Script) -> None:
     unset = chat_pb2.Message(content="a")
     for message in (Message(Role.UNKNOWN, "a"), ("unknown", "a"), unset):
-        with pytest.raises(ValueError, match=r"^the role of a message is unknown; allowed are system, user and assist"):
+        with pytest.raises(ValueError, match=r"^history\[0\].role is unknown; allowed are system, user and assist"):
             client.chat("Hi", history=[message])
     assert script.requests == []
 

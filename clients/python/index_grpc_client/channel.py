@@ -89,11 +89,14 @@ def _is_loopback(name: str) -> bool:
         return False
 
 
-def _is_ip(name: str) -> bool:
+def _is_ip(host: str) -> bool:
+    """Returns whether the host is an IP address, perhaps in brackets."""
+    inside = re.fullmatch(r"\[(.*)\]", host)
     try:
-        return bool(ip_address(name))
+        ip_address(inside[1] if inside else host)
     except ValueError:
         return False
+    return True
 
 
 def require_host(address: str, host: str, name: str) -> None:
@@ -101,7 +104,7 @@ def require_host(address: str, host: str, name: str) -> None:
     found = HOST_AND_PORT.fullmatch(host)  # None for an IPv6 address without brackets, which has no port
     if not (found[1] if found else host).strip():
         raise ValueError(f"{name} is {address!r}, which names no host; allowed is host:port or unix:PATH")
-    if not found and ":" in host and not _is_ip(host.removeprefix("[").removesuffix("]")):
+    if not found and ":" in host and not _is_ip(host):
         allowed = "host:port, [IPv6]:port or unix:PATH"
         raise ValueError(f"{name} is {address!r}, which has several colons; allowed is {allowed}")
     if found and not (re.fullmatch("[0-9]+", found[2]) and 1 <= int(found[2]) <= 65535):

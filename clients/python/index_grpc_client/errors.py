@@ -72,7 +72,7 @@ class UnavailableError(IndexGrpcError):
     """The server cannot be reached, is loading, full or stopping, or its engine is stuck or lost.
 
     It is raised after the last retry, unless the server told gRPC not to retry or an answer had already begun. It is
-    also raised if the timeout passed while the server could not be reached.
+    also raised if the timeout passed and the last attempt to connect had failed.
     """
 
 

@@ -6,13 +6,22 @@ why it could not connect. So a call that reached its deadline is looked at once 
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 import grpc.aio
 
-from index_grpc_client.errors import Answer, DeadlineError, Identified, IndexGrpcError, cancelled, translate
+from index_grpc_client.errors import (
+    Answer,
+    DeadlineError,
+    Identified,
+    IndexGrpcError,
+    UnavailableError,
+    cancelled,
+    translate,
+)
 
 NOT_RETRIED = "/index.v1.Unreachable/Why"
 """A method that no server has and that the service config does not mention.
@@ -37,7 +46,7 @@ def translated(channel: grpc.Channel, call: Identified, answer: Answer | None = 
     except grpc.RpcError as error:
         failure = translate(error, call.request_id, answer)
         if may_be_unreachable(failure, answer) and (cause := why_unreachable(channel)):
-            raise translate(cause, call.request_id, answer) from cause
+            raise unreachable(cause, call) from cause
         raise failure from error
 
 
@@ -53,8 +62,8 @@ async def async_translated(
         raise
     except grpc.RpcError as error:
         failure = translate(error, call.request_id, answer)
-        if may_be_unreachable(failure, answer) and (cause := await async_why_unreachable(channel)):
-            raise translate(cause, call.request_id, answer) from cause
+        if may_be_unreachable(failure, answer) and (cause := await async_why_unreachable(channel, num_handled)):
+            raise unreachable(cause, call) from cause
         raise failure from error
     except asyncio.CancelledError as error:
         # grpc.aio raises this also if the call was closed, while the task that waits for it was not cancelled.
@@ -84,23 +93,39 @@ def may_be_unreachable(failure: IndexGrpcError, answer: Answer | None) -> bool:
     return isinstance(failure, DeadlineError) and not failure.reason and not (answer and answer.has_begun)
 
 
+def unreachable(cause: grpc.RpcError, call: Identified) -> UnavailableError:
+    """Returns the error of a call whose deadline passed while there was no connection.
+
+    Nobody knows whether there was one before, over which the server received the call, so the message says both.
+    """
+    message = f"the timeout passed, and the last attempt to connect failed: {cause.details()}"
+    return UnavailableError(message, cause.code(), request_id=call.request_id)
+
+
 def why_unreachable(channel: grpc.Channel) -> grpc.RpcError | None:
     """Returns why the last attempt to connect failed. Returns None if there is a connection or an attempt is made."""
+    until = time.monotonic() + LONGEST_LOOK_S
     if connectivity(channel) is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
         try:
-            channel.unary_unary(NOT_RETRIED, bytes, bytes)(b"", timeout=LONGEST_LOOK_S)
+            channel.unary_unary(NOT_RETRIED, bytes, bytes)(b"", timeout=max(0.0, until - time.monotonic()))
         except grpc.RpcError as error:
             return _if_unavailable(error)
     return None
 
 
-async def async_why_unreachable(channel: grpc.aio.Channel) -> grpc.RpcError | None:
-    """Like why_unreachable, for a channel of asyncio."""
+async def async_why_unreachable(channel: grpc.aio.Channel, num_handled: int) -> grpc.RpcError | None:
+    """Like why_unreachable, for a channel of asyncio. Returns None also if the channel is closed meanwhile.
+
+    `num_handled`: how many cancellations the task had when the call began; a further one is raised.
+    """
     if channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
         try:
             await channel.unary_unary(NOT_RETRIED, bytes, bytes)(b"", timeout=LONGEST_LOOK_S)
         except grpc.RpcError as error:
             return _if_unavailable(error)
+        except asyncio.CancelledError:
+            if num_cancellations() > num_handled:
+                raise
     return None
 
 

@@ -36,9 +36,7 @@ class Turn:
         """`timeout` is the client's, used if the options have none. Raises ValueError or TypeError if it is invalid."""
         metadata, own = options.get("metadata"), options.get("timeout")
         if metadata is not None:
-            metadata = allowed_metadata(
-                metadata
-            )  # a list, since several calls read it, an iterator could be read only once
+            metadata = allowed_metadata(metadata)  # several calls read it; an iterator could be read only once
         self._options: AskOptions = {**options, "metadata": metadata}
         self._ends_at = time.monotonic() + allowed_timeout(timeout if own is None else own)
         self.before = before

@@ -99,6 +99,13 @@ def message(value: AnyMessage) -> Message:
     raise TypeError(f"a message is a Message, a (role, content) pair or a chat_pb2.Message, not {value!r}")
 
 
+def require_known_roles(history: Iterable[Message]) -> None:
+    """Raises ValueError, which names the place, if a message's role is unknown and it was not received like that."""
+    for place, turn in enumerate(history):
+        if turn.role is Role.UNKNOWN and not isinstance(turn, NewerMessage):
+            raise ValueError(f"history[{place}].role is unknown; allowed are system, user and assistant")
+
+
 def messages(values: Iterable[AnyMessage]) -> tuple[Message, ...]:
     """Returns the messages of a history as Messages. Raises the same errors as `message`."""
     if not isinstance(values, Iterable):

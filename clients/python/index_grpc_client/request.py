@@ -20,7 +20,7 @@ from index_grpc_client.limits import (
     require_utf8,
     several,
 )
-from index_grpc_client.message import AnyMessage, Message, Role, messages
+from index_grpc_client.message import AnyMessage, Message, Role, messages, require_known_roles
 from index_grpc_client.message import system as system_message
 from index_grpc_client.options import CallOptions, Metadata, RequestOptions, SamplingOptions
 from index_grpc_client.v1 import chat_pb2
@@ -76,11 +76,13 @@ def full_history(history: Iterable[AnyMessage] | None, system: str | None) -> tu
     """Returns the history, with the instructions as its first message if they are given.
 
     Raises:
-        ValueError: `system` is given although the history begins with a system message, or a text is not UTF-8.
+        ValueError: `system` is given although the history begins with a system message, a text is not UTF-8, or a role
+            is unknown.
     """
     turns = messages(() if history is None else history)
     require_utf8(given(system=system))
     require_utf8({f"history[{place}].content": turn.content for place, turn in enumerate(turns)})
+    require_known_roles(turns)
     if system is None:
         return turns
     if turns and turns[0].role is Role.SYSTEM:
@@ -105,6 +107,8 @@ def chat_request(
     stops = several(() if stop is None else stop, "stop")
     require_utf8({"prompt": prompt} | given(model=model) | {f"stop[{place}]": text for place, text in enumerate(stops)})
     require_uint32({"max_tokens": max_tokens, "top_logprobs": top_logprobs})
+    if not isinstance(logprobs, bool | None):
+        raise TypeError(f"logprobs is {logprobs!r}; allowed are True and False")
     return chat_pb2.ChatRequest(
         prompt=prompt,
         history=[turn.to_wire() for turn in full_history(history, system)],

@@ -15,7 +15,7 @@ from index_grpc_client.cli.answering import DEFAULTS, answer_options
 from index_grpc_client.cli.connection import Connection
 from index_grpc_client.cli.failure import complain, refusing
 from index_grpc_client.cli.interrupt import interruptible
-from index_grpc_client.cli.output import Command, put, require_output
+from index_grpc_client.cli.output import CONTROLS, Command, put, require_output
 from index_grpc_client.cli.reading import is_terminal, read_all
 from index_grpc_client.options import AnswerOptions
 from index_grpc_client.result import Chunk, FinishReason
@@ -63,7 +63,8 @@ def to_json(result: object) -> str:
     if not dataclasses.is_dataclass(result) or isinstance(result, type):
         raise TypeError(f"not a result: {result!r}")
     holds_all = sys.stdout is not None and codecs.lookup(sys.stdout.encoding).name == "utf-8"
-    return json.dumps(dataclasses.asdict(result), default=plain, ensure_ascii=not holds_all)
+    line = json.dumps(dataclasses.asdict(result), default=plain, ensure_ascii=not holds_all)
+    return line.translate({code: f"\\u{code:04x}" for code in CONTROLS})  # JSON itself leaves those above U+007E
 
 
 @click.command(cls=Command, epilog=DEFAULTS)
@@ -84,7 +85,8 @@ def ask(
     """Answer PROMPT and print the answer while it is generated.
 
     The words of PROMPT are joined. `-` stands for standard input, which is also used if there is no PROMPT. A terminal
-    shows control characters of the answer as \\x1b; files and pipes get them as they are.
+    shows control characters of the answer, except newlines and tabs, in the form \\x1b. A file or pipe gets them as
+    they are.
     """
     if options.get("logprobs") and not as_json:
         raise click.UsageError("--logprobs needs --json")

@@ -19,6 +19,7 @@ from index_grpc_client.cli.reading import is_terminal, not_utf8, read_line
 from index_grpc_client.conversation import AsyncConversation
 from index_grpc_client.errors import IndexGrpcError
 from index_grpc_client.options import AnswerOptions
+from index_grpc_client.request import chat_request
 
 HELP = """\
 /new          forget the conversation
@@ -107,6 +108,11 @@ class Dialogue:
     def _answer(self, prompt: str, options: AnswerOptions) -> None:
         self._prompt, self._answered = prompt, False
         try:
+            chat_request(prompt, system=self._conversation.system, **options)
+        except ValueError as error:  # the prompt or an option cannot be sent
+            self._refuse(str(error))
+            return
+        try:
             self._runner.run(interruptible(write)(self._conversation.stream(prompt, **options)))
             self._answered = True
         except KeyboardInterrupt:
@@ -115,8 +121,6 @@ class Dialogue:
         except IndexGrpcError as error:
             report(error, self._call)
             self._exit_code = exit_code(error)
-        except ValueError as error:  # the prompt or an option cannot be sent
-            self._refuse(str(error))
         finally:
             if self._interactive:
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # from now on Ctrl-C does not end the process

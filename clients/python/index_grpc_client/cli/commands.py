@@ -137,7 +137,7 @@ def count(
     require_output()
     text = read_prompt(prompt)
     with refusing():
-        require_utf8(given(prompt=text, system=system))
+        require_utf8(given(prompt=text, system=system, model=model))
 
     @interruptible
     async def ask_count() -> TokenCount:

@@ -13,6 +13,7 @@ import grpc
 from click.core import ParameterSource
 
 from index_grpc_client.channel import has_port, has_scheme, host_names, is_local
+from index_grpc_client.cli.output import VISIBLE
 from index_grpc_client.errors import (
     CallCancelledError,
     DeadlineError,
@@ -63,11 +64,15 @@ class Call:
 
 
 def complain(word: str, text: str) -> None:
-    """Writes `word: text` to stderr if that is possible. At a terminal the word is in colour."""
+    """Writes `word: text` to stderr if that is possible. At a terminal the word is in colour.
+
+    The text may be a server's, so its control characters are made visible.
+    """
     colour = {"error": "red", "hint": "cyan", "note": "yellow"}[word]
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    line = f"{click.style(word, fg=colour)}: {text.translate(VISIBLE)}"
     with suppress(OSError):
-        click.echo(f"{click.style(word, fg=colour)}: {text}", err=True, color=False if is_plain else None)
+        click.echo(line, err=True, color=False if is_plain else None)
 
 
 def origin(ctx: click.Context, parameter: click.Parameter) -> str:
@@ -138,6 +143,13 @@ HINTS_ON_CONNECTING = {
 """Hints for calls without a connection, by a part of gRPC's message."""
 
 
+HINTS_ON_KEYS = {
+    "KEY_MISSING": "give the key with --api-key or INDEX_GRPC_API_KEY",
+    "KEY_WRONG": "check the key in --api-key or INDEX_GRPC_API_KEY",
+    "KEY_EXPIRED": "check the key in --api-key or INDEX_GRPC_API_KEY",
+}
+"""Hints for refused keys, by the error's reason."""
+
 HINT_TOO_SLOW = "allow more time with --timeout"
 HINT_TOO_LONG = f"{HINT_TOO_SLOW}, or ask for a shorter answer with --max-tokens"
 HINT_TOO_LATE = "a longer --time-limit or --timeout leaves time for an answer"
@@ -186,8 +198,8 @@ def hint(error: IndexGrpcError, call: Call) -> str | None:
             return hint_if_unavailable(error, call.address)
         case DeadlineError():
             return hint_if_late(error, call)
-        case UnauthenticatedError(reason="KEY_MISSING"):
-            return "give the key with --api-key or INDEX_GRPC_API_KEY"
+        case UnauthenticatedError():
+            return HINTS_ON_KEYS.get(error.reason)
         case LimitExceededError():
             return hint_if_too_much(error)
         case ModelNotFoundError():
@@ -207,9 +219,9 @@ def summary(error: IndexGrpcError, violations: list[str], call: Call) -> str:
     if num_sent == 1:
         return message if violations[0] in message else violations[0]
     if num_sent:
-        more = re.search(r"\(and (\d+) more violations?\)$", message)
-        num_found = int(more[1]) + 1 if more else num_sent
-        wrong = f"{num_found} things are wrong with the request"
+        more = re.search(r"\(and (at least )?(\d+) more violations?\)$", message)
+        num_found = int(more[2]) + 1 if more else num_sent
+        wrong = f"{(more and more[1]) or ''}{num_found} things are wrong with the request"
         return f"{wrong}:" if num_found == num_sent else f"{wrong}, the first {num_sent} are:"
     if was_cut_off(error):
         return f"the answer was cut off: {message}"
@@ -224,6 +236,6 @@ def report(error: IndexGrpcError, call: Call) -> None:
     complain("error", summary(error, violations, call))
     for violation in violations if len(violations) > 1 else ():
         with suppress(OSError):
-            click.echo(f"  {violation}", err=True)
+            click.echo(f"  {violation.translate(VISIBLE)}", err=True)
     if advice := hint(error, call):
         complain("hint", advice)
