@@ -118,7 +118,7 @@ def _groups(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]:
     see its own group as the root, while the names of its groups are still the host's.
     """
     own = {cgroups: "/", cgroups / controller: "/"}
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # a sandbox may not have the file, or one of its own making
         for line in membership.read_text(errors="surrogateescape").splitlines():
             _, controllers, name = line.split(":", 2)
             if not controllers:

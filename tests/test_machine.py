@@ -102,6 +102,11 @@ def test_a_containers_own_group_may_be_mounted_as_the_root(tmp_path: Path, path:
     assert available_bytes(tmp_path / "a" / "b", tmp_path / "no file") == 100 * MIB
 
 
+def test_a_list_of_groups_in_another_form_is_ignored(tmp_path: Path) -> None:
+    groups = limited_memory(tmp_path / "groups", 100 * MIB)
+    assert available_bytes(groups, member(tmp_path, "garbage")) == 100 * MIB
+
+
 def test_the_least_quota_of_a_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))

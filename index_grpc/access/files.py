@@ -51,13 +51,16 @@ class Reloaded(Generic[Value]):
 
 async def keep_fresh(everything: Sequence[Reloaded[Value]]) -> None:
     """Checks the files for changes for ever, in a thread, since a disk may be slow."""
+    told: dict[Reloaded[Value], str] = {}
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         for files in everything:
             try:
                 await asyncio.to_thread(files.refresh)
-            except Exception:
-                log.exception("checking for changed files failed; trying again")
+            except Exception as error:
+                if told.get(files) != repr(error):  # otherwise the same would be logged at each check
+                    log.exception("checking for changed files failed; trying again")
+                told[files] = repr(error)
 
 
 def content(flag: str, path: Path) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from index_grpc.access.keys import Key
-from index_grpc.errors import RateLimited, Unavailable
+from index_grpc.errors import Overloaded, RateLimited, Unavailable
 
 Clock = Callable[[], float]
 
@@ -48,7 +48,8 @@ class KeyUsage:
         """Counts a call for as long as it is open. Raises RateLimited if the key's limits do not allow it.
 
         If the block raises Unavailable and `was_served` returns False then, the call is not one of the minute's
-        requests: the caller can do nothing about it, and is told to make the call again.
+        requests: the caller can do nothing about it, and is told to make the call again. Overloaded is an exception,
+        since calls that overload the server are what the limit is for.
         """
         if key.max_concurrent is not None and self.num_open >= key.max_concurrent:
             limit = f"key {name} has as many calls open as it may at a time, {key.max_concurrent}"
@@ -62,8 +63,8 @@ class KeyUsage:
         self.num_open += 1
         try:
             yield
-        except Unavailable:
-            if key.requests_per_minute is not None and not was_served():
+        except Unavailable as error:
+            if key.requests_per_minute is not None and not (isinstance(error, Overloaded) or was_served()):
                 self._bucket.give_back()
             raise
         finally:

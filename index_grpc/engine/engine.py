@@ -89,6 +89,7 @@ class Engine:
     def give_up(self) -> None:
         """Declares the engine lost and abandons its worker, whose step seems never to end."""
         self._worker.abandon()
+        self._stopped.set()  # an abandoned worker does not tell its end
         self._lose()
 
     async def until_idle(self) -> None:

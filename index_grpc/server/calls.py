@@ -53,6 +53,8 @@ class Call:
     """Seconds since 1970."""
     deadline: float | None = None
     """The instant by which the answer should be sent, a little before the caller stops waiting."""
+    allowed_seconds: float | None = None
+    """How long the caller was ready to wait when the call arrived, if that is known."""
     model: str = ""
     """Name of the served model, if the call asks for an answer."""
     asked: ChatRequest | None = None
@@ -159,7 +161,7 @@ def authorization(metadata: Mapping[str, Any]) -> str:
 
 def open_call(method: str, metadata: Mapping[str, Any], peer: str, seconds_left: float | None = None) -> Call:
     """Returns a call that has just arrived. `seconds_left` is how long its caller will wait, if that is known."""
-    call = Call(method, request_id(metadata), metadata, peer)
+    call = Call(method, request_id(metadata), metadata, peer, allowed_seconds=seconds_left)
     if seconds_left is not None:
         call.deadline = call.arrival + seconds_left - min(MOST_DEADLINE_MARGIN_SECONDS, seconds_left / 10)
     return call

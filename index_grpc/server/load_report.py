@@ -13,7 +13,7 @@ from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer
 from index_grpc.server.orca import OPEN_RCA_SERVICE, OrcaLoadReport, OrcaLoadReportRequest
 from index_grpc.server.readiness import Readiness
-from index_grpc.server.status import SERVER_FAULTS, Context, Trailer
+from index_grpc.server.status import Context, Trailer
 
 TRAILER = "endpoint-load-metrics-bin"
 
@@ -25,8 +25,8 @@ SHORTEST_INTERVAL_SECONDS, LONGEST_INTERVAL_SECONDS = 1.0, 3600.0
 
 UTILIZATION_WITHOUT_SERVICE = 1000.0
 """The utilization of a server that takes no calls or soon will not: more than that of a server with a long queue."""
-COUNTED_FAULTS = SERVER_FAULTS - {"DEADLINE_EXCEEDED"}
-"""Codes of calls that a less loaded or less troubled server might have answered. A deadline is the caller's choice."""
+FAULTS = frozenset({"UNAVAILABLE", "INTERNAL"})
+"""Codes that count as the server's errors. Calls that expire in the queue do not: the utilization shows the queue."""
 
 
 class Rate:
@@ -54,7 +54,7 @@ class LoadReporter(Observer):
         """See Observer."""
         now = time.monotonic()
         self._calls.count(now)
-        if call.code in COUNTED_FAULTS:
+        if call.code in FAULTS:
             self._faults.count(now)
 
     def trailer(self) -> Trailer:
@@ -92,7 +92,7 @@ class LoadReportService:
         return OPEN_RCA_SERVICE
 
     def end(self) -> None:
-        """Ends each stream, so that none of them delays the server's stop."""
+        """Ends each stream after a last report, so that none of them delays the server's stop."""
         self._ended.set()
 
     async def stream(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
@@ -105,3 +105,4 @@ class LoadReportService:
                 await asyncio.wait_for(self._ended.wait(), interval)
             except TimeoutError:
                 continue
+        yield self._reporter.report(time.monotonic())  # so that balancers learn of a drain at once

@@ -60,11 +60,16 @@ The first refusals of a call that another server might answer have none: the cli
 ATTEMPTS_WITHOUT_DELAY = 2
 """A client that has just begun to connect to several servers may make its second attempt where it made its first."""
 NOT_AGAIN = "-1"
-"""Sent instead of a delay that outlasts the call: gRPC would wait until the call's deadline, and report only that."""
+"""Sent instead of a delay that outlasts the call, if trying again is of no use.
+
+gRPC would wait until the call's deadline, and report only that.
+"""
+CLIENTS_PAUSE_SECONDS = 1.0
+"""A call that has less time left does not survive its client's own pause before the next attempt."""
 LONGEST_DELAY_SECONDS = 30.0
 """The delay of a call that is tried again and again grows up to this."""
 GROWTH = 3.0
-"""The delay grows by this factor from each refusal with PUSHBACK to the next."""
+"""The delay grows by this factor with each attempt: with a first delay of 0.1 s, five attempts take 4 s."""
 
 
 def quoted(text: str) -> str:
@@ -83,8 +88,8 @@ async def abort(context: Context, error: errors.IndexGrpcError, request_id: str,
         details.append(BadRequest(field_violations=_fitting(error)))
     if delay_ms is not None:
         details.append(_retry_info(delay_ms))
-        if num_before >= ATTEMPTS_WITHOUT_DELAY or not isinstance(error, errors.Unavailable):
-            trailers.append((PUSHBACK, str(delay_ms) if _has_time(context, delay_ms) else NOT_AGAIN))
+        if pushback := _pushback(error, context.time_remaining(), num_before, delay_ms):
+            trailers.append((PUSHBACK, pushback))
     trailers.append(("grpc-status-details-bin", _status(code, message, details)))
     await context.abort(code, message, tuple(trailers))
     raise AssertionError("abort always raises")
@@ -126,17 +131,21 @@ def _num_attempts_before(context: Context) -> int:
 
 
 def _delay_milliseconds(error: errors.IndexGrpcError, num_before: int) -> int | None:
-    """Returns the delay, longer with each attempt that waited: a client that is told a delay does not lengthen it."""
+    """Returns the delay, longer with each attempt: a client that is told a delay does not lengthen its own pauses."""
     if error.retry_after_seconds is None:
         return None
-    longest, num_waited = max(error.retry_after_seconds, LONGEST_DELAY_SECONDS), num_before - ATTEMPTS_WITHOUT_DELAY
-    return max(1, math.ceil(1000 * min(error.retry_after_seconds * GROWTH ** max(0, num_waited), longest)))
+    longest = max(error.retry_after_seconds, LONGEST_DELAY_SECONDS)
+    return max(1, math.ceil(1000 * min(error.retry_after_seconds * GROWTH**num_before, longest)))
 
 
-def _has_time(context: Context, delay_ms: int) -> bool:
-    """Whether the delay ends before the call's deadline, if it has one."""
-    seconds_left = context.time_remaining()
-    return seconds_left is None or delay_ms < 1000 * seconds_left
+def _pushback(error: errors.IndexGrpcError, seconds_left: float | None, num_before: int, delay_ms: int) -> str | None:
+    """Returns the value of PUSHBACK; None to leave it out, so that the client makes its own pause."""
+    is_only_here = not isinstance(error, errors.Unavailable)
+    if not is_only_here and num_before < ATTEMPTS_WITHOUT_DELAY:
+        return None
+    if seconds_left is None or delay_ms < 1000 * seconds_left:
+        return str(delay_ms)
+    return NOT_AGAIN if is_only_here or seconds_left < CLIENTS_PAUSE_SECONDS else None
 
 
 def _retry_info(delay_ms: int) -> RetryInfo:

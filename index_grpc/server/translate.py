@@ -142,8 +142,8 @@ def _sampling(proto: pb.SamplingParams) -> SamplingParams:
 def _deadline(proto: pb.ChatRequest, call: Call) -> Deadline | None:
     """Returns the earlier one of the call's own deadline and the request's time limit."""
     deadlines = []
-    if call.deadline is not None:
-        deadlines.append(Deadline(call.deadline, call.deadline - call.arrival, "deadline"))
+    if call.deadline is not None and call.allowed_seconds is not None:
+        deadlines.append(Deadline(call.deadline, call.allowed_seconds, "deadline"))
     if proto.HasField("time_limit"):
         seconds = proto.time_limit.seconds + proto.time_limit.nanos / 1e9
         deadlines.append(Deadline(call.arrival + seconds, seconds, "time_limit"))

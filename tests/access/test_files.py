@@ -99,13 +99,19 @@ async def test_files_are_still_checked_after_an_unexpected_exception(
 ) -> None:
     monkeypatch.setattr("index_grpc.access.files.CHECK_SECONDS", 0.001)
 
+    reads: list[str] = []
+
     def read() -> str:
-        return {"old": "old", "new": "new"}[path.read_text()]  # KeyError is not a StartupError
+        reads.append(path.read_text())
+        return {"old": "old", "new": "new"}[reads[-1]]  # KeyError is not a StartupError
 
     words = Reloaded("the words", [path], read)
     looking = asyncio.create_task(keep_fresh([words]))
     await asyncio.to_thread(path.write_text, "neither")
     await until(lambda: "trying again" in caplog.text)
+    num_reads = len(reads)
+    await until(lambda: len(reads) > num_reads + 3)
+    assert caplog.text.count("trying again") == 1
     await asyncio.to_thread(path.write_text, "new")
     await until(lambda: words.value == "new")
     looking.cancel()

@@ -8,7 +8,7 @@ import pytest
 from index_grpc.access.gate import Gate
 from index_grpc.access.keys import Key, fingerprint, key_file
 from index_grpc.access.limits import KeyUsage
-from index_grpc.errors import Overloaded, RateLimited, RequestFailed
+from index_grpc.errors import EngineLost, Loading, Overloaded, RateLimited, RequestFailed
 
 
 class Clock:
@@ -112,14 +112,17 @@ def test_a_call_that_fails_is_over(clock: Clock) -> None:
 def test_an_unserved_call_gives_its_request_back(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(requests_per_minute=2)
     for _ in range(5):
-        with pytest.raises(Overloaded), usage.of_one_call("one", limited, never):
-            raise Overloaded("full")
+        with pytest.raises(Loading), usage.of_one_call("one", limited, never):
+            raise Loading("not yet")
     make_calls(usage, limited, 2)
     refused_seconds(usage, limited)
 
 
-@pytest.mark.parametrize(("error", "was_served"), [(Overloaded("full"), True), (RequestFailed("broken"), False)])
-def test_a_call_that_was_served_or_failed_counts(clock: Clock, error: Exception, was_served: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "was_served"),
+    [(EngineLost("lost"), True), (RequestFailed("broken"), False), (Overloaded("full"), False)],
+)
+def test_a_call_that_was_served_or_cost_something_counts(clock: Clock, error: Exception, was_served: bool) -> None:
     usage, limited = KeyUsage(clock), key(requests_per_minute=1)
     with pytest.raises(type(error)), usage.of_one_call("one", limited, lambda: was_served):
         raise error
@@ -128,8 +131,8 @@ def test_a_call_that_was_served_or_failed_counts(clock: Clock, error: Exception,
 
 def test_no_more_is_given_back_than_a_minute_has(clock: Clock) -> None:
     usage, limited = KeyUsage(clock), key(requests_per_minute=60)
-    with pytest.raises(Overloaded), usage.of_one_call("one", limited, never):
-        raise Overloaded("full")
+    with pytest.raises(Loading), usage.of_one_call("one", limited, never):
+        raise Loading("not yet")
     clock.now += 60
     make_calls(usage, limited, 60)
     refused_seconds(usage, limited)

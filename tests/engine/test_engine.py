@@ -76,6 +76,13 @@ async def test_each_caller_of_a_stopped_engine_gets_an_error_of_its_own(engine: 
     assert len(set(map(id, errors))) == 6
 
 
+async def test_stopping_a_lost_engine_waits_for_nothing(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    engine.give_up()
+    async with asyncio.timeout(30):
+        await engine.stop(patience_seconds=3600.0)
+    assert caplog.text == ""
+
+
 def test_a_step_that_outlasts_its_event_loop_is_dropped(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,14 @@ async def check_all_answered(*servers: FakeServer) -> None:
             assert (await client.chat("Hi", max_tokens=5)).text == letters(5)
 
 
+async def test_one_server_of_three_is_enough() -> None:
+    async with AsyncExitStack() as stack:
+        *broken, good = [await stack.enter_async_context(fake_server()) for _ in range(3)]
+        for server in broken:
+            is_lost(server)
+        await check_all_answered(*broken, good)
+
+
 @pytest.mark.parametrize("fails", [drains, is_lost, stalls])
 async def test_a_refused_call_is_answered_by_another_server(fails: Callable[[FakeServer], None]) -> None:
     """The refusing server names a delay, during which nobody should wait while another server is idle."""

@@ -19,6 +19,7 @@ from index_grpc.cli import main
 from index_grpc.errors import StartupError
 from index_grpc.launch import ports
 from index_grpc.server.app import App
+from index_grpc.server.binding import reason, trial
 from index_grpc.server.listen import GrpcPort
 from tests.certificates import authority, issued
 from tests.conftest import settings
@@ -144,6 +145,16 @@ async def test_the_reason_why_an_address_cannot_be_listened_on(host: str, why: s
     with pytest.raises(StartupError) as caught:
         await listening(http_host=host, http_port=0)
     assert str(caught.value) == f"cannot listen on {host}:0 for HTTP: {why.format('--http')}"
+
+
+def test_of_a_names_addresses_that_of_a_port_in_use_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for localhost where /etc/hosts has an address that the machine lacks."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        places = [("192.0.2.1", port), ("127.0.0.1", port)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in places]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert "another program listens there" in reason(trial("localhost", port), "--host", "--port")
 
 
 READ_ALONG, USE_IT = "not encrypted (set --tls-cert", "no API key is required (set --api-keys-file)"

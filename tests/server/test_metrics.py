@@ -186,7 +186,7 @@ async def test_a_silent_reader_holds_up_nobody() -> None:
 async def test_the_error_of_a_port_in_use_names_the_flag() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(StartupError, match=f"no metrics on .*:{port}: Address already in use; .*--metrics-port"):
+        with pytest.raises(StartupError, match=f":{port} for metrics: another program .*--metrics-port"):
             async with fake_server(metrics_port=port):
                 pass
 
@@ -202,8 +202,14 @@ async def test_ipv6_addresses() -> None:
 
 
 async def test_the_error_of_a_foreign_address_names_the_flag() -> None:
-    with pytest.raises(StartupError, match=r"no metrics on 192\.0\.2\.1:0: .*--metrics-host"):
+    with pytest.raises(StartupError, match=r"192\.0\.2\.1:0 for metrics: this machine does not .*--metrics-host"):
         async with fake_server(metrics_port=0, metrics_host="192.0.2.1"):
+            pass
+
+
+async def test_the_error_of_a_name_that_no_host_can_have_names_the_flag() -> None:
+    with pytest.raises(StartupError, match="the name cannot be resolved; check --metrics-host"):
+        async with fake_server(metrics_port=0, metrics_host="x" * 70):
             pass
 
 

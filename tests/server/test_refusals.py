@@ -9,8 +9,9 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.contract import Message, Timing
-from index_grpc.errors import StartupError
+from index_grpc.contract import Message
+from index_grpc.errors import IndexGrpcError, Overloaded, RateLimited, StartupError
+from index_grpc.server import status
 from index_grpc.server.app import App
 from tests.conftest import settings
 from tests.server.asking import Refusal, Stub, read_refusal, refusal, retrying, streamed, unary, until
@@ -141,25 +142,27 @@ async def test_a_call_that_is_refused_again_is_told_a_longer_delay() -> None:
         async with grpc.aio.insecure_channel(server.address, options=options) as channel:
             fourth = await refusal(ChatServiceStub(channel).Chat(REQUEST))
         check_told_to_retry(fourth, "OVERLOADED")
-        assert fourth.retry_seconds == pytest.approx(3 * first.retry_seconds, abs=0.002)
+        assert fourth.retry_seconds == pytest.approx(27 * first.retry_seconds, abs=0.002)
         assert int(fourth.trailers[PUSHBACK]) / 1000 == fourth.retry_seconds
         server.runner.gate.set()
         assert await held == TEXT
 
 
-async def test_a_call_without_time_for_a_retry_gets_the_reason_at_once() -> None:
-    """Its gRPC would wait until its time is over, and tell of that alone."""
-    async with fake_server(max_sequences=1, max_waiting=0) as server:
-        (held,) = await filled(server, 1)
-        assert server.app.engine is not None
-        for _ in range(100):
-            server.app.engine.pace.record(Timing(queue=0.0, time_to_first_token=1.0, total=60.0))
-        options = [("grpc.service_config", retrying(max_attempts=5))]
-        async with grpc.aio.insecure_channel(server.address, options=options) as channel:
-            found = await refusal(ChatServiceStub(channel).Chat(REQUEST, timeout=25))
-        assert (found.code, found.reason, found.retry_seconds) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED", 30)
-        server.runner.gate.set()
-        assert await held == TEXT
+@pytest.mark.parametrize(
+    ("error", "seconds_left", "num_before", "pushback"),
+    [
+        (Overloaded("full", 20.0), None, 1, None),  # another server may answer the second attempt
+        (Overloaded("full", 20.0), 25.0, 2, "20000"),
+        (Overloaded("full", 20.0), 15.0, 2, None),  # the client's own pause is shorter
+        (Overloaded("full", 20.0), 0.5, 2, "-1"),  # gRPC would wait and then tell only that the time is over
+        (RateLimited("too much", 20.0), None, 0, "20000"),
+        (RateLimited("too much", 20.0), 15.0, 0, "-1"),
+    ],
+)
+def test_grpc_is_told_to_wait_only_if_that_may_help(
+    error: IndexGrpcError, seconds_left: float | None, num_before: int, pushback: str | None
+) -> None:
+    assert status._pushback(error, seconds_left, num_before, delay_ms=20_000) == pushback
 
 
 async def test_while_loading_callers_are_told_to_retry() -> None:

@@ -98,6 +98,22 @@ async def test_a_call_that_would_wait_past_its_deadline_is_refused_at_once(slow:
     assert await asyncio.gather(*held, patient) == ["OK"] * 6
 
 
+async def test_the_error_names_the_deadline_that_the_caller_set(slow: FakeServer) -> None:
+    """The server means to answer a little earlier."""
+    slow.runner.gate.clear()
+    held = asyncio.create_task(code(slow.stub.Chat(REQUEST)))
+    await slow.until_num_open(1)
+    call = slow.stub.Chat(pb.ChatRequest(prompt="Hi", max_tokens=5), timeout=2.0)
+    await slow.until_num_open(2)
+    assert slow.app.engine is not None
+    requests = [stream.request for stream in slow.app.engine._streams.values()]
+    assert requests[1].deadline is not None
+    assert requests[1].deadline.seconds == pytest.approx(2.0, abs=0.1)
+    call.cancel()
+    slow.runner.gate.set()
+    assert await held == "OK"
+
+
 async def test_a_call_that_would_wait_too_long_is_answered_by_an_idle_server(slow: FakeServer) -> None:
     held = await busy_for_minutes(slow)
     async with fake_server() as idle:

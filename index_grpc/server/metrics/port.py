@@ -10,6 +10,7 @@ from io import BytesIO
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 from index_grpc.errors import StartupError
+from index_grpc.server.binding import BIND_ERRORS, reason
 from index_grpc.server.listen import bracketed
 
 PATH = "/metrics"
@@ -35,9 +36,9 @@ class MetricsPort:
         host = bracketed(self._host)
         try:
             self._server = _server_at(self._host, self._port, _Handler.factory(self._registry))
-        except OSError as error:
-            remedy = "take another --metrics-port (0 takes a free one) or --metrics-host"
-            raise StartupError(f"no metrics on {host}:{self._port}: {error.strerror}; {remedy}") from None
+        except BIND_ERRORS as error:
+            why = reason(error, "--metrics-host", "--metrics-port")
+            raise StartupError(f"cannot listen on {host}:{self._port} for metrics: {why}") from None
         self.address = f"{host}:{self._server.server_address[1]}"
         work = {"poll_interval": POLL_SECONDS}
         threading.Thread(target=self._server.serve_forever, kwargs=work, name="metrics", daemon=True).start()

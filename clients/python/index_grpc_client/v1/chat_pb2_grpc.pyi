@@ -13,8 +13,9 @@ gRPC returns, has these details:
  - INVALID_ARGUMENT also has a google.rpc.BadRequest. It lists all violations by field path (`history[3].role`), as
    many as fit into the trailers.
  - UNAVAILABLE, and RESOURCE_EXHAUSTED if a key's limit is reached, also have a google.rpc.RetryInfo. For gRPC's own
-   retries its delay is also in the trailer `grpc-retry-pushback-ms`, as -1 if it would not end before the call's
-   deadline; with UNAVAILABLE only from the third attempt on, since another server might answer the second.
+   retries its delay is also in the trailer `grpc-retry-pushback-ms`, as -1 if the call has no time for it. With
+   UNAVAILABLE the trailer is left out of the first two refusals, and where the call has time for the client's own
+   short pauses but not for the delay, since another server might answer.
 
 Every reason, with its status code:
  - INVALID_REQUEST (INVALID_ARGUMENT): values are out of range.
