@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2_grpc
 from index_grpc_client.aio_stream import AsyncChatStream
 from index_grpc_client.channel import DEFAULT_ADDRESS, ChannelOptions, ChannelSettings
 from index_grpc_client.errors import IndexGrpcError
-from index_grpc_client.failures import async_translated
+from index_grpc_client.failures import AsyncTranslation
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.options import CallOptions, ChatOptions, CountOptions
 from index_grpc_client.request import CallBuilder
@@ -79,7 +79,7 @@ class AsyncClient:
     async def chat(self, prompt: str, **options: Unpack[ChatOptions]) -> ChatResult:
         """Returns the whole answer to a prompt; `options` are those of ChatOptions."""
         call = self._build.chat(prompt, **options)
-        async with async_translated(self._channel, call):
+        async with AsyncTranslation(self._channel, call):
             response = await self.stub.Chat(call.request, timeout=call.timeout, metadata=call.metadata)
         return ChatResult.from_wire(response)
 
@@ -90,14 +90,14 @@ class AsyncClient:
     async def count_tokens(self, prompt: str, **options: Unpack[CountOptions]) -> TokenCount:
         """Counts the tokens of a prompt with its history, control tokens included."""
         call = self._build.count_tokens(prompt, **options)
-        async with async_translated(self._channel, call):
+        async with AsyncTranslation(self._channel, call):
             response = await self.stub.CountTokens(call.request, timeout=call.timeout, metadata=call.metadata)
         return TokenCount.from_wire(response)
 
     async def model(self, **options: Unpack[CallOptions]) -> ModelInfo:
         """Returns the served model, its limits and the defaults of unset options."""
         call = self._build.model(**options)
-        async with async_translated(self._channel, call):
+        async with AsyncTranslation(self._channel, call):
             response = await self.stub.GetModel(call.request, timeout=call.timeout, metadata=call.metadata)
         return ModelInfo.from_wire(response)
 
@@ -105,7 +105,7 @@ class AsyncClient:
         """Returns the health of the server or, if `service` is given, of that service."""
         call = self._build.health(service, **options)
         try:
-            async with async_translated(self._channel, call):
+            async with AsyncTranslation(self._channel, call):
                 response = await self._health_stub.Check(call.request, timeout=call.timeout, metadata=call.metadata)
         except IndexGrpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:

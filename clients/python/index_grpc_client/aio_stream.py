@@ -6,7 +6,7 @@ from typing import Self
 
 import grpc.aio
 
-from index_grpc_client.failures import async_translated
+from index_grpc_client.failures import AsyncTranslation
 from index_grpc_client.request import Call
 from index_grpc_client.result import ChatResult, Chunk
 from index_grpc_client.transcript import Transcript
@@ -45,18 +45,25 @@ class AsyncChatStream:
         self._rpc.cancel()
 
     async def __anext__(self) -> Chunk:
-        async with async_translated(self._channel, self._transcript, self._transcript):
+        chunk = await self._next()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def _next(self) -> Chunk | None:
+        """Returns the next chunk, or None at the answer's end."""
+        async with AsyncTranslation(self._channel, self._transcript, self._transcript):
             message = await anext(self._messages, None)
         if message is None:
             self._transcript.end(was_cancelled=self._rpc.cancelled())
-            raise StopAsyncIteration
+            return None
         return self._transcript.add(message)
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         # A generator, because Python closes it however the loop ends. The stream itself would not notice the end, and
         # grpc.aio would let the call run on.
         try:
-            while (chunk := await anext(self, None)) is not None:
+            while (chunk := await self._next()) is not None:
                 yield chunk
         finally:
             self._rpc.cancel()

@@ -7,8 +7,10 @@ why it could not connect. So a call that reached its deadline is looked at once 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import NoReturn
 
 import grpc
 import grpc.aio
@@ -50,26 +52,38 @@ def translated(channel: grpc.Channel, call: Identified, answer: Answer | None = 
         raise failure from error
 
 
-@asynccontextmanager
-async def async_translated(
-    channel: grpc.aio.Channel, call: Identified, answer: Answer | None = None
-) -> AsyncIterator[None]:
-    """Raises the errors of an asyncio call in the block as exceptions of `errors`, with the text that had arrived."""
-    num_handled = await num_handled_cancellations()
-    try:
-        yield
-    except IndexGrpcError:
-        raise
-    except grpc.RpcError as error:
-        failure = translate(error, call.request_id, answer)
-        if may_be_unreachable(failure, answer) and (cause := await async_why_unreachable(channel, num_handled)):
-            raise unreachable(cause, call) from cause
-        raise failure from error
-    except asyncio.CancelledError as error:
+class AsyncTranslation:
+    """A block that raises the errors of an asyncio call as exceptions of `errors`, with the text that had arrived.
+
+    It is a class, because each chunk of a stream enters such a block, and a generator takes several times as long.
+    """
+
+    __slots__ = ("_answer", "_call", "_channel", "_num_handled")
+
+    def __init__(self, channel: grpc.aio.Channel, call: Identified, answer: Answer | None = None) -> None:
+        self._channel, self._call, self._answer = channel, call, answer
+        self._num_handled = 0
+
+    async def __aenter__(self) -> None:
+        if num_cancellations():
+            self._num_handled = await num_handled_cancellations()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, grpc.RpcError) and not isinstance(error, IndexGrpcError):
+            await self._raise_failure(error)
         # grpc.aio raises this also if the call was closed, while the task that waits for it was not cancelled.
-        if num_cancellations() > num_handled:
-            raise
-        raise cancelled(call, answer) from error
+        if isinstance(error, asyncio.CancelledError) and num_cancellations() <= self._num_handled:
+            raise cancelled(self._call, self._answer) from error
+
+    async def _raise_failure(self, error: grpc.RpcError) -> NoReturn:
+        failure = translate(error, self._call.request_id, self._answer)
+        if may_be_unreachable(failure, self._answer):
+            cause = await async_why_unreachable(self._channel, self._num_handled)
+            if cause is not None:
+                raise unreachable(cause, self._call) from cause
+        raise failure from error
 
 
 def num_cancellations() -> int:
@@ -83,8 +97,7 @@ async def num_handled_cancellations() -> int:
 
     CPython 3.11 leaves one behind each failed TaskGroup. Raises asyncio.CancelledError if another one is still to come.
     """
-    if num_cancellations():
-        await asyncio.sleep(0)  # a task that was cancelled while it ran learns of it only where it waits
+    await asyncio.sleep(0)  # a task that was cancelled while it ran learns of it only where it waits
     return num_cancellations()
 
 
