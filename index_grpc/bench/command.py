@@ -46,12 +46,6 @@ Exit codes: 0 measured, 2 wrong flags, 3 the server cannot be reached or is not
 ready, 4 it does not answer, 130 interrupted: what was measured is printed."""
 
 
-ADVICE = {
-    "KEY_MISSING": "give the key with --api-key or INDEX_GRPC_API_KEY",
-    "KEY_WRONG": "check the key in --api-key or INDEX_GRPC_API_KEY",
-    "KEY_EXPIRED": "check the key in --api-key or INDEX_GRPC_API_KEY",
-}
-"""What to try next, by the reason of an error at the start."""
 ADVICE_ELSEWHERE = "is a server running there, and ready? --address or INDEX_GRPC_ADDRESS names another"
 
 
@@ -146,7 +140,9 @@ def _show(run: "Run", picture: Path | None, *, interrupted: bool) -> None:
 
 def _failure(error: "IndexGrpcError", address: str) -> click.ClickException:
     """Returns a one-line error for a server that gave no answer, or refused, at the start."""
-    advice = ADVICE.get(error.reason, ADVICE_ELSEWHERE)
+    from index_grpc_client.cli.failure import HINTS_ON_KEYS  # slow to import, and not needed before
+
+    advice = HINTS_ON_KEYS.get(error.reason, ADVICE_ELSEWHERE)
     kinds = {"UNAVAILABLE": Unreachable, "DEADLINE_EXCEEDED": TimedOut}
     kind = kinds.get(error.code().name, click.ClickException)
     return kind(f"{address}: {error.details() or error.code().name}; {advice}")

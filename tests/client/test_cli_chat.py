@@ -104,16 +104,21 @@ def test_a_refused_prompt_is_reported(server: FakeServer) -> None:
     assert (result.exit_code, result.stdout) == (Exit.REFUSED, f"{TEXT}\n")
 
 
-def test_a_line_that_is_not_utf8_ends_a_turn_only(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = iter(["\udcff", "one", "/quit"])
+def converse(server: FakeServer, *lines: str) -> None:
+    """Answers the lines as at a terminal."""
+    left = iter(lines)
 
     async def connect() -> AsyncClient:
         return AsyncClient(server.address)
 
     with asyncio.Runner() as runner:
         client = runner.run(connect())
-        Dialogue(runner, AsyncConversation(client), CALL, AnswerOptions()).run(lambda: next(lines))
+        Dialogue(runner, AsyncConversation(client), CALL, AnswerOptions()).run(lambda: next(left))
         runner.run(client.close())
+
+
+def test_a_line_that_is_not_utf8_ends_a_turn_only(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    converse(server, "\udcff", "one", "/quit")
     assert answered_prompts(server.script) == [("one", [])]
     assert capsys.readouterr().err.startswith("error: prompt holds '\\udcff' at character 0")
 
@@ -127,15 +132,7 @@ def test_the_handler_of_ctrl_c_is_restored_even_if_the_turn_fails(
         raise InternalError("the turn failed", grpc.StatusCode.INTERNAL)
 
     monkeypatch.setattr(AsyncConversation, "stream", fail)
-    lines = iter(["one", "/quit"])
-
-    async def connect() -> AsyncClient:
-        return AsyncClient(server.address)
-
-    with asyncio.Runner() as runner:
-        client = runner.run(connect())
-        Dialogue(runner, AsyncConversation(client), CALL, AnswerOptions()).run(lambda: next(lines))
-        runner.run(client.close())
+    converse(server, "one", "/quit")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from index_grpc_client.cli.failure import checked
+from index_grpc_client.cli.checking import checked
 from index_grpc_client.limits import MOST_UINT32, allowed_time_limit
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -12,8 +12,9 @@ from typing import Unpack
 import click
 
 from index_grpc_client.cli.answering import DEFAULTS, answer_options
+from index_grpc_client.cli.checking import refusing
 from index_grpc_client.cli.connection import Connection
-from index_grpc_client.cli.failure import complain, refusing
+from index_grpc_client.cli.failure import complain
 from index_grpc_client.cli.interrupt import interruptible
 from index_grpc_client.cli.output import CONTROLS, Command, put, require_output
 from index_grpc_client.cli.reading import is_terminal, read_all

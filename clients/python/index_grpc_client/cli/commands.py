@@ -13,8 +13,9 @@ import click
 
 from index_grpc_client.cli.ask import ask, read_prompt, to_json
 from index_grpc_client.cli.chat import chat
+from index_grpc_client.cli.checking import refusing
 from index_grpc_client.cli.connection import Connection, behind_command, connection_options
-from index_grpc_client.cli.failure import EXIT_CODES, Exit, complain, exit_code, refusing, report
+from index_grpc_client.cli.failure import EXIT_CODES, Exit, complain, exit_code, report
 from index_grpc_client.cli.interrupt import interruptible
 from index_grpc_client.cli.output import Command, OutputLost, put, require_output, writing
 from index_grpc_client.errors import IndexGrpcError

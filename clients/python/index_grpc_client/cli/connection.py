@@ -12,7 +12,8 @@ from click.core import ParameterSource
 
 from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.channel import DEFAULT_ADDRESS, allowed_address
-from index_grpc_client.cli.failure import Call, checked, refusing
+from index_grpc_client.cli.checking import checked, refusing
+from index_grpc_client.cli.failure import Call
 from index_grpc_client.credentials import tls_credentials
 from index_grpc_client.limits import allowed_header, allowed_timeout
 from index_grpc_client.request import QUICK_TIMEOUT

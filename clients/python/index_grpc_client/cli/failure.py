@@ -2,15 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias, TypeVar
 
 import click
 import grpc
-from click.core import ParameterSource
 
 from index_grpc_client.channel import has_port, has_scheme, host_names, is_local
 from index_grpc_client.cli.output import VISIBLE
@@ -28,9 +25,6 @@ from index_grpc_client.errors import (
     was_too_large,
 )
 from index_grpc_client.request import QUICK_TIMEOUT
-
-Value = TypeVar("Value")
-OptionCallback: TypeAlias = Callable[[click.Context, click.Parameter, Value | None], Value | None]
 
 
 class Exit(IntEnum):
@@ -73,35 +67,6 @@ def complain(word: str, text: str) -> None:
     line = f"{click.style(word, fg=colour)}: {text.translate(VISIBLE)}"
     with suppress(OSError):
         click.echo(line, err=True, color=False if is_plain else None)
-
-
-def origin(ctx: click.Context, parameter: click.Parameter) -> str:
-    """Returns the name of what set an option: its environment variable, or the option itself."""
-    is_from_environment = ctx.get_parameter_source(str(parameter.name)) is ParameterSource.ENVIRONMENT
-    return str(parameter.envvar) if is_from_environment else parameter.opts[0]
-
-
-def checked(allowed: Callable[[Value, str], object]) -> OptionCallback[Value]:
-    """Returns an option's callback, which refuses the values that `allowed` refuses, and names where they are from."""
-
-    def check(ctx: click.Context, parameter: click.Parameter, value: Value | None) -> Value | None:
-        try:
-            if value is not None:
-                allowed(value, origin(ctx, parameter))
-        except ValueError as error:
-            raise click.UsageError(str(error), ctx) from error
-        return value
-
-    return check
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Reports a ValueError of the block, which only checks values, as a wrong command line."""
-    try:
-        yield
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def exit_code(error: IndexGrpcError) -> Exit:
