@@ -17,9 +17,9 @@ from index_grpc_client import (
     Violation,
 )
 from index_grpc_client.errors import ERRORS, ERRORS_BY_REASON, translate
-from index_grpc_client.failures import translated
 from index_grpc_client.request import CallBuilder
 from index_grpc_client.status import DETAILS_KEY, StatusDetails, status_details
+from index_grpc_client.translation import translated
 
 from .fake_server import Failure, bad_request
 

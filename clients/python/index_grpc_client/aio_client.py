@@ -10,11 +10,11 @@ from grpc_health.v1 import health_pb2_grpc
 from index_grpc_client.aio_stream import AsyncChatStream
 from index_grpc_client.channel import DEFAULT_ADDRESS, ChannelOptions, ChannelSettings
 from index_grpc_client.errors import IndexGrpcError
-from index_grpc_client.failures import AsyncTranslation
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.options import CallOptions, ChatOptions, CountOptions
 from index_grpc_client.request import CallBuilder
 from index_grpc_client.result import ChatResult, HealthStatus
+from index_grpc_client.translation import AsyncTranslation
 from index_grpc_client.v1 import chat_pb2_grpc
 
 

@@ -6,10 +6,10 @@ from typing import Self
 
 import grpc.aio
 
-from index_grpc_client.failures import AsyncTranslation
 from index_grpc_client.request import Call
 from index_grpc_client.result import ChatResult, Chunk
 from index_grpc_client.transcript import Transcript
+from index_grpc_client.translation import AsyncTranslation
 from index_grpc_client.v1 import chat_pb2
 
 

@@ -6,10 +6,10 @@ from typing import Self
 
 import grpc
 
-from index_grpc_client.failures import translated
 from index_grpc_client.request import Call
 from index_grpc_client.result import ChatResult, Chunk
 from index_grpc_client.transcript import Transcript
+from index_grpc_client.translation import translated
 from index_grpc_client.v1 import chat_pb2
 
 
