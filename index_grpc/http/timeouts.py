@@ -59,6 +59,7 @@ class TimeoutProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
         self._stop_waiting()
+        self._unset_keepalive_if_required()  # uvicorn lets the timer of a connection that is reset run on
         super().connection_lost(exc)
 
     @property

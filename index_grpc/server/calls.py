@@ -100,6 +100,14 @@ class Call:
         self.finish = chunk.finish
         self.was_served = self.is_streamed
 
+    def release(self) -> None:
+        """Frees what a call that has ended may hold much of, since the call itself can outlive its handler.
+
+        The frames in its error's traceback refer to the call, and so does the context in which the handler ran: the
+        timer of an idle HTTP connection has a copy of it.
+        """
+        self.error, self.asked, self.deltas, self.metadata = None, None, None, {}
+
 
 _current: ContextVar[Call] = ContextVar("call")
 
@@ -151,7 +159,7 @@ class Calls:
             if not self.num_open:
                 self._idle.set()
             self._ended(call)
-            call.error = None  # its traceback's frames refer to the call: both would stay in memory
+            call.release()
 
 
 def authorization(metadata: Mapping[str, Any]) -> str:

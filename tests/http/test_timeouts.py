@@ -1,12 +1,16 @@
 """HTTP connections that send nothing, or not enough, are closed."""
 
 import asyncio
+import gc
+import socket
+import struct
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from index_grpc.http.port import HttpPort
+from index_grpc.http.timeouts import TimeoutProtocol
 from index_grpc.server.app import App
 from tests.certificates import Pair, authority, issued
 from tests.http.asking import COMPLETIONS, fake_http
@@ -65,6 +69,20 @@ async def test_a_connection_without_a_second_request_is_closed(monkeypatch: pyte
         assert await reader.readuntil(b"}")
         writer.write(HALF_A_HEAD)
         assert await ended(reader, writer) == b""
+
+
+async def test_a_connection_that_is_reset_is_freed() -> None:
+    def is_freed() -> bool:
+        gc.collect()
+        return not any(type(thing) is TimeoutProtocol for thing in gc.get_objects())
+
+    async with fake_server(http_port=0) as server:
+        reader, writer = await connected(server.app)
+        writer.write(WHOLE)
+        assert await reader.readuntil(b"}")
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        await until(is_freed)
 
 
 async def test_a_request_without_its_whole_body_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

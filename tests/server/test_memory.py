@@ -2,7 +2,7 @@
 
 import http.client
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import grpc
@@ -68,14 +68,32 @@ def test_requests_without_a_valid_key_are_freed(server: Process) -> None:
     assert growth(server, calling(server, REFUSED["too long"], key="mallory")) < MOST_GROWTH
 
 
-def test_requests_refused_over_http_are_freed(server: Process) -> None:
-    host, _, port = server.wait_for(r"listening on http://(\S+)")[1].rpartition(":")
+def post_large(connection: http.client.HTTPConnection) -> None:
+    """Makes a call over HTTP, which is refused."""
     body = f'{{"messages": [{{"role": "user", "content": "{LARGE}"}}]}}'
     headers = {"authorization": "Bearer alice", "content-type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", body, headers)
+    response = connection.getresponse()
+    assert response.status == http.client.BAD_REQUEST
+    response.read()
 
+
+def http_connection(server: Process) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection(server.wait_for(r"listening on http://(\S+)")[1], timeout=60)
+
+
+def test_requests_refused_over_http_are_freed(server: Process) -> None:
     def call() -> None:
-        with closing(http.client.HTTPConnection(host, int(port), timeout=60)) as connection:
-            connection.request("POST", "/v1/chat/completions", body, headers)
-            assert connection.getresponse().status == http.client.BAD_REQUEST
+        with closing(http_connection(server)) as connection:
+            post_large(connection)
 
     assert growth(server, call) < MOST_GROWTH
+
+
+def test_idle_http_connections_keep_no_requests(server: Process) -> None:
+    with ExitStack() as idle:
+
+        def call() -> None:
+            post_large(idle.enter_context(closing(http_connection(server))))
+
+        assert growth(server, call) < MOST_GROWTH
