@@ -85,7 +85,8 @@ def by_transformers(row: Tensor, params: SamplingParams, ids: list[int]) -> Tens
     processors.append(TopPLogitsWarper(params.top_p))
     if params.min_p:
         processors.append(MinPLogitsWarper(params.min_p))
-    return processors(torch.LongTensor([ids]), row.clone())[0].softmax(dim=0)
+    scores: Tensor = processors(torch.LongTensor([ids]), row.clone())
+    return scores[0].softmax(dim=0)
 
 
 CASES = [
