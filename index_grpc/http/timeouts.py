@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -51,10 +52,13 @@ class TimeoutProtocol(H11Protocol):
             if self.transport.is_closing():  # what came before was refused
                 break
             super().data_received(data[start : start + PIECE_BYTES])
-        if self._is_between_requests:
-            self._await_head()
-        else:
+        if not self._is_between_requests:
             self._stop_waiting()
+        elif self._is_idle:  # what came was the rest of a body whose request had been answered before
+            self._stop_waiting()
+            self._await_request()
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""
@@ -65,6 +69,17 @@ class TimeoutProtocol(H11Protocol):
     @property
     def _is_between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether the last request has come whole and nothing of the next one."""
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
+    def _await_request(self) -> None:
+        """Starts the time limit of an idle connection again, which uvicorn ends when anything arrives."""
+        if self.timeout_keep_alive_task is None:
+            close = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, close)
 
     def _await_head(self) -> None:
         """Starts the time limit of a head; later bytes do not extend it."""
