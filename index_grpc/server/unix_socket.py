@@ -42,6 +42,7 @@ def permissions(mode: int) -> Iterator[None]:
 
 def _is_listened_on(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as calling:
+        calling.setblocking(False)  # a server that has stopped accepting may never have room for one more connection
         try:
             calling.connect(str(path))
         except ConnectionRefusedError:

@@ -3,8 +3,10 @@
 import asyncio
 import os
 import shlex
+import signal
 import socket
 import stat
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from index_grpc.launch import ports
 from index_grpc.server.app import App
 from index_grpc.server.binding import reason, trial
 from index_grpc.server.listen import GrpcPort
+from index_grpc.server.unix_socket import require_free
 from tests.certificates import authority, issued
 from tests.conftest import settings
 from tests.server.asking import unary
@@ -76,6 +79,27 @@ async def test_the_socket_of_an_ended_server_is_replaced(path: Path) -> None:
     async with fake_server(unix_socket=path) as server:
         assert permissions(path) == "600"
         assert await unary(server.stub, REQUEST) == letters(5)
+
+
+def test_the_socket_of_a_server_that_accepts_nothing_any_more_is_not_waited_for(path: Path) -> None:
+    with ExitStack() as open_sockets:
+        stuck = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
+        stuck.bind(str(path))
+        stuck.listen(0)
+        with suppress(BlockingIOError):  # until no more connections may wait to be accepted
+            while True:
+                caller = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
+                caller.setblocking(False)
+                caller.connect(str(path))
+        open_sockets.callback(signal.alarm, 0)
+        open_sockets.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, give_up))
+        signal.alarm(5)
+        with pytest.raises(StartupError, match="is in use by a running server"):
+            require_free(path)
+
+
+def give_up(*_: object) -> None:
+    raise AssertionError("still waiting for the server")
 
 
 async def test_the_socket_of_a_running_server_is_not_replaced(path: Path) -> None:
