@@ -62,6 +62,8 @@ class Engine:
         self._streams: dict[int, TokenStream] = {}
         self.num_waiting_prompt_tokens = 0
         """Prompt tokens of the requests that have no generated token yet."""
+        self._left: set[int] = set()
+        """Numbers of the open requests that their readers have left."""
         self._end_error: EndError | None = None
         """Makes the error that says why nothing is computed any more; None as long as requests are computed."""
         self._numbers = itertools.count()
@@ -117,6 +119,11 @@ class Engine:
     def num_open(self) -> int:
         """Number of requests that run or wait."""
         return len(self._streams)
+
+    @property
+    def num_wanted(self) -> int:
+        """Number of requests that run or wait, without those that their readers have left: they end with this step."""
+        return len(self._streams) - len(self._left)
 
     @property
     def num_running(self) -> int:
@@ -205,6 +212,7 @@ class Engine:
         stream = self._streams[number]
         request = stream.request
         most = min(request.max_tokens, self.limits.context_length - len(request.prompt_ids))
+        self._left.add(number)
         self._worker.post(Cancel(number))
         self._events.left(most - stream.num_tokens)
 
@@ -231,6 +239,7 @@ class Engine:
             self._events.began(report.output.timing)
         if report.ended:
             del self._streams[report.number]
+            self._left.discard(report.number)
             if stream.timing is not None:
                 self.pace.record(stream.timing)
 

@@ -49,6 +49,18 @@ async def test_an_answers_load_report_includes_the_answer_itself(method: str) ->
         assert beside.rps_fractional > 0
 
 
+@pytest.mark.parametrize("method", ["Chat", "ChatStream"])
+async def test_an_answer_that_a_stop_string_ends_counts_once(method: str) -> None:
+    """The engine learns that the rest is not wanted only when its step ends, after the answer's trailers are sent."""
+    async with fake_server(max_sequences=4) as server:
+        server.runner.step_seconds = 0.05
+        report = await reported(server, method, pb.ChatRequest(prompt="Hi", max_tokens=50, stop=["e"]))
+        assert report.application_utilization == 1 / 4
+        await server.until_num_open(0)
+        assert server.app.engine is not None
+        assert server.app.engine.num_wanted == 0
+
+
 async def test_a_full_server_says_so_when_it_refuses() -> None:
     async with fake_server(max_sequences=1, max_waiting=1) as server:
         async with holding(server, 2):
