@@ -167,7 +167,9 @@ class Engine:
 
     def _refuse_if_full(self) -> None:
         limits = self.limits
-        if self.num_open >= limits.max_sequences + limits.max_waiting:
+        num_places = limits.max_sequences + limits.max_waiting
+        # A place that was left is free for the next step, but leaving must not let the queue grow without end.
+        if self.num_wanted >= num_places or self.num_open >= 2 * num_places:
             taken = f"all {limits.max_sequences} places to run and {limits.max_waiting} to wait are taken"
             raise Overloaded(
                 f"{taken}; {ELSEWHERE_OR_LATER}",
