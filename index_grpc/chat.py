@@ -37,6 +37,8 @@ class Chat:
         """`stream_interval` is how many tokens each chunk after the first waits for."""
         self.tokenizer, self.engine, self._stream_interval = tokenizer, engine, stream_interval
         self.context_length = engine.limits.context_length
+        self.num_laid_out = 0
+        """Number of conversations that are being turned into token ids."""
 
     async def answer(
         self, request: ChatRequest, note: Callable[[Chunk], None] = lambda chunk: None, *, whole: bool = False
@@ -56,7 +58,11 @@ class Chat:
         """Returns the messages as token ids. Raises PromptTooLong early if they are far too long for the context."""
         if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
             return self._lay_out(messages)
-        return await asyncio.to_thread(self._lay_out, messages)
+        self.num_laid_out += 1
+        try:
+            return await asyncio.to_thread(self._lay_out, messages)
+        finally:
+            self.num_laid_out -= 1
 
     def _interval(self, request: ChatRequest, whole: bool) -> int:
         """Returns how many tokens are handled together: 1 with stop strings, since tokens after one would be wasted."""

@@ -131,7 +131,8 @@ class App:
             await engine.until_idle()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.calls.until_idle(), FLUSH_SECONDS)
-            if not engine.num_open:
+            backend = self.answering.backend
+            if not (engine.num_open or (backend is not None and backend.chat.num_laid_out)):
                 return
 
 
