@@ -6,6 +6,7 @@ import grpc
 import pytest
 from click.testing import Result
 from index_grpc_client import AsyncClient, Client, DeadlineError, UnavailableError
+from index_grpc_client.translation import connectivity
 
 from .either import EitherClient, drained, settled
 from .fake_server import SERVICE, FakeServer
@@ -79,6 +80,20 @@ async def test_a_server_that_says_nothing_is_not(kind: type[Client] | type[Async
         with pytest.raises(DeadlineError):
             await call(client)
     await settled(client.close())
+
+
+def test_a_client_that_is_closed_while_the_reason_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may do so. The call itself was made before, so its failure is that of a call."""
+
+    def then_closed(channel: grpc.Channel) -> grpc.ChannelConnectivity | None:
+        found = connectivity(channel)
+        client.close()
+        return found
+
+    monkeypatch.setattr("index_grpc_client.translation.connectivity", then_closed)
+    client = Client("127.0.0.1:1", timeout=TIMEOUT_S)
+    with pytest.raises(DeadlineError):
+        client.model()
 
 
 @pytest.mark.parametrize("command", ["ask", "chat", "count", "health", "model"])

@@ -116,13 +116,18 @@ def unreachable(cause: grpc.RpcError, call: Identified) -> UnavailableError:
 
 
 def why_unreachable(channel: grpc.Channel) -> grpc.RpcError | None:
-    """Returns why the last attempt to connect failed. Returns None if there is a connection or an attempt is made."""
+    """Returns why the last attempt to connect failed.
+
+    Returns None if there is a connection, an attempt is made, or another thread has closed the channel meanwhile.
+    """
     until = time.monotonic() + LONGEST_LOOK_S
     if connectivity(channel) is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
         try:
             channel.unary_unary(NOT_RETRIED, bytes, bytes)(b"", timeout=max(0.0, until - time.monotonic()))
         except grpc.RpcError as error:
             return _if_unavailable(error)
+        except ValueError:  # the channel is closed
+            return None
     return None
 
 
