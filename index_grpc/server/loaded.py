@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +40,17 @@ async def in_daemon_thread(load: Load) -> Loaded:
         if not result.cancelled():
             set_result(value)
 
+    def deliver(set_result: Callable[[Any], None], value: object) -> None:
+        with suppress(RuntimeError):  # the event loop is closed: the server was stopped while it loaded
+            events.call_soon_threadsafe(settle, set_result, value)
+
     def work() -> None:
         try:
             loaded = load()
         except Exception as error:
-            events.call_soon_threadsafe(settle, result.set_exception, error)
+            deliver(result.set_exception, error)
         else:
-            events.call_soon_threadsafe(settle, result.set_result, loaded)
+            deliver(result.set_result, loaded)
 
     threading.Thread(target=work, name=LOADING_THREAD, daemon=True).start()
     return await result
