@@ -72,6 +72,21 @@ async def test_a_connection_without_a_second_request_is_closed(monkeypatch: pyte
         assert await ended(reader, writer) == b""
 
 
+async def test_a_head_that_came_in_pieces_in_time_ends_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 1.0)
+    async with fake_server(http_port=0) as server:
+        reader, writer = await connected(server.app)
+        for piece in (WHOLE[:5], WHOLE[5:10], WHOLE[10:]):
+            writer.write(piece)
+            await asyncio.sleep(0.05)
+        assert b"200 OK" in await reader.readline()
+        await reader.readuntil(b"}")
+        await asyncio.sleep(1.2)
+        writer.write(WHOLE)
+        assert b"200 OK" in await reader.readline()
+        writer.transport.abort()
+
+
 async def test_a_connection_is_kept_if_the_body_comes_after_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

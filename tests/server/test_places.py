@@ -1,5 +1,6 @@
 """Places that callers have left, which the engine frees at the end of its step."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 
 import pytest
@@ -36,3 +37,20 @@ async def test_callers_who_leave_do_not_let_the_queue_grow_without_end() -> None
         server.runner.gate.set()
         await server.until_num_open(0)
         assert await unary(server.stub, REQUEST) == TEXT
+
+
+async def test_a_prompt_that_leaves_before_its_turn_no_longer_counts_as_waiting() -> None:
+    async with fake_server(max_sequences=1, max_waiting=8) as server:
+        engine = server.app.engine
+        assert engine is not None
+        server.runner.gate.clear()
+        first = asyncio.create_task(unary(server.stub, REQUEST))
+        await server.until_num_open(1)
+        second = server.stub.Chat(REQUEST)
+        await server.until_num_open(2)
+        second.cancel()
+        await until(lambda: server.app.calls.num_open == 1)
+        server.runner.gate.set()
+        assert await first == TEXT
+        await server.until_num_open(0)
+        assert engine.num_waiting_prompt_tokens == 0
