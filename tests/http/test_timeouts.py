@@ -4,6 +4,7 @@ import asyncio
 import gc
 import socket
 import struct
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ import uvloop
 
 from index_grpc.access.keys import fingerprint
 from index_grpc.http.port import HttpPort
-from index_grpc.http.timeouts import TimeoutProtocol
 from index_grpc.server.app import App
 from tests.certificates import Pair, authority, issued
 from tests.http.asking import COMPLETIONS, fake_http
@@ -124,14 +124,18 @@ async def test_a_connection_whose_body_does_not_end_after_the_answer_is_closed(
 
 
 async def test_a_connection_that_is_reset_is_freed() -> None:
-    def is_freed() -> bool:
-        gc.collect()
-        return not any(type(thing) is TimeoutProtocol for thing in gc.get_objects())
-
     async with fake_server(http_port=0) as server:
         reader, writer = await connected(server.app)
         writer.write(WHOLE)
         assert await reader.readuntil(b"}")
+        port = server.app.ports[0]
+        assert isinstance(port, HttpPort)
+        connection = weakref.ref(next(iter(port._server.server_state.connections)))
+
+        def is_freed() -> bool:
+            gc.collect()
+            return connection() is None
+
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
         await until(is_freed)
