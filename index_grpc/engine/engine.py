@@ -162,7 +162,7 @@ class Engine:
 
     def expected_wait_seconds(self) -> float:
         """Estimates how long a request that arrived now would wait for a slot, at the present pace."""
-        num_ahead = self.num_open - self.limits.max_sequences + 1
+        num_ahead = self.num_wanted - self.limits.max_sequences + 1
         return max(0, num_ahead) * self.pace.seconds
 
     def _refuse_if_full(self) -> None:

@@ -91,7 +91,6 @@ async def test_a_connection_is_kept_if_the_body_comes_after_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many clients send the body after the head, and a call without a valid key is refused by its head alone."""
-    monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
     keys = tmp_path / "keys.toml"
     keys.write_text(f"[keys.alice]\nhash = '{fingerprint('alice')}'\n")
     async with fake_server(http_port=0, api_keys_file=keys) as server:
@@ -99,6 +98,7 @@ async def test_a_connection_is_kept_if_the_body_comes_after_the_answer(
         writer.write(HALF_A_HEAD + b"content-length: 2\r\n\r\n")
         assert b"401 Unauthorized" in await reader.readline()
         await reader.readuntil(b"}")
+        monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
         writer.write(b"{}")
         await asyncio.sleep(0.2)
         writer.write(WHOLE)
@@ -111,7 +111,6 @@ async def test_a_connection_is_kept_if_the_body_comes_after_the_answer(
 async def test_a_connection_whose_body_does_not_end_after_the_answer_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
     keys = tmp_path / "keys.toml"
     keys.write_text(f"[keys.alice]\nhash = '{fingerprint('alice')}'\n")
     async with fake_server(http_port=0, api_keys_file=keys) as server:
@@ -119,6 +118,7 @@ async def test_a_connection_whose_body_does_not_end_after_the_answer_is_closed(
         writer.write(HALF_A_HEAD + b"content-length: 3\r\n\r\n")
         assert b"401 Unauthorized" in await reader.readline()
         await reader.readuntil(b"}")
+        monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
         writer.write(b"{}")
         assert await ended(reader, writer) == b""
 
