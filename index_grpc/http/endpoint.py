@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from index_grpc.errors import IndexGrpcError, InvalidRequest, MessageTooLarge, Violation
 from index_grpc.http.problem import ErrorForm, problem_of
 from index_grpc.http.response import ResponseWriter
-from index_grpc.server.calls import Call, Calls, Http, open_call
+from index_grpc.server.calls import Call, Calls, Http, open_call, without_frames
 from index_grpc.server.listen import bracketed
 
 
@@ -55,7 +55,7 @@ class Endpoint:
                     async with _while_connected(receive):
                         await self._answer(Exchange(call, body, scope, writer))
             except IndexGrpcError as error:
-                await self._send_error(error, call, writer)
+                await self._send_error(without_frames(error), call, writer)
 
     async def _body_in_time(self, headers: Headers, receive: Receive) -> bytes:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from index_grpc_client.limits import GOOD_REQUEST_ID
 
@@ -20,6 +20,8 @@ from index_grpc.server.status import CODES
 log = logging.getLogger(__name__)
 
 REQUEST_ID, AUTHORIZATION = "x-request-id", "authorization"
+
+AnyError = TypeVar("AnyError", bound=BaseException)
 
 MOST_DEADLINE_MARGIN_SECONDS = 0.2
 """An answer should be sent this long before its call's deadline, or a tenth of the time left if that is shorter."""
@@ -180,6 +182,16 @@ def request_id(metadata: Mapping[str, Any]) -> str:
     given = metadata.get(REQUEST_ID, "")
     good = isinstance(given, str) and GOOD_REQUEST_ID.fullmatch(given)
     return given if good else secrets.token_hex(16)
+
+
+def without_frames(error: AnyError) -> AnyError:
+    """Returns the error without its traceback, cause and context, which refer to frames, and these to the request.
+
+    Where something in the frames refers to the error in turn, they would stay until Python collects such cycles, which
+    may be after gigabytes of requests.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 def _fail(call: Call, error: IndexGrpcError) -> None:

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from index_grpc.errors import IndexGrpcError
 from index_grpc.server.answering import Answering
-from index_grpc.server.calls import REQUEST_ID, Calls, open_call
+from index_grpc.server.calls import REQUEST_ID, Calls, open_call, without_frames
 from index_grpc.server.message import Parse, parsed, read_message
 from index_grpc.server.servicer import CHAT_METHODS
 from index_grpc.server.status import Context, Trailer, abort
@@ -96,13 +96,7 @@ class CallInterceptor(Interceptor):
                 request = parsed(parse, data, context_length)
                 return CallOutcome(call.id, await _seen_through(behaviour(request, context)))
         except IndexGrpcError as error:
-            return CallOutcome(call.id, refusal=_without_frames(error))
-
-
-def _without_frames(error: IndexGrpcError) -> IndexGrpcError:
-    """Returns the error without its traceback, cause and context, which refer to frames."""
-    error.__traceback__ = error.__cause__ = error.__context__ = None
-    return error
+            return CallOutcome(call.id, refusal=without_frames(error))
 
 
 async def _seen_through(work: Awaitable[T]) -> T:

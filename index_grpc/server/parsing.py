@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from index_grpc.server.calls import without_frames
 from index_grpc.server.interceptor import Handler, Interceptor
 from index_grpc.server.message import INCOMPLETE, read_message
 from index_grpc.server.status import Context
@@ -28,10 +29,16 @@ class ParseInterceptor(Interceptor):
         return grpc.stream_stream_rpc_method_handler(_both_ways(handler), None, handler.response_serializer)
 
 
+# gRPC and the error of an aborted call refer to each other. So none of these frames holds the request, and the frames
+# that do are taken from the error.
+
+
 def _unary(handler: Handler) -> Callable[..., Any]:
     async def handle(_: object, context: Context) -> Message:
-        request = await _parsed(handler, await read_message(context), context)
-        response: Message = await handler.unary_unary(request, context)
+        try:
+            response: Message = await handler.unary_unary(await _read(handler, context), context)
+        except grpc.aio.AbortError as error:
+            raise without_frames(error) from None
         return response
 
     return handle
@@ -39,23 +46,32 @@ def _unary(handler: Handler) -> Callable[..., Any]:
 
 def _streaming(handler: Handler) -> Callable[..., Any]:
     async def handle(_: object, context: Context) -> AsyncIterator[Message]:
-        request = await _parsed(handler, await read_message(context), context)
-        async for response in handler.unary_stream(request, context):
-            yield response
+        try:
+            async for response in handler.unary_stream(await _read(handler, context), context):
+                yield response
+        except grpc.aio.AbortError as error:
+            raise without_frames(error) from None
 
     return handle
 
 
 def _both_ways(handler: Handler) -> Callable[..., Any]:
-    async def parsed(items: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
-        async for data in items:
+    async def parsed(context: Context) -> AsyncIterator[Message]:
+        while isinstance(data := await context.read(), bytes):  # gRPC's own iterator would hold the last message
             yield await _parsed(handler, data, context)
 
-    async def handle(items: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
-        async for response in handler.stream_stream(parsed(items, context), context):
-            yield response
+    async def handle(_: object, context: Context) -> AsyncIterator[Message]:
+        try:
+            async for response in handler.stream_stream(parsed(context), context):
+                yield response
+        except grpc.aio.AbortError as error:
+            raise without_frames(error) from None
 
     return handle
+
+
+async def _read(handler: Handler, context: Context) -> Message:
+    return await _parsed(handler, await read_message(context), context)
 
 
 async def _parsed(handler: Handler, data: bytes | None, context: Context) -> Message:

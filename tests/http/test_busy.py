@@ -1,12 +1,15 @@
 """Refused callers are told when to retry; callers that leave free their places; a drain completes all calls."""
 
 import asyncio
+import gc
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
 
+from index_grpc.http.endpoint import Exchange
 from tests.http.asking import COMPLETIONS, abort, asking, deltas, error_of, events, fake_http
 from tests.server.asking import until
 from tests.server.fake_runner import FakeServer, letters
@@ -63,6 +66,29 @@ async def test_no_time_for_a_token() -> None:
         response = await http.post(COMPLETIONS, json=asking(time_limit=1e-9))
         assert response.status_code == 504
         assert error_of(response)["code"] == "deadline_too_short"
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Python collects no reference cycles during the test."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_waited_too_long_is_freed(stream: bool) -> None:
+    async with fake_http(max_sequences=1) as (server, http):
+        first = await held(server, http, *PATHS[0])
+        late = asyncio.create_task(http.post(COMPLETIONS, json=asking(time_limit=0.05, stream=stream)))
+        await server.until_num_open(2)
+        await asyncio.sleep(0.05)
+        server.runner.gate.set()
+        assert (await late).status_code == 504
+        assert (await first).status_code == 200
+        await until(lambda: not any(type(thing) is Exchange for thing in gc.get_objects()))
 
 
 async def test_a_time_limit_cuts_an_answer_short() -> None:

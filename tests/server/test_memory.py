@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.access.keys import fingerprint
@@ -24,6 +25,15 @@ REFUSED: dict[str, pb.ChatRequest | bytes] = {
     "another model": pb.ChatRequest(prompt=LARGE, model="another"),
     "not even a message": LARGE.encode(),
 }
+HEALTH, REFLECTION = "/grpc.health.v1.Health", "/grpc.reflection.v1.ServerReflection"
+NAMED = HealthCheckRequest(service=LARGE).SerializeToString()
+REFUSED_BY_OTHERS: dict[str, bytes] = {
+    f"{HEALTH}/Check": NAMED,
+    f"{HEALTH}/List": NAMED[:-1],
+    f"{HEALTH}/Watch": NAMED[:-1],
+    f"{REFLECTION}/ServerReflectionInfo": NAMED[:-1],
+}
+"""Requests to services other than the chat service: an unknown name, and bytes that do not parse."""
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +56,15 @@ def growth(server: Process, call: Callable[[], None]) -> int:
     return int(process.memory_info().rss - before)
 
 
-def calling(server: Process, request: pb.ChatRequest | bytes, key: str = "alice") -> Callable[[], None]:
+def grpc_channel(server: Process) -> grpc.Channel:
+    return grpc.insecure_channel(server.wait_for(r"--address (\S+)")[1], [("grpc.max_send_message_length", -1)])
+
+
+def calling(
+    server: Process, request: pb.ChatRequest | bytes, key: str = "alice", path: str = "/index.v1.ChatService/Chat"
+) -> Callable[[], None]:
     """A function that makes a call over gRPC, which is refused."""
-    channel = grpc.insecure_channel(server.wait_for(r"--address (\S+)")[1], [("grpc.max_send_message_length", -1)])
-    method: Any = channel.unary_unary("/index.v1.ChatService/Chat", None, pb.ChatResponse.FromString)
+    method: Any = grpc_channel(server).unary_unary(path, None, None)
     data = request if isinstance(request, bytes) else request.SerializeToString()
 
     def call() -> None:
@@ -66,6 +81,23 @@ def test_requests_refused_over_grpc_are_freed(server: Process, name: str) -> Non
 
 def test_requests_without_a_valid_key_are_freed(server: Process) -> None:
     assert growth(server, calling(server, REFUSED["too long"], key="mallory")) < MOST_GROWTH
+
+
+@pytest.mark.parametrize("path", REFUSED_BY_OTHERS)
+def test_requests_refused_by_other_services_are_freed(server: Process, path: str) -> None:
+    assert growth(server, calling(server, REFUSED_BY_OTHERS[path], path=path)) < MOST_GROWTH
+
+
+def test_open_watches_keep_no_requests(server: Process) -> None:
+    method: Any = grpc_channel(server).unary_stream(f"{HEALTH}/Watch", None, None)
+    with ExitStack() as watches:
+
+        def call() -> None:
+            watch = method(NAMED, timeout=60)
+            watches.callback(watch.cancel)
+            assert next(watch)
+
+        assert growth(server, call) < MOST_GROWTH
 
 
 def post_large(connection: http.client.HTTPConnection) -> None:
