@@ -1,5 +1,8 @@
 """The exception classes, and which of them a failed call raises."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import grpc
@@ -17,11 +20,12 @@ from index_grpc_client import (
     Violation,
 )
 from index_grpc_client.errors import ERRORS, ERRORS_BY_REASON, translate
-from index_grpc_client.request import CallBuilder
+from index_grpc_client.request import Call, CallBuilder
 from index_grpc_client.status import DETAILS_KEY, StatusDetails, status_details
 from index_grpc_client.translation import translated
 
-from .fake_server import Failure, bad_request
+from .either import EitherClient, drained, settled
+from .fake_server import Failure, Script, bad_request
 
 CODES_WITH_A_CLASS = {
     "INVALID_ARGUMENT",
@@ -133,3 +137,21 @@ def test_an_error_without_text_shows_its_code() -> None:
     assert str(translate(rpc_error(Failure(grpc.StatusCode.UNAVAILABLE, "")))) == "UNAVAILABLE"
     failure = bad_request("", prompt="is empty")
     assert str(translate(rpc_error(failure))) == "INVALID_ARGUMENT\n  prompt: is empty"
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Python collects no reference cycles during the test."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_a_request_is_freed_with_its_error(either: EitherClient, script: Script, is_streamed: bool) -> None:
+    script.failures.append(Failure(grpc.StatusCode.INVALID_ARGUMENT, "why"))
+    with suppress(InvalidRequestError):
+        await (drained(either.chat_stream("Hi")) if is_streamed else settled(either.chat("Hi")))
+    assert not any(type(thing) is Call for thing in gc.get_objects())

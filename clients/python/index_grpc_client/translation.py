@@ -46,10 +46,13 @@ def translated(channel: grpc.Channel, call: Identified, answer: Answer | None = 
     except IndexGrpcError:
         raise
     except grpc.RpcError as error:
-        failure = translate(error, call.request_id, answer)
-        if may_be_unreachable(failure, answer) and (cause := why_unreachable(channel)):
-            raise unreachable(cause, call) from cause
-        raise failure from error
+        failure = translate(_without_frames(error), call.request_id, answer)
+        try:
+            if may_be_unreachable(failure, answer) and (cause := why_unreachable(channel)):
+                raise unreachable(cause, call) from _without_frames(cause)
+            raise failure from error
+        finally:
+            del failure  # it refers to this frame
 
 
 class AsyncTranslation:
@@ -78,12 +81,24 @@ class AsyncTranslation:
             raise cancelled(self._call, self._answer) from error
 
     async def _raise_failure(self, error: grpc.RpcError) -> NoReturn:
-        failure = translate(error, self._call.request_id, self._answer)
-        if may_be_unreachable(failure, self._answer):
-            cause = await async_why_unreachable(self._channel, self._num_handled)
-            if cause is not None:
-                raise unreachable(cause, self._call) from cause
-        raise failure from error
+        failure = translate(_without_frames(error), self._call.request_id, self._answer)
+        try:
+            if may_be_unreachable(failure, self._answer):
+                cause = await async_why_unreachable(self._channel, self._num_handled)
+                if cause is not None:
+                    raise unreachable(cause, self._call) from _without_frames(cause)
+            raise failure from error
+        finally:
+            del failure  # it refers to this frame
+
+
+def _without_frames(error: grpc.RpcError) -> grpc.RpcError:
+    """Returns gRPC's error without its traceback.
+
+    A stream is its own error, so that the frames and the error refer to each other. With the frames, requests would
+    stay in memory until Python collects such cycles.
+    """
+    return error.with_traceback(None)
 
 
 def num_cancellations() -> int:
