@@ -93,8 +93,9 @@ class CallInterceptor(Interceptor):
         try:
             with self._calls.served(call):
                 context_length = self._answering.ready().model.context_length  # refuses the call before parsing it
-                request = parsed(parse, data, context_length)
-                return CallOutcome(call.id, await _seen_through(behaviour(request, context)))
+                work = behaviour(parsed(parse, data, context_length), context)
+                del data  # it may be large, and the call may wait for long
+                return CallOutcome(call.id, await _seen_through(work))
         except IndexGrpcError as error:
             return CallOutcome(call.id, refusal=without_frames(error))
 

@@ -24,6 +24,7 @@ class ChatServicer(ChatServiceServicer):
         """Returns the whole answer in one message."""
         call, backend = current_call(), self._answering.ready()
         with await self._answering.answer(request, call, backend, whole=True) as chunks:
+            del request  # it may be large, and the call may wait for long
             assert call.asked is not None
             return await translate.chat_response(chunks, call.asked, call, backend.model)
 
@@ -35,6 +36,7 @@ class ChatServicer(ChatServiceServicer):
         """Sends the answer as it is generated. gRPC sends the headers with the first message."""
         call, backend = current_call(), self._answering.ready()
         with await self._answering.answer(request, call, backend) as chunks:
+            del request
             async for chunk in chunks:
                 await context.write(translate.chat_stream_response(chunk, call, backend.model))
 
