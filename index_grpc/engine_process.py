@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from queue import SimpleQueue
+from typing import NoReturn
 
 from index_grpc.collector import spare_what_exists
 from index_grpc.engine.loop import Loop
@@ -18,7 +19,7 @@ from index_grpc.engine.pipe import framed, receive
 from index_grpc.engine.process import Ready
 from index_grpc.engine.scheduler import Scheduler
 from index_grpc.errors import StartupError
-from index_grpc.logs import configure_logging
+from index_grpc.logs import configure_logging, flush_log
 from index_grpc.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,8 @@ def main() -> None:
         run(settings, end, inbox)
     except Exception:
         log.exception("the engine's process broke")
-        os._exit(1)
-    logging.shutdown()
-    os._exit(0)  # a normal exit would wait for threads in native code
+        end_process(1)
+    end_process(0)
 
 
 def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
@@ -66,10 +66,16 @@ def read_orders(end: socket.socket, inbox: "SimpleQueue[Order]") -> None:
         while True:
             inbox.put(receive(end))
     except EOFError:
-        os._exit(0)
+        end_process(0)
     except Exception:
         log.exception("an order of the server cannot be read; the engine's process ends")
-        os._exit(1)  # the loop would wait for orders for ever
+        end_process(1)  # the loop would wait for orders for ever
+
+
+def end_process(exit_code: int) -> NoReturn:
+    """Ends the process from any of its threads. A normal exit would wait for threads in native code."""
+    flush_log()
+    os._exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from index_grpc.log_writer import LogWriter
+
 NOISY = ("filelock", "grpc", "httpx", "huggingface_hub", "torch", "urllib3")
 """Libraries whose messages below WARNING are of no use to a reader."""
 
@@ -66,13 +68,18 @@ def configure_logging(level: str, log_format: str) -> None:
     """Configures logging: records of this level and above are written to stderr, as `text` or `json`."""
     if log_format == "json" and isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # JSON is UTF-8, whatever the locale
-    handler = logging.StreamHandler()
+    handler = LogWriter()
     handler.setLevel(level.upper())  # else loggers with a level of their own would write below ours
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper())
     logging.captureWarnings(True)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def flush_log() -> bool:
+    """Waits until the log is written, but not for a reader that has stalled. Returns whether all is written."""
+    return all(handler.write_all() for handler in logging.root.handlers if isinstance(handler, LogWriter))
 
 
 def adopt_libraries() -> None:

@@ -14,7 +14,7 @@ from index_grpc.configuration.effective import effective_settings, origin
 from index_grpc.configuration.file import as_toml
 from index_grpc.configuration.flags import CommandByTopic, settings_options
 from index_grpc.errors import StartupError
-from index_grpc.logs import configure_logging
+from index_grpc.logs import configure_logging, flush_log
 from index_grpc.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ def _tell(error: StartupError, settings: ServeSettings) -> None:
     if settings.log_format == "json":
         log.error("%s", error)
     else:
+        flush_log()  # what was logged came before
         click.echo(f"error: {error}", err=True)
 
 
@@ -88,8 +89,9 @@ def _exit(exit_code: int) -> NoReturn:
     from index_grpc.engine.worker import ENGINE_THREAD
     from index_grpc.server.loaded import LOADING_THREAD
 
-    if any(thread.name in (LOADING_THREAD, ENGINE_THREAD) for thread in threading.enumerate()):
-        # Stopped while loading or during a step: a thread in PyTorch's native code would crash the interpreter's exit.
-        logging.shutdown()
+    in_native_code = any(thread.name in (LOADING_THREAD, ENGINE_THREAD) for thread in threading.enumerate())
+    if not flush_log() or in_native_code:
+        # A normal exit would wait for whoever reads the log. Stopped while loading or during a step, a thread in
+        # PyTorch's native code would crash it.
         os._exit(exit_code)
     sys.exit(exit_code)

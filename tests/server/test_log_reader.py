@@ -1,0 +1,90 @@
+"""A log that nobody reads holds up neither calls nor signals."""
+
+import fcntl
+import io
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from index_grpc_client import Client
+
+from index_grpc.log_writer import MOST_WAITING_RECORDS, LogWriter
+from tests.process import INDEX_GRPC, MOST_SECONDS_TO_EXIT
+
+PIPE_BYTES = 4096
+NUM_CALLS = 100
+"""Their lines need several times PIPE_BYTES."""
+
+
+@contextmanager
+def unread_server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server, and its address, whose log nobody reads any more once it is ready."""
+    command = [INDEX_GRPC, "serve", "--port", "0", "--grace-seconds", "1", "--drain-delay-seconds", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stderr is not None
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        text = ""
+        while not (found := re.search(r"--address (\S+)", text)):
+            text += os.read(process.stderr.fileno(), PIPE_BYTES).decode()
+        try:
+            yield process, found[1]
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_reader_that_stalls_holds_up_neither_calls_nor_signals(number: signal.Signals) -> None:
+    with unread_server() as (process, address), Client(address, timeout=10) as client:
+        for _ in range(NUM_CALLS):
+            client.count_tokens("Hi")
+        process.send_signal(number)
+        assert process.wait(MOST_SECONDS_TO_EXIT) == 0
+
+
+class StalledStream(io.StringIO):
+    """A stream whose writes wait until its reader goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits, self.goes_on = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.waits.set()
+        self.goes_on.wait(30)
+        return super().write(text)
+
+
+def test_records_that_found_no_room_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index_grpc.log_writer.FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr("sys.stderr", stream := StalledStream())
+    logger = logging.Logger("stalled")
+    logger.addHandler(writer := LogWriter())
+    logger.info("first")
+    assert stream.waits.wait(30)
+    for number in range(MOST_WAITING_RECORDS + 10):
+        logger.info("%d", number)
+    assert not writer.write_all()
+    stream.goes_on.set()
+    while not writer.write_all():
+        pass
+    logger.info("last")
+    while not writer.write_all():
+        pass
+    kept = ["first", *map(str, range(MOST_WAITING_RECORDS))]
+    lost = "10 records were lost here, since the log was not read"
+    assert stream.getvalue().splitlines() == [*kept, lost, "last"]
+
+
+def test_a_record_is_written_before_its_process_ends() -> None:
+    program = "from index_grpc.logs import configure_logging; configure_logging('info', 'text'); import logging\n"
+    for end in ("", "import os; from index_grpc.logs import flush_log; flush_log(); os._exit(0)"):
+        command = [sys.executable, "-c", f"{program}logging.info('the end')\n{end}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stderr.endswith("INFO the end\n")
