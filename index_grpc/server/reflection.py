@@ -1,7 +1,10 @@
 """Server reflection, by which tools such as grpcurl find the services without a .proto file."""
 
+from typing import Any
+
 import grpc
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -12,7 +15,7 @@ NAMES = [f"{package}.ServerReflection" for package in (V1, V1ALPHA)]
 
 def add_reflection(server: grpc.aio.Server, *services: str) -> None:
     """Registers reflection for the services and for itself, under both of its names."""
-    names, pool = [*services, *NAMES], _with_v1()
+    names, pool = [*services, *NAMES], SymbolPool(_with_v1())
     servicer = reflection.aio.ReflectionServicer(names, pool=pool)  # type: ignore[attr-defined] # its stubs lack it
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
@@ -22,6 +25,23 @@ def add_reflection(server: grpc.aio.Server, *services: str) -> None:
     for name in NAMES:
         generic = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
         server.add_generic_rpc_handlers((generic,))
+
+
+class SymbolPool:
+    """A pool of descriptors that finds the files of methods too, as reflection's contract asks; protobuf's does not."""
+
+    def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else is the pool's own
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802 - its name in the library
+        """Returns the file that defines the symbol. Raises KeyError if there is none."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return self._pool.FindMethodByName(symbol).containing_service.file
 
 
 def _with_v1() -> descriptor_pool.DescriptorPool:

@@ -131,24 +131,35 @@ async def test_health_is_answered_though_all_places_are_taken() -> None:
         assert await held == letters(5)
 
 
-@pytest.mark.parametrize("name", REFLECTION)
-async def test_reflection(channel: grpc.aio.Channel, name: str) -> None:
+@pytest.fixture(params=REFLECTION)
+def reflect(request: pytest.FixtureRequest, channel: grpc.aio.Channel) -> Any:
+    """The method of reflection, in both versions."""
     # The standard stub uses v1alpha; the messages of v1 are the same.
-    ask: Any = ServerReflectionStub(channel).ServerReflectionInfo
-    if name == REFLECTION[0]:
-        ask = channel.stream_stream(
-            f"/{name}/ServerReflectionInfo",
-            ServerReflectionRequest.SerializeToString,
-            ServerReflectionResponse.FromString,
-        )
-    requests = [
-        ServerReflectionRequest(list_services=""),
-        ServerReflectionRequest(file_containing_symbol=CHAT),
-    ]
-    listed, found = [response async for response in ask(iter(requests))]
+    if request.param != REFLECTION[0]:
+        return ServerReflectionStub(channel).ServerReflectionInfo
+    return channel.stream_stream(
+        f"/{request.param}/ServerReflectionInfo",
+        ServerReflectionRequest.SerializeToString,
+        ServerReflectionResponse.FromString,
+    )
+
+
+async def test_reflection_lists_the_services(reflect: Any) -> None:
+    (listed,) = [response async for response in reflect(iter([ServerReflectionRequest(list_services="")]))]
     services = [service.name for service in listed.list_services_response.service]
     assert sorted(services) == sorted([CHAT, "grpc.health.v1.Health", *REFLECTION])
+
+
+@pytest.mark.parametrize("symbol", [CHAT, f"{CHAT}.ChatStream", "index.v1.ChatRequest", "index.v1.ChatRequest.prompt"])
+async def test_reflection_finds_the_file_of_a_symbol(reflect: Any, symbol: str) -> None:
+    (found,) = [response async for response in reflect(iter([ServerReflectionRequest(file_containing_symbol=symbol)]))]
     assert pb.DESCRIPTOR.serialized_pb in found.file_descriptor_response.file_descriptor_proto
+
+
+@pytest.mark.parametrize("symbol", ["", f"{CHAT}.Nothing", "index.v1.Nothing", "😀"])
+async def test_reflection_does_not_find_what_is_not_there(reflect: Any, symbol: str) -> None:
+    (found,) = [response async for response in reflect(iter([ServerReflectionRequest(file_containing_symbol=symbol)]))]
+    assert found.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 @pytest.mark.parametrize("path", METHODS)
