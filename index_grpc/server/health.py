@@ -63,11 +63,9 @@ class Health(HealthServicer):
         context: Context,
     ) -> AsyncIterator[HealthCheckResponse]:
         """Sends the present status, and the new one each time it changes."""
-        name = request.service if request.service in self._statuses else None
-        del request  # it may be large, and a Watch is open for as long as its caller likes
         told = None
         while True:
-            changed, status = self._changed, SERVICE_UNKNOWN if name is None else self._statuses[name]
+            changed, status = self._changed, self._statuses.get(request.service, SERVICE_UNKNOWN)
             if status != told:
                 told = status
                 yield HealthCheckResponse(status=status)

@@ -99,7 +99,6 @@ class LoadReportService:
         """Sends a report now and one after each interval."""
         asked = request.report_interval.seconds + request.report_interval.nanos / 1e9
         interval = min(max(asked, SHORTEST_INTERVAL_SECONDS), LONGEST_INTERVAL_SECONDS)
-        del request  # it may be large, and a stream is open for as long as its caller likes
         while not self._ended.is_set():
             yield self._reporter.report(time.monotonic())
             try:

@@ -11,6 +11,9 @@ from index_grpc.server.interceptor import Handler, Interceptor
 from index_grpc.server.message import INCOMPLETE, read_message
 from index_grpc.server.status import Context
 
+MOST_BYTES = 64 * 1024
+"""The largest message to a service that is not the chat service: names and intervals. An open stream holds its last."""
+
 
 class ParseInterceptor(Interceptor):
     """Parses messages to all services but the chat service, where CallInterceptor does it after checking the key."""
@@ -77,6 +80,9 @@ async def _read(handler: Handler, context: Context) -> Message:
 async def _parsed(handler: Handler, data: bytes | None, context: Context) -> Message:
     if data is None:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, INCOMPLETE)
+    if len(data) > MOST_BYTES:
+        problem = f"the message has {len(data)} bytes; this method takes at most {MOST_BYTES}; send less"
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, problem)
     try:
         request: Message = handler.request_deserializer(data)
     except DecodeError:

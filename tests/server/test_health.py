@@ -163,6 +163,15 @@ async def test_reflection_does_not_find_what_is_not_there(reflect: Any, symbol: 
 
 
 @pytest.mark.parametrize("path", METHODS)
+async def test_a_message_that_is_too_large_is_refused(channel: grpc.aio.Channel, path: str) -> None:
+    """Streams hold their last message for as long as they are open, and health asks for no key."""
+    data = b"\x0a\x80\x80\x04" + b"a" * 65536  # field 1, 65536 bytes long
+    found = await refusal(channel.stream_stream(f"/{path}", bytes, bytes)(iter([data])))
+    assert found.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert found.message == f"the message has {len(data)} bytes; this method takes at most 65536; send less"
+
+
+@pytest.mark.parametrize("path", METHODS)
 async def test_bytes_that_do_not_parse_are_an_invalid_argument(
     channel: grpc.aio.Channel, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:

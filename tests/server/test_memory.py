@@ -88,18 +88,6 @@ def test_requests_refused_by_other_services_are_freed(server: Process, path: str
     assert growth(server, calling(server, REFUSED_BY_OTHERS[path], path=path)) < MOST_GROWTH
 
 
-def test_open_watches_keep_no_requests(server: Process) -> None:
-    method: Any = grpc_channel(server).unary_stream(f"{HEALTH}/Watch", None, None)
-    with ExitStack() as watches:
-
-        def call() -> None:
-            watch = method(NAMED, timeout=60)
-            watches.callback(watch.cancel)
-            assert next(watch)
-
-        assert growth(server, call) < MOST_GROWTH
-
-
 def post_large(connection: http.client.HTTPConnection) -> None:
     """Makes a call over HTTP, which is refused."""
     body = f'{{"messages": [{{"role": "user", "content": "{LARGE}"}}]}}'
