@@ -6,7 +6,8 @@ import grpc
 import pytest
 from click.testing import Result
 from index_grpc_client import AsyncClient, Client, DeadlineError, UnavailableError
-from index_grpc_client.translation import connectivity
+from index_grpc_client.status import StatusDetails
+from index_grpc_client.translation import connectivity, may_be_unreachable
 
 from .either import EitherClient, drained, settled
 from .fake_server import SERVICE, FakeServer
@@ -80,6 +81,12 @@ async def test_a_server_that_says_nothing_is_not(kind: type[Client] | type[Async
         with pytest.raises(DeadlineError):
             await call(client)
     await settled(client.close())
+
+
+def test_a_deadline_of_which_the_server_itself_tells_is_not() -> None:
+    failure = DeadlineError("too short", grpc.StatusCode.DEADLINE_EXCEEDED, StatusDetails(reason="DEADLINE_TOO_SHORT"))
+    assert not may_be_unreachable(failure, None)
+    assert may_be_unreachable(DeadlineError("passed", grpc.StatusCode.DEADLINE_EXCEEDED), None)
 
 
 def test_a_client_that_is_closed_while_the_reason_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,7 @@ async def test_a_call_that_is_refused_again_is_told_a_longer_delay() -> None:
         (Overloaded("full", 20.0), None, 1, None),  # another server may answer the second attempt
         (Overloaded("full", 20.0), 25.0, 2, "20000"),
         (Overloaded("full", 20.0), 15.0, 2, None),  # the client's own pause is shorter
+        (Overloaded("full", 20.0), 2.0, 2, None),
         (Overloaded("full", 20.0), 0.5, 2, "-1"),  # gRPC would wait and then tell only that the time is over
         (RateLimited("too much", 20.0), None, 0, "20000"),
         (RateLimited("too much", 20.0), 15.0, 0, "-1"),
