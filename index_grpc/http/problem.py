@@ -10,6 +10,9 @@ from index_grpc import errors
 from index_grpc.http.clock import clock_time
 from index_grpc.server.status import CODES, message_of
 
+OPENAI = "/v1"
+"""All paths of OpenAI's API begin with this."""
+
 UNAUTHORIZED, TOO_LARGE = 401, 413
 
 STATUSES = {
@@ -53,6 +56,11 @@ class Problem:
 
 ErrorForm = Callable[[Problem], dict[str, object]]
 """Returns the JSON object that tells a problem, in the form that a path's callers know."""
+
+
+def error_form(path: str) -> ErrorForm:
+    """Returns the form that a path's callers know."""
+    return openai_error if path.startswith(f"{OPENAI}/") else tutorial_error
 
 
 def problem_of(error: errors.IndexGrpcError, request_id: str) -> Problem:

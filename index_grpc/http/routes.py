@@ -5,26 +5,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from index_grpc.http.completions import Completions
 from index_grpc.http.endpoint import Endpoint, Respond
+from index_grpc.http.front import Front
 from index_grpc.http.models import Models
 from index_grpc.http.probes import probes
-from index_grpc.http.problem import ErrorForm, Problem, openai_error, tutorial_error
+from index_grpc.http.problem import OPENAI, Problem, error_form
 from index_grpc.http.response import json_response
 from index_grpc.http.tutorial import Tutorial
 from index_grpc.server.app import App
 from index_grpc.server.calls import request_id
 
-OPENAI = "/v1"
 
-
-def routes(app: App) -> Starlette:
+def routes(app: App) -> ASGIApp:
     """Returns the application with all paths of the port."""
     models = Models(app.answering)
 
     def call(method: str, path: str, answer: Respond, *, is_chat: bool = False) -> Route:
-        endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, _error_form(path), is_chat=is_chat)
+        endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, error_form(path), is_chat=is_chat)
         return Route(path, endpoint, methods=[method])
 
     asgi = Starlette(
@@ -38,7 +38,7 @@ def routes(app: App) -> Starlette:
         exception_handlers={HTTPException: _unknown_route},
     )
     asgi.router.redirect_slashes = False  # few clients send a body again after a redirect
-    return asgi
+    return Front(asgi)
 
 
 async def _unknown_route(request: Request, error: Exception) -> Response:
@@ -51,8 +51,4 @@ async def _unknown_route(request: Request, error: Exception) -> Response:
     else:
         remedy = f"there are /, {OPENAI}/chat/completions, {OPENAI}/models, /health, /livez"
         problem = Problem(404, f"no path {path[:64]}; {remedy}", "PATH_NOT_FOUND")
-    return json_response(_error_form(path)(problem), problem.status, request_id(request.headers), error.headers)
-
-
-def _error_form(path: str) -> ErrorForm:
-    return openai_error if path.startswith(f"{OPENAI}/") else tutorial_error
+    return json_response(error_form(path)(problem), problem.status, request_id(request.headers), error.headers)

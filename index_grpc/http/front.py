@@ -1,0 +1,37 @@
+"""What is done with every request before its path is looked up."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from index_grpc.errors import InvalidRequest, Violation
+from index_grpc.http.problem import error_form, problem_of
+from index_grpc.http.response import json_response
+from index_grpc.server.calls import request_id
+
+LENGTH, ENCODING = "content-length", "transfer-encoding"
+TWO_LENGTHS = f"came with {LENGTH}; only one of them may say where the body ends; send one of them"
+
+
+class Front:
+    """An ASGI application around the one that knows the paths."""
+
+    def __init__(self, paths: ASGIApp) -> None:
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Called for each request."""
+        headers = Headers(scope=scope)
+        app = _refuse_two_lengths if LENGTH in headers and ENCODING in headers else self._paths
+        await app(scope, receive, send)
+
+
+async def _refuse_two_lengths(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuses the request and closes the connection.
+
+    A proxy that goes by the other length takes a part of the body for a request of its own, or the reverse: what comes
+    next on this connection may be what one caller slips in before another one's request.
+    """
+    given = request_id(Headers(scope=scope))
+    problem = problem_of(InvalidRequest(Violation(ENCODING, TWO_LENGTHS)), given)
+    told = error_form(scope["path"])(problem)
+    await json_response(told, problem.status, given, {"connection": "close"})(scope, receive, send)

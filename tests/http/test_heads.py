@@ -1,0 +1,28 @@
+"""Requests whose heads other programs may read differently."""
+
+import json
+
+import pytest
+
+from tests.http.asking import fake_http
+from tests.http.test_timeouts import WHOLE, connected, ended
+
+AMBIGUOUS = b"host: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+"""A body of five bytes for one reader; for another an empty one, and what follows is the next request."""
+
+
+@pytest.mark.parametrize(
+    "line", ["POST /", "POST /v1/chat/completions", "GET /v1/models", "GET /health", "GET /livez", "GET /nowhere"]
+)
+async def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(line: str) -> None:
+    async with fake_http() as (server, _):
+        reader, writer = await connected(server.app)
+        writer.write(f"{line} HTTP/1.1\r\nx-request-id: mine\r\n".encode() + AMBIGUOUS + WHOLE)
+        head, _, body = (await ended(reader, writer)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nconnection: close" in head
+    assert b"\r\nx-request-id: mine" in head
+    told = json.loads(body)  # one object: the second request is not answered
+    error = told["error"] if line.partition(" ")[2].startswith("/v1/") else told
+    remedy = "came with content-length; only one of them may say where the body ends; send one of them"
+    assert error["message"] == f"transfer-encoding: {remedy}"
