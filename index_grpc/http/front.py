@@ -1,5 +1,8 @@
 """What is done with every request before its path is looked up."""
 
+import re
+from urllib.parse import unquote
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -11,6 +14,9 @@ from index_grpc.server.calls import request_id
 LENGTH, ENCODING = "content-length", "transfer-encoding"
 TWO_LENGTHS = f"came with {LENGTH}; only one of them may say where the body ends; send one of them"
 
+ORIGIN = re.compile(rb"https?://[^/]*", re.IGNORECASE)
+"""What precedes the path if a request names a whole URL, as to a proxy; servers must accept that too (RFC 9112)."""
+
 
 class Front:
     """An ASGI application around the one that knows the paths."""
@@ -20,9 +26,18 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Called for each request."""
-        headers = Headers(scope=scope)
+        scope, headers = _with_path_alone(scope), Headers(scope=scope)
         app = _refuse_two_lengths if LENGTH in headers and ENCODING in headers else self._paths
         await app(scope, receive, send)
+
+
+def _with_path_alone(scope: Scope) -> Scope:
+    """Returns the scope of a request for the path alone."""
+    origin = ORIGIN.match(scope["raw_path"])
+    if origin is None:
+        return scope
+    raw_path = scope["raw_path"][origin.end() :] or b"/"
+    return {**scope, "raw_path": raw_path, "path": unquote(raw_path.decode("ascii"))}
 
 
 async def _refuse_two_lengths(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,10 +1,11 @@
-"""Requests whose heads other programs may read differently."""
+"""What the head of a request says of its path and its body."""
 
 import json
 
 import pytest
 
-from tests.http.asking import fake_http
+from index_grpc.server.app import App
+from tests.http.asking import Json, fake_http
 from tests.http.test_timeouts import WHOLE, connected, ended
 
 AMBIGUOUS = b"host: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
@@ -12,7 +13,16 @@ AMBIGUOUS = b"host: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n
 
 
 @pytest.mark.parametrize(
-    "line", ["POST /", "POST /v1/chat/completions", "GET /v1/models", "GET /health", "GET /livez", "GET /nowhere"]
+    "line",
+    [
+        "POST /",
+        "POST /v1/chat/completions",
+        "GET /v1/models",
+        "GET /health",
+        "GET /livez",
+        "GET /nowhere",
+        "GET http://x/livez",
+    ],
 )
 async def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(line: str) -> None:
     async with fake_http() as (server, _):
@@ -26,3 +36,25 @@ async def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(line: st
     error = told["error"] if line.partition(" ")[2].startswith("/v1/") else told
     remedy = "came with content-length; only one of them may say where the body ends; send one of them"
     assert error["message"] == f"transfer-encoding: {remedy}"
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/models/a%2Fb", "/nowhere", "/?x=http://y/"])
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:6006", "HTTPS://other.example"])
+async def test_a_whole_url_means_its_path(path: str, origin: str) -> None:
+    async with fake_http() as (server, _):
+        assert await answered(server.app, origin + path) == await answered(server.app, path)
+
+
+async def test_a_url_without_a_path_means_the_first_one() -> None:
+    async with fake_http() as (server, _):
+        assert await answered(server.app, "http://127.0.0.1:6006") == await answered(server.app, "/")
+
+
+async def answered(app: App, target: str) -> tuple[bytes, Json]:
+    """The status and the object that answer a GET."""
+    reader, writer = await connected(app)
+    writer.write(f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    head, _, body = (await ended(reader, writer)).partition(b"\r\n\r\n")
+    told = json.loads(body)
+    told.pop("time", None)
+    return head.partition(b"\r\n")[0], told
