@@ -15,6 +15,7 @@ from index_grpc.http.problem import ErrorForm, problem_of
 from index_grpc.http.response import ResponseWriter
 from index_grpc.server.calls import Call, Calls, Http, open_call, without_frames
 from index_grpc.server.listen import bracketed
+from index_grpc.server.status import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Exchange:
 
 
 Respond = Callable[[Exchange], Awaitable[None]]
+
+CONTENT_ENCODING = "content-encoding"
 
 BODY_SECONDS = 60.0
 """The time limit of the whole body: meanwhile the call counts as one of its key's open calls."""
@@ -66,6 +69,7 @@ class Endpoint:
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """Returns the whole body. Refuses one that is too large, even before it is read if its length is announced."""
+        _refuse_compressed(headers)
         announced = headers.get("content-length", "")
         self._refuse_too_large(int(announced) if announced.isascii() and announced.isdigit() else 0)
         parts, size, more = [], 0, True
@@ -90,6 +94,14 @@ class Endpoint:
             await writer.send_events([to_json(told)], last=True)
         else:
             await writer.send_json(told, problem.status, problem.headers)
+
+
+def _refuse_compressed(headers: Headers) -> None:
+    """Refuses a compressed body: a small one could unpack to gigabytes."""
+    given = ", ".join(headers.getlist(CONTENT_ENCODING))
+    if given.strip().lower() not in ("", "identity"):
+        problem = f"is {quoted(given)}; bodies are read as they are; send it uncompressed"
+        raise InvalidRequest(Violation(CONTENT_ENCODING, problem))
 
 
 def peer_of(client: tuple[str, int] | None) -> str:

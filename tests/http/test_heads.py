@@ -5,7 +5,7 @@ import json
 import pytest
 
 from index_grpc.server.app import App
-from tests.http.asking import Json, fake_http
+from tests.http.asking import COMPLETIONS, Json, asking, fake_http
 from tests.http.test_timeouts import WHOLE, connected, ended
 
 AMBIGUOUS = b"host: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
@@ -36,6 +36,26 @@ async def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(line: st
     error = told["error"] if line.partition(" ")[2].startswith("/v1/") else told
     remedy = "came with content-length; only one of them may say where the body ends; send one of them"
     assert error["message"] == f"transfer-encoding: {remedy}"
+
+
+@pytest.mark.parametrize("value", ["gzip", "identity, br"])
+async def test_a_compressed_body_is_refused_before_it_is_read(value: str) -> None:
+    async with fake_http() as (server, _):
+        reader, writer = await connected(server.app)
+        head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-encoding: {value}\r\ncontent-length: 99\r\n\r\n"
+        writer.write(head.encode())
+        assert (await reader.readline()).split()[1] == b"400"
+        await reader.readuntil(b"\r\n\r\n")
+        error = json.loads(await reader.readuntil(b"}}"))["error"]
+        writer.transport.abort()
+    assert error["message"] == f"content-encoding: is '{value}'; bodies are read as they are; send it uncompressed"
+    assert error["param"] == "content-encoding"
+
+
+async def test_a_body_that_is_said_to_be_uncompressed_is_read() -> None:
+    async with fake_http() as (_, http):
+        headers = {"content-encoding": "Identity"}
+        assert (await http.post(COMPLETIONS, json=asking(), headers=headers)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/models/a%2Fb", "/nowhere", "/?x=http://y/"])
