@@ -24,7 +24,8 @@ def routes(app: App) -> ASGIApp:
     models = Models(app.answering)
 
     def call(method: str, path: str, answer: Respond, *, is_chat: bool = False) -> Route:
-        endpoint = Endpoint(app.calls, app.settings.max_message_mib, path, answer, error_form(path), is_chat=is_chat)
+        name = path.replace(":path", "")  # logs, metrics and traces name it as OpenTelemetry's http.route does
+        endpoint = Endpoint(app.calls, app.settings.max_message_mib, name, answer, error_form(path), is_chat=is_chat)
         return Route(path, endpoint, methods=[method])
 
     asgi = Starlette(

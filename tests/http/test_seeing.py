@@ -32,7 +32,7 @@ async def test_metrics_of_http_calls_name_the_status() -> None:
         assert (await http.post(COMPLETIONS, json=asking(), headers=failing)).status_code == 500
         found = await scraped(server.app)
     assert found.value(CALLS, http_response_status_code="400", error_type="") == 1
-    assert found.value(CALLS, http_route="/v1/models/{name:path}", http_response_status_code="404") == 1
+    assert found.value(CALLS, http_route="/v1/models/{name}", http_response_status_code="404") == 1
     assert found.value(CALLS, http_response_status_code="500", error_type="INTERNAL") == 1
 
 
