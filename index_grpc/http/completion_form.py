@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from google.protobuf.duration_pb2 import Duration
 from index_grpc_client.v1 import chat_pb2 as pb
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from index_grpc.errors import InvalidRequest, Violation
-from index_grpc.http.form import Form, UInt32
+from index_grpc.http.form import LARGEST, Form, UInt32
 from index_grpc.server.validate import MOST_VIOLATIONS
 
 ROLES = {
@@ -34,12 +34,13 @@ def _as_list(stop: object) -> object:
     return [stop] if isinstance(stop, str) else stop
 
 
-def _off(top_k: object) -> object:
+def _off(top_k: int) -> int:
     return 0 if top_k == -1 else top_k
 
 
 Parts = Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True), BeforeValidator(_as_parts)]
 Stops = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_as_list)]
+TopK = Annotated[int, Field(ge=-1, le=LARGEST), AfterValidator(_off)]
 
 
 class MessageForm(Form):
@@ -96,7 +97,7 @@ class CompletionForm(Form):
     stop: Stops = Field([])
     temperature: float | None = None
     top_p: float | None = None
-    top_k: Annotated[UInt32 | None, BeforeValidator(_off)] = None
+    top_k: TopK | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None

@@ -33,7 +33,8 @@ WANTED = {
 }
 """What a value should be, in the words of JSON, where pydantic would speak of Python."""
 
-UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
+LARGEST = 2**32 - 1
+UInt32 = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
 class Form(BaseModel):

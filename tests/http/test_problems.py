@@ -69,6 +69,8 @@ CASES: list[Case] = [
     ),
     ({"seed": 1.0}, "seed: is 1.0; it should be a valid integer"),
     ({"seed": -1}, "seed: is -1; it should be greater than or equal to 0"),
+    ({"top_k": -2}, "top_k: is -2; it should be greater than or equal to -1"),
+    ({"top_k": 2**32}, "top_k: is 4294967296; it should be less than or equal to 4294967295"),
     ({"max_tokens": 2**32}, "max_tokens: is 4294967296; it should be less than or equal to 4294967295"),
     ({"max_tokens": "5"}, "max_tokens: is '5'; it should be a valid integer"),
     ({"top_p": True}, "top_p: is true; it should be a valid number"),
