@@ -7,9 +7,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from index_grpc.errors import InvalidRequest, Violation
-from index_grpc.http.problem import error_form, problem_of
-from index_grpc.http.response import json_response
-from index_grpc.server.calls import request_id
+from index_grpc.http.problem import problem_of
+from index_grpc.http.refusal import refusal
 
 LENGTH, ENCODING = "content-length", "transfer-encoding"
 TWO_LENGTHS = f"came with {LENGTH}; only one of them may say where the body ends; send one of them"
@@ -46,7 +45,6 @@ async def _refuse_two_lengths(scope: Scope, receive: Receive, send: Send) -> Non
     A proxy that goes by the other length takes a part of the body for a request of its own, or the reverse: what comes
     next on this connection may be what one caller slips in before another one's request.
     """
-    given = request_id(Headers(scope=scope))
-    problem = problem_of(InvalidRequest(Violation(ENCODING, TWO_LENGTHS)), given)
-    told = error_form(scope["path"])(problem)
-    await json_response(told, problem.status, given, {"connection": "close"})(scope, receive, send)
+    problem = problem_of(InvalidRequest(Violation(ENCODING, TWO_LENGTHS)), "")
+    response = refusal(scope, problem, "INVALID_ARGUMENT", {"connection": "close"})
+    await response(scope, receive, send)

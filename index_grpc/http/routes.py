@@ -13,10 +13,9 @@ from index_grpc.http.front import Front
 from index_grpc.http.models import Models
 from index_grpc.http.probes import probes
 from index_grpc.http.problem import OPENAI, Problem, error_form
-from index_grpc.http.response import json_response
+from index_grpc.http.refusal import refusal, shortened
 from index_grpc.http.tutorial import Tutorial
 from index_grpc.server.app import App
-from index_grpc.server.calls import request_id
 
 
 def routes(app: App) -> ASGIApp:
@@ -45,11 +44,11 @@ def routes(app: App) -> ASGIApp:
 async def _unknown_route(request: Request, error: Exception) -> Response:
     """Returns the error for an unknown path, or for a method that a path does not have."""
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path = shortened(request.scope["path"])
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         problem = Problem(405, f"{request.method} is not for {path}; allowed is {allowed}", "METHOD_NOT_ALLOWED")
-    else:
-        remedy = f"there are /, {OPENAI}/chat/completions, {OPENAI}/models, /health, /livez"
-        problem = Problem(404, f"no path {path[:64]}; {remedy}", "PATH_NOT_FOUND")
-    return json_response(error_form(path)(problem), problem.status, request_id(request.headers), error.headers)
+        return refusal(request.scope, problem, "UNIMPLEMENTED", error.headers)
+    remedy = f"there are /, {OPENAI}/chat/completions, {OPENAI}/models, /health, /livez"
+    problem = Problem(404, f"no path {path}; {remedy}", "PATH_NOT_FOUND")
+    return refusal(request.scope, problem, "NOT_FOUND", error.headers)

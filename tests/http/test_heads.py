@@ -24,7 +24,10 @@ AMBIGUOUS = b"host: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n
         "GET http://x/livez",
     ],
 )
-async def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(line: str) -> None:
+async def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(
+    line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     async with fake_http() as (server, _):
         reader, writer = await connected(server.app)
         writer.write(f"{line} HTTP/1.1\r\nx-request-id: mine\r\n".encode() + AMBIGUOUS + WHOLE)
@@ -36,6 +39,7 @@ async def test_a_body_of_two_lengths_is_refused_and_ends_the_connection(line: st
     error = told["error"] if line.partition(" ")[2].startswith("/v1/") else told
     remedy = "came with content-length; only one of them may say where the body ends; send one of them"
     assert error["message"] == f"transfer-encoding: {remedy}"
+    assert caplog.text.count(" code=INVALID_ARGUMENT reason=INVALID_REQUEST peer=ipv4:127.0.0.1:") == 1
 
 
 @pytest.mark.parametrize("value", ["gzip", "identity, br"])

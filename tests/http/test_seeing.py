@@ -77,3 +77,33 @@ async def test_the_log_has_the_address_of_an_http_caller(caplog: pytest.LogCaptu
     async with fake_http() as (_, http):
         assert (await http.post("/", json={"prompt": "Hi", "max_length": 5})).status_code == 200
     assert re.search(r" method=/ code=OK .* peer=ipv4:127\.0\.0\.1:[0-9]+$", caplog.text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("POST /v1/v1/chat/completions", "method=/v1/v1/chat/completions code=NOT_FOUND reason=PATH_NOT_FOUND"),
+        (f"GET /{'x' * 70}", f"method='/{'x' * 63}…' code=NOT_FOUND reason=PATH_NOT_FOUND"),
+        ("GET /a%0ab?key=secret", r"method='/a\nb' code=NOT_FOUND reason=PATH_NOT_FOUND"),
+        ("GET /v1/chat/completions", "method=/v1/chat/completions code=UNIMPLEMENTED reason=METHOD_NOT_ALLOWED"),
+        ("POST /livez", "method=/livez code=UNIMPLEMENTED reason=METHOD_NOT_ALLOWED"),
+    ],
+)
+async def test_the_log_has_requests_for_paths_and_methods_that_do_not_exist(
+    line: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    method, path = line.split()
+    async with fake_http(metrics_port=0) as (server, http):
+        await http.request(method, path, headers={"x-request-id": "mine"})
+        found = await scraped(server.app)
+    (record,) = [record for record in caplog.records if record.name == "index_grpc.calls"]
+    assert re.fullmatch(rf"call request_id=mine {re.escape(told)} peer=ipv4:127\.0\.0\.1:[0-9]+", record.getMessage())
+    assert CALLS not in [sample.name for family in found.families for sample in family.samples]
+
+
+async def test_the_log_has_no_health_checks(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with fake_http() as (_, http):
+        assert (await http.get("/health")).status_code == 200
+    assert "index_grpc.calls" not in [record.name for record in caplog.records]
