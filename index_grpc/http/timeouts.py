@@ -12,7 +12,10 @@ from index_grpc.machine import most_connections
 from index_grpc.server.listen import HTTP_SHARE
 
 HEAD_SECONDS = 10.0
-"""The time limit of a request's head, from the start of the connection or of the head; gRPC's port has the same."""
+"""The time limit of a request's head, from the start of the connection or of the head; gRPC's port has the same.
+
+It is also that of the rest of a body, from an answer that was sent before the body had come.
+"""
 
 PIECE_BYTES = 16 * 1024
 """At most so much of what arrives is parsed at once. h11 lets a head that is not complete have 16 KiB, but measures it
@@ -58,6 +61,17 @@ class TimeoutProtocol(H11Protocol):
             self._stop_waiting()
             self._await_request()
         else:
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        """Called when an answer has been sent.
+
+        If it came before the whole body, as a 413 may, the rest of the body is dropped for a while. To close at once
+        would reset the connection of a caller who is still sending, and many would not see the answer.
+        """
+        super().on_response_complete()
+        if self._is_between_requests and self.conn.their_state is h11.SEND_BODY:
+            self._unset_keepalive_if_required()
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

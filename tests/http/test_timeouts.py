@@ -111,6 +111,7 @@ async def test_a_connection_is_kept_if_the_body_comes_after_the_answer(
 async def test_a_connection_whose_body_does_not_end_after_the_answer_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.5)
     keys = tmp_path / "keys.toml"
     keys.write_text(f"[keys.alice]\nhash = '{fingerprint('alice')}'\n")
     async with fake_server(http_port=0, api_keys_file=keys) as server:
@@ -118,9 +119,19 @@ async def test_a_connection_whose_body_does_not_end_after_the_answer_is_closed(
         writer.write(HALF_A_HEAD + b"content-length: 3\r\n\r\n")
         assert b"401 Unauthorized" in await reader.readline()
         await reader.readuntil(b"}")
-        monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
         writer.write(b"{}")
         assert await ended(reader, writer) == b""
+
+
+async def test_a_connection_whose_body_does_not_come_after_the_answer_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.5)
+    async with fake_server(http_port=0, max_message_mib=1) as server:
+        reader, writer = await connected(server.app)
+        writer.write(HALF_A_HEAD + b"content-length: 2000000\r\n\r\n")
+        assert b"413 " in await reader.readline()
+        assert (await ended(reader, writer)).endswith(b"}")
 
 
 async def test_a_connection_that_is_reset_is_freed() -> None:
@@ -143,11 +154,12 @@ async def test_a_connection_that_is_reset_is_freed() -> None:
 
 async def test_a_request_without_its_whole_body_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("index_grpc.http.endpoint.BODY_SECONDS", 0.05)
+    monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.5)
     async with fake_server(http_port=0) as server:
         reader, writer = await connected(server.app)
         writer.write(HALF_A_BODY)
         assert b"400 Bad Request" in await reader.readline()
-        writer.close()
+        assert (await ended(reader, writer)).endswith(b"}")
 
 
 async def test_a_slow_answer_does_not_close_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
