@@ -20,6 +20,9 @@ def require_free(path: Path) -> None:
     if len(os.fsencode(path)) > MOST_PATH_BYTES:
         problem = f"has {len(os.fsencode(path))} bytes; the path of a socket has at most {MOST_PATH_BYTES}"
         raise StartupError(f"{FLAG} {path} {problem}")
+    if "," in str(path):  # even if it is encoded: they split an address after decoding it
+        problem = "has a comma, at which gRPC's clients split an address; name a path without one"
+        raise StartupError(f"{FLAG} {path} {problem}")
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
         raise StartupError(f"{FLAG} {path}: {path.parent} is not a directory in which this user may create a socket")
     if not os.path.lexists(path):

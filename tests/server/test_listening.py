@@ -131,6 +131,8 @@ async def test_special_characters_in_a_sockets_path_are_kept(tmp_path: Path, nam
         ("nowhere/server.sock", "is not a directory in which this user may create a socket"),
         ("file/server.sock", "is not a directory in which this user may create a socket"),
         ("x" * 120, "the path of a socket has at most 107"),
+        ("a,b.sock", "has a comma, at which gRPC's clients split an address; name a path without one"),
+        ("a,b/server.sock", "has a comma, at which gRPC's clients split an address; name a path without one"),
     ],
 )
 async def test_paths_where_no_socket_can_be(tmp_path: Path, name: str, error: str) -> None:
