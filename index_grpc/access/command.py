@@ -1,6 +1,7 @@
 """The command `index-grpc keys`."""
 
 import math
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def new(
     Example:
       index-grpc keys new alice --file keys.toml --requests-per-minute 60
     """
+    if sys.stdout is None:  # the process was started with it closed
+        raise click.UsageError("standard output is closed; leave it open, since the key is written to it")
     from index_grpc.access.entry import add, entry  # pydantic is slow to import
     from index_grpc.access.keys import new_key
 
@@ -61,10 +64,13 @@ def new(
     key = new_key()
     try:
         text = entry(name, key, requests_per_minute=requests_per_minute, max_concurrent=max_concurrent, expires=day)
-        if file is None:
-            click.echo(text, err=True, nl=False)
-        else:
-            add(text, file)
+    except StartupError as error:
+        raise click.UsageError(str(error)) from None
+    if file is None:
+        click.echo(key)  # first, since stderr may be a file of keys
+        click.echo(text, err=True, nl=False)
+        return
+    try:
+        add(text, file, show=lambda: click.echo(key))
     except StartupError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(key)

@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Callable
 from datetime import date
+from io import FileIO
 from pathlib import Path
 
 from index_grpc.access.files import content
@@ -16,7 +18,7 @@ MODE = 0o600
 def entry(name: str, key: str, **settings: float | date | None) -> str:
     """Returns a key's lines, without settings that are None. Raises StartupError if a server would refuse them."""
     if not re.fullmatch(NAME, name):
-        raise StartupError(f"NAME is {name!r}; allowed are letters, digits, _ and -, at most 64 of them")
+        raise StartupError(f"NAME is {name!r}; allowed are letters, digits, _ and -, 1 to 64 of them")
     lines = [f"[keys.{name}]", f'hash = "{fingerprint(key)}"']
     lines += [f"{field} = {_toml(value)}" for field, value in settings.items() if value is not None]
     text = "\n".join([*lines, ""])
@@ -24,20 +26,47 @@ def entry(name: str, key: str, **settings: float | date | None) -> str:
     return text
 
 
-def add(text: str, path: Path) -> None:
-    """Appends an entry in one write, so that no server reads half of it. Changes nothing if it raises StartupError."""
+def add(text: str, path: Path, show: Callable[[], None]) -> None:
+    """Appends an entry in one write, so that no server reads half of it. Raises StartupError if that is not possible.
+
+    Calls `show`, which shows the key to a person, once the entry can be added, but before it is: a key that nobody has
+    seen would take its name. If `show` or this raises, the file has no new entry, but a new file may be left empty.
+    """
+    added = _addition(text, path)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, MODE)
+    except OSError as error:
+        raise StartupError(f"{path} cannot be written ({error.strerror}); see --file") from None
+    with os.fdopen(file, "ab", buffering=0) as appending:
+        show()
+        try:
+            _append(appending, added)
+        except OSError as error:
+            remedy = "see --file, and make another key: the printed one is not valid"
+            raise StartupError(f"{path} cannot be written ({error.strerror}); {remedy}") from None
+
+
+def _addition(text: str, path: Path) -> bytes:
+    """Returns what to append to the file. Raises StartupError if a server would refuse the file then."""
     before = content(FLAG, path) if path.exists() else b""
     for name in _names(before) & _names(text.encode()):
         raise StartupError(f"{path} already has a key {name}; choose another name or delete its lines")
     gap = b"" if not before else b"\n" if before.endswith(b"\n") else b"\n\n"
     added = gap + text.encode()
     parse_keys(str(path), before + added)
+    return added
+
+
+def _append(file: FileIO, added: bytes) -> None:
+    """Appends all the bytes, or none if it raises OSError."""
+    size, written = file.seek(0, os.SEEK_END), 0
     try:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, MODE)
-    except OSError as error:
-        raise StartupError(f"{path} cannot be written ({error.strerror}); see --file") from None
-    with os.fdopen(file, "ab", buffering=0) as appending:
-        appending.write(added)
+        while written < len(added):  # the rest of what a full disk took a part of: it raises what the matter is
+            written += file.write(added[written:])
+    except OSError:
+        if written:
+            file.truncate(size)
+        raise
 
 
 def _names(toml: bytes) -> set[str]:

@@ -58,20 +58,57 @@ def test_without_a_file_what_to_add_goes_to_stderr(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error"),
+    ("arguments", "exit_code", "error"),
     [
-        (["one"], "already has a key one; choose another name or delete its lines"),
-        (["a b"], "NAME is 'a b'"),
-        (["two", "--expires", "tomorrow"], "'tomorrow' does not match the format '%Y-%m-%d'"),
+        (["one"], 1, "already has a key one; choose another name or delete its lines"),
+        (["a b"], 2, "NAME is 'a b'; allowed are letters, digits, _ and -, 1 to 64 of them"),
+        ([""], 2, "NAME is ''; allowed are letters, digits, _ and -, 1 to 64 of them"),
+        (["two", "--expires", "tomorrow"], 2, "'tomorrow' does not match the format '%Y-%m-%d'"),
     ],
 )
-def test_what_cannot_be_added_changes_nothing(path: Path, arguments: list[str], error: str) -> None:
+def test_what_cannot_be_added_changes_nothing(path: Path, arguments: list[str], exit_code: int, error: str) -> None:
     path.write_text(f"[keys.one]\nhash = '{HASH}'\n")
     before = path.read_text()
     result = new(*arguments, "--file", str(path))
-    assert (result.exit_code > 0, result.stdout) == (True, "")
+    assert (result.exit_code, result.stdout) == (exit_code, "")
     assert error in result.stderr
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("output", "exit_code", "error"),
+    [
+        (">/dev/full", 1, "error: the output cannot be written: No space left on device"),
+        (">&-", 2, "error: standard output is closed; leave it open, since the key is written to it"),
+    ],
+)
+def test_a_key_that_nobody_has_seen_is_not_stored(path: Path, output: str, exit_code: int, error: str) -> None:
+    new("one", "--file", str(path))
+    before = path.read_text()
+    result = in_shell(f'"$0" keys new two --file "$1" {output}', path)
+    assert (result.returncode, result.stderr.strip()) == (exit_code, error)
+    assert path.read_text() == before
+    assert new("two", "--file", str(path)).exit_code == 0
+
+
+@pytest.mark.parametrize("num_bytes", [500, 512])
+def test_a_printed_key_that_cannot_be_stored_is_said_to_be_invalid(path: Path, num_bytes: int) -> None:
+    """The file may have 512 bytes, so at most a part of the entry fits."""
+    before = f"[keys.one]\nhash = '{HASH}'\n".ljust(num_bytes - 1, "#") + "\n"
+    path.write_text(before)
+    result = in_shell('ulimit -f 1; "$0" keys new two --file "$1"', path)
+    assert result.returncode == 1
+    (key,) = result.stdout.split()
+    remedy = "see --file, and make another key: the printed one is not valid"
+    assert result.stderr == f"error: {path} cannot be written (File too large); {remedy}\n"
+    assert path.read_text() == before
+    assert read_keys(path).find(key) is None
+
+
+def in_shell(command: str, path: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the command, in which $0 is index-grpc and $1 the path."""
+    arguments = ["sh", "-c", command, INDEX_GRPC, str(path)]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize("heading", ['[keys."one"]', "  [keys.one]", "\ufeff[keys.one]", "[ keys . one ] # ours"])
