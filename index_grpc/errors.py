@@ -7,6 +7,11 @@ ELSEWHERE_OR_LATER = "call another server, or come back"
 """The remedy in messages about a refusal that is only temporary."""
 
 
+def in_seconds(seconds: float) -> str:
+    """Returns a time for a message: in hundredths of a second, or in two digits if it is shorter than one of them."""
+    return f"{seconds:.2f} s" if seconds >= 0.01 else f"{seconds:.2g} s"  # 0.00 would be no time at all
+
+
 class IndexGrpcError(Exception):
     """The base class. `reason` is a stable identifier for programs; the message is a sentence for people.
 

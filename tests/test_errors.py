@@ -5,7 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from index_grpc.errors import IndexGrpcError, InvalidRequest, PromptTooLong, RateLimited, Unavailable, Violation
+from index_grpc.errors import (
+    IndexGrpcError,
+    InvalidRequest,
+    PromptTooLong,
+    RateLimited,
+    Unavailable,
+    Violation,
+    in_seconds,
+)
 
 
 def kinds(base: type[IndexGrpcError] = IndexGrpcError) -> Iterator[type[IndexGrpcError]]:
@@ -33,3 +41,21 @@ def test_every_error_survives_pickling(kind: type[IndexGrpcError]) -> None:
     assert type(copy) is kind
     assert (str(copy), vars(copy)) == (str(error), vars(error))
     assert copy.retry_after_seconds == error.retry_after_seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (315_576_000_000.0, "315576000000.00 s"),
+        (120.0, "120.00 s"),
+        (12.341, "12.34 s"),
+        (0.3, "0.30 s"),
+        (0.01, "0.01 s"),
+        (0.0095, "0.0095 s"),
+        (0.0001, "0.0001 s"),
+        (1e-9, "1e-09 s"),
+        (0.0, "0 s"),
+    ],
+)
+def test_a_time_that_is_not_zero_never_reads_as_zero(seconds: float, text: str) -> None:
+    assert in_seconds(seconds) == text

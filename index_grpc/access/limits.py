@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from index_grpc.access.keys import Key
-from index_grpc.errors import Overloaded, RateLimited, Unavailable
+from index_grpc.errors import Overloaded, RateLimited, Unavailable, in_seconds
 
 Clock = Callable[[], float]
 
@@ -58,7 +58,7 @@ class KeyUsage:
         if key.requests_per_minute is not None and (seconds := self._bucket.take(key.requests_per_minute)):
             per_minute = _decimal(key.requests_per_minute)
             limit = f"key {name} may make {per_minute} requests a minute"
-            told = f"{limit}; try again in {seconds:.1f} s"
+            told = f"{limit}; try again in {in_seconds(seconds)}"
             raise RateLimited(told, seconds, key_name=name, requests_per_minute=per_minute)
         self.num_open += 1
         try:

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Container
 
 from index_grpc.contract import Deadline
-from index_grpc.errors import DeadlineTooShort
+from index_grpc.errors import DeadlineTooShort, in_seconds
 
 SPARE = 1000
 """How many entries the heap may gain, beyond doubling, before those of ended requests are removed."""
@@ -38,5 +38,5 @@ class Deadlines:
 
 def too_late(deadline: Deadline) -> DeadlineTooShort:
     """Returns the error of a request whose deadline passed before its first token."""
-    bound = f"the call's {deadline.bound} of {deadline.seconds:.2f} s"
+    bound = f"the call's {deadline.bound} of {in_seconds(deadline.seconds)}"
     return DeadlineTooShort(f"{bound} passed before its first token; allow more time")

@@ -22,6 +22,7 @@ from index_grpc.errors import (
     EngineLost,
     IndexGrpcError,
     Overloaded,
+    in_seconds,
 )
 
 ELSEWHERE_OR_LONGER = "call another server, or allow more time"
@@ -203,8 +204,8 @@ class Engine:
         if wait >= left:
             # Waiting does not help here, so the delay is short: the call's time must suffice for another server.
             raise Overloaded(
-                f"the call would wait about {wait:.2f} s, and its {deadline.bound} leaves only {left:.2f} s; "
-                f"{ELSEWHERE_OR_LONGER}",
+                f"the call would wait about {in_seconds(wait)}, "
+                f"and its {deadline.bound} leaves only {in_seconds(left)}; {ELSEWHERE_OR_LONGER}",
                 SHORTEST_DELAY_SECONDS,
                 expected_wait_ms=round(1000 * wait),
                 time_left_ms=round(1000 * left),

@@ -159,12 +159,12 @@ def test_each_key_has_its_own_usage_which_outlasts_a_new_file(clock: Clock, tmp_
 
     for _ in range(3):
         ask("one")
-    with pytest.raises(RateLimited, match=r"key one may make 3 requests a minute; try again in 20\.0 s"):
+    with pytest.raises(RateLimited, match=r"key one may make 3 requests a minute; try again in 20\.00 s"):
         ask("one")
     ask("two")
     write(6, "a new secret")
     keys.refresh()
-    with pytest.raises(RateLimited, match=r"key one may make 6 requests a minute; try again in 10\.0 s"):
+    with pytest.raises(RateLimited, match=r"key one may make 6 requests a minute; try again in 10\.00 s"):
         ask("a new secret")
     clock.now += 10
     ask("a new secret")

@@ -176,7 +176,7 @@ def test_a_deadline_before_the_first_token_is_an_error() -> None:
     driver.step_if_busy()
     error = driver.reports[0][-1].error
     assert isinstance(error, DeadlineTooShort)
-    assert str(error) == "the call's deadline of 0.00 s passed before its first token; allow more time"
+    assert str(error) == "the call's deadline of 0.001 s passed before its first token; allow more time"
     assert not driver.loop.sequences
 
 
