@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import pty
+import select
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable
@@ -178,3 +181,33 @@ def test_lines_are_edited_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
         keys.send_text("\x04")
         with pytest.raises(EOFError):
             read()
+
+
+def shown(terminal: int, until: str) -> str:
+    """Reads what a terminal shows up to a text."""
+    read = b""
+    while until.encode() not in read:
+        assert select.select([terminal], [], [], 60)[0], read
+        read += os.read(terminal, 1000)
+    return read.decode()
+
+
+@pytest.mark.parametrize("output", [None, subprocess.PIPE], ids=["at the terminal", "in a pipe"])
+def test_a_dumb_terminal_gets_no_escape_sequences(server: FakeServer, output: int | None) -> None:
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "index_client", "--address", server.address, "chat"]
+    env = os.environ | {"TERM": "dumb"}
+    with subprocess.Popen(command, stdin=end, stdout=output or end, stderr=end, env=env) as process:
+        try:
+            seen = shown(terminal, ">")
+            os.write(terminal, b"Hi\r")
+            seen += shown(terminal, ">")
+            os.write(terminal, b"/quit\r")
+            piped = process.stdout.read().decode() if process.stdout else ""
+            seen += shown(terminal, "/quit\r\n")
+        finally:
+            process.kill()
+    os.close(terminal)
+    os.close(end)
+    assert "\x1b" not in seen
+    assert f"{TEXT}\r\n> " in seen if output is None else piped == f"{TEXT}\n"

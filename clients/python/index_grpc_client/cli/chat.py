@@ -136,11 +136,16 @@ def reader() -> Callable[[], str]:
         return read_line
     # Its import takes as long as all the others together, and only a terminal needs it.
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.application import create_app_session
     from prompt_toolkit.output import create_output
+    from prompt_toolkit.output.plain_text import PlainTextOutput
+    from prompt_toolkit.utils import is_dumb_terminal
 
     # If stdout is a file or pipe, it gets only the answers, and the terminal shows the prompts.
-    output = create_output(stdout=sys.stdout if sys.stdout.isatty() else sys.stderr)
-    session: PromptSession[str] = PromptSession("> ", output=output)
+    stream = sys.stdout if sys.stdout.isatty() else sys.stderr
+    output = PlainTextOutput(stream) if is_dumb_terminal() else create_output(stream)
+    with create_app_session(output=output):  # a PromptSession that is given its output takes no terminal for dumb
+        session: PromptSession[str] = PromptSession("> ")
     return session.prompt
 
 
