@@ -59,7 +59,7 @@ async def _end(app: App, received: signal.Signals, signals: Signals) -> bool:
         again.cancel()
         ended.result()
         return False
-    log.info("received %s again; stopping at once", again.result().name)
+    log.info("received %s; stopping at once", again.result().name)
     ended.cancel()
     return True
 
