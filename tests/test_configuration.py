@@ -176,6 +176,39 @@ def test_a_socket_and_a_port_exclude_each_other(file: Path) -> None:
     assert printed("--config", str(file))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        ("--port 7 --http-port 7", "--port and --http-port"),
+        ("--port 7 --metrics-port 7", "--port and --metrics-port"),
+        ("--http-port 7 --metrics-port 7 --unix-socket s", "--http-port and --metrics-port"),
+        ("--port 7 --http-port 7 --host 0.0.0.0 --http-host ::1", "--port and --http-port"),
+        ("--port 7 --http-port 7 --host ::1 --http-host [::]", "--port and --http-port"),
+        ("--port 7 --http-port 7 --host ::1 --http-host [0:0::1]", "--port and --http-port"),
+        ("--port 7 --http-port 7 --http-host LOCALHOST", "--port and --http-port"),
+        ("--port 7 --http-port 7 --host name --http-host name", "--port and --http-port"),
+        ("--port 7 --metrics-port 7 --host name --metrics-host ::", "--port and --metrics-port"),
+    ],
+)
+def test_a_port_can_be_opened_once(arguments: str, flags: str) -> None:
+    assert refused(*arguments.split()) == f"{flags} are both 7; give one of them another port, or 0 for a free one"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--port 0 --http-port 0 --metrics-port 0",
+        "--port 7 --http-port 7 --http-host 127.0.0.2",
+        "--port 7 --http-port 7 --http-host ::1",
+        "--port 7 --http-port 7 --http-host name",
+        "--port 7 --metrics-port 7 --host 192.0.2.1",
+        "--http-port 50051 --unix-socket s",
+    ],
+)
+def test_ports_that_need_not_collide(arguments: str) -> None:
+    assert printed(*arguments.split())
+
+
 @pytest.mark.parametrize("name", ["API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "CONFIG"])
 def test_an_empty_variable_for_a_security_file_is_refused(name: str) -> None:
     problem = f"INDEX_GRPC_{name} is empty; give it a file, or unset it to start without"

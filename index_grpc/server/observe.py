@@ -5,9 +5,6 @@ from index_grpc.server.call_log import CallLog
 from index_grpc.server.observer import Observer
 from index_grpc.settings import ServeSettings
 
-LOOPBACK = "127.0.0.1"
-"""The metrics' default address: they are not encrypted and need no key, so wider access must be asked for."""
-
 
 def observers_of(settings: ServeSettings) -> list[Observer]:
     """Returns the observers that are turned on, and last the call log, since it logs what tracing sets on a call.
@@ -20,7 +17,7 @@ def observers_of(settings: ServeSettings) -> list[Observer]:
     if settings.metrics_port is not None:
         from index_grpc.server.metrics.observer import Metrics  # slow to import
 
-        observers.append(Metrics(settings.metrics_host or LOOPBACK, settings.metrics_port))
+        observers.append(Metrics(settings.address_of_metrics, settings.metrics_port))
     return [*observers, CallLog()]
 
 

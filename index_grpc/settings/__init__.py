@@ -8,6 +8,7 @@ from index_grpc.settings.access import Access
 from index_grpc.settings.computing import Computing, ModelChoice, Queue
 from index_grpc.settings.listening import Listening
 from index_grpc.settings.operating import Observing, Stopping
+from index_grpc.settings.ports import Port, collision
 from index_grpc.settings.topic import Topic, refuse
 
 TOPICS: dict[str, type[Topic]] = {
@@ -33,4 +34,16 @@ class ServeSettings(Observing, Stopping, Queue, Computing, Access, Listening, Mo
         needless = self.tls_cert and self.unix_socket and self.http_port is None
         remedy = "leave --tls-cert and --tls-key out, or add the --http-port to encrypt"
         refuse((needless, f"--unix-socket needs no encryption; {remedy}"))
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_ports_that_collide(self) -> Self:
+        http_host = self.http_host or self.host
+        ports = [
+            None if self.unix_socket else Port("--port", self.host, self.port),
+            None if self.http_port is None else Port("--http-port", http_host, self.http_port),
+            None if self.metrics_port is None else Port("--metrics-port", self.address_of_metrics, self.metrics_port),
+        ]
+        problem = collision(filter(None, ports))
+        refuse((problem, str(problem)))
         return self

@@ -44,6 +44,11 @@ class Observing(Topic):
         False, description="Write prompts and answers into the log; without it no text of any request is ever logged."
     )
 
+    @property
+    def address_of_metrics(self) -> str:
+        """The address of the metrics. They are not encrypted and need no key, so wider access must be asked for."""
+        return self.metrics_host or "127.0.0.1"
+
     @model_validator(mode="after")
     def _refuse_a_host_without_port(self) -> Self:
         refuse((self.metrics_host and self.metrics_port is None, "--metrics-host goes with --metrics-port; add it"))
