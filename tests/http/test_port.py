@@ -1,14 +1,20 @@
 """The HTTP port opens and closes with the server's process."""
 
+import asyncio
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+from click.testing import CliRunner
+from index_grpc_client.cli.commands import index_client
 
 from index_grpc.launch import ports
+from tests.certificates import authority, issued
 from tests.conftest import settings
 from tests.http.asking import client
 from tests.process import no_traceback, serving
@@ -71,3 +77,16 @@ async def test_all_addresses_include_ipv4_and_ipv6() -> None:
         async with client(server.app) as http:
             for host in ("127.0.0.1", "[::1]"):
                 assert (await http.get(f"http://{host}:{port}/health")).status_code == 200
+
+
+@pytest.mark.parametrize("command", [["ask", "Hi"], ["health"]], ids=lambda command: command[0])
+async def test_the_client_for_grpc_says_that_it_is_http(tmp_path: Path, command: list[str]) -> None:
+    pair = issued(authority(tmp_path / "ca.pem"), tmp_path, "server", "127.0.0.1")
+    encrypted: dict[str, Any] = {"tls_cert": pair.cert, "tls_key": pair.key}
+    for changes, words in (({}, []), (encrypted, ["--ca", str(tmp_path / "ca.pem")])):
+        async with fake_server(http_port=0, **changes) as server:
+            words = ["--address", server.app.ports[0].address, *words, *command]
+            result = await asyncio.to_thread(CliRunner().invoke, index_client, words)
+        assert result.exit_code == 3
+        told = "hint: that is an HTTP port; --address or INDEX_GRPC_ADDRESS must name the server's port for gRPC"
+        assert result.stderr.splitlines()[-1] == told

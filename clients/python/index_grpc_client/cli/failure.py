@@ -97,12 +97,16 @@ def was_unreachable(error: IndexGrpcError) -> bool:
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 """The environment variables that gRPC reads, in this order; the first that is set counts. Not used for paths."""
 
+HINT_HTTP = "that is an HTTP port; --address or INDEX_GRPC_ADDRESS must name the server's port for gRPC"
+
 HINTS_ON_CONNECTING = {
     "certificate has expired": "the server's operator must renew its certificate",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted; --ca names a file of certificates to trust",
     "Hostname Verification": "the server's certificate is for another host name; --server-name sets the name to expect",
     "WRONG_VERSION_NUMBER": "the server does not encrypt; leave out --tls, --ca, --cert and --key",
     "security handshaker": "the files of --ca, --cert and --key must be PEM, and --key must belong to --cert",
+    "http1.x server": HINT_HTTP,
+    "missing selected ALPN": HINT_HTTP,
     "Socket closed": "if the server encrypts, add --tls or --ca; if it asks for a certificate, add --cert and --key",
 }
 """Hints for calls without a connection, by a part of gRPC's message."""
