@@ -55,7 +55,8 @@ def write_gguf(source: Path, path: Path, kind: str) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, shape in tqdm(weights.shapes.items(), unit="tensor", desc=path.name):
+    tensors = weights.shapes.items()
+    for name, shape in tqdm(tensors, unit="tensor", desc=path.name, disable=None):  # None: only a terminal shows it
         array: Array = weights.read(name).float().numpy()
         writer.write_tensor_data(gguf.quants.quantize(_rotary_pairs(name, array, config), _stored_kind(shape, kind)))
     writer.close()

@@ -98,7 +98,7 @@ def write_weights(source: Path, directory: Path, config: ModelConfig, change_hea
 
 def _tensors(source: Path, config: ModelConfig, change_head: ChangeHead | None) -> Iterator[tuple[str, Tensor]]:
     weights = PlainWeights(source, config)
-    for name in tqdm(weights.shapes, unit="tensor", desc="llama"):
+    for name in tqdm(weights.shapes, unit="tensor", desc="llama", disable=None):  # None: only a terminal shows it
         tensor = weights.read(name)
         if name == HEAD and change_head is not None:
             tensor = change_head(tensor)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from index_grpc_client.v1 import chat_pb2
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+
+from tests.terminal import shown
 
 from .fake_server import TEXT, Failure, FakeServer, Script
 
@@ -181,15 +182,6 @@ def test_lines_are_edited_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
         keys.send_text("\x04")
         with pytest.raises(EOFError):
             read()
-
-
-def shown(terminal: int, until: str) -> str:
-    """Reads what a terminal shows up to a text."""
-    read = b""
-    while until.encode() not in read:
-        assert select.select([terminal], [], [], 60)[0], read
-        read += os.read(terminal, 1000)
-    return read.decode()
 
 
 @pytest.mark.parametrize("output", [None, subprocess.PIPE], ids=["at the terminal", "in a pipe"])

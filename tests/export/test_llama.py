@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import pty
+import subprocess
+import termios
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from index_grpc.text.layout import prompt_ids
 from index_grpc.text.tokenizer import Tokenizer
 from tests.checkpoints import make_checkpoint
 from tests.conftest import serving, settings
+from tests.process import INDEX_GRPC
+from tests.terminal import shown
 
 PROMPTS = ["你好", "Who are you?", "讲个故事", "Count to five.", "What's  up?\n😀"]
 CONVERSATIONS = [
@@ -153,3 +158,21 @@ def test_a_remedy_fits_why_nothing_can_be_written(
     output = tmp_path / "new"
     result = CliRunner().invoke(main, ["export", "demo", "--format", "llama", "--output", str(output)])
     assert (result.exit_code, result.stderr) == (1, f"error: cannot write to {output}: {remedy}\n")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gguf"])
+def test_progress_is_shown_at_a_terminal_only(tmp_path: Path, kind: str) -> None:
+    def written(name: str, stderr: int) -> "subprocess.Popen[str]":
+        command = [INDEX_GRPC, "export", "demo", "--format", kind, "--output", str(tmp_path / name)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+    with written("piped", subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.startswith(str(tmp_path / "piped")), err) == (0, True, "")
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 80))  # a bar has no room in a terminal without columns
+    with written("shown", end) as process:
+        shown(terminal, "57/57")
+        process.communicate(timeout=60)
+    os.close(terminal)
+    os.close(end)
