@@ -1,37 +1,44 @@
 """Writes the log in a thread of its own: a reader that stalls holds up no call and no signal."""
 
 import logging
-import queue
-from logging.handlers import QueueHandler, QueueListener
+import sys
+import threading
+from contextlib import suppress
 
 MOST_WAITING_RECORDS = 2048
 """How many records may wait to be written; with prompts in the log, they can be some 60 kB each."""
+GATHER_SECONDS = 0.01
+"""How long the first of them waits for others: one write for all costs a busy event loop much less."""
 FLUSH_SECONDS = 1.0
 """How long a process that ends waits for the log's reader."""
 
 
-class LogWriter(QueueHandler):
+class LogWriter(logging.Handler):
     """A handler that formats a record where it is made, and writes it to stderr in a thread.
 
     A terminal after Ctrl-S, a pipe that nobody reads or a stuck log collector takes no more bytes, and a write then
-    waits. When too many records wait, new ones are lost; the next one that is not is preceded by their number.
+    waits. When too many records wait, new ones are lost; a record says how many.
     """
 
     def __init__(self) -> None:
-        self._records: queue.Queue[logging.LogRecord] = queue.Queue(MOST_WAITING_RECORDS)
-        self._num_lost = 0
-        super().__init__(self._records)
-        QueueListener(self._records, logging.StreamHandler()).start()
+        super().__init__()
+        self._stream, self._lines = sys.stderr, list[str]()
+        self._num_lost, self._is_writing = 0, False
+        assert self.lock is not None
+        self._change = threading.Condition(self.lock)  # logging holds the lock whenever it calls `emit`
+        threading.Thread(target=self._write_on, name="log", daemon=True).start()
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Called by logging, which lets one thread in at a time."""
-        try:
-            if self._num_lost:
-                self._records.put_nowait(self.prepare(_loss(self._num_lost)))
-                self._num_lost = 0
-            self._records.put_nowait(record)
-        except queue.Full:
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging."""
+        if len(self._lines) == MOST_WAITING_RECORDS:
             self._num_lost += 1
+            return
+        try:
+            self._lines.append(self.format(record))
+        except Exception:
+            self.handleError(record)
+        if len(self._lines) == 1:
+            self._change.notify_all()
 
     def flush(self) -> None:
         """Waits until all is written, for at most FLUSH_SECONDS."""
@@ -39,9 +46,31 @@ class LogWriter(QueueHandler):
 
     def write_all(self) -> bool:
         """Does the same, and returns whether all is written."""
-        written = self._records.all_tasks_done
-        with written:
-            return written.wait_for(lambda: not self._records.unfinished_tasks, FLUSH_SECONDS)
+        with self._change:
+            self._change.notify_all()  # gathers no more
+            return self._change.wait_for(lambda: not (self._lines or self._is_writing), FLUSH_SECONDS)
+
+    def _write_on(self) -> None:
+        while True:
+            text = self._gathered()
+            if self._stream is not None:  # it is None if the process was started with stderr closed
+                with suppress(OSError, ValueError):  # there is nobody else to tell
+                    self._stream.write(text)
+                    self._stream.flush()
+            with self._change:
+                self._is_writing = False
+                self._change.notify_all()
+
+    def _gathered(self) -> str:
+        """Waits for records, and returns their lines."""
+        with self._change:
+            self._change.wait_for(lambda: self._lines)
+            self._change.wait(GATHER_SECONDS)
+            lines, self._lines, self._is_writing = self._lines, [], True
+            if self._num_lost:
+                lines.append(self.format(_loss(self._num_lost)))
+                self._num_lost = 0
+        return "\n".join([*lines, ""])
 
 
 def _loss(num_lost: int) -> logging.LogRecord:
