@@ -1,5 +1,6 @@
 """One real server on a small random checkpoint, shared by all tests that talk over a socket."""
 
+import gc
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,15 @@ MAX_WAITING = 32
 def one_thread() -> None:
     """Has PyTorch compute in one thread: two threads on two busy cores spend most time waiting for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Python collects no reference cycles during the test."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

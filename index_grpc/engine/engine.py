@@ -14,21 +14,10 @@ from index_grpc.engine.deadlines import too_late
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Report, StepReport, Stop, Submit
 from index_grpc.engine.pace import Pace
+from index_grpc.engine.refusals import all_places_taken, too_long_a_wait, too_many_prompt_tokens
 from index_grpc.engine.token_stream import TokenStream
 from index_grpc.engine.worker import Worker
-from index_grpc.errors import (
-    ELSEWHERE_OR_LATER,
-    Draining,
-    EngineLost,
-    IndexGrpcError,
-    Overloaded,
-    in_seconds,
-)
-
-ELSEWHERE_OR_LONGER = "call another server, or allow more time"
-"""The remedy in messages about a wait that would outlast a call's time."""
-
-SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
+from index_grpc.errors import Draining, EngineLost, IndexGrpcError
 
 RECENT_STEPS = 2048
 """Steps over which the longest is searched: enough to include a prefill chunk among many decode steps."""
@@ -167,49 +156,22 @@ class Engine:
         return max(0, num_ahead) * self.pace.seconds
 
     def _refuse_if_full(self) -> None:
-        limits = self.limits
-        num_places = limits.max_sequences + limits.max_waiting
+        num_places = self.limits.max_sequences + self.limits.max_waiting
         # A place that was left is free for the next step, but leaving must not let the queue grow without end.
         if self.num_wanted >= num_places or self.num_open >= 2 * num_places:
-            taken = f"all {limits.max_sequences} places to run and {limits.max_waiting} to wait are taken"
-            raise Overloaded(
-                f"{taken}; {ELSEWHERE_OR_LATER}",
-                self._delay_seconds,
-                max_sequences=limits.max_sequences,
-                max_waiting=limits.max_waiting,
-            )
+            raise all_places_taken(self.limits, self.pace.seconds)
 
     def _refuse_if_prompts_wait(self, num_prompt: int) -> None:
-        waiting, most = self.num_waiting_prompt_tokens, self.limits.max_waiting_tokens
-        if waiting and waiting + num_prompt > most:
-            ahead = f"{waiting} prompt tokens wait already"
-            more = f"this prompt's {num_prompt} would make them more than {most}"
-            raise Overloaded(
-                f"{ahead}; {more}; {ELSEWHERE_OR_LATER}",
-                self._delay_seconds,
-                waiting_tokens=waiting,
-                prompt_tokens=num_prompt,
-                max_waiting_tokens=most,
-            )
-
-    @property
-    def _delay_seconds(self) -> float:
-        """After how many seconds a refused caller may try again."""
-        return min(max(self.pace.seconds, SHORTEST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
+        num_waiting = self.num_waiting_prompt_tokens
+        if num_waiting and num_waiting + num_prompt > self.limits.max_waiting_tokens:
+            raise too_many_prompt_tokens(num_waiting, num_prompt, self.limits, self.pace.seconds)
 
     def _refuse_if_late(self, deadline: Deadline) -> None:
-        left, wait = deadline.instant - time.monotonic(), self.expected_wait_seconds()
-        if left <= 0:
+        seconds_left, wait_seconds = deadline.instant - time.monotonic(), self.expected_wait_seconds()
+        if seconds_left <= 0:
             raise too_late(deadline)
-        if wait >= left:
-            # Waiting does not help here, so the delay is short: the call's time must suffice for another server.
-            raise Overloaded(
-                f"the call would wait about {in_seconds(wait)}, "
-                f"and its {deadline.bound} leaves only {in_seconds(left)}; {ELSEWHERE_OR_LONGER}",
-                SHORTEST_DELAY_SECONDS,
-                expected_wait_ms=round(1000 * wait),
-                time_left_ms=round(1000 * left),
-            )
+        if wait_seconds >= seconds_left:
+            raise too_long_a_wait(wait_seconds, seconds_left, deadline)
 
     def _leave(self, number: int) -> None:
         stream = self._streams[number]

@@ -1,7 +1,6 @@
 """The exception classes, and which of them a failed call raises."""
 
 import gc
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -137,15 +136,6 @@ def test_an_error_without_text_shows_its_code() -> None:
     assert str(translate(rpc_error(Failure(grpc.StatusCode.UNAVAILABLE, "")))) == "UNAVAILABLE"
     failure = bad_request("", prompt="is empty")
     assert str(translate(rpc_error(failure))) == "INVALID_ARGUMENT\n  prompt: is empty"
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    """Python collects no reference cycles during the test."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("uncollected")

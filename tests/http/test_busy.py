@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -66,15 +65,6 @@ async def test_no_time_for_a_token() -> None:
         response = await http.post(COMPLETIONS, json=asking(time_limit=1e-9))
         assert response.status_code == 504
         assert error_of(response)["code"] == "deadline_too_short"
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    """Python collects no reference cycles during the test."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("uncollected")

@@ -5,6 +5,8 @@ import gc
 import socket
 import struct
 import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -87,17 +89,32 @@ async def test_a_head_that_came_in_pieces_in_time_ends_its_time_limit(monkeypatc
         writer.transport.abort()
 
 
-async def test_a_connection_is_kept_if_the_body_comes_after_the_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Many clients send the body after the head, and a call without a valid key is refused by its head alone."""
-    keys = tmp_path / "keys.toml"
-    keys.write_text(f"[keys.alice]\nhash = '{fingerprint('alice')}'\n")
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A file with one key."""
+    path = tmp_path / "keys.toml"
+    path.write_text(f"[keys.alice]\nhash = '{fingerprint('alice')}'\n")
+    return path
+
+
+@asynccontextmanager
+async def refused_by_head(
+    num_bytes: int, keys: Path
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection on which a call without a valid key was refused before any of its body was sent."""
     async with fake_server(http_port=0, api_keys_file=keys) as server:
         reader, writer = await connected(server.app)
-        writer.write(HALF_A_HEAD + b"content-length: 2\r\n\r\n")
+        writer.write(HALF_A_HEAD + b"content-length: %d\r\n\r\n" % num_bytes)
         assert b"401 Unauthorized" in await reader.readline()
         await reader.readuntil(b"}")
+        yield reader, writer
+
+
+async def test_a_connection_is_kept_if_the_body_comes_after_the_answer(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many clients send the body after the head."""
+    async with refused_by_head(2, keys) as (reader, writer):
         monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.05)
         writer.write(b"{}")
         await asyncio.sleep(0.2)
@@ -109,16 +126,10 @@ async def test_a_connection_is_kept_if_the_body_comes_after_the_answer(
 
 
 async def test_a_connection_whose_body_does_not_end_after_the_answer_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("index_grpc.http.timeouts.HEAD_SECONDS", 0.5)
-    keys = tmp_path / "keys.toml"
-    keys.write_text(f"[keys.alice]\nhash = '{fingerprint('alice')}'\n")
-    async with fake_server(http_port=0, api_keys_file=keys) as server:
-        reader, writer = await connected(server.app)
-        writer.write(HALF_A_HEAD + b"content-length: 3\r\n\r\n")
-        assert b"401 Unauthorized" in await reader.readline()
-        await reader.readuntil(b"}")
+    async with refused_by_head(3, keys) as (reader, writer):
         writer.write(b"{}")
         assert await ended(reader, writer) == b""
 
