@@ -1,9 +1,13 @@
 """Writes the log in a thread of its own: a reader that stalls holds up no call and no signal."""
 
 import logging
+import os
+import select
 import sys
 import threading
 from contextlib import suppress
+from itertools import accumulate
+from typing import TextIO
 
 MOST_WAITING_RECORDS = 2048
 """How many records may wait to be written; with prompts in the log, they can be some 60 kB each."""
@@ -52,16 +56,15 @@ class LogWriter(logging.Handler):
 
     def _write_on(self) -> None:
         while True:
-            text = self._gathered()
-            if self._stream is not None:  # it is None if the process was started with stderr closed
-                with suppress(OSError, ValueError):  # there is nobody else to tell
-                    self._stream.write(text)
-                    self._stream.flush()
+            lines = self._gathered()
+            # The stream is None if the process was started with stderr closed.
+            num_lost = len(lines) if self._stream is None else write_lines(self._stream, lines)
             with self._change:
+                self._num_lost += num_lost
                 self._is_writing = False
                 self._change.notify_all()
 
-    def _gathered(self) -> str:
+    def _gathered(self) -> list[str]:
         """Waits for records, and returns their lines."""
         with self._change:
             self._change.wait_for(lambda: self._lines)
@@ -70,9 +73,39 @@ class LogWriter(logging.Handler):
             if self._num_lost:
                 lines.append(self.format(_loss(self._num_lost)))
                 self._num_lost = 0
-        return "\n".join([*lines, ""])
+        return lines
+
+
+def write_lines(stream: TextIO, lines: list[str]) -> int:
+    """Writes the lines, and returns how many of them could not be written, for example since the disk is full."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # a stream in memory, or a closed one
+        with suppress(ValueError):
+            stream.write("\n".join([*lines, ""]))
+        return 0
+    encoded = [f"{line}\n".encode(errors="backslashreplace") for line in lines]
+    num_written = _write(descriptor, b"".join(encoded))
+    return sum(end > num_written for end in accumulate(map(len, encoded)))
+
+
+def _write(descriptor: int, data: bytes) -> int:
+    """Writes as much as possible, and returns the number of bytes written.
+
+    It does not use the stream, which drops what a non-blocking file does not take at once. Other processes that share
+    a terminal or a pipe may have made it non-blocking.
+    """
+    num_written = 0
+    while num_written < len(data):
+        try:
+            num_written += os.write(descriptor, memoryview(data)[num_written:])
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+        except OSError:  # there is nobody to tell until the log can be written again
+            break
+    return num_written
 
 
 def _loss(num_lost: int) -> logging.LogRecord:
-    told = "%d records were lost here, since the log was not read"
+    told = "%d records were lost here: the log was not read, or could not be written"
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, told, (num_lost,), None)

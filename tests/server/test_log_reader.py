@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 from index_grpc_client import Client
 
-from index_grpc.log_writer import MOST_WAITING_RECORDS, LogWriter
+from index_grpc.log_writer import MOST_WAITING_RECORDS, LogWriter, write_lines
 from tests.process import INDEX_GRPC, MOST_SECONDS_TO_EXIT
 
 PIPE_BYTES = 4096
@@ -78,8 +78,27 @@ def test_records_that_found_no_room_are_counted(monkeypatch: pytest.MonkeyPatch)
     while not writer.write_all():
         pass
     kept = ["first", *map(str, range(MOST_WAITING_RECORDS))]
-    lost = "10 records were lost here, since the log was not read"
+    lost = "10 records were lost here: the log was not read, or could not be written"
     assert stream.getvalue().splitlines() == [*kept, lost, "last"]
+
+
+def test_a_pipe_that_does_not_block_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    os.set_blocking(writing, False)
+    with open(writing, "w") as stream, open(reading) as pipe:
+        monkeypatch.setattr("sys.stderr", stream)
+        logger = logging.Logger("unblocked")
+        logger.addHandler(LogWriter())
+        for number in range(MOST_WAITING_RECORDS // 2):
+            logger.info("%d", number)
+        read = [pipe.readline() for _ in range(MOST_WAITING_RECORDS // 2)]
+    assert read == [f"{number}\n" for number in range(MOST_WAITING_RECORDS // 2)]
+
+
+def test_lines_that_could_not_be_written_are_counted() -> None:
+    with open("/dev/full", "w") as full:
+        assert write_lines(full, ["one", "two"]) == 2
 
 
 def test_a_record_is_written_before_its_process_ends() -> None:
