@@ -24,6 +24,8 @@ def refusal(scope: Scope, problem: Problem, code: str, headers: Mapping[str, str
     """
     path, given = scope["path"], request_id(Headers(scope=scope))
     fields: Fields = {"request_id": given, "method": shortened(path), "code": code, "reason": problem.reason}
+    if not path:
+        del fields["method"]
     if peer := peer_of(scope.get("client")):
         fields["peer"] = peer
     log.info(Event("call", fields))

@@ -1,12 +1,14 @@
 """Limits of time, number and heads for HTTP connections; uvicorn waits for ever and takes all that come."""
 
 import asyncio
+import sys
 from typing import Any
 
 import h11
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from index_grpc.http import malformed
 from index_grpc.http.handshakes import Handshakes
 from index_grpc.machine import most_connections
 from index_grpc.server.listen import HTTP_SHARE
@@ -73,6 +75,15 @@ class TimeoutProtocol(H11Protocol):
         if self._is_between_requests and self.conn.their_state is h11.SEND_BODY:
             self._unset_keepalive_if_required()
             self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn while it handles h11's error. Answers, unless an answer has begun, and closes."""
+        error = sys.exception()
+        if isinstance(error, h11.RemoteProtocolError) and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            response = malformed.refused(error, self.client)
+            for event in malformed.events(response, self.server_state.default_headers):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop."""

@@ -82,3 +82,51 @@ async def answered(app: App, target: str) -> tuple[bytes, Json]:
     told = json.loads(body)
     told.pop("time", None)
     return head.partition(b"\r\n")[0], told
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "message"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "this is not valid HTTP/1.1 (Missing mandatory Host: header)"),
+        (b"GET /v1/models\r\n\r\n", 400, "this is not valid HTTP/1.1 (illegal request line)"),
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\r\n", 400, "this is not valid HTTP/1.1 (illegal request line)"),
+        (b"GET / HTTP/1.1\r\nhost x\r\n\r\n", 400, "this is not valid HTTP/1.1 (illegal header line)"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"x" * 20_000, 431, "the request line and the headers are too large"),
+        (
+            b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n",
+            501,
+            "the transfer-encoding is not supported",
+        ),
+        (
+            b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfive\r\n",
+            400,
+            "this is not valid HTTP/1.1 (illegal chunk header",
+        ),
+    ],
+)
+async def test_what_is_not_http_is_refused_as_json_and_logged(
+    said: bytes, status: int, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with fake_http() as (server, _):
+        reader, writer = await connected(server.app)
+        writer.write(said)
+        head, _, body = (await ended(reader, writer)).partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"\r\nconnection: close" in head.lower()
+    assert b"\r\ncontent-type: application/json" in head
+    told = json.loads(body)
+    assert told["message"].startswith(message)
+    assert told["reason"] == "MALFORMED_HTTP"
+    assert "reason=MALFORMED_HTTP" in caplog.text
+
+
+async def test_a_malformed_body_after_the_answer_only_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with fake_http() as (server, _):
+        reader, writer = await connected(server.app)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"400"
+        await reader.readuntil(b"}")
+        writer.write(b"five\r\n")
+        assert await ended(reader, writer) == b""
+    assert "Traceback" not in caplog.text
