@@ -102,6 +102,8 @@ class Script:
     """Streams fail after this many words."""
     hold_after: int | None = None
     """Calls send this many words and then wait until the caller leaves."""
+    hold_health: bool = False
+    """Health checks wait until the caller leaves."""
     context_length: int = 100
     """In tokens; each character of a message is a token."""
     requests: list[Any] = field(default_factory=list)
@@ -254,13 +256,17 @@ class FakeHealth(HealthServicer):
         self.script.requests.append(request)
         if self.script.failures:
             self.script.failures.popleft().abort(context)
+        if self.script.hold_health:
+            context.add_callback(self.script.left.set)
+            self.script.holding.set()
+            self.script.left.wait(60)
         return super().Check(request, context)
 
 
 class FakeServer:
     """A server on the loopback that follows the script, with the standard health service."""
 
-    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None, address: str = "127.0.0.1:0") -> None:
         self.script = Script()
         self.health = FakeHealth(self.script)
         self.serve()
@@ -270,10 +276,10 @@ class FakeServer:
         chat_pb2_grpc.add_ChatServiceServicer_to_server(FakeChat(self.script), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         if credentials is None:
-            port = self._server.add_insecure_port("127.0.0.1:0")
+            port = self._server.add_insecure_port(address)
         else:
-            port = self._server.add_secure_port("127.0.0.1:0", credentials)
-        self.address = f"127.0.0.1:{port}"
+            port = self._server.add_secure_port(address, credentials)
+        self.address = address.replace(":0", f":{port}")
         self._server.start()
 
     def serve(self, serving: bool = True) -> None:

@@ -1,16 +1,18 @@
 """The synchronous client."""
 
+import time
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from index_grpc_client.channel import DEFAULT_ADDRESS, ChannelOptions, ChannelSettings
 from index_grpc_client.errors import IndexGrpcError
 from index_grpc_client.model import ModelInfo, TokenCount
-from index_grpc_client.options import CallOptions, ChatOptions, CountOptions
-from index_grpc_client.request import CallBuilder
+from index_grpc_client.options import CallOptions, ChatOptions, CountOptions, Metadata
+from index_grpc_client.readiness import Wait
+from index_grpc_client.request import Call, CallBuilder
 from index_grpc_client.result import ChatResult, HealthStatus
 from index_grpc_client.stream import ChatStream
 from index_grpc_client.translation import translated
@@ -63,9 +65,10 @@ class Client:
             TypeError: one of them has a wrong type.
         """
         self._build = CallBuilder(timeout, api_key)
-        self._opened = None
+        self._opened, self._place = None, "the server"
         if channel is None:
             channel = self._opened = open_channel(ChannelSettings(address, tls, credentials, channel_options))
+            self._place = address
         self._channel = channel
         self.stub = chat_pb2_grpc.ChatServiceStub(channel)
         self._health_stub = health_pb2_grpc.HealthStub(channel)
@@ -111,6 +114,48 @@ class Client:
                 raise
             return HealthStatus.SERVICE_UNKNOWN
         return HealthStatus.from_wire(response)
+
+    def wait_until_ready(self, timeout: float, service: str = "", *, metadata: Metadata | None = None) -> None:
+        """Returns once the server, or the service if it is given, is SERVING; until then it asks again and again.
+
+        It waits while the server cannot be reached, loads or is NOT_SERVING. Of several servers one must be ready. A
+        port that opens is noticed after about 5 s or sooner.
+
+        Args:
+            timeout: Seconds to wait, instead of the client's timeout; `math.inf` waits for ever. It may take a second
+                more to find out why there is no connection.
+            service: The service to wait for.
+            metadata: More gRPC metadata to send, with keys in lower case.
+
+        Raises:
+            DeadlineError: the timeout passed. The message says what was last seen.
+            IndexGrpcError: waiting is of no use: the key is refused, encryption is set wrongly, the port is one for
+                HTTP, the service is unknown, or the server failed.
+            ValueError: an argument is invalid, or the client is closed.
+        """
+        wait = Wait(timeout, self._place)
+        while True:
+            call = self._build.health(service, timeout=wait.next_check(), metadata=metadata)
+            try:
+                with translated(self._channel, call):
+                    status = self._check(call)
+                if wait.is_over(status):
+                    return
+            except IndexGrpcError as error:
+                if self._build.is_closed:
+                    raise
+                wait.fail(error)
+            time.sleep(wait.next_pause())
+
+    def _check(self, call: Call[health_pb2.HealthCheckRequest]) -> HealthStatus:
+        """Returns the health once there is a connection. Ctrl-C ends the call."""
+        check = self._health_stub.Check.future(
+            call.request, timeout=call.timeout, metadata=call.metadata, wait_for_ready=True
+        )
+        try:
+            return HealthStatus.from_wire(check.result())
+        finally:
+            check.cancel()
 
     def close(self) -> None:
         """Closes the connection and cancels its calls. Does nothing if the client was given its channel."""

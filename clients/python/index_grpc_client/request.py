@@ -131,11 +131,11 @@ class CallBuilder:
         self.api_key = None if api_key is None else allowed_header(api_key, "api_key")
         if api_key == "":
             raise ValueError("api_key is empty; leave it out if the server asks for none")
-        self._is_closed = False
+        self.is_closed = False
 
     def close(self) -> None:
         """Refuses all further calls with a ValueError."""
-        self._is_closed = True
+        self.is_closed = True
 
     def chat(
         self,
@@ -185,7 +185,7 @@ class CallBuilder:
         request_id: str | None = None,
         metadata: Metadata | None = None,
     ) -> Call[Request]:
-        if self._is_closed:
+        if self.is_closed:
             raise ValueError("the client is closed; make another one")
         headers = allowed_metadata(() if metadata is None else metadata)
         if self.api_key is not None:

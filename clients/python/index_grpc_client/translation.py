@@ -179,6 +179,8 @@ def connectivity(channel: grpc.Channel) -> grpc.ChannelConnectivity | None:
         told.set()
 
     channel.subscribe(tell)
-    told.wait(LONGEST_LOOK_S)
-    channel.unsubscribe(tell)
+    try:
+        told.wait(LONGEST_LOOK_S)
+    finally:  # also after Ctrl-C, else gRPC would watch the channel until it is closed
+        channel.unsubscribe(tell)
     return states[-1] if states else None

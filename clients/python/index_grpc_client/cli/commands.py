@@ -10,20 +10,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
+import grpc
 
+from index_grpc_client.aio_client import AsyncClient
 from index_grpc_client.cli.ask import ask, read_prompt, to_json
 from index_grpc_client.cli.chat import chat
-from index_grpc_client.cli.checking import refusing
+from index_grpc_client.cli.checking import checked, refusing
 from index_grpc_client.cli.connection import Connection, behind_command, connection_options
 from index_grpc_client.cli.failure import EXIT_CODES, Exit, complain, exit_code, report
 from index_grpc_client.cli.interrupt import interruptible
 from index_grpc_client.cli.output import Command, OutputLost, put, require_output, writing
 from index_grpc_client.errors import IndexGrpcError
-from index_grpc_client.limits import require_utf8
+from index_grpc_client.limits import allowed_timeout, require_utf8
 from index_grpc_client.model import ModelInfo, TokenCount
 from index_grpc_client.request import given
 from index_grpc_client.result import HealthStatus
 from index_grpc_client.version import __version__
+
+SHORT_WAIT_S = 0.5
 
 
 @contextmanager
@@ -79,11 +83,49 @@ def index_client(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401
     ctx.obj = Connection(**options)
 
 
+@contextmanager
+def noting_a_wait(address: str, seconds: float) -> Iterator[None]:
+    """Tells a person at a terminal what the block waits for, unless it ends soon."""
+
+    def tell() -> None:
+        if sys.stderr is not None and sys.stderr.isatty():  # it is None if it was closed from the start
+            complain("note", f"waiting up to {seconds:g} s for {address} to be SERVING; Ctrl-C ends it")
+
+    telling = asyncio.get_running_loop().call_later(SHORT_WAIT_S, tell)
+    try:
+        yield
+    finally:
+        telling.cancel()
+
+
+async def health_once_ready(client: AsyncClient, service: str, seconds: float) -> HealthStatus:
+    """Waits until the service is SERVING, unless there is no such service."""
+    try:
+        await client.wait_until_ready(seconds, service)
+    except IndexGrpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+        return HealthStatus.SERVICE_UNKNOWN
+    return HealthStatus.SERVING
+
+
 @click.command(cls=Command)
 @click.option("--service", default="", help="The service whose health to print. Default: the whole server.")
+@click.option(
+    "--wait",
+    type=click.FLOAT,
+    metavar="SECONDS",
+    callback=checked(allowed_timeout),
+    help="Wait until it is SERVING, for at most SECONDS, instead of --timeout; fail if it is not.",
+)
 @click.pass_obj
-def health(connection: Connection, service: str) -> None:
-    """Print the health of the server, with the retries of every call. The exit code is 0 only if it is SERVING."""
+def health(connection: Connection, service: str, wait: float | None) -> None:
+    """Print the health of the server, with the retries of every call. The exit code is 0 only if it is SERVING.
+
+    \b
+    Example, for a script that has just started a server:
+      index-client health --wait 60 && index-client ask Hello
+    """
 
     with refusing():
         require_utf8({"service": service})
@@ -91,7 +133,10 @@ def health(connection: Connection, service: str) -> None:
     @interruptible
     async def ask_health() -> HealthStatus:
         async with connection.client() as client:
-            return await client.health(service)
+            if wait is None:
+                return await client.health(service)
+            with noting_a_wait(connection.address, wait):
+                return await health_once_ready(client, service, wait)
 
     status = asyncio.run(ask_health())
     put(status)

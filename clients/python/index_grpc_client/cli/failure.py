@@ -42,7 +42,7 @@ Exit codes:
   1    the server refused or failed; health: the service is not serving
   2    the command line is wrong
   3    the server cannot be reached, is loading, full or stopping, or was lost during its answer
-  4    the timeout passed, or no answer could begin in time
+  4    the timeout passed, or no answer could begin in time; health --wait: still not serving
   130  interrupted by Ctrl-C"""
 
 
@@ -106,6 +106,7 @@ HINTS_ON_CONNECTING = {
     "WRONG_VERSION_NUMBER": "the server does not encrypt; leave out --tls, --ca, --cert and --key",
     "security handshaker": "the files of --ca, --cert and --key must be PEM, and --key must belong to --cert",
     "http1.x server": HINT_HTTP,
+    "Expected SETTINGS frame": HINT_HTTP,
     "missing selected ALPN": HINT_HTTP,
     "Socket closed": "if the server encrypts, add --tls or --ca; if it asks for a certificate, add --cert and --key",
 }
@@ -151,11 +152,13 @@ def hint_if_too_much(error: LimitExceededError) -> str | None:
 
 def hint_if_late(error: DeadlineError, call: Call) -> str | None:
     """Returns a hint for a call that had too little time, or None if the command allows no more."""
+    if isinstance(error.__cause__, UnavailableError):  # of a wait for readiness
+        return hint_if_unavailable(error.__cause__, call.address)
     if error.reason:
         return HINT_TOO_LATE
     if call.generates:
         return HINT_TOO_LONG
-    return HINT_TOO_SLOW if call.timeout < QUICK_TIMEOUT else None
+    return HINT_TOO_SLOW if was_too_slow(error) and call.timeout < QUICK_TIMEOUT else None
 
 
 def hint(error: IndexGrpcError, call: Call) -> str | None:
