@@ -27,7 +27,7 @@ from index_grpc_client.request import given
 from index_grpc_client.result import HealthStatus
 from index_grpc_client.version import __version__
 
-SHORT_WAIT_S = 0.5
+SHORT_WAIT_S = 1.0
 
 
 @contextmanager
