@@ -20,7 +20,7 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
 
 @click.group()
 def keys() -> None:
-    """Make API keys for a server with --api-keys-file."""
+    """Make and list API keys for a server with --api-keys-file."""
 
 
 @keys.command()
@@ -74,3 +74,33 @@ def new(
         add(text, file, show=lambda: click.echo(key))
     except StartupError as error:
         raise click.ClickException(str(error)) from None
+
+
+@keys.command("list")
+@click.option(
+    "--file",
+    "--api-keys-file",
+    envvar="INDEX_GRPC_API_KEYS_FILE",
+    show_envvar=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The server's file of keys.",
+)
+def list_keys(file: Path) -> None:
+    """Print the names, limits and expiry of a file's keys.
+
+    A file that a server would refuse is refused in the same words, and the exit code is 1. So this also checks a file
+    before a server reads it.
+
+    \b
+    Example:
+      index-grpc keys list --file keys.toml
+    """
+    from index_grpc.access.keys import read_keys  # pydantic is slow to import
+    from index_grpc.access.table import table
+
+    try:
+        found = read_keys(file)
+    except StartupError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo("\n".join(table(found)))
