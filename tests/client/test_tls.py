@@ -61,7 +61,7 @@ def test_tls_trusts_the_system_only(tls_server: FakeServer) -> None:
 
 
 def test_the_command_line_trusts_a_file(tls_server: FakeServer, tmp_path: Path) -> None:
-    for command in (("ask", "Hi"), ("health",)):
+    for command in (("ask", "Hi"), ("health",), ("health", "--wait", "60")):
         result = run(tls_server, "--ca", tmp_path / "ca.pem", *command)
         assert (result.exit_code, result.stdout) == (0, f"{TEXT if command[0] == 'ask' else 'SERVING'}\n")
 

@@ -151,9 +151,8 @@ class AsyncClient:
                 if wait.is_over(HealthStatus.from_wire(response)):
                     return
             except IndexGrpcError as error:
-                if self._build.is_closed:
+                if self._build.is_closed or not wait.goes_on_after(error):
                     raise
-                wait.fail(error)
             await asyncio.sleep(wait.next_pause())
 
     async def close(self) -> None:

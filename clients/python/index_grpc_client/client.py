@@ -142,9 +142,8 @@ class Client:
                 if wait.is_over(status):
                     return
             except IndexGrpcError as error:
-                if self._build.is_closed:
+                if self._build.is_closed or not wait.goes_on_after(error):
                     raise
-                wait.fail(error)
             time.sleep(wait.next_pause())
 
     def _check(self, call: Call[health_pb2.HealthCheckRequest]) -> HealthStatus:

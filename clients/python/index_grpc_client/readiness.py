@@ -5,6 +5,8 @@ import time
 import grpc
 
 from index_grpc_client.errors import (
+    CODES_WHEN_CUT_OFF,
+    RESET,
     CallCancelledError,
     DeadlineError,
     IndexGrpcError,
@@ -45,7 +47,8 @@ class Wait:
         self._timeout, self._place = allowed_timeout(timeout), place
         self._until = time.monotonic() + self._timeout
         self._check_s, self._pause_s = FIRST_CHECK_S, FIRST_PAUSE_S
-        self._seen, self._failure = "", None  # type: tuple[str, IndexGrpcError | None]
+        self._seen = ""
+        self._failure: IndexGrpcError | None = None
 
     def next_check(self) -> float:
         """Returns for how many seconds the next health check may take."""
@@ -66,8 +69,11 @@ class Wait:
         self._see(f"its health is {status}; it may be loading the model: see its log")
         return status is HealthStatus.SERVING
 
-    def fail(self, error: IndexGrpcError) -> None:
-        """Takes note of a health check that failed. Raises an error that waiting cannot mend."""
+    def goes_on_after(self, error: IndexGrpcError) -> bool:
+        """Returns whether waiting may mend what a health check failed with.
+
+        Raises UnavailableError if there will never be a connection, since `error` says that a timeout passed.
+        """
         match error:
             case UnavailableError(reason=""):
                 self._be_unreachable(error)
@@ -76,9 +82,12 @@ class Wait:
                     self._see("it does not answer; see its log", error)
             case UnavailableError() | LimitExceededError(retry_after=float()) | CallCancelledError():
                 self._see(f"it refuses health checks ({error.details()}); see its log", error)
+            case _ if error.code() in CODES_WHEN_CUT_OFF and RESET in error.details():
+                self._see(f"a proxy lost it ({error.details()}); see its log", error)
             case _:
-                raise error
+                return False
         self._check_s = min(2 * self._check_s, LONGEST_CHECK_S)
+        return True
 
     def _be_unreachable(self, error: UnavailableError) -> None:
         cause = error.__cause__

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -89,7 +90,8 @@ def noting_a_wait(address: str, seconds: float) -> Iterator[None]:
 
     def tell() -> None:
         if sys.stderr is not None and sys.stderr.isatty():  # it is None if it was closed from the start
-            complain("note", f"waiting up to {seconds:g} s for {address} to be SERVING; Ctrl-C ends it")
+            limit = "" if math.isinf(seconds) else f" up to {seconds:g} s"
+            complain("note", f"waiting{limit} for {address} to be SERVING; Ctrl-C ends it")
 
     telling = asyncio.get_running_loop().call_later(SHORT_WAIT_S, tell)
     try:
