@@ -18,7 +18,7 @@ class Completions:
 
     async def answer(self, exchange: Exchange) -> None:
         """Sends the answer, whole or as a stream, as the body asks."""
-        call, backend = exchange.call, self._answering.ready()
+        call, backend = exchange.call, self._answering.ready(for_answer=True)
         form = read(CompletionForm, exchange.body, backend.model)
         completion = Completion(call, backend.model, tells_usage=form.stream_options.include_usage)
         whole = not form.stream

@@ -63,7 +63,7 @@ class Tutorial:
 
     async def answer(self, exchange: Exchange) -> None:
         """Sends the whole answer, with the history to send in the next request."""
-        call, backend = exchange.call, self._answering.ready()
+        call, backend = exchange.call, self._answering.ready(for_answer=True)
         form = read(TutorialForm, exchange.body, backend.model)
         with naming(_name), await self._answering.answer(form.proto(), call, backend, whole=True) as chunks:
             text = "".join([chunk.delta async for chunk in chunks])

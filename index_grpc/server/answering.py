@@ -26,10 +26,15 @@ class Answering:
         self._readiness = readiness
         self.backend: Backend | None = None
 
-    def ready(self) -> Backend:
-        """Returns the backend. Raises the error that refuses a call if the service is not ready."""
+    def ready(self, *, for_answer: bool = False) -> Backend:
+        """Returns the backend. Raises the error that refuses a call if the service is not ready.
+
+        `for_answer`: the call asks for an answer, and is refused also if the engine has no place for any request.
+        """
         self._readiness.require()
         assert self.backend is not None
+        if for_answer:
+            self.backend.chat.engine.require_place(None)  # the request is not parsed yet, nor is its deadline known
         return self.backend
 
     async def answer(self, request: pb.ChatRequest, call: Call, backend: Backend, *, whole: bool = False) -> Chunks:

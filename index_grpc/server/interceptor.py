@@ -92,8 +92,8 @@ class CallInterceptor(Interceptor):
         call.service, call.is_chat = self._service, method in CHAT_METHODS
         try:
             with self._calls.served(call):
-                context_length = self._answering.ready().model.context_length  # refuses the call before parsing it
-                work = behaviour(parsed(parse, data, context_length), context)
+                backend = self._answering.ready(for_answer=call.is_chat)  # refuses the call before parsing it
+                work = behaviour(parsed(parse, data, backend.model.context_length), context)
                 del data  # it may be large, and the call may wait for long
                 return CallOutcome(call.id, await _seen_through(work))
         except IndexGrpcError as error:
