@@ -25,6 +25,8 @@ from index_grpc.text.tokenizer import Tokenizer
 
 INLINE_CHARACTERS = 2_000
 """Prompts of up to this size are laid out on the event loop, since handing them to a thread would cost more."""
+MESSAGE_CHARACTERS = 20
+"""As how many characters each message counts besides its own: even an empty one takes time to lay out."""
 
 WHOLE_INTERVAL = 64
 """How many tokens of an answer that is wanted whole are handled together. More would delay the text of other calls."""
@@ -56,7 +58,8 @@ class Chat:
 
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Returns the messages as token ids. Raises PromptTooLong early if they are far too long for the context."""
-        if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
+        num_characters = sum(len(message.content) + MESSAGE_CHARACTERS for message in messages)
+        if num_characters <= INLINE_CHARACTERS:
             return self._lay_out(messages)
         self.num_laid_out += 1
         try:

@@ -111,6 +111,9 @@ def _tags(data: bytes) -> Iterator[int]:
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
     """Returns the number that begins at a place, and the place after it. Raises IndexError if it does not end."""
+    value = data[place]
+    if value < 0x80:  # as nearly all are
+        return value, place + 1
     value = 0
     for shift in range(0, 7 * LONGEST_VARINT, 7):
         value |= (data[place] & 0x7F) << shift

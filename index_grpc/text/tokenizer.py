@@ -71,6 +71,8 @@ class Tokenizer:
         A literal such as `reserved_1` is cut so that it encodes as ordinary pieces; a character that the model cannot
         encode becomes a question mark.
         """
+        if not text:
+            return []
         text = _without_surrogates(text)
         if self._literals is None:
             return self._encode_part(self._processor, text)
@@ -81,7 +83,7 @@ class Tokenizer:
 
     def fewest_tokens(self, text: str) -> int:
         """Returns a lower bound of `len(encode(text))`, at a small part of its cost."""
-        if not self._keeps_text:
+        if text and not self._keeps_text:
             text = self._processor.normalize(_without_surrogates(text))
         return -(-len(text.encode("utf-8", "replace")) // max(self.max_piece_bytes, LONGEST_CHARACTER_BYTES))
 

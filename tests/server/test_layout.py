@@ -1,4 +1,4 @@
-"""Prompts that are still turned into tokens when the server drains."""
+"""Turning long conversations into tokens in a thread, beside the event loop, and a drain meanwhile."""
 
 import asyncio
 import threading
@@ -36,3 +36,32 @@ async def test_a_drain_waits_for_a_layout_that_takes_longer_than_callers_have_to
         may_go_on.set()
         assert await asked == letters(20)
         await drained
+
+
+EMPTY = pb.Message(role=pb.ROLE_USER)
+SHORT = pb.Message(role=pb.ROLE_USER, content="Hello, how are you?")
+
+
+@pytest.mark.parametrize(
+    ("history", "beside"),
+    [([], False), ([SHORT] * 5, False), ([EMPTY] * 3000, True), ([SHORT] * 100, True)],
+    ids=["a prompt", "a few messages", "many empty messages", "many short messages"],
+)
+async def test_only_what_takes_long_to_lay_out_leaves_the_event_loop(
+    history: list[pb.Message], beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message takes some time, even an empty one, and meanwhile the event loop would send nothing."""
+    async with fake_server() as server:
+        assert server.app.answering.backend is not None
+        chat, threads = server.app.answering.backend.chat, list[threading.Thread]()
+        lay_out = chat._lay_out
+
+        def noting_the_thread(messages: Sequence[Message]) -> list[int]:
+            threads.append(threading.current_thread())
+            return lay_out(messages)
+
+        monkeypatch.setattr(chat, "_lay_out", noting_the_thread)
+        assert await unary(server.stub, pb.ChatRequest(prompt="Hi", history=history, max_tokens=5)) == letters(5)
+        counted = await server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi", history=history))
+        assert counted.prompt_tokens > len(history)
+        assert [thread is not threading.current_thread() for thread in threads] == [beside] * 2

@@ -43,6 +43,12 @@ def test_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     assert decoded(tokenizer, tokenizer.encode(text)) == text
 
 
+def test_an_empty_text_has_no_ids(any_tokenizer: Tokenizer) -> None:
+    """SentencePiece says so too, also where it adds a space before every text."""
+    assert any_tokenizer.encode("") == any_tokenizer._processor.encode("") == []
+    assert any_tokenizer.fewest_tokens("") == 0
+
+
 @given(text=texts)
 def test_any_text_comes_back_without_control_ids(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
