@@ -45,7 +45,7 @@ class Engine:
     """Passes requests to a worker and its tokens back. Everything here runs on the event loop that called `start`."""
 
     def __init__(self, worker: Worker, limits: Limits, events: EngineEvents | None = None) -> None:
-        self.limits, self.pace = limits, Pace(limits.max_sequences)
+        self.limits, self.pace = limits, Pace()
         self.num_updates, self.occupancy = 0, Occupancy()
         self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
         self._worker, self._events = worker, events or EngineEvents()
@@ -125,6 +125,16 @@ class Engine:
         """Number of waiting requests, including those that the worker has not seen yet."""
         return self.num_open - self.num_running
 
+    @property
+    def num_places(self) -> int:
+        """How many requests can run at once: `max_sequences`, or fewer while others wait for memory."""
+        return self.occupancy.num_places or self.limits.max_sequences
+
+    @property
+    def pace_seconds(self) -> float:
+        """Mean seconds between two places becoming free while all are taken; 0 before the first request has ended."""
+        return self.pace.seconds(self.num_places)
+
     def require_place(self, deadline: Deadline | None) -> None:
         """Refuses what needs no prompt to be refused, so that nothing is done for it; `submit` checks this again.
 
@@ -151,20 +161,20 @@ class Engine:
         return stream
 
     def expected_wait_seconds(self) -> float:
-        """Estimates how long a request that arrived now would wait for a slot, at the present pace."""
-        num_ahead = self.num_wanted - self.limits.max_sequences + 1
-        return max(0, num_ahead) * self.pace.seconds
+        """Estimates how long a request that arrived now would wait for a place to run, at the present pace."""
+        num_ahead = self.num_wanted - self.num_places + 1
+        return max(0, num_ahead) * self.pace_seconds
 
     def _refuse_if_full(self) -> None:
         num_places = self.limits.max_sequences + self.limits.max_waiting
         # A place that was left is free for the next step, but leaving must not let the queue grow without end.
         if self.num_wanted >= num_places or self.num_open >= 2 * num_places:
-            raise all_places_taken(self.limits, self.pace.seconds)
+            raise all_places_taken(self.limits, self.pace_seconds)
 
     def _refuse_if_prompts_wait(self, num_prompt: int) -> None:
         num_waiting = self.num_waiting_prompt_tokens
         if num_waiting and num_waiting + num_prompt > self.limits.max_waiting_tokens:
-            raise too_many_prompt_tokens(num_waiting, num_prompt, self.limits, self.pace.seconds)
+            raise too_many_prompt_tokens(num_waiting, num_prompt, self.limits, self.pace_seconds)
 
     def _refuse_if_late(self, deadline: Deadline) -> None:
         seconds_left, wait_seconds = deadline.instant - time.monotonic(), self.expected_wait_seconds()

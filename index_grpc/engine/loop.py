@@ -133,6 +133,7 @@ class Loop:
             num_running=len(self.scheduler.running),
             num_used_tokens=blocks.num_used * block_tokens,
             num_kept_tokens=blocks.num_idle * block_tokens,
+            num_places=self.scheduler.num_places,
         )
 
     def _expire(self, now: float) -> list[Report]:

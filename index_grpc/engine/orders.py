@@ -60,6 +60,11 @@ class Occupancy:
     """Positions of the blocks that running sequences hold."""
     num_kept_tokens: int = 0
     """Positions of the blocks that only kept prefixes hold; they are freed when needed."""
+    num_places: int | None = None
+    """How many sequences the KV cache suffices for, while others wait since it has no room for them; otherwise None.
+
+    Preempted ones are among them: each has begun, and leaves its place when it ends.
+    """
 
 
 @dataclass(frozen=True, slots=True)

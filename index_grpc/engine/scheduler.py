@@ -48,6 +48,15 @@ class Scheduler:
         self.allocator = BlockAllocator(limits.num_blocks, limits.block_tokens, limits.alignment_tokens, most_kept)
         self.num_preemptions = 0
         """Number of preemptions so far."""
+        self._num_places: int | None = None
+
+    @property
+    def num_places(self) -> int | None:
+        """How many sequences the blocks suffice for, if the next one lacked some in the last step; otherwise None.
+
+        One that waits only for the next step's budget lacks none.
+        """
+        return self._num_places if self.waiting else None
 
     def add(self, number: int, request: TokenRequest) -> Sequence:
         """Adds a request at the end of the queue."""
@@ -83,7 +92,11 @@ class Scheduler:
         num_preemptions = self.num_preemptions
         spans = self._decodes()
         budget = self._continue_prompts(spans)
-        copies = self._begin_prompts(spans, budget, now) if num_preemptions == self.num_preemptions else []
+        self._num_places = None
+        if num_preemptions == self.num_preemptions:
+            copies = self._begin_prompts(spans, budget, now)
+        else:
+            copies, self._num_places = [], self._num_begun()
         return Batch(list(spans.values()), copies)
 
     def check_for_leaks(self) -> None:
@@ -118,15 +131,21 @@ class Scheduler:
         return budget
 
     def _begin_prompts(self, spans: dict[int, Span], budget: int, now: float) -> list[Copy]:
-        """Admits waiting sequences in order and adds their first chunks. Returns the copies to make first."""
+        """Admits waiting sequences in order and adds their first chunks. Returns the copies to make first.
+
+        Even without a budget it looks whether the next one lacks blocks.
+        """
         copies: list[Copy] = []
-        while budget and self.waiting and self.free_slots:
+        while self.waiting and self.free_slots:
             sequence = next(iter(self.waiting.values()))
+            if not budget and self._fitting(sequence, None)[0]:
+                break  # a search for a prefix would take time and change nothing
             beginning = self._beginning(sequence)
             if beginning is None:
+                self._num_places = self._num_begun()
                 break
             count = self._next_chunk(beginning.num_shared, beginning.num_prefill, budget)
-            if count > budget:
+            if not 0 < count <= budget:
                 break
             copies += self._admit(sequence, beginning, now)
             self.allocator.grow(sequence, sequence.num_computed + count)
@@ -139,11 +158,19 @@ class Scheduler:
         if sequence.num_launched:
             return None
         num_prefill = len(sequence.ids) if self.limits.answers_like_prompts else sequence.num_prompt
+        has_room, match = self._fitting(sequence, self._longest_match(sequence, num_prefill))
+        return Beginning(num_prefill, match) if has_room else None
+
+    def _fitting(self, sequence: Sequence, match: Match | None) -> tuple[bool, Match | None]:
+        """Returns whether there are blocks for a sequence besides those for running prompts, and the match to use."""
         promised = [other for other in self.running if self._is_prefilling(other)]
         num_promised = sum(self._num_wanted(other) - len(other.blocks) for other in promised)
-        longest = self._longest_match(sequence, num_prefill)
-        has_room, match = self.allocator.fitting(longest, self._num_wanted(sequence), num_promised)
-        return Beginning(num_prefill, match) if has_room else None
+        return self.allocator.fitting(match, self._num_wanted(sequence), num_promised)
+
+    def _num_begun(self) -> int:
+        """Returns how many sequences run or were preempted; these come before all others in the queue."""
+        preempted = itertools.takewhile(lambda sequence: sequence.num_preemptions, self.waiting.values())
+        return len(self.running) + sum(1 for _ in preempted)
 
     def _admit(self, sequence: Sequence, beginning: Beginning, now: float) -> list[Copy]:
         del self.waiting[sequence.number]

@@ -70,7 +70,7 @@ class LoadReporter(Observer):
             report.application_utilization = UTILIZATION_WITHOUT_SERVICE
             return report
         limits, utilization = engine.limits, report.utilization
-        report.application_utilization = (engine.num_wanted + num_ending) / limits.max_sequences
+        report.application_utilization = (engine.num_wanted + num_ending) / engine.num_places
         utilization["kv_cache"] = engine.occupancy.num_used_tokens / limits.max_cache_tokens
         utilization["queue"] = min(1.0, engine.num_waiting / max(1, limits.max_waiting))
         return report

@@ -6,7 +6,7 @@ from collections import Counter
 from index_grpc.contract import Deadline, SamplingParams, TokenOutput, TokenRequest
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.loop import Loop
-from index_grpc.engine.orders import Cancel, EngineUpdate, Report, StepReport, Submit
+from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Report, StepReport, Submit
 from index_grpc.engine.scheduler import Scheduler
 from tests.engine.fake_runner import FakeRunner
 
@@ -27,16 +27,24 @@ STOP_IDS = frozenset({0, 7})
 class LoopDriver:
     """A loop without its thread, with all reports that it has delivered."""
 
-    def __init__(self, runner: FakeRunner, limits: Limits = LIMITS, stop_ids: frozenset[int] = STOP_IDS) -> None:
+    def __init__(
+        self,
+        runner: FakeRunner,
+        limits: Limits = LIMITS,
+        stop_ids: frozenset[int] = STOP_IDS,
+        scheduler: Scheduler | None = None,
+    ) -> None:
         self.stop_ids = stop_ids
         self.reports: dict[int, list[Report]] = {}
         self.steps: list[StepReport] = []
-        self.loop = Loop(Scheduler(limits), runner, self._receive)
+        self.occupancy = Occupancy()
+        self.loop = Loop(scheduler or Scheduler(limits), runner, self._receive)
         runner.block_tokens, runner.answers_like_prompts = limits.block_tokens, limits.answers_like_prompts
 
     def _receive(self, update: EngineUpdate) -> None:
         for report in update.reports:
             self.reports.setdefault(report.number, []).append(report)
+        self.occupancy = update.occupancy
         if update.step is not None:
             self.steps.append(update.step)
 

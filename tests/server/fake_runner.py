@@ -66,7 +66,8 @@ def letters(count: int) -> str:
 class FakeServer:
     """An app with a FakeRunner, and a stub to call it."""
 
-    def __init__(self, observers: Sequence[Observer] = (), **changes: object) -> None:
+    def __init__(self, observers: Sequence[Observer] = (), num_contexts: int | None = None, **changes: object) -> None:
+        """The KV cache holds `num_contexts` whole contexts; None: one for each sequence that may run."""
         self.settings = settings(MODEL, **changes)
         self.app = App(self.settings, observers, ports(self.settings))
         tokenizer = Tokenizer(make_tokenizer())
@@ -78,7 +79,7 @@ class FakeServer:
             max_sequences=max_sequences,
             max_waiting=self.settings.max_waiting,
             max_waiting_tokens=self.settings.max_waiting_tokens,
-            num_blocks=CONTEXT_LENGTH // 64 * max_sequences,
+            num_blocks=CONTEXT_LENGTH // 64 * (num_contexts or max_sequences),
             block_tokens=64,
             chunk_tokens=64,
             alignment_tokens=64,
@@ -111,10 +112,10 @@ class FakeServer:
 
 @asynccontextmanager
 async def fake_server(
-    *, loaded: bool = True, observers: Sequence[Observer] = (), **changes: object
+    *, loaded: bool = True, observers: Sequence[Observer] = (), num_contexts: int | None = None, **changes: object
 ) -> AsyncIterator[FakeServer]:
     """A server with a fake device on a free port; at the end the gate is opened and the server stopped."""
-    server = FakeServer(observers, **changes)
+    server = FakeServer(observers, num_contexts, **changes)
     server.address = await server.app.listen()
     async with grpc.aio.insecure_channel(server.address) as server.channel:
         server.stub = ChatServiceStub(server.channel)
