@@ -55,6 +55,7 @@ class Endpoint:
             try:
                 with self._calls.served(call):
                     body = await self._body_in_time(headers, receive)
+                    call.arrived_whole()
                     async with _while_connected(receive):
                         await self._answer(Exchange(call, body, scope, writer))
             except IndexGrpcError as error:

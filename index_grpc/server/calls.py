@@ -51,8 +51,9 @@ class Call:
     peer: str = ""
     """The caller's address as gRPC writes it: `ipv4:192.0.2.1:4711`, `ipv6:[2001:db8::1]:4711`, `unix:`."""
     arrival: float = field(default_factory=time.monotonic)
+    """The instant at which its request had come whole; until then, when the call was opened."""
     created: float = field(default_factory=time.time)
-    """Seconds since 1970."""
+    """The same in seconds since 1970."""
     deadline: float | None = None
     """The instant by which the answer should be sent, a little before the caller stops waiting."""
     allowed_seconds: float | None = None
@@ -94,6 +95,10 @@ class Call:
     def seconds(self) -> float:
         """Seconds since the call arrived."""
         return time.monotonic() - self.arrival
+
+    def arrived_whole(self) -> None:
+        """Counts the call's time from now on: its request has come whole, after the call was opened."""
+        self.arrival, self.created = time.monotonic(), time.time()
 
     def note(self, chunk: Chunk) -> None:
         """Records a part of the answer."""
