@@ -166,9 +166,9 @@ class Engine:
         return max(0, num_ahead) * self.pace_seconds
 
     def _refuse_if_full(self) -> None:
-        num_places = self.limits.max_sequences + self.limits.max_waiting
+        most_open = self.limits.max_sequences + self.limits.max_waiting
         # A place that was left is free for the next step, but leaving must not let the queue grow without end.
-        if self.num_wanted >= num_places or self.num_open >= 2 * num_places:
+        if self.num_wanted >= most_open or self.num_open >= 2 * most_open:
             raise all_places_taken(self.limits, self.pace_seconds)
 
     def _refuse_if_prompts_wait(self, num_prompt: int) -> None:

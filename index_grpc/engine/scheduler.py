@@ -48,15 +48,11 @@ class Scheduler:
         self.allocator = BlockAllocator(limits.num_blocks, limits.block_tokens, limits.alignment_tokens, most_kept)
         self.num_preemptions = 0
         """Number of preemptions so far."""
-        self._num_places: int | None = None
+        self.num_places: int | None = None
+        """How many sequences the blocks suffice for, if the next in the queue lacks some; otherwise None.
 
-    @property
-    def num_places(self) -> int | None:
-        """How many sequences the blocks suffice for, if the next one lacked some in the last step; otherwise None.
-
-        One that waits only for the next step's budget lacks none.
+        One that waits only for a slot or for the budget of a step lacks none.
         """
-        return self._num_places if self.waiting else None
 
     def add(self, number: int, request: TokenRequest) -> Sequence:
         """Adds a request at the end of the queue."""
@@ -67,6 +63,8 @@ class Scheduler:
     def remove(self, sequence: Sequence, keep: bool) -> None:
         """Removes a waiting or running sequence and frees what it held, except for its prefix if `keep` is true."""
         if not sequence.is_running:
+            if next(iter(self.waiting)) == sequence.number:
+                self.num_places = None  # the one behind it may lack nothing
             del self.waiting[sequence.number]
             return
         self._stop_running(sequence)
@@ -92,11 +90,11 @@ class Scheduler:
         num_preemptions = self.num_preemptions
         spans = self._decodes()
         budget = self._continue_prompts(spans)
-        self._num_places = None
+        self.num_places = None
         if num_preemptions == self.num_preemptions:
             copies = self._begin_prompts(spans, budget, now)
         else:
-            copies, self._num_places = [], self._num_begun()
+            copies, self.num_places = [], self._num_begun()
         return Batch(list(spans.values()), copies)
 
     def check_for_leaks(self) -> None:
@@ -142,7 +140,7 @@ class Scheduler:
                 break  # a search for a prefix would take time and change nothing
             beginning = self._beginning(sequence)
             if beginning is None:
-                self._num_places = self._num_begun()
+                self.num_places = self._num_begun()
                 break
             count = self._next_chunk(beginning.num_shared, beginning.num_prefill, budget)
             if not 0 < count <= budget:

@@ -117,6 +117,23 @@ def test_nothing_is_short_once_nobody_waits() -> None:
     assert driver.occupancy.num_places is None
 
 
+def test_a_shortage_ends_with_the_one_that_lacked_blocks() -> None:
+    """What a long prompt lacked says nothing about the short ones behind it."""
+    driver = crowded()
+    for number in range(6, 10):
+        driver.submit(number, [9 + number], max_tokens=5)
+    for _ in range(10):
+        driver.step_if_busy()
+    for number in range(3, 6):
+        driver.cancel(number)
+        assert driver.occupancy.num_places == 2
+    driver.cancel(2)
+    assert driver.occupancy.num_places is None
+    driver.step_if_busy()
+    assert len(driver.loop.scheduler.running) > 2
+    assert driver.occupancy.num_places is None
+
+
 class SilentWorker:
     """Takes orders and does nothing, so that a test can give updates to an `Engine`."""
 

@@ -23,7 +23,7 @@ async def short() -> AsyncIterator[FakeServer]:
     async with fake_server(max_sequences=8, max_waiting=8, num_contexts=1) as server:
         counted = await server.stub.CountTokens(pb.CountTokensRequest(prompt=LONG.prompt))
         assert counted.prompt_tokens > CONTEXT_LENGTH / 2
-        server.runner.step_seconds = 0.001
+        server.runner.step_seconds = 0.005
         held = [asyncio.create_task(streamed(server.stub, LONG)) for _ in range(2)]
         await until(lambda: server.app.engine is not None and server.app.engine.num_places == 1)
         server.runner.gate.clear()
