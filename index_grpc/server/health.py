@@ -41,7 +41,10 @@ class Health(HealthServicer):
         self._wake()
 
     def end_watches(self) -> None:
-        """Ends each Watch after its latest status is sent, so that none of them delays the server's stop."""
+        """Ends each Watch after its latest status is sent, so that none of them delays the server's stop.
+
+        It must not be called while the server still takes calls: gRPC begins an ended Watch again at once.
+        """
         self._watches_end = True
         self._wake()
 

@@ -72,10 +72,10 @@ class Readiness:
     def leave(self) -> bool:
         """Begins the drain: health says NOT_SERVING from now on, whatever else happens.
 
+        Watches stay open, since gRPC's own balancers begin an ended one again at once, over and over.
         Returns whether calls are still taken: they are if they were.
         """
         self._health.set_ready(False)
-        self._health.end_watches()
         was_lost = self.state == "lost"
         self._is_leaving, self.state = True, "draining"
         if was_lost:  # the engine will not be started again

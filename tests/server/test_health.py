@@ -1,6 +1,7 @@
 """grpc.health.v1 and reflection, as orchestrators, load balancers and command-line tools use them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from index_grpc_client.v1 import chat_pb2 as pb
 
+from index_grpc.server.health import Health
 from tests.server.asking import health_stub, refusal, streamed
 from tests.server.fake_runner import FakeServer, fake_server, letters
 
@@ -39,6 +41,10 @@ def name_of(status: int) -> str:
 async def watched(server: FakeServer, service: str) -> AsyncIterator[str]:
     async for response in health_stub(server.channel).Watch(HealthCheckRequest(service=service)):
         yield name_of(response.status)
+
+
+async def rest(watch: AsyncIterator[str]) -> list[str]:
+    return [status async for status in watch]
 
 
 async def test_ready_once_loaded_and_alive_from_the_start() -> None:
@@ -78,7 +84,45 @@ async def test_a_watch_gets_each_change_and_ends_with_the_drain(service: str) ->
         await server.load()
         assert await anext(watch) == "SERVING"
         await server.app.drain(0.0)
-        assert [status async for status in watch] == ["NOT_SERVING"]
+        assert await rest(watch) == ["NOT_SERVING"]
+
+
+async def test_watches_stay_open_during_the_drain() -> None:
+    """gRPC's own balancers begin an ended one again at once, even if it has ended with OK."""
+    async with fake_server() as server:
+        watch = watched(server, CHAT)
+        assert await anext(watch) == "SERVING"
+        drained = asyncio.create_task(server.app.drain(60.0))
+        assert await anext(watch) == "NOT_SERVING"
+        begun_later = watched(server, CHAT)
+        assert await anext(begun_later) == "NOT_SERVING"
+        rests = [asyncio.create_task(rest(each)) for each in (watch, begun_later)]
+        await statuses(server)  # comes over the same connection, so after an end of the watches
+        assert not any(each.done() for each in rests)
+        drained.cancel()
+        await server.app.stop()
+        assert await asyncio.gather(*rests) == [[], []]
+
+
+async def test_a_client_that_watches_health_does_so_once_during_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_watches, watch = 0, Health.Watch
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal num_watches
+        num_watches += 1
+        return watch(*arguments)
+
+    monkeypatch.setattr(Health, "Watch", counted)
+    watching = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": CHAT}}
+    options = [("grpc.service_config", json.dumps(watching))]
+    async with fake_server() as server, grpc.aio.insecure_channel(f"ipv4:{server.address}", options=options) as channel:
+        await channel.channel_ready()
+        server.app.readiness.leave()
+        while channel.get_state() is grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        for _ in range(20):  # meanwhile it could begin dozens
+            await statuses(server)
+        assert num_watches == 1
 
 
 async def test_open_watches_do_not_hold_up_the_stop() -> None:
@@ -87,7 +131,7 @@ async def test_open_watches_do_not_hold_up_the_stop() -> None:
         first = [await anext(watch) for watch in watches]
         assert first == ["SERVING", "SERVING", "SERVING", "SERVICE_UNKNOWN"]
         await server.app.stop()
-        assert [[status async for status in watch] for watch in watches] == [[], [], [], []]
+        assert [await rest(watch) for watch in watches] == [[], [], [], []]
 
 
 async def test_in_the_delay_before_the_drain_calls_are_answered_but_it_is_not_ready() -> None:
@@ -95,7 +139,7 @@ async def test_in_the_delay_before_the_drain_calls_are_answered_but_it_is_not_re
         drained = asyncio.create_task(server.app.drain(60.0))
         await asyncio.sleep(0)  # let the task begin
         assert await statuses(server) == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
-        assert [status async for status in watched(server, CHAT)] == ["NOT_SERVING"]
+        assert await anext(watched(server, CHAT)) == "NOT_SERVING"
         assert await streamed(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5)) == letters(5)
         drained.cancel()
 
