@@ -90,7 +90,7 @@ class App:
         """Sets health to NOT_SERVING, takes calls for a while longer, completes those that are open, and stops."""
         treatment = "taking" if self.readiness.leave() else "refusing"
         log.info("draining: NOT_SERVING, %s calls for another %g s", treatment, delay_seconds)
-        self.load_reports.end()
+        self.load_reports.report_now()
         await asyncio.sleep(delay_seconds)
         self.readiness.close()
         if self.engine is not None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -80,7 +81,8 @@ class LoadReportService:
     """The service xds.service.orca.v3.OpenRcaService. `end` ends its streams."""
 
     def __init__(self, reporter: LoadReporter) -> None:
-        self._reporter, self._ended = reporter, asyncio.Event()
+        self._reporter, self._woken = reporter, asyncio.Event()
+        self._streams_end = False
 
     def add_to(self, server: grpc.aio.Server) -> str:
         """Registers the service and returns its name."""
@@ -91,18 +93,28 @@ class LoadReportService:
         server.add_generic_rpc_handlers((handlers,))
         return OPEN_RCA_SERVICE
 
+    def report_now(self) -> None:
+        """Has each stream send a report at once, as when the server begins to drain. The streams stay open."""
+        self._woken.set()
+        self._woken = asyncio.Event()
+
     def end(self) -> None:
-        """Ends each stream after a last report, so that none of them delays the server's stop."""
-        self._ended.set()
+        """Ends each stream after a last report, so that none of them delays the server's stop.
+
+        It must not be called while the server still takes calls: gRPC begins an ended stream again at once.
+        """
+        self._streams_end = True
+        self.report_now()
 
     async def stream(self, request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
         """Sends a report now and one after each interval."""
         asked = request.report_interval.seconds + request.report_interval.nanos / 1e9
         interval = min(max(asked, SHORTEST_INTERVAL_SECONDS), LONGEST_INTERVAL_SECONDS)
-        while not self._ended.is_set():
+        while True:
+            # Read before the report is made: while it is sent, the streams may be woken, and the next one is due then.
+            woken, is_last = self._woken, self._streams_end
             yield self._reporter.report(time.monotonic())
-            try:
-                await asyncio.wait_for(self._ended.wait(), interval)
-            except TimeoutError:
-                continue
-        yield self._reporter.report(time.monotonic())  # so that balancers learn of a drain at once
+            if is_last:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), interval)

@@ -15,9 +15,9 @@ from google.protobuf.duration_pb2 import Duration
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.server.load_report import TRAILER, Rate
+from index_grpc.server.load_report import TRAILER, UTILIZATION_WITHOUT_SERVICE, LoadReportService, Rate
 from index_grpc.server.orca import OPEN_RCA_SERVICE, OrcaLoadReport, OrcaLoadReportRequest
-from tests.server.asking import MOST_LOAD_TRAILER_BYTES, Stub, refusal
+from tests.server.asking import MOST_LOAD_TRAILER_BYTES, Stub, refusal, until
 from tests.server.fake_runner import FakeServer, fake_server
 from tests.server.holding import holding
 from tests.server.raw import headers_and_trailers
@@ -129,16 +129,57 @@ def reports(server: FakeServer, interval: Duration | None = None) -> AsyncIterat
     return aiter(stream(OrcaLoadReportRequest(report_interval=interval)))
 
 
-async def test_reports_stream_until_the_drain() -> None:
+async def rest(stream: AsyncIterator[Any]) -> list[float]:
+    return [report.application_utilization async for report in stream]
+
+
+async def test_a_stock_balancer_begins_one_stream_for_the_whole_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_streams, report_at_once, stream = 0, asyncio.Event(), LoadReportService.stream
+
+    async def counted(*arguments: Any) -> AsyncIterator[Any]:
+        nonlocal num_streams
+        num_streams += 1
+        async for report in stream(*arguments):
+            yield report
+            if report.application_utilization == UTILIZATION_WITHOUT_SERVICE:
+                report_at_once.set()
+
+    monkeypatch.setattr(LoadReportService, "stream", counted)
+    weighted = {"weighted_round_robin": {"enableOobLoadReport": True, "oobReportingPeriod": "3600s"}}
+    options = [("grpc.service_config", json.dumps({"loadBalancingConfig": [weighted]}))]
+    async with (
+        fake_server(load_report_service=True) as server,
+        grpc.aio.insecure_channel(f"ipv4:{server.address}", options=options) as channel,
+    ):
+        await channel.channel_ready()
+        await until(lambda: num_streams == 1)
+        drained = asyncio.create_task(server.app.drain(60.0))
+        await report_at_once.wait()
+        for _ in range(20):  # meanwhile it could begin dozens
+            await reported(server, "Chat", REQUEST)
+        assert num_streams == 1
+        drained.cancel()
+
+
+async def test_reports_stream_until_the_stop() -> None:
     async with fake_server(load_report_service=True, max_sequences=4) as server:
         stream, endless = reports(server, Duration(nanos=1)), reports(server, Duration(seconds=315_576_000_000))
         assert (await anext(stream)).application_utilization == 0
         assert (await anext(endless)).application_utilization == 0
         async with holding(server, 2):
             assert (await anext(stream)).application_utilization == 2 / 4
-        await server.app.drain(0.0)
-        assert [report.application_utilization async for report in endless] == [1000]
-        assert [report.application_utilization async for report in stream][-1] == 1000
+        drained = asyncio.create_task(server.app.drain(60.0))
+        assert (await anext(endless)).application_utilization == 1000  # at once, though its interval is years
+        begun_later = reports(server, Duration(seconds=315_576_000_000))
+        assert (await anext(begun_later)).application_utilization == 1000
+        rests = [asyncio.create_task(rest(each)) for each in (endless, begun_later, stream)]
+        await reported(server, "Chat", REQUEST)
+        assert not any(each.done() for each in rests)  # gRPC's own balancer begins an ended one again at once
+        drained.cancel()
+        await server.app.stop()
+        *others, of_stream = await asyncio.gather(*rests)
+        assert others == [[1000], [1000]]
+        assert of_stream[-1] == 1000
 
 
 async def test_reports_are_streamed_on_demand_only() -> None:
