@@ -26,6 +26,13 @@ AnyError = TypeVar("AnyError", bound=BaseException)
 MOST_DEADLINE_MARGIN_SECONDS = 0.2
 """An answer should be sent this long before its call's deadline, or a tenth of the time left if that is shorter."""
 
+EARLY_SECONDS, EARLY_PART = 0.02, 0.01
+"""By how much, together, a caller whose deadline passes may seem to leave before it.
+
+The network delays one message more than another, and gRPC's C core rounds up the time that it tells the server, by as
+much as a hundredth.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Http:
@@ -81,8 +88,9 @@ class Call:
     is_chat: bool = False
     """Whether it asks for an answer."""
     code: str = "CANCELLED"
-    """Name of its status code, once it has ended. CANCELLED stays if the handler is cancelled: the caller has left."""
-
+    """Name of its status code, once it has ended. CANCELLED stays if the handler is cancelled before the call's
+    deadline: the caller has left.
+    """
     trace_id: str = ""
     """The id of its trace, if traces are sent."""
 
@@ -95,6 +103,13 @@ class Call:
     def seconds(self) -> float:
         """Seconds since the call arrived."""
         return time.monotonic() - self.arrival
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether a caller who has just left did so because the call's deadline passed."""
+        if self.allowed_seconds is None:
+            return False
+        return self.seconds >= (1 - EARLY_PART) * self.allowed_seconds - EARLY_SECONDS
 
     def arrived_whole(self) -> None:
         """Counts the call's time from now on: its request has come whole, after the call was opened."""
@@ -153,6 +168,10 @@ class Calls:
             with self._gate.counted(caller, lambda: call.was_served):
                 yield
             call.code = "OK"
+        except asyncio.CancelledError:
+            if call.is_out_of_time:
+                call.code = "DEADLINE_EXCEEDED"
+            raise
         except IndexGrpcError as error:
             _fail(call, error)
             raise

@@ -99,6 +99,8 @@ def _attributes(call: Call) -> Attributes:
     }
     if call.error is not None:
         attributes["error.type"] = call.error.reason
+    elif call.code in SERVER_FAULTS:
+        attributes["error.type"] = call.code
     if call.asked is not None:
         attributes |= _of_request(call.asked, call)
     if call.finish is not None:
