@@ -14,6 +14,7 @@ from index_grpc.contract import (
     TokenLogprob,
     TokenOutput,
     TokenRequest,
+    Usage,
 )
 from index_grpc.engine.engine import Engine
 from index_grpc.engine.token_stream import TokenStream
@@ -88,15 +89,23 @@ class Chunks:
 
     def __init__(self, answer: "Answer", outputs: TokenStream, note: Callable[[Chunk], None]) -> None:
         self._answer, self._outputs, self._note = answer, outputs, note
-        self._ended = False
+        self._finish: Finish | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the answer has cost so far: up to its end, or up to where it was broken off."""
+        finish, outputs = self._finish, self._outputs
+        if finish is not None:  # more may have been generated than belong to the answer, which a stop string ended
+            return Usage(finish.prompt_tokens, finish.completion_tokens, finish.cached_prompt_tokens, finish.timing)
+        return Usage(len(outputs.request.prompt_ids), outputs.num_tokens, outputs.num_cached, outputs.timing)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Chunk:
-        while not self._ended:
+        while self._finish is None:
             chunk = self._answer.add(await anext(self._outputs))
-            self._ended = chunk.finish is not None
+            self._finish = chunk.finish
             if chunk:
                 self._note(chunk)
                 return chunk

@@ -190,6 +190,17 @@ class Finish(NamedTuple):
     timing: Timing
 
 
+class Usage(NamedTuple):
+    """What an answer has cost so far, whether it has ended or not."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens generated so far, also those that its reader has not taken yet."""
+    cached_prompt_tokens: int
+    timing: Timing | None
+    """None as long as there is no token: the prompt need not have been computed yet."""
+
+
 class Chunk(NamedTuple):
     """A part of an answer. The first has `start`, the last has `finish`; `delta` holds whole characters."""
 

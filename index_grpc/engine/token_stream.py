@@ -25,6 +25,8 @@ class TokenStream:
         """Tokens generated so far."""
         self.timing: Timing | None = None
         """The timing that came with the last token."""
+        self.num_cached = 0
+        """Prompt tokens that were reused from the cache, once there is a token."""
         self._leave = leave
         self._reader: asyncio.Future[None] | None = None
         """Set when there is something to read; None until a reader has waited."""
@@ -80,6 +82,7 @@ class TokenStream:
         if report.output is not None:
             self.num_tokens += len(report.output.tokens)
             self.timing = report.output.timing
+            self.num_cached = report.output.cached_prompt_tokens
             self._tokens += report.output.tokens
             self._latest = report.output
         self._error, self._ended = report.error, report.ended

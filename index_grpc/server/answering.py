@@ -44,4 +44,5 @@ class Answering:
         """
         call.model, call.is_streamed = backend.model.name, not whole
         call.asked = translate.chat_request(request, call, backend.model)
-        return await backend.chat.answer(call.asked, call.note, whole=whole)
+        call.answer = await backend.chat.answer(call.asked, call.note, whole=whole)
+        return call.answer

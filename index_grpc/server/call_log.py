@@ -2,7 +2,7 @@
 
 import logging
 
-from index_grpc.contract import Finish
+from index_grpc.contract import Usage
 from index_grpc.logs import Event
 from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer
@@ -26,7 +26,9 @@ class CallLog(Observer):
         if call.error is not None:
             fields["reason"] = call.error.reason
         if call.finish is not None:
-            fields |= _of_finish(call.finish)
+            fields["finish"] = call.finish.reason.value
+        if (usage := call.usage) is not None:
+            fields |= _of_usage(usage)
         fields["total_seconds"] = round(call.seconds, 6)
         if call.peer:
             fields["peer"] = call.peer
@@ -38,15 +40,15 @@ class CallLog(Observer):
         log.info(Event("call", fields))
 
 
-def _of_finish(finish: Finish) -> Fields:
-    return {
-        "finish": finish.reason.value,
-        "prompt_tokens": finish.prompt_tokens,
-        "completion_tokens": finish.completion_tokens,
-        "cached_prompt_tokens": finish.cached_prompt_tokens,
-        "queue_seconds": round(finish.timing.queue, 6),
-        "first_token_seconds": round(finish.timing.time_to_first_token, 6),
-    }
+def _of_usage(usage: Usage) -> Fields:
+    fields: Fields = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+    if (timing := usage.timing) is not None:
+        fields |= {
+            "cached_prompt_tokens": usage.cached_prompt_tokens,
+            "queue_seconds": round(timing.queue, 6),
+            "first_token_seconds": round(timing.time_to_first_token, 6),
+        }
+    return fields
 
 
 def _shortened(text: str) -> str:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from index_grpc_client.limits import GOOD_REQUEST_ID
 
 from index_grpc.access.gate import Gate
-from index_grpc.contract import ChatRequest, Chunk, Finish
+from index_grpc.chat import Chunks
+from index_grpc.contract import ChatRequest, Chunk, Finish, Usage
 from index_grpc.errors import IndexGrpcError, RequestFailed
 from index_grpc.server.status import CODES
 
@@ -75,6 +76,8 @@ class Call:
     """Whether a part of the answer was sent, or is just being sent."""
     deltas: list[str] | None = None
     """The parts of the answer's text so far; None unless they are to be logged."""
+    answer: Chunks | None = None
+    """The answer, once the engine has taken the request."""
     finish: Finish | None = None
     """How the answer ended, if it did."""
     caller: str = ""
@@ -105,6 +108,11 @@ class Call:
         return time.monotonic() - self.arrival
 
     @property
+    def usage(self) -> Usage | None:
+        """What the answer has cost, also if it was broken off; None if the engine has not taken the request."""
+        return self.answer.usage if self.answer is not None else None
+
+    @property
     def is_out_of_time(self) -> bool:
         """Whether a caller who has just left did so because the call's deadline passed."""
         if self.allowed_seconds is None:
@@ -128,7 +136,7 @@ class Call:
         The frames in its error's traceback refer to the call, and so does the context in which the handler ran: the
         timer of an idle HTTP connection has a copy of it.
         """
-        self.error, self.asked, self.deltas, self.metadata = None, None, None, {}
+        self.error, self.asked, self.answer, self.deltas, self.metadata = None, None, None, None, {}
 
 
 _current: ContextVar[Call] = ContextVar("call")

@@ -19,7 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from index_grpc import __version__
-from index_grpc.contract import ChatRequest, Finish
+from index_grpc.contract import ChatRequest, Timing, Usage
 from index_grpc.errors import StartupError
 from index_grpc.server.calls import Call, Http
 from index_grpc.server.observer import Observer
@@ -55,8 +55,8 @@ class Tracing(Observer):
             start_time=started,
         )
         call.trace_id = format_trace_id(span.get_span_context().trace_id)
-        if call.finish is not None:
-            self._add_phases(span, started, call.finish)
+        if (usage := call.usage) is not None and usage.timing is not None:
+            self._add_phases(span, started, usage.timing)
         if call.code in SERVER_FAULTS:
             span.set_status(Status(StatusCode.ERROR))
         span.end(started + round(call.seconds * 1e9))
@@ -67,8 +67,8 @@ class Tracing(Observer):
         flushing.start()
         flushing.join(LONGEST_FLUSH_SECONDS)
 
-    def _add_phases(self, parent: Span, started: int, finish: Finish) -> None:
-        context, timing = set_span_in_context(parent), finish.timing
+    def _add_phases(self, parent: Span, started: int, timing: Timing) -> None:
+        context = set_span_in_context(parent)
         begin = started
         phases = {"queue": timing.queue, "prefill": timing.time_to_first_token, "decode": timing.total}
         for name, seconds in phases.items():
@@ -103,8 +103,10 @@ def _attributes(call: Call) -> Attributes:
         attributes["error.type"] = call.code
     if call.asked is not None:
         attributes |= _of_request(call.asked, call)
+    if (usage := call.usage) is not None:
+        attributes |= _of_usage(usage)
     if call.finish is not None:
-        attributes |= _of_finish(call.finish)
+        attributes["gen_ai.response.finish_reasons"] = [call.finish.reason.value]
     return attributes
 
 
@@ -155,10 +157,11 @@ def _of_request(asked: ChatRequest, call: Call) -> Attributes:
     }
 
 
-def _of_finish(finish: Finish) -> Attributes:
-    return {
-        "gen_ai.usage.input_tokens": finish.prompt_tokens,
-        "gen_ai.usage.cache_read.input_tokens": finish.cached_prompt_tokens,
-        "gen_ai.usage.output_tokens": finish.completion_tokens,
-        "gen_ai.response.finish_reasons": [finish.reason.value],
+def _of_usage(usage: Usage) -> Attributes:
+    attributes: Attributes = {
+        "gen_ai.usage.input_tokens": usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": usage.completion_tokens,
     }
+    if usage.timing is not None:
+        attributes["gen_ai.usage.cache_read.input_tokens"] = usage.cached_prompt_tokens
+    return attributes

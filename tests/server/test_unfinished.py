@@ -1,8 +1,12 @@
 """What the log, metrics and traces say of calls that ended before their answer did."""
 
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from opentelemetry.sdk.trace import TracerProvider
@@ -10,10 +14,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from index_grpc.engine.in_flight import Computed
+from index_grpc.engine.sequence import Batch
 from index_grpc.logs import Event
 from index_grpc.server.tracing import Tracing
-from tests.server.asking import refusal, until
-from tests.server.fake_runner import fake_server
+from tests.http.asking import COMPLETIONS, asking, fake_http
+from tests.server.asking import refusal, streamed, unary, until
+from tests.server.fake_runner import FakeServer, fake_server
 from tests.server.scraping import scraped
 
 ENDLESS = pb.ChatRequest(prompt="Hi", max_tokens=4000)
@@ -31,10 +38,14 @@ class CallLines:
         self._caplog = caplog
 
     async def line(self) -> Fields:
-        """Waits for the only line, which comes a little after the call's end, and returns its fields."""
-        await until(lambda: bool(self._found()))
-        (fields,) = self._found()
+        """The fields of the only line."""
+        (fields,) = await self.lines(1)
         return fields
+
+    async def lines(self, number: int) -> list[Fields]:
+        """Waits for this many lines, which come a little after their calls' ends, and returns their fields."""
+        await until(lambda: len(self._found()) >= number)
+        return self._found()
 
     def _found(self) -> list[Fields]:
         messages = [record.msg for record in self._caplog.records if record.name == "index_grpc.calls"]
@@ -84,3 +95,112 @@ async def test_a_caller_that_leaves_before_its_deadline_is_one_that_left(log: Ca
         await server.until_num_open(1)
         call.cancel()
         assert (await log.line())["code"] == "CANCELLED"
+
+
+NUM_TOKENS = 5
+"""How many tokens are generated of an answer before it is broken off."""
+
+Ask = Callable[[FakeServer, httpx2.AsyncClient], Awaitable[object]]
+
+
+def chat(server: FakeServer, http: httpx2.AsyncClient) -> Awaitable[object]:
+    return unary(server.stub, ENDLESS)
+
+
+def chat_stream(server: FakeServer, http: httpx2.AsyncClient) -> Awaitable[object]:
+    return streamed(server.stub, ENDLESS)
+
+
+def completion(server: FakeServer, http: httpx2.AsyncClient) -> Awaitable[object]:
+    return http.post(COMPLETIONS, json=asking() | {"max_tokens": 4000})
+
+
+def completion_stream(server: FakeServer, http: httpx2.AsyncClient) -> Awaitable[object]:
+    return http.post(COMPLETIONS, json=asking(stream=True) | {"max_tokens": 4000})
+
+
+def tutorial(server: FakeServer, http: httpx2.AsyncClient) -> Awaitable[object]:
+    return http.post("/", json={"prompt": "Hi", "max_length": 4000})
+
+
+async def begun(server: FakeServer, call: Awaitable[object], num_tokens: int) -> asyncio.Future[object]:
+    """Makes a call and waits until it has this many tokens. The device holds the next one."""
+    launch, numbers = server.runner.launch, itertools.count()
+
+    def limited(batch: Batch) -> Computed:
+        if next(numbers) == num_tokens:
+            server.runner.gate.clear()
+        return launch(batch)
+
+    server.runner.launch = limited  # type: ignore[method-assign]
+    asked = asyncio.ensure_future(call)
+    await server.until_num_open(1)
+    assert server.app.engine is not None
+    (stream,) = server.app.engine._streams.values()
+    await until(lambda: stream.num_tokens == num_tokens)
+    return asked
+
+
+def leaves(server: FakeServer, asked: asyncio.Future[object]) -> None:
+    asked.cancel()
+
+
+def breaks(server: FakeServer, asked: asyncio.Future[object]) -> None:
+    assert server.app.engine is not None
+    server.app.engine.give_up()
+
+
+@pytest.mark.parametrize(("end", "code"), [(leaves, "CANCELLED"), (breaks, "UNAVAILABLE")])
+@pytest.mark.parametrize("ask", [chat, chat_stream, completion, completion_stream, tutorial])
+async def test_the_cost_of_an_answer_that_was_broken_off(
+    ask: Ask, end: Callable[[FakeServer, asyncio.Future[object]], None], code: str, log: CallLines
+) -> None:
+    async with fake_http(metrics_port=0) as (server, http):
+        asked = await begun(server, ask(server, http), NUM_TOKENS)
+        end(server, asked)
+        await asyncio.gather(asked, return_exceptions=True)
+        line, metrics = await log.line(), await scraped(server.app)
+    assert line["code"] == code
+    assert "finish" not in line
+    assert line["completion_tokens"] == NUM_TOKENS
+    assert line["prompt_tokens"] > 3
+    assert 0 <= line["queue_seconds"] <= line["first_token_seconds"] <= line["total_seconds"]
+    tokens = metrics.values("prompt_tokens_total", "completion_tokens_total", "cached_prompt_tokens_total")
+    assert tokens == [line["prompt_tokens"], NUM_TOKENS, line["cached_prompt_tokens"]]
+    assert metrics.value("index_grpc_finishes_total") == 0
+
+
+async def test_a_call_without_a_token_has_cost_none(log: CallLines) -> None:
+    async with fake_server(metrics_port=0) as server:
+        asked = await begun(server, unary(server.stub, ENDLESS), 0)
+        asked.cancel()
+        line, metrics = await log.line(), await scraped(server.app)
+    assert line["prompt_tokens"] > 3
+    assert line["completion_tokens"] == 0
+    assert not {"cached_prompt_tokens", "queue_seconds", "first_token_seconds"} & set(line)
+    assert metrics.values("prompt_tokens_total", "completion_tokens_total") == [0, 0]
+
+
+async def test_a_span_of_an_answer_that_was_broken_off_has_its_cost() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    async with fake_server(observers=[Tracing(provider)]) as server:
+        asked = await begun(server, streamed(server.stub, ENDLESS), NUM_TOKENS)
+        asked.cancel()
+        await until(lambda: len(exporter.get_finished_spans()) == 4)
+    *phases, span = exporter.get_finished_spans()
+    assert [phase.name for phase in phases] == ["queue", "prefill", "decode"]
+    attributes = span.attributes or {}
+    assert attributes["gen_ai.usage.output_tokens"] == NUM_TOKENS
+    assert "gen_ai.response.finish_reasons" not in attributes
+
+
+async def test_an_answer_that_was_broken_off_tells_what_it_reused(log: CallLines) -> None:
+    request = pb.ChatRequest(prompt="你好" * 100, max_tokens=4000)
+    async with fake_server() as server:
+        await unary(server.stub, pb.ChatRequest(prompt=request.prompt, max_tokens=2))
+        again = await server.stub.Chat(pb.ChatRequest(prompt=request.prompt, max_tokens=2))
+        await server.until_num_open(0)
+        (await begun(server, streamed(server.stub, request), NUM_TOKENS)).cancel()
+        line = (await log.lines(3))[-1]
+    assert line["cached_prompt_tokens"] == again.finish.usage.cached_prompt_tokens > 0

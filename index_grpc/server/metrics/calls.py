@@ -5,7 +5,7 @@ No label's value comes from a caller: methods, codes, reasons and the model's na
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from index_grpc.contract import Finish, FinishReason
+from index_grpc.contract import Finish, FinishReason, Usage
 from index_grpc.server.calls import Call
 from index_grpc.server.status import CODES, SERVER_FAULTS
 
@@ -43,9 +43,9 @@ class CallMetrics:
         self._per_token = histogram(name, text, CHAT_LABELS, TOKEN_BUCKETS)
         self._errors = counter("errors", "Calls that were refused or broken off.", "reason")
         self._finishes = counter("finishes", "Answers that came to their end.", "reason")
-        self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished answers.")
+        self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of answers, finished or broken off.")
         self._cached_tokens = counter("cached_prompt_tokens", "Those of them that had been computed before.")
-        self._completion_tokens = counter("completion_tokens", "Tokens of finished answers.")
+        self._completion_tokens = counter("completion_tokens", "Tokens of answers, finished or broken off.")
         self._begin_at_zero()
 
     def count(self, call: Call, model: str) -> None:
@@ -58,6 +58,8 @@ class CallMetrics:
             self._requests.labels(OPERATION, PROVIDER, model, error).observe(call.seconds)
         if call.finish is not None:
             self._count_finish(call.finish, model)
+        if (usage := call.usage) is not None and usage.timing is not None:
+            self._count_tokens(usage)
 
     def count_first_token(self, seconds: float, model: str) -> None:
         """Counts an answer's first token, `seconds` after its call's arrival."""
@@ -73,13 +75,15 @@ class CallMetrics:
 
     def _count_finish(self, finish: Finish, model: str) -> None:
         self._finishes.labels(finish.reason.value).inc()
-        self._prompt_tokens.inc(finish.prompt_tokens)
-        self._cached_tokens.inc(finish.cached_prompt_tokens)
-        self._completion_tokens.inc(finish.completion_tokens)
         if finish.completion_tokens > 1:
             seconds = finish.timing.total - finish.timing.time_to_first_token
             per_token = self._per_token.labels(OPERATION, PROVIDER, model)
             per_token.observe(seconds / (finish.completion_tokens - 1))
+
+    def _count_tokens(self, usage: Usage) -> None:
+        self._prompt_tokens.inc(usage.prompt_tokens)
+        self._cached_tokens.inc(usage.cached_prompt_tokens)
+        self._completion_tokens.inc(usage.completion_tokens)
 
     def _begin_at_zero(self) -> None:
         """Shows zero for what has not happened yet: a rate needs a value before the first increase."""
