@@ -15,7 +15,7 @@ from index_grpc_client.limits import GOOD_REQUEST_ID
 from index_grpc.access.gate import Gate
 from index_grpc.chat import Chunks
 from index_grpc.contract import ChatRequest, Chunk, Finish, Usage
-from index_grpc.errors import IndexGrpcError, RequestFailed
+from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
 from index_grpc.server.status import CODES
 
 log = logging.getLogger(__name__)
@@ -113,6 +113,11 @@ class Call:
         return self.answer.usage if self.answer is not None else None
 
     @property
+    def has_token(self) -> bool:
+        """Whether a token of the answer has been generated."""
+        return self.usage is not None and self.usage.timing is not None
+
+    @property
     def is_out_of_time(self) -> bool:
         """Whether a caller who has just left did so because the call's deadline passed."""
         if self.allowed_seconds is None:
@@ -178,7 +183,7 @@ class Calls:
             call.code = "OK"
         except asyncio.CancelledError:
             if call.is_out_of_time:
-                call.code = "DEADLINE_EXCEEDED"
+                _expire(call)
             raise
         except IndexGrpcError as error:
             _fail(call, error)
@@ -224,6 +229,14 @@ def without_frames(error: AnyError) -> AnyError:
     """
     error.__traceback__ = error.__cause__ = error.__context__ = None
     return error
+
+
+def _expire(call: Call) -> None:
+    """Records that the call's deadline passed. Its caller's own gRPC has reported that, without details."""
+    if call.is_chat and not call.has_token:
+        _fail(call, DeadlineTooShort("the call's deadline passed before its first token; allow more time"))
+    else:
+        call.code = "DEADLINE_EXCEEDED"
 
 
 def _fail(call: Call, error: IndexGrpcError) -> None:

@@ -9,7 +9,7 @@ import grpc
 import httpx2
 import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
@@ -19,7 +19,7 @@ from index_grpc.engine.sequence import Batch
 from index_grpc.logs import Event
 from index_grpc.server.tracing import Tracing
 from tests.http.asking import COMPLETIONS, asking, fake_http
-from tests.server.asking import refusal, streamed, unary, until
+from tests.server.asking import refusal, unary, until
 from tests.server.fake_runner import FakeServer, fake_server
 from tests.server.scraping import scraped
 
@@ -57,25 +57,41 @@ def log(caplog: pytest.LogCaptureFixture) -> CallLines:
     return CallLines(caplog)
 
 
-@pytest.mark.parametrize("method", ["Chat", "ChatStream"])
-async def test_a_call_whose_deadline_passes_during_a_step_is_no_caller_that_left(method: str, log: CallLines) -> None:
-    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+def tracing(exporter: InMemorySpanExporter) -> Tracing:
+    provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    async with fake_server(metrics_port=0, observers=[Tracing(provider)]) as server:
+    return Tracing(provider)
+
+
+@pytest.mark.parametrize("method", ["Chat", "ChatStream"])
+async def test_a_call_whose_deadline_passes_during_a_step_is_no_caller_that_left(
+    method: str, log: CallLines, exporter: InMemorySpanExporter
+) -> None:
+    async with fake_server(metrics_port=0, observers=[tracing(exporter)]) as server:
         server.runner.gate.clear()
         found = await refusal(getattr(server.stub, method)(ENDLESS, timeout=1.0))
         assert (found.code, found.details) == (grpc.StatusCode.DEADLINE_EXCEEDED, {})  # its own gRPC says so
         line, metrics = await log.line(), await scraped(server.app)
-    assert line["code"] == "DEADLINE_EXCEEDED"
+    assert (line["code"], line["reason"]) == ("DEADLINE_EXCEEDED", "DEADLINE_TOO_SHORT")
+    assert metrics.value("index_grpc_errors_total", reason="DEADLINE_TOO_SHORT") == 1
+    assert metrics.value(CHATS, error_type="DEADLINE_TOO_SHORT") == 1
     assert metrics.value(CALLS, rpc_response_status_code="DEADLINE_EXCEEDED", error_type="DEADLINE_EXCEEDED") == 1
     (span,) = exporter.get_finished_spans()
+    assert of_span(span) == ("DEADLINE_EXCEEDED", "DEADLINE_TOO_SHORT", StatusCode.ERROR)
+
+
+def of_span(span: ReadableSpan) -> tuple[object, object, StatusCode]:
     attributes = span.attributes or {}
-    assert attributes["rpc.response.status_code"] == attributes["error.type"] == "DEADLINE_EXCEEDED"
-    assert span.status.status_code is StatusCode.ERROR
+    return attributes["rpc.response.status_code"], attributes["error.type"], span.status.status_code
 
 
-async def test_a_deadline_that_passes_amid_an_answer(log: CallLines) -> None:
-    async with fake_server(metrics_port=0) as server:
+async def test_a_deadline_that_passes_amid_an_answer(log: CallLines, exporter: InMemorySpanExporter) -> None:
+    async with fake_server(metrics_port=0, observers=[tracing(exporter)]) as server:
         server.runner.step_seconds = 0.01
         messages = aiter(server.stub.ChatStream(ENDLESS, timeout=2.0))
         await anext(messages)
@@ -85,7 +101,10 @@ async def test_a_deadline_that_passes_amid_an_answer(log: CallLines) -> None:
         line, metrics = await log.line(), await scraped(server.app)
     assert line["code"] == "DEADLINE_EXCEEDED"
     assert "reason" not in line  # no error of the service describes it
+    assert line["completion_tokens"] > 0
     assert metrics.value(CHATS, error_type="DEADLINE_EXCEEDED") == 1
+    *_, span = exporter.get_finished_spans()
+    assert of_span(span) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", StatusCode.ERROR)
 
 
 async def test_a_caller_that_leaves_before_its_deadline_is_one_that_left(log: CallLines) -> None:
@@ -108,7 +127,17 @@ def chat(server: FakeServer, http: httpx2.AsyncClient) -> Awaitable[object]:
 
 
 def chat_stream(server: FakeServer, http: httpx2.AsyncClient) -> Awaitable[object]:
-    return streamed(server.stub, ENDLESS)
+    return endless_stream(server, ENDLESS)
+
+
+async def endless_stream(server: FakeServer, request: pb.ChatRequest) -> None:
+    """Reads until it is cancelled. gRPC cancels a call with its reader's task only if that waits for a message."""
+    call = server.stub.ChatStream(request)
+    try:
+        async for _ in call:
+            pass
+    finally:
+        call.cancel()
 
 
 def completion(server: FakeServer, http: httpx2.AsyncClient) -> Awaitable[object]:
@@ -181,11 +210,9 @@ async def test_a_call_without_a_token_has_cost_none(log: CallLines) -> None:
     assert metrics.values("prompt_tokens_total", "completion_tokens_total") == [0, 0]
 
 
-async def test_a_span_of_an_answer_that_was_broken_off_has_its_cost() -> None:
-    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    async with fake_server(observers=[Tracing(provider)]) as server:
-        asked = await begun(server, streamed(server.stub, ENDLESS), NUM_TOKENS)
+async def test_a_span_of_an_answer_that_was_broken_off_has_its_cost(exporter: InMemorySpanExporter) -> None:
+    async with fake_server(observers=[tracing(exporter)]) as server:
+        asked = await begun(server, endless_stream(server, ENDLESS), NUM_TOKENS)
         asked.cancel()
         await until(lambda: len(exporter.get_finished_spans()) == 4)
     *phases, span = exporter.get_finished_spans()
@@ -201,6 +228,6 @@ async def test_an_answer_that_was_broken_off_tells_what_it_reused(log: CallLines
         await unary(server.stub, pb.ChatRequest(prompt=request.prompt, max_tokens=2))
         again = await server.stub.Chat(pb.ChatRequest(prompt=request.prompt, max_tokens=2))
         await server.until_num_open(0)
-        (await begun(server, streamed(server.stub, request), NUM_TOKENS)).cancel()
+        (await begun(server, endless_stream(server, request), NUM_TOKENS)).cancel()
         line = (await log.lines(3))[-1]
     assert line["cached_prompt_tokens"] == again.finish.usage.cached_prompt_tokens > 0
