@@ -37,8 +37,8 @@ class EngineEvents:
     stepped: Callable[[StepReport], None] = lambda step: None
     began: Callable[[Timing], None] = lambda timing: None
     """Called when an answer's first token has arrived."""
-    left: Callable[[int], None] = lambda num_tokens_saved: None
-    """Called when a caller leaves before the end, with the most tokens that then need not be generated."""
+    cut_short: Callable[[int], None] = lambda num_tokens_saved: None
+    """Called when the rest of an answer is not wanted, with the most tokens that then need not be generated."""
 
 
 class Engine:
@@ -52,8 +52,8 @@ class Engine:
         self._streams: dict[int, TokenStream] = {}
         self.num_waiting_prompt_tokens = 0
         """Prompt tokens of the requests that have no generated token yet."""
-        self._left: set[int] = set()
-        """Numbers of the open requests that their readers have left."""
+        self._cancelled: set[int] = set()
+        """Numbers of the open requests that their readers have cancelled."""
         self._end_error: EndError | None = None
         """Makes the error that says why nothing is computed any more; None as long as requests are computed."""
         self._numbers = itertools.count()
@@ -112,8 +112,8 @@ class Engine:
 
     @property
     def num_wanted(self) -> int:
-        """Number of requests that run or wait, without those that their readers have left: they end with this step."""
-        return len(self._streams) - len(self._left)
+        """Number of requests that run or wait, without cancelled ones, which end with this step."""
+        return len(self._streams) - len(self._cancelled)
 
     @property
     def num_running(self) -> int:
@@ -154,7 +154,7 @@ class Engine:
         self.require_place(request.deadline)
         self._refuse_if_prompts_wait(len(request.prompt_ids))
         number = next(self._numbers)
-        stream = TokenStream(request, interval, leave=lambda: self._leave(number))
+        stream = TokenStream(request, interval, cancel=lambda: self._cancel(number))
         self._streams[number] = stream
         self.num_waiting_prompt_tokens += len(request.prompt_ids)
         self._worker.post(Submit(number, request))
@@ -167,7 +167,8 @@ class Engine:
 
     def _refuse_if_full(self) -> None:
         most_open = self.limits.max_sequences + self.limits.max_waiting
-        # A place that was left is free for the next step, but leaving must not let the queue grow without end.
+        # The place of a cancelled request is free for the next step, but cancelling must not let the queue grow
+        # without end.
         if self.num_wanted >= most_open or self.num_open >= 2 * most_open:
             raise all_places_taken(self.limits, self.pace_seconds)
 
@@ -183,13 +184,13 @@ class Engine:
         if wait_seconds >= seconds_left:
             raise too_long_a_wait(wait_seconds, seconds_left, deadline)
 
-    def _leave(self, number: int) -> None:
+    def _cancel(self, number: int) -> None:
         stream = self._streams[number]
         request = stream.request
         most = min(request.max_tokens, self.limits.context_length - len(request.prompt_ids))
-        self._left.add(number)
+        self._cancelled.add(number)
         self._worker.post(Cancel(number))
-        self._events.left(most - stream.num_tokens)
+        self._events.cut_short(most - stream.num_tokens)
 
     def _dispatch(self, update: EngineUpdate) -> None:
         """Handles an update: one callback for all requests of a step."""
@@ -214,7 +215,7 @@ class Engine:
             self._events.began(report.output.timing)
         if report.ended:
             del self._streams[report.number]
-            self._left.discard(report.number)
+            self._cancelled.discard(report.number)
             if stream.timing is not None:
                 self.pace.record(stream.timing)
 

@@ -19,7 +19,7 @@ class TokenStream:
     tokens or the end: waking it for each token costs time.
     """
 
-    def __init__(self, request: TokenRequest, interval: int, leave: Callable[[], None]) -> None:
+    def __init__(self, request: TokenRequest, interval: int, cancel: Callable[[], None]) -> None:
         self.request, self._interval = request, interval
         self.num_tokens = 0
         """Tokens generated so far."""
@@ -27,7 +27,7 @@ class TokenStream:
         """The timing that came with the last token."""
         self.num_cached = 0
         """Prompt tokens that were reused from the cache, once there is a token."""
-        self._leave = leave
+        self._cancel = cancel
         self._reader: asyncio.Future[None] | None = None
         """Set when there is something to read; None until a reader has waited."""
         self._tokens: list[Token] = []
@@ -61,7 +61,7 @@ class TokenStream:
         """Cancels the request, unless it has ended or is cancelled already."""
         if not (self._ended or self._closed):
             self._closed = True
-            self._leave()
+            self._cancel()
 
     def _take(self, latest: TokenOutput) -> TokenOutput:
         tokens = tuple(self._tokens[:MOST_AT_ONCE])

@@ -53,7 +53,7 @@ async def _run(app: App, load: Load) -> None:
 
 async def _end(app: App, received: signal.Signals, signals: Signals) -> bool:
     """Drains the server, or stops it while it still loads. Returns True as soon as a second signal arrives."""
-    ended, again = asyncio.create_task(_leave(app, received)), asyncio.create_task(_second(received, signals))
+    ended, again = asyncio.create_task(_drain_or_stop(app, received)), asyncio.create_task(_second(received, signals))
     await asyncio.wait({ended, again}, return_when=asyncio.FIRST_COMPLETED)
     if ended.done():
         again.cancel()
@@ -64,7 +64,7 @@ async def _end(app: App, received: signal.Signals, signals: Signals) -> bool:
     return True
 
 
-async def _leave(app: App, received: signal.Signals) -> None:
+async def _drain_or_stop(app: App, received: signal.Signals) -> None:
     if app.supervisor.model is None:
         log.info("received %s while loading; stopping", received.name)
         await app.stop()

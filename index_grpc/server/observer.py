@@ -39,7 +39,7 @@ class Observer:
     def answer_began(self, timing: Timing) -> None:
         """Called when a call's first token has been generated."""
 
-    def answer_left(self, num_tokens_saved: int) -> None:
+    def answer_cut_short(self, num_tokens_saved: int) -> None:
         """Called when the rest of an answer is not wanted. At most `num_tokens_saved` tokens need not be generated."""
 
     def engine_lost(self) -> None:
@@ -77,9 +77,9 @@ class Observers(Observer):
         """See Observer."""
         self._tell("answer_began", lambda member: member.answer_began(timing))
 
-    def answer_left(self, num_tokens_saved: int) -> None:
+    def answer_cut_short(self, num_tokens_saved: int) -> None:
         """See Observer."""
-        self._tell("answer_left", lambda member: member.answer_left(num_tokens_saved))
+        self._tell("answer_cut_short", lambda member: member.answer_cut_short(num_tokens_saved))
 
     def engine_lost(self) -> None:
         """See Observer."""

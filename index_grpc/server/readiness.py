@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 class Readiness:
     """The service's state. Sets the status that health reports, and the error that refuses calls.
 
-    loading ─▶ ready ⇄ stalled          ready or stalled ─▶ lost ─▶ ready          any ─▶ leaving ─▶ closed
+    loading ─▶ ready ⇄ stalled          ready or stalled ─▶ lost ─▶ ready          any ─▶ draining ─▶ closed
 
-    `state` is one of STATES: those of the diagram, but `draining` for both leaving and closed.
+    `state` is one of STATES: those of the diagram, but still `draining` once it is closed.
     """
 
     def __init__(self, health: Health, started: float | None = None) -> None:
         """`started` is the instant at which loading began; now, if it is None."""
         self._health, self.state = health, "loading"
         self._started = time.monotonic() if started is None else started
-        self._is_leaving = self._is_closed = False
+        self._is_draining = self._is_closed = False
         self._refusal: Callable[[], IndexGrpcError] | None = self._loading
 
     def require(self) -> None:
@@ -69,7 +69,7 @@ class Readiness:
 
         self._say("lost", refusal)
 
-    def leave(self) -> bool:
+    def begin_drain(self) -> bool:
         """Begins the drain: health says NOT_SERVING from now on, whatever else happens.
 
         Watches stay open, since gRPC's own balancers begin an ended one again at once, over and over.
@@ -77,7 +77,7 @@ class Readiness:
         """
         self._health.set_ready(False)
         was_lost = self.state == "lost"
-        self._is_leaving, self.state = True, "draining"
+        self._is_draining, self.state = True, "draining"
         if was_lost:  # the engine will not be started again
             self.close()
         return self._refusal is None
@@ -90,7 +90,7 @@ class Readiness:
     def _say(self, state: str, refusal: Callable[[], IndexGrpcError] | None) -> None:
         if not self._is_closed:
             self._refusal = refusal
-        if not self._is_leaving:
+        if not self._is_draining:
             self._health.set_ready(refusal is None)
             self.state = state
 

@@ -131,7 +131,10 @@ class EngineSupervisor:
     async def _start_engine(self, loaded: Loaded) -> Engine:
         observers = self._observers
         events = EngineEvents(
-            lost=self._on_lost, stepped=observers.stepped, began=self._on_first_token, left=observers.answer_left
+            lost=self._on_lost,
+            stepped=observers.stepped,
+            began=self._on_first_token,
+            cut_short=observers.answer_cut_short,
         )
         engine = Engine(loaded.worker, loaded.limits, events)
         await engine.start()

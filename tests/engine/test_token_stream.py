@@ -9,7 +9,7 @@ from index_grpc.engine.token_stream import MOST_AT_ONCE, TokenStream
 
 async def portions(interval: int, num_tokens: int) -> list[list[int]]:
     """The ids of each output, for a reader that is always ready, when tokens come one at a time."""
-    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), num_tokens), interval, leave=lambda: None)
+    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), num_tokens), interval, cancel=lambda: None)
     taken = []
 
     async def read() -> None:
@@ -43,7 +43,7 @@ async def test_an_answer_shorter_than_the_interval() -> None:
 async def test_a_reader_that_fell_behind_gets_limited_portions() -> None:
     """The last output has the finish reason, even if the report with it has no token."""
     num_tokens = 2 * MOST_AT_ONCE + 5
-    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), num_tokens), 1, leave=lambda: None)
+    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), num_tokens), 1, cancel=lambda: None)
     for number in range(num_tokens):
         stream.receive(Report(0, TokenOutput((Token(number),), Timing(0, 0, number)), ended=False))
     stream.receive(Report(0, TokenOutput((), Timing(0, 0, 9), FinishReason.TIME_LIMIT, 3), ended=True))
@@ -55,15 +55,17 @@ async def test_a_reader_that_fell_behind_gets_limited_portions() -> None:
 
 
 def test_closing_a_stream_cancels_its_request_once() -> None:
-    left = list[str]()
-    with TokenStream(TokenRequest("x", [1], SamplingParams(), 5), 1, leave=lambda: left.append("left")) as stream:
+    cancelled = list[str]()
+    with TokenStream(
+        TokenRequest("x", [1], SamplingParams(), 5), 1, cancel=lambda: cancelled.append("cancelled")
+    ) as stream:
         stream.close()
-    assert left == ["left"]
+    assert cancelled == ["cancelled"]
 
 
 def test_closing_a_stream_that_has_ended_cancels_nothing() -> None:
-    left = list[str]()
-    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), 5), 1, leave=lambda: left.append("left"))
+    cancelled = list[str]()
+    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), 5), 1, cancel=lambda: cancelled.append("cancelled"))
     stream.receive(Report(0, TokenOutput((Token(7),), Timing(0, 0, 0), FinishReason.STOP), ended=True))
     stream.close()
-    assert left == []
+    assert cancelled == []

@@ -29,7 +29,7 @@ def port(server: FakeServer) -> str:
 
 
 def drains(server: FakeServer) -> None:
-    server.app.readiness.leave()
+    server.app.readiness.begin_drain()
     server.app.readiness.close()
 
 

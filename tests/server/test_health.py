@@ -117,7 +117,7 @@ async def test_a_client_that_watches_health_does_so_once_during_the_drain(monkey
     options = [("grpc.service_config", json.dumps(watching))]
     async with fake_server() as server, grpc.aio.insecure_channel(f"ipv4:{server.address}", options=options) as channel:
         await channel.channel_ready()
-        server.app.readiness.leave()
+        server.app.readiness.begin_drain()
         while channel.get_state() is grpc.ChannelConnectivity.READY:
             await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
         for _ in range(20):  # meanwhile it could begin dozens

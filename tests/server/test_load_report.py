@@ -85,7 +85,7 @@ async def test_a_loading_server_reports_more_load_than_a_full_one() -> None:
 
 
 def leaves(server: FakeServer) -> None:
-    server.app.readiness.leave()
+    server.app.readiness.begin_drain()
 
 
 def stalls(server: FakeServer) -> None:
@@ -210,7 +210,7 @@ async def test_a_stock_balancer_prefers_a_full_server_to_one_that_drains() -> No
         answers: Counter[int] = Counter()
         while set(answers) != {BUSY, IDLE}:
             answers = await answers_by_server(stub)
-        drains.app.readiness.leave()
+        drains.app.readiness.begin_drain()
         while answers[IDLE] <= 2 * answers[BUSY]:
             answers = await answers_by_server(stub)
 

@@ -27,7 +27,7 @@ class Breaking(Observer):
     def answer_began(self, timing: Timing) -> None:
         raise RuntimeError
 
-    def answer_left(self, num_tokens_saved: int) -> None:
+    def answer_cut_short(self, num_tokens_saved: int) -> None:
         raise RuntimeError
 
     def engine_lost(self) -> None:
@@ -43,7 +43,7 @@ async def test_answers_are_complete_although_an_observer_fails(caplog: pytest.Lo
         assert set(texts) == {letters(5)}
         assert await unary(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=4000, stop=["c"])) == "ab"
         await server.until_num_open(0)
-    events = ("call_ended", "stepped", "answer_began", "answer_left", "stopped")
+    events = ("call_ended", "stepped", "answer_began", "answer_cut_short", "stopped")
     assert all(f"Breaking failed on {event}" in caplog.text for event in events)
 
 

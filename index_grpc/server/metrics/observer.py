@@ -46,7 +46,7 @@ class Metrics(Observer):
         """See Observer."""
         self._engine.count(step)
 
-    def answer_left(self, num_tokens_saved: int) -> None:
+    def answer_cut_short(self, num_tokens_saved: int) -> None:
         """See Observer."""
         self._engine.leaves.inc()
         self._engine.saved_tokens.inc(num_tokens_saved)
