@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 from report import Goal, Section, emit
 
-from index_grpc.contract import Deadline, SamplingParams, Token, TokenRequest
+from index_grpc.datatypes import Deadline, SamplingParams, Token, TokenRequest
 from index_grpc.engine.engine import Engine
 from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.limits import Limits

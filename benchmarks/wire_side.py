@@ -21,7 +21,7 @@ from turns import Counter
 
 from index_grpc.bench.workload import Prompt, Workload, fit_words
 from index_grpc.chat import Chat
-from index_grpc.contract import Message, Role, SamplingParams, TokenRequest
+from index_grpc.datatypes import Message, Role, SamplingParams, TokenRequest
 from index_grpc.machine import patient_threads
 
 PROMPT_TOKENS = 64

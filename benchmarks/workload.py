@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from peers.protocol import Work
 
 from index_grpc.bench.workload import WORDS
-from index_grpc.contract import Message, Role
+from index_grpc.datatypes import Message, Role
 from index_grpc.text.layout import prompt_ids
 from index_grpc.text.tokenizer import Tokenizer
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from index_grpc.contract import (
+from index_grpc.datatypes import (
     ChatRequest,
     Chunk,
     Finish,

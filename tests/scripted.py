@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Ids
 from pathlib import Path
 
-from index_grpc.contract import Message, Role, ServedModel, Token
+from index_grpc.datatypes import Message, Role, ServedModel, Token
 from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.sequence import Batch, Sequence

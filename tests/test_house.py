@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "index_grpc"
 CLIENT = ROOT / "clients" / "python" / "index_grpc_client"
 
-COMMON = {f"index_grpc.{name}" for name in ("__version__", "contract", "errors", "logs", "machine", "settings")}
+COMMON = {f"index_grpc.{name}" for name in ("__version__", "datatypes", "errors", "logs", "machine", "settings")}
 """What every layer may import, or import from."""
 LAYERS = {
     "settings": {"index_grpc.settings"},

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from index_grpc.contract import SamplingParams, TokenRequest
+from index_grpc.datatypes import SamplingParams, TokenRequest
 from index_grpc.engine.engine import Engine, EngineEvents
 from index_grpc.engine.orders import StepReport
 from index_grpc.engine.process import ProcessWorker

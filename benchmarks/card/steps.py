@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from card.ceilings import seconds
 from card.sizes import Sizes
-from index_grpc.contract import SamplingParams, TokenRequest
+from index_grpc.datatypes import SamplingParams, TokenRequest
 from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import Cancel, Submit
 from index_grpc.engine.scheduler import Scheduler

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from index_grpc.contract import Copy
+from index_grpc.datatypes import Copy
 
 BLOCK_TOKENS = 64
 """Positions of a block."""

@@ -10,7 +10,7 @@ is copied, unless the sequence continues the prefix and nothing else holds that 
 from collections import Counter
 from math import lcm
 
-from index_grpc.contract import Copy
+from index_grpc.datatypes import Copy
 from index_grpc.engine.blocks import Blocks
 from index_grpc.engine.prefixes import KeptPrefixes, Match, Prefix
 from index_grpc.engine.sequence import Sequence

@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Container
 
-from index_grpc.contract import Deadline
+from index_grpc.datatypes import Deadline
 from index_grpc.errors import DeadlineTooShort, in_seconds
 
 SPARE = 1000

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from index_grpc.contract import Deadline, Timing, TokenRequest
+from index_grpc.datatypes import Deadline, Timing, TokenRequest
 from index_grpc.engine.deadlines import too_late
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Report, StepReport, Stop, Submit

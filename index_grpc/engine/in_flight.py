@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from index_grpc.contract import Token
+from index_grpc.datatypes import Token
 from index_grpc.engine.scheduler import Scheduler
 from index_grpc.engine.sequence import Batch, Span
 from index_grpc.errors import DeviceLost

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from index_grpc.contract import FinishReason, Token, TokenOutput
+from index_grpc.datatypes import FinishReason, Token, TokenOutput
 from index_grpc.engine.deadlines import Deadlines, too_late
 from index_grpc.engine.in_flight import Runner, SpanOutcome, StepResult, StepsInFlight
 from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Order, Report, StepReport, Stop, Submit

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from index_grpc.contract import TokenOutput, TokenRequest
+from index_grpc.datatypes import TokenOutput, TokenRequest
 from index_grpc.errors import IndexGrpcError
 
 

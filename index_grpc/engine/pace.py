@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from index_grpc.contract import Timing
+from index_grpc.datatypes import Timing
 
 
 class Pace:

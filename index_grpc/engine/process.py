@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from index_grpc.contract import ServedModel
+from index_grpc.datatypes import ServedModel
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.orders import Order, Stop
 from index_grpc.engine.pipe import framed, receive, receive_async

@@ -1,6 +1,6 @@
 """The errors of requests that the engine has no place for: what is taken, and what the caller can do."""
 
-from index_grpc.contract import Deadline
+from index_grpc.datatypes import Deadline
 from index_grpc.engine.limits import Limits
 from index_grpc.errors import ELSEWHERE_OR_LATER, Overloaded, in_seconds
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Copy
+from index_grpc.datatypes import Copy
 from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.sampler import Sampler
 from index_grpc.engine.sequence import Batch, Span

@@ -5,7 +5,7 @@ from collections.abc import Sequence as Items
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Candidate, Token
+from index_grpc.datatypes import Candidate, Token
 from index_grpc.engine.sequence import Sequence
 from index_grpc.model.drawing import Draw, SlotTable, knobs
 from index_grpc.model.transfer import to_device

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from math import lcm
 
-from index_grpc.contract import Copy, TokenRequest
+from index_grpc.datatypes import Copy, TokenRequest
 from index_grpc.engine.allocation import BlockAllocator
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.prefixes import Match, Prefix, longest_match

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from index_grpc.contract import Copy, FinishReason, Timing, TokenRequest
+from index_grpc.datatypes import Copy, FinishReason, Timing, TokenRequest
 
 
 @dataclass(slots=True, eq=False)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Self
 
-from index_grpc.contract import Timing, Token, TokenOutput, TokenRequest
+from index_grpc.datatypes import Timing, Token, TokenOutput, TokenRequest
 from index_grpc.engine.orders import Report
 
 MOST_AT_ONCE = 256

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from index_grpc.contract import Chunk, Finish, FinishReason, ServedModel, TokenLogprob
+from index_grpc.datatypes import Chunk, Finish, FinishReason, ServedModel, TokenLogprob
 from index_grpc.server.calls import Call
 
 REASONS = {

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from index_grpc.contract import Chunk
+from index_grpc.datatypes import Chunk
 from index_grpc.http.completion import Completion
 from index_grpc.http.completion_form import CompletionForm
 from index_grpc.http.endpoint import Exchange

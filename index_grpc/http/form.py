@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
-from index_grpc.contract import ServedModel
+from index_grpc.datatypes import ServedModel
 from index_grpc.errors import InvalidRequest, Violation
 from index_grpc.server.status import quoted
 from index_grpc.server.validate import MOST_VIOLATIONS, refuse_too_many_messages

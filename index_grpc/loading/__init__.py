@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from index_grpc.contract import ServedModel
+from index_grpc.datatypes import ServedModel
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.runner import Computes, CpuRunner
 from index_grpc.errors import StartupError

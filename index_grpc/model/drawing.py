@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from index_grpc.contract import SamplingParams
+from index_grpc.datatypes import SamplingParams
 from index_grpc.model.token_counts import TokenCounts
 from index_grpc.model.transfer import to_device
 

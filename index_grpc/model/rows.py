@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Copy
+from index_grpc.datatypes import Copy
 from index_grpc.model.config import ModelConfig
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.chat import Chat, Chunks
-from index_grpc.contract import ServedModel
+from index_grpc.datatypes import ServedModel
 from index_grpc.server import translate
 from index_grpc.server.calls import Call
 from index_grpc.server.readiness import Readiness

@@ -14,7 +14,7 @@ from index_grpc_client.limits import GOOD_REQUEST_ID
 
 from index_grpc.access.gate import Gate
 from index_grpc.chat import Chunks
-from index_grpc.contract import ChatRequest, Chunk, Finish, Usage
+from index_grpc.datatypes import ChatRequest, Chunk, Finish, Usage
 from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
 from index_grpc.server.status import CODES
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from index_grpc.chat import Chat
-from index_grpc.contract import ChatRequest, SamplingParams, ServedModel
+from index_grpc.datatypes import ChatRequest, SamplingParams, ServedModel
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.worker import Worker
 from index_grpc.errors import IndexGrpcError, StartupError

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from index_grpc.contract import ServedModel, Timing
+from index_grpc.datatypes import ServedModel, Timing
 from index_grpc.engine.engine import Engine
 from index_grpc.engine.orders import StepReport
 from index_grpc.server.calls import Call

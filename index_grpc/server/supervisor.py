@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from index_grpc.chat import Chat
-from index_grpc.contract import ServedModel, Timing
+from index_grpc.datatypes import ServedModel, Timing
 from index_grpc.engine.engine import Engine, EngineEvents
 from index_grpc.errors import StartupError
 from index_grpc.server.answering import Answering, Backend

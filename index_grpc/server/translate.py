@@ -8,7 +8,7 @@ from typing import Any
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc import __version__
-from index_grpc.contract import (
+from index_grpc.datatypes import (
     ChatRequest,
     Chunk,
     Deadline,

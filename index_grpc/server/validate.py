@@ -9,7 +9,7 @@ from typing import Self
 from google.protobuf.duration_pb2 import Duration
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.contract import DEFAULT_MAX_TOKENS, SamplingParams
+from index_grpc.datatypes import DEFAULT_MAX_TOKENS, SamplingParams
 from index_grpc.errors import InvalidRequest, PromptTooLong, Violation
 
 MOST_STOPS = 16

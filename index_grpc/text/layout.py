@@ -8,7 +8,7 @@ begins the answer. There is no end of sentence between turns, and id 0 is a mark
 
 from collections.abc import Sequence
 
-from index_grpc.contract import Message, Role
+from index_grpc.datatypes import Message, Role
 from index_grpc.text.tokenizer import Tokenizer
 
 SYSTEM_ID = 0

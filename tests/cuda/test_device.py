@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index_grpc.contract import SamplingParams, TokenRequest
 from index_grpc.cuda.decode_attention import work_items
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.prefill_attention import programs_of
+from index_grpc.datatypes import SamplingParams, TokenRequest
 from index_grpc.engine.cuda.inputs import NUM_STAGES, Inputs, as_ints
 from index_grpc.engine.cuda.shapes import Shapes, at_least, decode_sizes, prefill_sizes
 from index_grpc.engine.cuda.slots import Slots

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from index_grpc.contract import SamplingParams
 from index_grpc.cuda.linear import Tiles, linear
 from index_grpc.cuda.norm import Norm
+from index_grpc.datatypes import SamplingParams
 from index_grpc.engine.cuda.drawing import row_logprobs
 from index_grpc.engine.cuda.shapes import Shapes
 from index_grpc.engine.engine import Engine

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from index_grpc.contract import SamplingParams, TokenRequest
 from index_grpc.cuda import TRITON_VERSION
+from index_grpc.datatypes import SamplingParams, TokenRequest
 from index_grpc.engine.cuda import decoding, prefilling, shapes
 from index_grpc.engine.cuda.runner import CudaRunner
 from index_grpc.engine.cuda.step import Part, Step

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from index_grpc.contract import SamplingParams
 from index_grpc.cuda.sampling import CHUNK, NOT_A_NUMBER, Draws, SlotState, draw
+from index_grpc.datatypes import SamplingParams
 from index_grpc.engine.cuda.slots import knobs
 from index_grpc.model import drawing
 from index_grpc.model.drawing import Knobs, choose, penalised

@@ -3,7 +3,7 @@
 import dataclasses
 from collections import Counter
 
-from index_grpc.contract import Deadline, SamplingParams, TokenOutput, TokenRequest
+from index_grpc.datatypes import Deadline, SamplingParams, TokenOutput, TokenRequest
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import Cancel, EngineUpdate, Occupancy, Report, StepReport, Submit

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 
-from index_grpc.contract import Token
+from index_grpc.datatypes import Token
 from index_grpc.engine.sequence import Batch, Span
 from index_grpc.errors import DeviceLost
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from index_grpc.contract import FinishReason, SamplingParams, Token, TokenRequest
+from index_grpc.datatypes import FinishReason, SamplingParams, Token, TokenRequest
 from index_grpc.engine.engine import Engine
 from index_grpc.engine.in_flight import Runner
 from index_grpc.engine.limits import Limits

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index_grpc.contract import Copy
+from index_grpc.datatypes import Copy
 from index_grpc.engine.blocks import Blocks
 from index_grpc.model.blocks import BlockCache
 from index_grpc.model.config import ModelConfig

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from index_grpc.contract import SamplingParams, Token, TokenRequest
+from index_grpc.datatypes import SamplingParams, Token, TokenRequest
 from index_grpc.engine.engine import Engine
 from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.sequence import Batch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from index_grpc.contract import SamplingParams
+from index_grpc.datatypes import SamplingParams
 from index_grpc.loading import load_runner
 from index_grpc.model import llama
 from index_grpc.model.linear import Linear, agrees, fixed_rows_linear, packed_linear, rows_are_independent

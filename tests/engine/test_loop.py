@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index_grpc.contract import FinishReason
+from index_grpc.datatypes import FinishReason
 from index_grpc.errors import DeadlineTooShort, RequestFailed
 from tests.engine.driver import ANYWHERE, LIMITS, STOP_IDS, LoopDriver
 from tests.engine.fake_runner import POISONS, VOCAB, FakeRunner, answer

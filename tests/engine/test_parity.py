@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from index_grpc.contract import SamplingParams
+from index_grpc.datatypes import SamplingParams
 from index_grpc.engine.engine import Engine
 from index_grpc.loading import load_runner
 from tests.checkpoints import make_checkpoint, reference_model

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from index_grpc.contract import Deadline, SamplingParams, Timing, TokenRequest
+from index_grpc.datatypes import Deadline, SamplingParams, Timing, TokenRequest
 from index_grpc.engine.engine import Engine
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.orders import EngineUpdate, Occupancy, Order

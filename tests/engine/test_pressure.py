@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from index_grpc.contract import FinishReason
+from index_grpc.datatypes import FinishReason
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.errors import DeviceLost, RequestFailed

@@ -16,7 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from index_grpc.contract import SamplingParams, Token, TokenRequest
+from index_grpc.datatypes import SamplingParams, Token, TokenRequest
 from index_grpc.engine.sampler import Sampler
 from index_grpc.engine.sequence import Sequence
 from index_grpc.model import drawing

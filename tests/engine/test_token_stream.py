@@ -2,7 +2,7 @@
 
 import asyncio
 
-from index_grpc.contract import FinishReason, SamplingParams, Timing, Token, TokenOutput, TokenRequest
+from index_grpc.datatypes import FinishReason, SamplingParams, Timing, Token, TokenOutput, TokenRequest
 from index_grpc.engine.orders import Report
 from index_grpc.engine.token_stream import MOST_AT_ONCE, TokenStream
 
@@ -55,17 +55,15 @@ async def test_a_reader_that_fell_behind_gets_limited_portions() -> None:
 
 
 def test_closing_a_stream_cancels_its_request_once() -> None:
-    cancelled = list[str]()
-    with TokenStream(
-        TokenRequest("x", [1], SamplingParams(), 5), 1, cancel=lambda: cancelled.append("cancelled")
-    ) as stream:
+    done = list[str]()
+    with TokenStream(TokenRequest("x", [1], SamplingParams(), 5), 1, cancel=lambda: done.append("cancelled")) as stream:
         stream.close()
-    assert cancelled == ["cancelled"]
+    assert done == ["cancelled"]
 
 
 def test_closing_a_stream_that_has_ended_cancels_nothing() -> None:
-    cancelled = list[str]()
-    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), 5), 1, cancel=lambda: cancelled.append("cancelled"))
+    done = list[str]()
+    stream = TokenStream(TokenRequest("x", [1], SamplingParams(), 5), 1, cancel=lambda: done.append("cancelled"))
     stream.receive(Report(0, TokenOutput((Token(7),), Timing(0, 0, 0), FinishReason.STOP), ended=True))
     stream.close()
-    assert cancelled == []
+    assert done == []

@@ -17,7 +17,7 @@ from index_grpc_client import AsyncClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from index_grpc.cli import main
-from index_grpc.contract import Message, Role
+from index_grpc.datatypes import Message, Role
 from index_grpc.model.hub import DEMO_DIRECTORY
 from index_grpc.text.layout import prompt_ids
 from index_grpc.text.tokenizer import Tokenizer

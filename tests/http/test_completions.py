@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.contract import Deadline, SamplingParams
+from index_grpc.datatypes import Deadline, SamplingParams
 from tests.http.asking import COMPLETIONS, asking, deltas, events, fake_http
 from tests.server.asking import Stub, seeded
 from tests.server.fake_runner import letters

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.contract import ServedModel
+from index_grpc.datatypes import ServedModel
 from index_grpc.errors import (
     IndexGrpcError,
     InvalidRequest,

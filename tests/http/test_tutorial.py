@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from index_grpc.contract import Message, Role, SamplingParams
+from index_grpc.datatypes import Message, Role, SamplingParams
 from index_grpc.text.layout import prompt_ids
 from tests.background import background
 from tests.conftest import settings

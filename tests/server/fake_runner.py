@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import grpc
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.contract import ServedModel, Token, TokenRequest
+from index_grpc.datatypes import ServedModel, Token, TokenRequest
 from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.sequence import Batch

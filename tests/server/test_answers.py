@@ -11,7 +11,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc import __version__
 from index_grpc.chat import WHOLE_INTERVAL
-from index_grpc.contract import DEFAULT_MAX_TOKENS, SamplingParams, TokenRequest
+from index_grpc.datatypes import DEFAULT_MAX_TOKENS, SamplingParams, TokenRequest
 from index_grpc.engine.token_stream import TokenStream
 from tests.conftest import MAX_SEQUENCES, MAX_WAITING
 from tests.server.asking import Stub, refusal, seeded, until

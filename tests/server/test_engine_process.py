@@ -16,7 +16,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.chat import Chat
-from index_grpc.contract import SamplingParams, TokenRequest
+from index_grpc.datatypes import SamplingParams, TokenRequest
 from index_grpc.engine.orders import Stop, Submit
 from index_grpc.engine.process import ProcessWorker, start_process
 from index_grpc.errors import StartupError

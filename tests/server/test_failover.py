@@ -10,7 +10,7 @@ from index_grpc_client import AsyncClient
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.contract import Timing
+from index_grpc.datatypes import Timing
 from index_grpc.errors import Loading
 from index_grpc.server.health import Health
 from index_grpc.server.readiness import Readiness

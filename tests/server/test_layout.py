@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.contract import Message
+from index_grpc.datatypes import Message
 from tests.server.asking import unary, until
 from tests.server.fake_runner import fake_server, letters
 

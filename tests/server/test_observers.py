@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.contract import Timing
+from index_grpc.datatypes import Timing
 from index_grpc.engine.orders import StepReport
 from index_grpc.server.calls import Call
 from index_grpc.server.observer import Observer

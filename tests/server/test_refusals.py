@@ -9,7 +9,7 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.contract import Message
+from index_grpc.datatypes import Message
 from index_grpc.errors import IndexGrpcError, Overloaded, RateLimited, StartupError
 from index_grpc.server import status
 from index_grpc.server.app import App

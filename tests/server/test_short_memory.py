@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.contract import Timing
+from index_grpc.datatypes import Timing
 from tests.server.asking import refusal, streamed, until
 from tests.server.fake_runner import CONTEXT_LENGTH, FakeServer, fake_server
 from tests.server.test_load_report import reported

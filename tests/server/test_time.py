@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from index_grpc_client import AsyncClient
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.contract import Timing
+from index_grpc.datatypes import Timing
 from index_grpc.engine.pace import Pace
 from tests.server.asking import refusal, unary
 from tests.server.fake_runner import FakeServer, fake_server, letters

@@ -1,6 +1,6 @@
 """Conversations as ids."""
 
-from index_grpc.contract import Message, Role
+from index_grpc.datatypes import Message, Role
 from index_grpc.text.layout import ASSISTANT_ID, BOS_ID, EOS_ID, STOP_IDS, SYSTEM_ID, USER_ID, fewest_tokens, prompt_ids
 from index_grpc.text.tokenizer import Tokenizer
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Candidate, Token
 from index_grpc.cuda.sampling import MAX_CANDIDATES, NOT_A_NUMBER
+from index_grpc.datatypes import Candidate, Token
 from index_grpc.engine.cuda.slots import Slots
 from index_grpc.engine.sequence import Span
 from index_grpc.model.drawing import Knobs, choose, is_narrow, knobs, penalised, uniform

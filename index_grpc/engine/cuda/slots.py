@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from index_grpc.contract import SamplingParams
 from index_grpc.cuda.pool import BlockPool
 from index_grpc.cuda.sampling import MAX_CANDIDATES, NUM_KNOBS, SlotState
+from index_grpc.datatypes import SamplingParams
 from index_grpc.engine.sequence import Sequence, Span
 from index_grpc.model import drawing
 from index_grpc.model.token_counts import TokenCounts

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from index_grpc.contract import Token
 from index_grpc.cuda.sampling import NOT_A_NUMBER
+from index_grpc.datatypes import Token
 from index_grpc.engine.cuda.drawing import Logprobs
 from index_grpc.engine.cuda.lost import lost_device_told
 from index_grpc.engine.sequence import Span

@@ -5,7 +5,7 @@ No label's value comes from a caller: methods, codes, reasons and the model's na
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from index_grpc.contract import Finish, FinishReason, Usage
+from index_grpc.datatypes import Finish, FinishReason, Usage
 from index_grpc.server.calls import Call
 from index_grpc.server.status import CODES, SERVER_FAULTS
 

@@ -6,7 +6,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from index_grpc import __version__
-from index_grpc.contract import ServedModel
+from index_grpc.datatypes import ServedModel
 from index_grpc.engine.engine import Engine
 from index_grpc.server.observer import Watched
 from index_grpc.server.readiness import STATES

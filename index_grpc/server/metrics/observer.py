@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
-from index_grpc.contract import Timing
+from index_grpc.datatypes import Timing
 from index_grpc.engine.orders import StepReport
 from index_grpc.server.calls import Call
 from index_grpc.server.metrics.calls import CallMetrics
