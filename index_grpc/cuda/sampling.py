@@ -16,7 +16,7 @@ CHUNK = 1024
 """Logits that one program searches."""
 MAX_CANDIDATES = 64
 """The largest top_k of a row that is drawn here."""
-NUM_KNOBS = 8
+NUM_PARAMS = 8
 """Columns of the table of sampling parameters: temperature, top_p, min_p, the penalties for repetition, frequency and
 presence, the number of candidates, and one unused."""
 
@@ -38,16 +38,16 @@ def _ordered(scores, ids):
 
 @triton.jit
 def _candidates(
-    logits, slots, knobs, occurred, counts, found, V, logits_stride, CHUNK: tl.constexpr, MAX_CANDIDATES: tl.constexpr,
-    NUM_KNOBS: tl.constexpr, OVERLAPS: tl.constexpr,
+    logits, slots, params, occurred, counts, found, V, logits_stride, CHUNK: tl.constexpr, MAX_CANDIDATES: tl.constexpr,
+    NUM_PARAMS: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     """Finds the likeliest tokens of a chunk of a row after penalties, as many as its slot has candidates."""
     let_next_start(OVERLAPS)
     row, chunk = tl.program_id(0), tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
-    knob = knobs + slot * NUM_KNOBS
-    repetition, frequency, presence = tl.load(knob + 3), tl.load(knob + 4), tl.load(knob + 5)
-    wanted = tl.load(knob + 6).to(tl.int32)
+    row_params = params + slot * NUM_PARAMS
+    repetition, frequency, presence = tl.load(row_params + 3), tl.load(row_params + 4), tl.load(row_params + 5)
+    wanted = tl.load(row_params + 6).to(tl.int32)
     ids = chunk * CHUNK + tl.arange(0, CHUNK)
     there = ids < V
     wait_for_previous(OVERLAPS)
@@ -71,17 +71,17 @@ def _candidates(
 
 @triton.jit(do_not_specialize=["num_chunks"])
 def _draw(
-    found, slots, draws, knobs, samples, occurred, counts, last_ids, drawn, V, num_chunks,
-    CHUNKS: tl.constexpr, MAX_CANDIDATES: tl.constexpr, NUM_KNOBS: tl.constexpr, NONE: tl.constexpr,
+    found, slots, draws, params, samples, occurred, counts, last_ids, drawn, V, num_chunks,
+    CHUNKS: tl.constexpr, MAX_CANDIDATES: tl.constexpr, NUM_PARAMS: tl.constexpr, NONE: tl.constexpr,
     BELOW_ONE: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     let_next_start(OVERLAPS)
     row = tl.program_id(0)
     slot = tl.load(slots + row).to(tl.int64)
     draw, samples_here = tl.minimum(tl.load(draws + row), BELOW_ONE), tl.load(samples + row)
-    knob = knobs + slot * NUM_KNOBS
-    temperature, top_p, min_p = tl.load(knob), tl.load(knob + 1), tl.load(knob + 2)
-    wanted = tl.load(knob + 6).to(tl.int32)
+    row_params = params + slot * NUM_PARAMS
+    temperature, top_p, min_p = tl.load(row_params), tl.load(row_params + 1), tl.load(row_params + 2)
+    wanted = tl.load(row_params + 6).to(tl.int32)
     chunks, places = tl.arange(0, CHUNKS), tl.arange(0, MAX_CANDIDATES)
     wait_for_previous(OVERLAPS)
     at = found + (row * num_chunks + chunks[:, None]) * MAX_CANDIDATES + places[None, :]
@@ -134,8 +134,8 @@ class Draws:
 class SlotState:
     """The sampling parameters, the token history and the last drawn token of each slot."""
 
-    knobs: Tensor
-    """[slots, NUM_KNOBS], float32."""
+    params: Tensor
+    """[slots, NUM_PARAMS], float32."""
     occurred: Tensor
     """[slots, V], bool: tokens of prompt and answer."""
     counts: Tensor
@@ -151,13 +151,13 @@ def draw(logits: Tensor, draws: Draws, state: SlotState, drawn: Tensor, overlaps
     occurred = state.occurred.view(torch.uint8)
     found = torch.empty(num_rows * num_chunks * MAX_CANDIDATES, dtype=torch.int64, device=logits.device)
     options = {"launch_pdl": True} if overlaps else {}
-    shape = {"MAX_CANDIDATES": MAX_CANDIDATES, "NUM_KNOBS": NUM_KNOBS, "OVERLAPS": overlaps}
+    shape = {"MAX_CANDIDATES": MAX_CANDIDATES, "NUM_PARAMS": NUM_PARAMS, "OVERLAPS": overlaps}
     _candidates[(num_rows, num_chunks)](
-        logits, draws.slots, state.knobs, occurred, state.counts, found, vocab_size, logits.stride(0),
+        logits, draws.slots, state.params, occurred, state.counts, found, vocab_size, logits.stride(0),
         CHUNK=CHUNK, **shape, **options,
     )  # fmt: skip
     _draw[(num_rows,)](
-        found, draws.slots, draws.numbers, state.knobs, draws.samples, occurred, state.counts, state.last_ids,
+        found, draws.slots, draws.numbers, state.params, draws.samples, occurred, state.counts, state.last_ids,
         drawn, vocab_size, num_chunks, CHUNKS=triton.next_power_of_2(num_chunks), NONE=NOT_A_NUMBER,
         BELOW_ONE=BELOW_ONE, num_warps=8, **shape, **options,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from index_grpc.datatypes import Candidate, Token
 from index_grpc.engine.sequence import Sequence
-from index_grpc.model.drawing import Draw, SlotTable, knobs
+from index_grpc.model.drawing import Draw, SlotTable, param_row
 from index_grpc.model.transfer import to_device
 
 
@@ -39,7 +39,7 @@ class Sampler:
         """Fills the sequence's slot with its history and its sampling parameters."""
         slot, params = sequence.slot, sequence.request.sampling
         self._table.token_counts.open(slot, sequence.request.prompt_ids, sequence.ids[sequence.num_prompt :])
-        self._table.knobs[slot] = to_device(knobs(params), self._table.device, torch.float64)
+        self._table.params[slot] = to_device(param_row(params), self._table.device, torch.float64)
 
 
 def with_logprobs(ids: Items[int], logits: Tensor, sequences: list[Sequence]) -> list[Token]:

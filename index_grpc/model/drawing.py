@@ -35,7 +35,7 @@ def uniform(seed: int, step: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Knobs:
+class ParamColumns:
     """The columns of a table of sampling parameters, [B, 1] each, float64; `native/draw.h` reads the table's rows."""
 
     temperature: Tensor
@@ -49,12 +49,12 @@ class Knobs:
     seed: Tensor
 
     @classmethod
-    def of(cls, table: Tensor) -> "Knobs":
+    def of(cls, table: Tensor) -> "ParamColumns":
         """Splits a table [B, 8] into its columns."""
         return cls(*table.split(1, dim=1))
 
 
-NUM_KNOBS = len(Knobs.__slots__)
+NUM_PARAMS = len(ParamColumns.__slots__)
 
 
 def is_narrow(params: SamplingParams, most: int) -> bool:
@@ -62,7 +62,7 @@ def is_narrow(params: SamplingParams, most: int) -> bool:
     return params.temperature == 0.0 or 0 < params.top_k <= most
 
 
-def knobs(params: SamplingParams) -> list[float]:
+def param_row(params: SamplingParams) -> list[float]:
     """Returns a request's row of the table."""
     is_greedy = params.temperature == 0.0
     return [
@@ -82,7 +82,7 @@ class SlotTable:
 
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
         self.device = device
-        self.knobs = torch.zeros(num_slots, NUM_KNOBS, dtype=torch.float64, device=device)
+        self.params = torch.zeros(num_slots, NUM_PARAMS, dtype=torch.float64, device=device)
         self.token_counts = TokenCounts(num_slots, vocab_size, device)
 
 
@@ -100,7 +100,7 @@ class Draw(Protocol):
 def draw(logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
     """Draws with PyTorch, see Draw. Sorts the vocabulary only for the rows that need it."""
     most = min(MAX_CANDIDATES, logits.shape[1])
-    top_k = Knobs.of(table.knobs).top_k[to_device(slots, table.device), 0].tolist()
+    top_k = ParamColumns.of(table.params).top_k[to_device(slots, table.device), 0].tolist()
     few = [row for row, limit in enumerate(top_k) if 0 < limit <= most]
     many = [row for row, limit in enumerate(top_k) if not 0 < limit <= most]
     ids: dict[int, int] = {}
@@ -128,36 +128,36 @@ def _draw(
 ) -> list[int]:
     """Draws among what `rank` returns for scores [B, V]: scores, highest first, and ids, [B, n] each."""
     rows = to_device(slots, table.device)
-    knobs = Knobs.of(table.knobs[rows])
-    best, ids = rank(penalised(logits, table.token_counts, rows, knobs))
+    params = ParamColumns.of(table.params[rows])
+    best, ids = rank(penalised(logits, table.token_counts, rows, params))
     if not bool(best[:, 0].isfinite().all()):  # NaN sorts before all numbers, so the first column tells
         raise FloatingPointError("the model's output is not a number")
-    numbers = [uniform(int(seed), step) for (seed,), step in zip(knobs.seed.tolist(), steps, strict=True)]
+    numbers = [uniform(int(seed), step) for (seed,), step in zip(params.seed.tolist(), steps, strict=True)]
     draws = to_device(numbers, table.device, torch.float64)[:, None]
-    chosen = ids.gather(1, choose(best.double(), knobs, draws))[:, 0]
+    chosen = ids.gather(1, choose(best.double(), params, draws))[:, 0]
     table.token_counts.add(rows, chosen)
     found: list[int] = chosen.tolist()
     return found
 
 
-def penalised(logits: Tensor, token_counts: TokenCounts, slots: Tensor, knobs: Knobs) -> Tensor:
+def penalised(logits: Tensor, token_counts: TokenCounts, slots: Tensor, params: ParamColumns) -> Tensor:
     """Returns the logits [B, V] after penalties for the tokens that have occurred in the slots [B]."""
     counts, limits = token_counts.counts[slots], torch.finfo(logits.dtype)
-    factor = torch.where(token_counts.occurred[slots], knobs.repetition_penalty.float(), 1.0)
+    factor = torch.where(token_counts.occurred[slots], params.repetition_penalty.float(), 1.0)
     scores = torch.where(logits < 0, logits * factor, logits / factor)
     scores = torch.where(factor == 1, scores, scores.clamp(limits.min, limits.max))  # a tiny penalty overflows
-    less: Tensor = scores - counts * knobs.frequency_penalty.float() - (counts > 0) * knobs.presence_penalty.float()
+    less: Tensor = scores - counts * params.frequency_penalty.float() - (counts > 0) * params.presence_penalty.float()
     return less
 
 
-def choose(best: Tensor, knobs: Knobs, draws: Tensor) -> Tensor:
+def choose(best: Tensor, params: ParamColumns, draws: Tensor) -> Tensor:
     """Returns the place [B, 1] in each row of ranked scores [B, n] on which the draw [B, 1], in [0, 1), falls."""
     places = torch.arange(best.shape[1], device=best.device)
-    limit = torch.where(knobs.top_k > 0, knobs.top_k, float(best.shape[1]))
-    scaled = ((best - best[:, :1]) / knobs.temperature).masked_fill(places >= limit, -torch.inf)  # the first is 0
+    limit = torch.where(params.top_k > 0, params.top_k, float(best.shape[1]))
+    scaled = ((best - best[:, :1]) / params.temperature).masked_fill(places >= limit, -torch.inf)  # the first is 0
     shares = scaled.softmax(dim=1)
     before = shares.cumsum(dim=1) - shares
-    kept = ((before < knobs.top_p) & (shares >= knobs.min_p * shares[:, :1])) | (places == 0)
+    kept = ((before < params.top_p) & (shares >= params.min_p * shares[:, :1])) | (places == 0)
     reached = shares.masked_fill(~kept, 0.0).cumsum(dim=1)
     place = (reached <= draws * reached[:, -1:]).sum(dim=1, keepdim=True)
     return place.clamp(max=best.shape[1] - 1)

@@ -142,7 +142,7 @@ class NativeLlama:
 
     def draw(self, logits: Tensor, table: SlotTable, slots: Sequence[int], steps: Sequence[int]) -> list[int]:
         """See Draw."""
-        tensors = (table.knobs, table.token_counts.occurred, table.token_counts.counts)
+        tensors = (table.params, table.token_counts.occurred, table.token_counts.counts)
         state = native.SlotTable(*(tensor.data_ptr() for tensor in tensors))
         rows = native.DrawnRows(logits.data_ptr(), logits.stride(0), _numbers(slots), _numbers(steps))
         ids = (c_int32 * len(slots))()

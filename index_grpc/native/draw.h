@@ -10,13 +10,13 @@
 constexpr int kNotANumber = -1;  // in place of a token: a score is NaN, or the highest is not finite
 
 // A slot's sampling parameters: a row of the table of `model/drawing.py`.
-struct Knobs {
+struct Params {
   double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, top_k, seed;
 };
 
 // The sampling parameters of all slots and their token histories, [vocab_size] for each slot, as in Ranking.
 struct SlotTable {
-  const Knobs* knobs;
+  const Params* params;
   uint8_t* occurred;
   float* counts;
 };
@@ -40,12 +40,12 @@ inline double uniform(uint64_t seed, uint64_t step) {
 // Returns on which of `count` places the draw, from [0, 1), falls. share(place) is the probability of a place's token
 // divided by the first place's; it never grows from place to place. `total` is the sum of all shares.
 template <class Share>
-int choose(const Share& share, int count, double total, const Knobs& knobs, double draw) {
+int choose(const Share& share, int count, double total, const Params& params, double draw) {
   int num_kept = count;
   double kept = total;
-  if (knobs.top_p < 1.0 || knobs.min_p > 0.0) {
+  if (params.top_p < 1.0 || params.min_p > 0.0) {
     kept = share(0);
-    for (num_kept = 1; num_kept < count && kept < knobs.top_p * total && share(num_kept) >= knobs.min_p; ++num_kept) {
+    for (num_kept = 1; num_kept < count && kept < params.top_p * total && share(num_kept) >= params.min_p; ++num_kept) {
       kept += share(num_kept);
     }
   }
@@ -58,47 +58,47 @@ int choose(const Share& share, int count, double total, const Knobs& knobs, doub
 }
 
 // Draws one of at most kMaxCandidates tokens, or returns kNotANumber.
-inline int32_t drawn_from_few(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
+inline int32_t drawn_from_few(const Ranking& row, int vocab_size, const Params& params, double draw) {
   float scores[kMaxCandidates];
   int32_t ids[kMaxCandidates];
   rank(row, vocab_size, scores, ids);
   if (!std::isfinite(scores[0])) return kNotANumber;
   double shares[kMaxCandidates], total = 0.0;
   for (int place = 0; place < row.num_wanted; ++place) {
-    total += shares[place] = likelihood(scores[place], scores[0], knobs.temperature);
+    total += shares[place] = likelihood(scores[place], scores[0], params.temperature);
   }
-  return ids[choose([&](int place) { return shares[place]; }, row.num_wanted, total, knobs, draw)];
+  return ids[choose([&](int place) { return shares[place]; }, row.num_wanted, total, params, draw)];
 }
 
 // Draws one of all tokens, or of more than kMaxCandidates, or returns kNotANumber.
-inline int32_t drawn_from_all(const Ranking& row, int vocab_size, const Knobs& knobs, double draw) {
+inline int32_t drawn_from_all(const Ranking& row, int vocab_size, const Params& params, double draw) {
   const int count = row.num_wanted > 0 ? row.num_wanted : vocab_size;
-  RankedVocabulary vocabulary(row, vocab_size, count, knobs.temperature);
+  RankedVocabulary vocabulary(row, vocab_size, count, params.temperature);
   if (!vocabulary.is_number()) return kNotANumber;
   const auto share = [&](int place) { return vocabulary.share(place); };
-  return vocabulary.id(choose(share, count, vocabulary.total(), knobs, draw));
+  return vocabulary.id(choose(share, count, vocabulary.total(), params, draw));
 }
 
 // Draws the next token of one row and adds it to its slot's history, or returns kNotANumber.
 inline int32_t draw(const DrawnRows& rows, int row, const SlotTable& table, int vocab_size) {
   const int64_t slot = rows.slots[row];
-  const Knobs& knobs = table.knobs[slot];
+  const Params& params = table.params[slot];
   uint8_t* occurred = table.occurred + slot * vocab_size;
   float* counts = table.counts + slot * vocab_size;
-  const bool counts_answer = knobs.frequency_penalty != 0.0 || knobs.presence_penalty != 0.0;
+  const bool counts_answer = params.frequency_penalty != 0.0 || params.presence_penalty != 0.0;
   const Ranking ranking = {
       rows.logits + row * rows.logits_stride,
       occurred,
       counts_answer ? counts : nullptr,
-      static_cast<float>(knobs.repetition_penalty),
-      static_cast<float>(knobs.frequency_penalty),
-      static_cast<float>(knobs.presence_penalty),
-      static_cast<int32_t>(std::min<double>(knobs.top_k, vocab_size)),
+      static_cast<float>(params.repetition_penalty),
+      static_cast<float>(params.frequency_penalty),
+      static_cast<float>(params.presence_penalty),
+      static_cast<int32_t>(std::min<double>(params.top_k, vocab_size)),
   };
-  const double number = uniform(static_cast<uint64_t>(knobs.seed), rows.steps[row]);
+  const double number = uniform(static_cast<uint64_t>(params.seed), rows.steps[row]);
   const bool are_few = 0 < ranking.num_wanted && ranking.num_wanted <= kMaxCandidates;
-  const int32_t id = are_few ? drawn_from_few(ranking, vocab_size, knobs, number)
-                             : drawn_from_all(ranking, vocab_size, knobs, number);
+  const int32_t id = are_few ? drawn_from_few(ranking, vocab_size, params, number)
+                             : drawn_from_all(ranking, vocab_size, params, number);
   if (id == kNotANumber) return id;
   occurred[id] = 1;
   counts[id] += 1.0f;

@@ -56,7 +56,7 @@ class Shape(ctypes.Structure):
 class SlotTable(ctypes.Structure):
     """The sampling parameters and token histories of all slots; see `model.drawing.SlotTable`."""
 
-    _fields_ = [("knobs", c_void_p), ("occurred", c_void_p), ("counts", c_void_p)]
+    _fields_ = [("params", c_void_p), ("occurred", c_void_p), ("counts", c_void_p)]
 
 
 class DrawnRows(ctypes.Structure):

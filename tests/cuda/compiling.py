@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from index_grpc.cuda import decode_attention, embedding, linear, linear_few, norm, prefill_attention, sampling
 from index_grpc.cuda.decode_attention import Rows, Scratch
 from index_grpc.cuda.prefill_attention import Tokens
-from index_grpc.cuda.sampling import NUM_KNOBS, Draws, SlotState, draw
+from index_grpc.cuda.sampling import NUM_PARAMS, Draws, SlotState, draw
 from index_grpc.engine.cuda.shapes import MOST_PROMPTS, Shapes
 from index_grpc.model.card import Card
 from index_grpc.model.config import ModelConfig
@@ -98,7 +98,7 @@ def _launch_all(model: CudaLlama, shapes: Shapes, num_rows: list[int], num_token
     """Launches the kernels of steps of these sizes."""
     cache = model.new_cache(64, MAX_SEQUENCES + 1)
     scratch = Scratch(MAX_SEQUENCES, CONFIG.num_heads, CONFIG.head_dim, CONFIG.context_length, NOWHERE)
-    numbers, history = _new(MAX_SEQUENCES, NUM_KNOBS, dtype=torch.float32), _new(MAX_SEQUENCES, CONFIG.vocab_size)
+    numbers, history = _new(MAX_SEQUENCES, NUM_PARAMS, dtype=torch.float32), _new(MAX_SEQUENCES, CONFIG.vocab_size)
     state = SlotState(numbers, history.bool(), history.float(), _new(MAX_SEQUENCES))
     for size in num_rows:
         rows = Rows(_new(size), _new(size), _new(size * scratch.splits), _new(1))

@@ -131,7 +131,7 @@ def test_a_slot_keeps_nothing_of_its_previous_sequence(device: torch.device) -> 
     after = scheduled.begin(5, slot=0, sampling=SamplingParams(temperature=1.5))
     scheduled.step(after, 2)
     scheduled.check(after)
-    assert float(scheduled.slots.state.knobs[0, 0]) == 1.5
+    assert float(scheduled.slots.state.params[0, 0]) == 1.5
 
 
 def test_a_preempted_sequence_begins_again_with_its_answer_so_far(device: torch.device) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from index_grpc.cuda.sampling import CHUNK, NOT_A_NUMBER, Draws, SlotState, draw
 from index_grpc.datatypes import SamplingParams
-from index_grpc.engine.cuda.slots import knobs
+from index_grpc.engine.cuda.slots import param_row
 from index_grpc.model import drawing
-from index_grpc.model.drawing import Knobs, choose, penalised
+from index_grpc.model.drawing import ParamColumns, choose, penalised
 from index_grpc.model.token_counts import TokenCounts
 from tests.engine.test_sampler import SMALLEST
 
@@ -34,13 +34,13 @@ class Rows:
         for row, slot in enumerate(self.slots):
             self.token_counts.open(slot, [*rng.sample(likely[row], 5), 7, 7], rng.choices(likely[row], k=5))
         self.state = SlotState(
-            knobs=torch.zeros(size, 8, device=device),
+            params=torch.zeros(size, 8, device=device),
             occurred=self.token_counts.occurred,
             counts=self.token_counts.counts,
             last_ids=torch.full((size,), -5, dtype=torch.int32, device=device),
         )
         for row, slot in enumerate(self.slots):
-            self.state.knobs[slot] = torch.tensor(knobs(params[row]), device=device)
+            self.state.params[slot] = torch.tensor(param_row(params[row]), device=device)
 
     def draw(self, numbers: list[float], samples: list[int] | None = None, rows: slice = slice(None)) -> list[int]:
         """The ids that the kernels draw; -9 means that none is drawn."""
@@ -54,8 +54,8 @@ class Rows:
 
     def by_sampler(self, number: float) -> list[tuple[int, bool]]:
         """The ids that the engine's sampler draws, and whether the number is far from an edge between two tokens."""
-        table = torch.tensor([drawing.knobs(params) for params in self.params], dtype=torch.float64)
-        columns = Knobs.of(table.to(self.device))
+        table = torch.tensor([drawing.param_row(params) for params in self.params], dtype=torch.float64)
+        columns = ParamColumns.of(table.to(self.device))
         slots = torch.tensor(self.slots, device=self.device)
         best, ids = penalised(self.logits, self.token_counts, slots, columns).topk(drawing.MAX_CANDIDATES)
 
@@ -160,5 +160,5 @@ def test_all_of_a_small_vocabulary_may_come(device: torch.device) -> None:
     rows = Rows(device, [dataclasses.replace(NO_PENALTY, top_k=64, top_p=1.0)])
     rows.logits = rows.logits[:, :3].contiguous()
     state = dataclasses.replace(rows.state, occurred=torch.zeros(1, 3).bool(), counts=torch.zeros(1, 3))
-    rows.state = SlotState(*(getattr(state, name).to(device) for name in ("knobs", "occurred", "counts", "last_ids")))
+    rows.state = SlotState(*(getattr(state, name).to(device) for name in ("params", "occurred", "counts", "last_ids")))
     assert {rows.draw([number])[0] for number in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)} <= {0, 1, 2}

@@ -24,10 +24,10 @@ from index_grpc.model.config import ModelConfig
 from index_grpc.model.drawing import (
     MAX_CANDIDATES,
     Draw,
-    Knobs,
+    ParamColumns,
     SlotTable,
     choose,
-    knobs,
+    param_row,
     penalised,
     uniform,
 )
@@ -66,7 +66,7 @@ def table_of(prompts: list[list[int]], choices: list[SamplingParams], vocab_size
     table = SlotTable(len(prompts), vocab_size, torch.device("cpu"))
     for slot, (prompt, params) in enumerate(zip(prompts, choices, strict=True)):
         table.token_counts.open(slot, prompt)
-        table.knobs[slot] = torch.tensor(knobs(params), dtype=torch.float64)
+        table.params[slot] = torch.tensor(param_row(params), dtype=torch.float64)
     return table
 
 
@@ -108,7 +108,7 @@ def test_the_probabilities_are_those_of_transformers(params: SamplingParams) -> 
     """Evenly spaced draws fall on each token in proportion to its probability."""
     row, prompt = logits(5), [3, 8, 8, 250]
     table = table_of([prompt], [params])
-    columns = Knobs.of(table.knobs)
+    columns = ParamColumns.of(table.params)
     scores = penalised(row, table.token_counts, torch.tensor([0]), columns)
     best, ids = scores.topk(MAX_CANDIDATES) if 0 < params.top_k <= MAX_CANDIDATES else scores.sort(descending=True)
     draws = (torch.arange(NUM_DRAWS, dtype=torch.float64) + 0.5) / NUM_DRAWS

@@ -9,7 +9,7 @@ from index_grpc.cuda.sampling import MAX_CANDIDATES, NOT_A_NUMBER
 from index_grpc.datatypes import Candidate, Token
 from index_grpc.engine.cuda.slots import Slots
 from index_grpc.engine.sequence import Span
-from index_grpc.model.drawing import Knobs, choose, is_narrow, knobs, penalised, uniform
+from index_grpc.model.drawing import ParamColumns, choose, is_narrow, param_row, penalised, uniform
 from index_grpc.model.transfer import to_device
 
 ROWS_AT_ONCE = 32
@@ -31,7 +31,7 @@ def draw_from_all(logits: Tensor, spans: list[Span], slots: Slots, drawn: Tensor
 def _draw_from_rows(rows: Tensor, spans: list[Span], logits: Tensor, slots: Slots, drawn: Tensor) -> None:
     device, params = logits.device, [span.sequence.request.sampling for span in spans]
     numbers = to_device([span.sequence.slot for span in spans], device)
-    table = Knobs.of(to_device([knobs(one) for one in params], device, torch.float64))
+    table = ParamColumns.of(to_device([param_row(one) for one in params], device, torch.float64))
     draws = [[uniform(one.seed, span.step)] for one, span in zip(params, spans, strict=True)]
     scores = penalised(logits[rows], slots.token_counts, numbers, table)
     best, ids = scores.sort(dim=1, descending=True, stable=True)

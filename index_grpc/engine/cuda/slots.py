@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from index_grpc.cuda.pool import BlockPool
-from index_grpc.cuda.sampling import MAX_CANDIDATES, NUM_KNOBS, SlotState
+from index_grpc.cuda.sampling import MAX_CANDIDATES, NUM_PARAMS, SlotState
 from index_grpc.datatypes import SamplingParams
 from index_grpc.engine.sequence import Sequence, Span
 from index_grpc.model import drawing
@@ -49,7 +49,7 @@ class Slots:
         self.nobody, self.device, self._cache = num_slots, device, cache
         self.token_counts = TokenCounts(num_slots + 1, vocab_size, device)
         self.state = SlotState(
-            knobs=torch.ones(num_slots + 1, NUM_KNOBS, device=device),
+            params=torch.ones(num_slots + 1, NUM_PARAMS, device=device),
             occurred=self.token_counts.occurred,
             counts=self.token_counts.counts,
             last_ids=torch.zeros(num_slots + 1, dtype=torch.int32, device=device),
@@ -86,10 +86,10 @@ class Slots:
     def _open(self, sequence: Sequence) -> None:
         slot, request = sequence.slot, sequence.request
         self.token_counts.open(slot, request.prompt_ids, sequence.ids[sequence.num_prompt :])
-        self.state.knobs[slot] = to_device(knobs(request.sampling), self.device, torch.float32)
+        self.state.params[slot] = to_device(param_row(request.sampling), self.device, torch.float32)
 
 
-def knobs(sampling: SamplingParams) -> list[float]:
+def param_row(sampling: SamplingParams) -> list[float]:
     """Returns a row of the kernels' table. Candidates are ignored if PyTorch draws, but at least one is searched."""
-    temperature, *others, top_k, _ = drawing.knobs(sampling)
+    temperature, *others, top_k, _ = drawing.param_row(sampling)
     return [max(temperature, SMALLEST_TEMPERATURE), *others, min(top_k, MAX_CANDIDATES) or 1, 0.0]
