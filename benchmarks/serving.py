@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 
 import psutil
 
-from index_grpc.collector import spare_what_exists
+from index_grpc.collector import freeze_heap
 from index_grpc.launch import load
 from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
@@ -32,7 +32,7 @@ async def in_process(**settings: object) -> AsyncIterator[tuple[App, str]]:
     address = await app.listen()
     try:
         await app.supervisor.load(lambda: load(chosen))
-        spare_what_exists()  # as the command does
+        freeze_heap()  # as the command does
         yield app, address
     finally:
         await app.stop()

@@ -22,7 +22,7 @@ from turns import Counter
 from index_grpc.bench.workload import Prompt, Workload, fit_words
 from index_grpc.chat import Chat
 from index_grpc.datatypes import Message, Role, SamplingParams, TokenRequest
-from index_grpc.machine import patient_threads
+from index_grpc.machine import batch_threads
 
 PROMPT_TOKENS = 64
 SEED = 0
@@ -63,7 +63,7 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[tuple[Ask, Worklo
     """A function that makes a request, and the workload."""
     counter = Counter(options.counter)
     if options.address:
-        with patient_threads():
+        with batch_threads():
             client = AsyncClient(options.address)
         async with client:
             yield over_the_wire(client, options.max_tokens, counter), await workload(client)

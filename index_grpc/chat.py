@@ -45,7 +45,7 @@ class Chat:
 
     async def answer(
         self, request: ChatRequest, note: Callable[[Chunk], None] = lambda chunk: None, *, whole: bool = False
-    ) -> "Chunks":
+    ) -> "AnswerStream":
         """Begins to answer. `note` is called with each chunk before it is returned; `whole`: the caller wants no parts.
 
         Raises PromptTooLong, or the error with which the engine refuses the request.
@@ -54,8 +54,8 @@ class Chat:
         ids = await self.prompt_ids(request.messages)
         if len(ids) >= self.context_length:
             raise PromptTooLong(len(ids), self.context_length)
-        answer = Answer(request, len(ids), self.tokenizer)
-        return Chunks(answer, self.engine.submit(_token_request(request, ids), self._interval(request, whole)), note)
+        outputs = self.engine.submit(_token_request(request, ids), self._interval(request, whole))
+        return AnswerStream(AnswerDecoder(request, len(ids), self.tokenizer), outputs, note)
 
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Returns the messages as token ids. Raises PromptTooLong early if they are far too long for the context."""
@@ -81,14 +81,14 @@ class Chat:
         return prompt_ids(self.tokenizer, messages)
 
 
-class Chunks:
+class AnswerStream:
     """Yields an answer's chunks as they come, none of them empty: the first has `start`, the last has `finish`.
 
     Use it in a `with` block: when the block ends, the engine stops computing the answer.
     """
 
-    def __init__(self, answer: "Answer", outputs: TokenStream, note: Callable[[Chunk], None]) -> None:
-        self._answer, self._outputs, self._note = answer, outputs, note
+    def __init__(self, decoder: "AnswerDecoder", outputs: TokenStream, note: Callable[[Chunk], None]) -> None:
+        self._decoder, self._outputs, self._note = decoder, outputs, note
         self._finish: Finish | None = None
 
     @property
@@ -104,7 +104,7 @@ class Chunks:
 
     async def __anext__(self) -> Chunk:
         while self._finish is None:
-            chunk = self._answer.add(await anext(self._outputs))
+            chunk = self._decoder.add(await anext(self._outputs))
             self._finish = chunk.finish
             if chunk:
                 self._note(chunk)
@@ -118,7 +118,7 @@ class Chunks:
         self._outputs.close()
 
 
-class Answer:
+class AnswerDecoder:
     """Turns an answer's tokens into text one by one, so the text does not depend on how the tokens are grouped."""
 
     def __init__(self, request: ChatRequest, num_prompt: int, tokenizer: Tokenizer) -> None:

@@ -6,7 +6,7 @@ YOUNG_OBJECTS = 10_000
 """How many new objects start a collection. A step of many answers makes thousands that are gone by the next step."""
 
 
-def spare_what_exists() -> None:
+def freeze_heap() -> None:
     """Collects once, then exempts all remaining objects from collection for ever.
 
     A full collection visits every module and everything that was loaded: with PyTorch that takes a quarter of a second,

@@ -100,8 +100,6 @@ class ServedModel:
     """Names everything that may change the answer of a seed; `loading/fingerprint.py` makes it."""
     quantization: str = ""
     """How its weights are stored if that loses precision: `int8`; empty otherwise."""
-    default_sampling: SamplingParams = SamplingParams()
-    default_max_tokens: int = DEFAULT_MAX_TOKENS
 
 
 class TokenRequest(NamedTuple):

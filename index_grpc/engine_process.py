@@ -12,7 +12,7 @@ import threading
 from queue import SimpleQueue
 from typing import NoReturn
 
-from index_grpc.collector import spare_what_exists
+from index_grpc.collector import freeze_heap
 from index_grpc.engine.loop import Loop
 from index_grpc.engine.orders import EngineUpdate, Order
 from index_grpc.engine.pipe import framed, receive
@@ -54,7 +54,7 @@ def run(settings: ServeSettings, end: socket.socket, inbox: "SimpleQueue[Order]"
     except StartupError as error:
         end.sendall(framed(error))
         return
-    spare_what_exists()
+    freeze_heap()
     loop = Loop(Scheduler(loaded.limits), loaded.runner, deliver, inbox)
     end.sendall(framed(Ready(loaded.model, loaded.limits, loaded.directory)))
     loop.run()

@@ -28,7 +28,7 @@ def load(settings: ServeSettings) -> Loaded:
     return Loaded(loaded.model, loaded.tokenizer, loaded.limits, ThreadWorker(loaded.runner, loaded.limits))
 
 
-def ports(settings: ServeSettings) -> list[MakePort]:
+def extra_ports(settings: ServeSettings) -> list[MakePort]:
     """Returns factories of the ports besides gRPC's. Raises StartupError if a package for one is missing."""
     if settings.http_port is None:
         return []

@@ -73,7 +73,7 @@ def allow_open_files() -> None:
 
 
 @contextmanager
-def patient_threads() -> Iterator[None]:
+def batch_threads() -> Iterator[None]:
     """Threads started inside, and threads that those start, are batch threads: they do not preempt computing threads.
 
     gRPC's own threads wake several times for each message, and would preempt a computing thread each time. As batch

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from index_grpc.launch import ports
+from index_grpc.launch import extra_ports
 from index_grpc.server.app import App
 from index_grpc.server.loaded import Load
 from index_grpc.settings import ServeSettings
@@ -39,7 +39,7 @@ class BackgroundServer:
         self._loop.close()
 
     async def _start(self, settings: ServeSettings, load: Load) -> tuple[App, str]:
-        app = App(settings, ports=ports(settings))
+        app = App(settings, ports=extra_ports(settings))
         address = await app.listen()
         await app.supervisor.load(load)
         return app, address

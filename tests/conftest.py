@@ -11,7 +11,7 @@ import pytest
 import torch
 from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
-from index_grpc.launch import load, ports
+from index_grpc.launch import extra_ports, load
 from index_grpc.server.app import App
 from index_grpc.settings import ServeSettings
 from tests.checkpoints import make_checkpoint
@@ -71,7 +71,7 @@ def settings(checkpoint: Path | str, **changes: object) -> ServeSettings:
 @asynccontextmanager
 async def serving(chosen: ServeSettings) -> AsyncIterator[tuple[App, str]]:
     """A loaded server and its address, stopped at the end."""
-    app = App(chosen, ports=ports(chosen))
+    app = App(chosen, ports=extra_ports(chosen))
     address = await app.listen()
     try:
         await app.supervisor.load(lambda: load(chosen))

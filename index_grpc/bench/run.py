@@ -15,7 +15,7 @@ from index_grpc.bench.progress import Progress
 from index_grpc.bench.record import Measurement
 from index_grpc.bench.workload import Workload, fit_words, poisson_arrivals
 from index_grpc.errors import StartupError
-from index_grpc.machine import patient_threads
+from index_grpc.machine import batch_threads
 
 NO_RETRIES = {"grpc.enable_retries": 0}
 """Channel arguments. A client that retries would hide refusals, which are to be counted here."""
@@ -75,7 +75,7 @@ class Run:
 
     async def measure(self) -> None:
         """Runs to the end. Raises IndexGrpcError of the client if the server does not answer at the start."""
-        with patient_threads():  # on the server's machine, to take as little of its time as possible
+        with batch_threads():  # on the server's machine, to take as little of its time as possible
             client = self.target.client()
         async with client:
             self.server = await client.model()

@@ -58,23 +58,23 @@ def _serve_until_stopped(settings: ServeSettings) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters in its own log is reported as our error
     import uvloop
 
-    from index_grpc.collector import spare_what_exists
-    from index_grpc.launch import load, ports
+    from index_grpc.collector import freeze_heap
+    from index_grpc.launch import extra_ports, load
     from index_grpc.machine import allow_open_files, open_standard_streams
     from index_grpc.server.lifetime import serve
     from index_grpc.server.loaded import Loaded
 
     # Only after the first load: while a lost engine is replaced calls are open, and their objects must be collected.
-    spare_once = functools.cache(spare_what_exists)
+    freeze_once = functools.cache(freeze_heap)
 
     def load_for_good() -> Loaded:
         loaded = load(settings)
-        spare_once()
+        freeze_once()
         return loaded
 
     open_standard_streams()
     allow_open_files()
-    uvloop.run(serve(settings, load_for_good, ports(settings)))
+    uvloop.run(serve(settings, load_for_good, extra_ports(settings)))
 
 
 def _tell(error: StartupError, settings: ServeSettings) -> None:

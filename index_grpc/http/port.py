@@ -67,7 +67,7 @@ class HttpPort:
         self.address = ""
         settings = app.settings
         self._host, self._port = (settings.http_host or settings.host).strip("[]"), settings.http_port or 0
-        self._settings, self._certificates = settings, app.entrance.port.certificates
+        self._settings, self._certificates = settings, app.access.port.certificates
         self._server = Server(_config(app))
         if self._certificates:
             self._server.config.handshakes = Handshakes.of(self._certificates, self._server.may_begin)

@@ -24,7 +24,7 @@ def probes(app: App) -> list[Route]:
             given = request_id(request.headers)
             if not app.settings.open_health:
                 try:
-                    app.entrance.gate.caller(authorization(request.headers))
+                    app.access.gate.caller(authorization(request.headers))
                 except IndexGrpcError as error:
                     problem = problem_of(error, given)
                     return json_response(tutorial_error(problem), problem.status, given, problem.headers)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from index_grpc_client.v1 import chat_pb2 as pb
 
-from index_grpc.chat import Chat, Chunks
+from index_grpc.chat import AnswerStream, Chat
 from index_grpc.datatypes import ServedModel
 from index_grpc.server import translate
 from index_grpc.server.calls import Call
@@ -37,12 +37,14 @@ class Answering:
             self.backend.chat.engine.require_place(None)  # the request is not parsed yet, nor is its deadline known
         return self.backend
 
-    async def answer(self, request: pb.ChatRequest, call: Call, backend: Backend, *, whole: bool = False) -> Chunks:
+    async def answer(
+        self, request: pb.ChatRequest, call: Call, backend: Backend, *, whole: bool = False
+    ) -> AnswerStream:
         """Validates the request and begins to answer it. Records both on the call, for its observers.
 
         `whole`: the caller wants the answer in one piece.
         """
         call.model, call.is_streamed = backend.model.name, not whole
-        call.asked = translate.chat_request(request, call, backend.model)
-        call.answer = await backend.chat.answer(call.asked, call.note, whole=whole)
+        call.request = translate.chat_request(request, call, backend.model)
+        call.answer = await backend.chat.answer(call.request, call.note, whole=whole)
         return call.answer

@@ -10,10 +10,11 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from index_grpc_client.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 
 from index_grpc.engine.engine import Engine
-from index_grpc.machine import patient_threads
+from index_grpc.machine import batch_threads
+from index_grpc.server.access_control import HEALTH_SERVICE, AccessControl
 from index_grpc.server.answering import Answering
 from index_grpc.server.calls import Calls
-from index_grpc.server.entrance import HEALTH_SERVICE, Entrance
+from index_grpc.server.extra_port import ExtraPort
 from index_grpc.server.health import Health
 from index_grpc.server.interceptor import CallInterceptor
 from index_grpc.server.listen import options
@@ -21,7 +22,6 @@ from index_grpc.server.load_report import LoadReporter, LoadReportService
 from index_grpc.server.observe import observers_of
 from index_grpc.server.observer import Observer, Observers
 from index_grpc.server.parsing import ParseInterceptor
-from index_grpc.server.ports import ExtraPort
 from index_grpc.server.readiness import Readiness
 from index_grpc.server.reflection import add_reflection
 from index_grpc.server.servicer import SERVICE, ChatServicer
@@ -46,7 +46,7 @@ class App:
         self, settings: ServeSettings, observers: Sequence[Observer] = (), ports: Sequence[MakePort] = ()
     ) -> None:
         self.settings = settings
-        self.entrance = Entrance(settings)
+        self.access = AccessControl(settings)
         self.health = Health(SERVICE)
         self.readiness = Readiness(self.health)
         self.answering = Answering(self.readiness)
@@ -55,7 +55,7 @@ class App:
         self.load_reports = LoadReportService(self.load_reporter)
         self.supervisor = EngineSupervisor(settings, self.readiness, self.answering, self.observers)
         self._has_stopped = False
-        self.calls = Calls(self.entrance.gate, self.observers.call_ended, keeps_texts=settings.log_prompts)
+        self.calls = Calls(self.access.gate, self.observers.call_ended, keeps_texts=settings.log_prompts)
         self._server = self._grpc_server()
         self.ports = [make(self) for make in ports]
 
@@ -66,8 +66,8 @@ class App:
 
     def _grpc_server(self) -> grpc.aio.Server:
         calls = CallInterceptor(SERVICE, self.calls, self.answering, self.load_reporter.trailer)
-        interceptors = [ParseInterceptor(), calls, self.entrance.guard]
-        with patient_threads():
+        interceptors = [ParseInterceptor(), calls, self.access.key_interceptor]
+        with batch_threads():
             server = grpc.aio.server(interceptors=interceptors, options=options(self.settings))
         add_ChatServiceServicer_to_server(ChatServicer(self.answering, self.settings.max_message_bytes), server)
         add_HealthServicer_to_server(self.health, server)
@@ -80,8 +80,8 @@ class App:
     async def listen(self) -> str:
         """Opens the ports and returns gRPC's address with its actual port. Only `liveness` is SERVING then."""
         self.observers.starting(self.supervisor)
-        with patient_threads():
-            address = await self.entrance.open(self._server)
+        with batch_threads():
+            address = await self.access.open(self._server)
         for other in self.ports:
             await other.open()
         return address
@@ -103,7 +103,7 @@ class App:
         The engine may first complete its step, unless `at_once` is true or the engine is lost.
         """
         self.health.end_watches()
-        self.entrance.close()
+        self.access.close()
         self.load_reports.end()
         closing = [port.close() for port in self.ports]
         await asyncio.gather(self._server.stop(FLUSH_SECONDS), self.supervisor.stop(at_once), *closing)

@@ -34,8 +34,8 @@ class CallLog(Observer):
             fields["peer"] = call.peer
         if call.trace_id:
             fields["trace_id"] = call.trace_id
-        if call.asked is not None and call.deltas is not None:
-            fields["prompt"] = _shortened(call.asked.prompt)
+        if call.request is not None and call.deltas is not None:
+            fields["prompt"] = _shortened(call.request.prompt)
             fields["answer"] = _shortened("".join(call.deltas))
         log.info(Event("call", fields))
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from index_grpc_client.limits import GOOD_REQUEST_ID
 
 from index_grpc.access.gate import Gate
-from index_grpc.chat import Chunks
+from index_grpc.chat import AnswerStream
 from index_grpc.datatypes import ChatRequest, Chunk, Finish, Usage
 from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
 from index_grpc.server.status import CODES
@@ -68,7 +68,7 @@ class Call:
     """How long the caller was ready to wait when the call arrived, if that is known."""
     model: str = ""
     """Name of the served model, if the call asks for an answer."""
-    asked: ChatRequest | None = None
+    request: ChatRequest | None = None
     """The request, once it is validated."""
     is_streamed: bool = False
     """Whether the answer is sent in parts."""
@@ -76,7 +76,7 @@ class Call:
     """Whether a part of the answer was sent, or is just being sent."""
     deltas: list[str] | None = None
     """The parts of the answer's text so far; None unless they are to be logged."""
-    answer: Chunks | None = None
+    answer: AnswerStream | None = None
     """The answer, once the engine has taken the request."""
     finish: Finish | None = None
     """How the answer ended, if it did."""
@@ -141,7 +141,7 @@ class Call:
         The frames in its error's traceback refer to the call, and so does the context in which the handler ran: the
         timer of an idle HTTP connection has a copy of it.
         """
-        self.error, self.asked, self.answer, self.deltas, self.metadata = None, None, None, None, {}
+        self.error, self.request, self.answer, self.deltas, self.metadata = None, None, None, None, {}
 
 
 _current: ContextVar[Call] = ContextVar("call")

@@ -46,7 +46,7 @@ async def _run(app: App, load: Load) -> None:
     address = await app.listen()
     log.info("loading %s; listening on %s", app.settings.model, address)  # last, since people copy the address
     await app.supervisor.load(load)
-    options = app.entrance.port.client_options(address)
+    options = app.access.port.client_options(address)
     log.info("ready in %.1f s; try:  %s %s ask 你好", time.monotonic() - started, _client(), options)
     await app.supervisor.keep_loaded(load, RestartPolicy())
 

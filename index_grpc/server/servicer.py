@@ -25,8 +25,8 @@ class ChatServicer(ChatServiceServicer):
         call, backend = current_call(), self._answering.ready()
         with await self._answering.answer(request, call, backend, whole=True) as chunks:
             del request  # it may be large, and the call may wait for long
-            assert call.asked is not None
-            return await translate.chat_response(chunks, call.asked, call, backend.model)
+            assert call.request is not None
+            return await translate.chat_response(chunks, call.request, call, backend.model)
 
     async def ChatStream(  # type: ignore[override] # the stubs do not say that it may write
         self,

@@ -101,8 +101,8 @@ def _attributes(call: Call) -> Attributes:
         attributes["error.type"] = call.error.reason
     elif call.code in SERVER_FAULTS:
         attributes["error.type"] = call.code
-    if call.asked is not None:
-        attributes |= _of_request(call.asked, call)
+    if call.request is not None:
+        attributes |= _of_request(call.request, call)
     if (usage := call.usage) is not None:
         attributes |= _of_usage(usage)
     if call.finish is not None:

@@ -1,14 +1,15 @@
-"""Translates protobuf messages to the types of `contract.py` and back. The code that answers uses no protobuf."""
+"""Translates protobuf messages to the types of `datatypes.py` and back. The code that answers uses no protobuf."""
 
 import secrets
 from collections.abc import AsyncIterable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc import __version__
 from index_grpc.datatypes import (
+    DEFAULT_MAX_TOKENS,
     ChatRequest,
     Chunk,
     Deadline,
@@ -45,7 +46,7 @@ def chat_request(proto: pb.ChatRequest, call: Call, model: ServedModel) -> ChatR
         prompt=prompt,
         history=_history(proto.history),
         sampling=_sampling(proto.sampling),
-        max_tokens=proto.max_tokens if proto.HasField("max_tokens") else model.default_max_tokens,
+        max_tokens=proto.max_tokens if proto.HasField("max_tokens") else DEFAULT_MAX_TOKENS,
         stop=tuple(dict.fromkeys(proto.stop)),
         logprobs=proto.logprobs,
         top_logprobs=proto.top_logprobs,
@@ -101,13 +102,13 @@ def chat_stream_response(chunk: Chunk, call: Call, model: ServedModel) -> pb.Cha
 
 def model_response(model: ServedModel, limits: Limits, max_message_bytes: int) -> pb.GetModelResponse:
     """Returns the served model with its limits and defaults."""
-    defaults = {field.name: getattr(model.default_sampling, field.name) for field in fields(SamplingParams)}
+    defaults = asdict(SamplingParams())
     del defaults["seed"]  # it has no default: each call gets its own seed
     return pb.GetModelResponse(
         model=model.name,
         context_length=model.context_length,
         default_sampling=pb.SamplingParams(**defaults),
-        default_max_tokens=model.default_max_tokens,
+        default_max_tokens=DEFAULT_MAX_TOKENS,
         device=model.device,
         dtype=model.dtype,
         server_version=__version__,

@@ -8,7 +8,7 @@ from index_grpc.settings.access import Access
 from index_grpc.settings.computing import Computing, ModelChoice, Queue
 from index_grpc.settings.listening import Listening
 from index_grpc.settings.operating import Observing, Stopping
-from index_grpc.settings.ports import Port, collision
+from index_grpc.settings.port_collisions import Port, collision
 from index_grpc.settings.topic import Topic, refuse
 
 TOPICS: dict[str, type[Topic]] = {

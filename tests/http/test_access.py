@@ -52,7 +52,7 @@ async def test_a_renewed_certificate_is_used_for_new_connections(tmp_path: Path)
         assert await completed(server.app, trusted) == TEXT
         first = await certificate_serial(server.app, trusted)
         issued(ca, tmp_path, "server", "127.0.0.1")
-        files = server.app.entrance.port.certificates
+        files = server.app.access.port.certificates
         assert files is not None
         before = files.value
         await until(lambda: files.value is not before)
@@ -77,7 +77,7 @@ async def test_beside_a_unix_socket_certificates_encrypt_http(tmp_path: Path, ca
     async with fake_server(unix_socket=tmp_path / "s", http_port=0, http_host="0.0.0.0", **tls) as server:
         server.app.ports[0].address = server.app.ports[0].address.replace("0.0.0.0", "127.0.0.1")
         assert await completed(server.app, trusting(tmp_path, caller)) == TEXT
-        words = shlex.split(server.app.entrance.port.client_options(server.address))
+        words = shlex.split(server.app.access.port.client_options(server.address))
         assert words == ["--address", f"unix:{tmp_path / 's'}"]
         asked = [*words, "ask", "Hi", "--max-tokens", "20"]
         result = await asyncio.to_thread(CliRunner().invoke, index_client, asked)

@@ -13,7 +13,7 @@ import requests
 from click.testing import CliRunner
 from index_grpc_client.cli.commands import index_client
 
-from index_grpc.launch import ports
+from index_grpc.launch import extra_ports
 from tests.certificates import authority, issued
 from tests.conftest import settings
 from tests.http.asking import client
@@ -63,7 +63,7 @@ def test_without_the_extra_it_says_how_to_get_it() -> None:
 
 
 def test_it_is_off_unless_asked_for() -> None:
-    assert ports(settings("demo")) == []
+    assert extra_ports(settings("demo")) == []
     program = "import sys, index_grpc.launch, index_grpc.server.app; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"uvicorn", "starlette", "index_grpc.http"} & set(done.stdout.splitlines())

@@ -14,7 +14,7 @@ from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.limits import Limits
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.worker import ThreadWorker
-from index_grpc.launch import ports
+from index_grpc.launch import extra_ports
 from index_grpc.server.app import App
 from index_grpc.server.loaded import Loaded
 from index_grpc.server.observer import Observer
@@ -69,7 +69,7 @@ class FakeServer:
     def __init__(self, observers: Sequence[Observer] = (), num_contexts: int | None = None, **changes: object) -> None:
         """The KV cache holds `num_contexts` whole contexts; None: one for each sequence that may run."""
         self.settings = settings(MODEL, **changes)
-        self.app = App(self.settings, observers, ports(self.settings))
+        self.app = App(self.settings, observers, extra_ports(self.settings))
         tokenizer = Tokenizer(make_tokenizer())
         self.runner = FakeRunner(tokenizer)
         max_sequences = self.settings.max_sequences

@@ -19,7 +19,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.cli import main
 from index_grpc.errors import StartupError
-from index_grpc.launch import ports
+from index_grpc.launch import extra_ports
 from index_grpc.server.app import App
 from index_grpc.server.binding import reason, trial
 from index_grpc.server.listen import GrpcPort
@@ -116,7 +116,7 @@ async def test_special_characters_in_a_sockets_path_are_kept(tmp_path: Path, nam
     async with fake_server(unix_socket=tmp_path / name) as server:
         assert os.listdir(tmp_path) == [name]
         assert await unary(server.stub, REQUEST) == letters(5)
-        words = shlex.split(server.app.entrance.port.client_options(server.address))
+        words = shlex.split(server.app.access.port.client_options(server.address))
         for command, asked in ((main, ["health", *words]), (index_client, [*words, "health"])):
             result = await asyncio.to_thread(CliRunner().invoke, command, asked)
             assert (result.exit_code, result.stdout) == (0, "SERVING\n")
@@ -148,7 +148,7 @@ async def test_paths_where_no_socket_can_be(tmp_path: Path, name: str, error: st
 async def listening(**changes: object) -> None:
     """Opens and closes the port."""
     chosen = settings("any", **changes)
-    app = App(chosen, ports=ports(chosen))
+    app = App(chosen, ports=extra_ports(chosen))
     try:
         await app.listen()
     finally:
@@ -250,7 +250,7 @@ async def test_the_client_works_with_the_options_that_the_server_prints(
         unix_socket=None if encrypted else path,
         api_keys_file=keys if with_keys else None,
     ) as server:
-        words = shlex.split(server.app.entrance.port.client_options(server.address))
+        words = shlex.split(server.app.access.port.client_options(server.address))
         asked = [*(key if word == "KEY" else word for word in words), "ask", "Hi", "--max-tokens", "5"]
         result = await asyncio.to_thread(CliRunner().invoke, index_client, asked)
     assert (result.exit_code, result.stdout) == (0, f"{letters(5)}\n")

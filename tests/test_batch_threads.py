@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from index_grpc.machine import patient_threads
+from index_grpc.machine import batch_threads
 from tests.process import serving
 
 OF_GRPC = ("event_engine", "grpc_global_tim", "lifeguard")
@@ -28,7 +28,7 @@ def policies(pid: int) -> dict[int, tuple[str, int]]:
 
 
 def test_threads_started_in_the_block_get_the_batch_policy() -> None:
-    with patient_threads():
+    with batch_threads():
         assert policy_of_new_thread() == os.SCHED_BATCH
     assert os.sched_getscheduler(0) == policy_of_new_thread() == os.SCHED_OTHER
 
@@ -38,7 +38,7 @@ def test_a_policy_that_was_set_before_is_kept() -> None:
 
     def work() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        with patient_threads():
+        with batch_threads():
             found.append(os.sched_getscheduler(0))
         found.append(os.sched_getscheduler(0))
 
@@ -54,7 +54,7 @@ def test_a_sandbox_may_forbid_changing_the_policy(monkeypatch: pytest.MonkeyPatc
         raise PermissionError
 
     monkeypatch.setattr(os, call, refuse)
-    with patient_threads():
+    with batch_threads():
         assert policy_of_new_thread() == os.SCHED_OTHER
 
 

@@ -9,7 +9,7 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR as HEALTH
 from index_grpc.access.files import Reloaded, keep_fresh
 from index_grpc.access.gate import Gate
 from index_grpc.access.keys import key_file
-from index_grpc.server.guard import Guard
+from index_grpc.server.key_interceptor import KeyInterceptor
 from index_grpc.server.listen import GrpcPort
 from index_grpc.server.orca import OPEN_RCA_SERVICE
 from index_grpc.server.reflection import NAMES
@@ -18,13 +18,13 @@ from index_grpc.settings import ServeSettings
 HEALTH_SERVICE: str = HEALTH.services_by_name["Health"].full_name
 
 
-class Entrance:
+class AccessControl:
     """Everything that decides who may call the server. Raises StartupError if one of its files cannot be used."""
 
     def __init__(self, settings: ServeSettings) -> None:
         keys = key_file(settings.api_keys_file) if settings.api_keys_file else None
         self.gate = Gate(keys)
-        self.guard = Guard(self.gate, _closed_services(settings))
+        self.key_interceptor = KeyInterceptor(self.gate, _closed_services(settings))
         self.port = GrpcPort(settings)
         files: list[Reloaded[Any] | None] = [keys, self.port.certificates]
         self._files = [found for found in files if found is not None]

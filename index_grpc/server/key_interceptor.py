@@ -15,7 +15,7 @@ WATCHED_BY_CHANNELS = ("/grpc.health.v1.Health/Watch", f"/{OPEN_RCA_SERVICE}/Str
 """Methods that gRPC itself calls on a client's behalf, to balance calls. It sends no key with them."""
 
 
-class Guard(Interceptor):
+class KeyInterceptor(Interceptor):
     """Requires a key for calls to the given services. Such calls do not count against the key's limits."""
 
     def __init__(self, gate: Gate, services: Sequence[str]) -> None:
