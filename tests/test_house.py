@@ -74,7 +74,7 @@ THIRD_PARTY = {
     "opentelemetry": ("server/tracing.py",),
     "starlette": ("http",),
     "uvicorn": ("http/port.py", "http/timeouts.py"),
-    "h11": ("http/timeouts.py",),
+    "h11": ("http/malformed.py", "http/timeouts.py"),
     "matplotlib": ("bench/plot.py", "bench/plot_turns.py", "bench/style.py"),
 }
 """Where each library, or a part of it, may be imported: folders or files. One that is not listed may be nowhere."""
