@@ -90,11 +90,9 @@ class Scheduler:
         num_preemptions = self.num_preemptions
         spans = self._decodes()
         budget = self._continue_prompts(spans)
-        self.num_places = None
-        if num_preemptions == self.num_preemptions:
-            copies = self._begin_prompts(spans, budget, now)
-        else:
-            copies, self.num_places = [], self._num_begun()
+        has_preempted = self.num_preemptions > num_preemptions
+        copies = [] if has_preempted else self._begin_prompts(spans, budget, now)
+        self.num_places = self._num_begun() if has_preempted or self._lacks_blocks() else None
         return Batch(list(spans.values()), copies)
 
     def check_for_leaks(self) -> None:
@@ -129,21 +127,15 @@ class Scheduler:
         return budget
 
     def _begin_prompts(self, spans: dict[int, Span], budget: int, now: float) -> list[Copy]:
-        """Admits waiting sequences in order and adds their first chunks. Returns the copies to make first.
-
-        Even without a budget it looks whether the next one lacks blocks.
-        """
+        """Admits waiting sequences in order and adds their first chunks. Returns the copies to make first."""
         copies: list[Copy] = []
-        while self.waiting and self.free_slots:
+        while budget and self.waiting and self.free_slots:
             sequence = next(iter(self.waiting.values()))
-            if not budget and self._fitting(sequence, None)[0]:
-                break  # a search for a prefix would take time and change nothing
             beginning = self._beginning(sequence)
             if beginning is None:
-                self.num_places = self._num_begun()
                 break
             count = self._next_chunk(beginning.num_shared, beginning.num_prefill, budget)
-            if not 0 < count <= budget:
+            if count > budget:
                 break
             copies += self._admit(sequence, beginning, now)
             self.allocator.grow(sequence, sequence.num_computed + count)
@@ -164,6 +156,14 @@ class Scheduler:
         promised = [other for other in self.running if self._is_prefilling(other)]
         num_promised = sum(self._num_wanted(other) - len(other.blocks) for other in promised)
         return self.allocator.fitting(match, self._num_wanted(sequence), num_promised)
+
+    def _lacks_blocks(self) -> bool:
+        """Returns whether the first in the queue has a slot, but no blocks."""
+        if not (self.waiting and self.free_slots):
+            return False
+        first = next(iter(self.waiting.values()))
+        # Searching for a prefix takes time, and is needed only if the sequence does not fit without one.
+        return not self._fitting(first, None)[0] and self._beginning(first) is None
 
     def _num_begun(self) -> int:
         """Returns how many sequences run or were preempted; these come before all others in the queue."""
