@@ -66,7 +66,7 @@ class App:
 
     def _grpc_server(self) -> grpc.aio.Server:
         calls = CallInterceptor(SERVICE, self.calls, self.answering, self.load_reporter.trailer)
-        interceptors = [ParseInterceptor(), calls, self.access.key_interceptor]
+        interceptors = [ParseInterceptor(), calls, self.access.key_interceptor]  # each sees the next one's handlers
         with batch_threads():
             server = grpc.aio.server(interceptors=interceptors, options=options(self.settings))
         add_ChatServiceServicer_to_server(ChatServicer(self.answering, self.settings.max_message_bytes), server)

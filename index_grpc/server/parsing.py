@@ -23,7 +23,7 @@ class ParseInterceptor(Interceptor):
     ) -> Handler:
         """Called by gRPC for each call."""
         handler = await continuation(details)
-        if handler is None or handler.request_deserializer is None:
+        if handler is None or handler.request_deserializer is None:  # CallInterceptor's handlers take bytes
             return handler
         if handler.unary_unary:
             return grpc.stream_unary_rpc_method_handler(_unary(handler), None, handler.response_serializer)
