@@ -162,7 +162,7 @@ class Caller:
         return "cancelled"
 
     async def bad(self, question: Question) -> str:
-        """Sends a wrong request, which must be refused with all its errors, unless there is no place for any request."""
+        """Sends a wrong request, which a server that has places refuses with all its errors."""
         request = pb.ChatRequest(prompt="", max_tokens=0, stop=[""], sampling=pb.SamplingParams(temperature=9))
         try:
             await self._stub.Chat(request, timeout=LONGEST_CALL_SECONDS)

@@ -14,9 +14,10 @@ import pytest
 from index_grpc_client.v1 import chat_pb2 as pb
 from prometheus_client import Metric
 
+from index_grpc.access.keys import fingerprint
 from tests.http.asking import fake_http
 from tests.prometheus import running_prometheus
-from tests.server.asking import refusal, unary
+from tests.server.asking import refusal
 from tests.server.fake_runner import FakeServer
 from tests.server.scraping import Scrape, metrics_address, scraped
 
@@ -24,7 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MONITORING = ROOT / "deploy" / "monitoring"
 ALERTS, TESTS = (MONITORING / "alerts.yaml").read_text(), (MONITORING / "alerts_test.yaml").read_text()
 DASHBOARD = json.loads((MONITORING / "grafana-dashboard.json").read_text())
-ROWS = ["Traffic", "Latency", "Engine", "Memory", "Faults"]
+ROWS = ["Traffic", "Latency", "Engine", "Memory", "Faults", "Callers"]
+
+KEY = "alice"
+HEADER = ("authorization", f"Bearer {KEY}")
 
 NAME = re.compile(r"\b(?:index_grpc|gen_ai|rpc|http|process)_\w+")
 
@@ -33,14 +37,22 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no pro
 
 async def exercise(server: FakeServer, http: httpx2.AsyncClient) -> None:
     """Makes calls of which each metric counts something."""
-    await unary(server.stub, pb.ChatRequest(prompt="Hi", max_tokens=5))
-    await refusal(server.stub.Chat(pb.ChatRequest()))
-    await http.get("/v1/models")
+    await server.stub.Chat(pb.ChatRequest(prompt="Hi", max_tokens=5), metadata=[HEADER])
+    await refusal(server.stub.Chat(pb.ChatRequest(), metadata=[HEADER]))
+    await http.get("/v1/models", headers=[HEADER])
 
 
 @pytest.fixture(scope="module")
-async def scrape() -> AsyncIterator[Scrape]:
-    async with fake_http(metrics_port=0) as (server, http):
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with one key, which is equal to its name."""
+    path = tmp_path_factory.mktemp("keys") / "keys.toml"
+    path.write_text(f"[keys.{KEY}]\nhash = '{fingerprint(KEY)}'\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+async def scrape(keys: Path) -> AsyncIterator[Scrape]:
+    async with fake_http(metrics_port=0, api_keys_file=keys) as (server, http):
         await exercise(server, http)
         yield await scraped(server.app)
 
@@ -130,9 +142,9 @@ async def test_promtool_finds_nothing_wrong(scrape: Scrape) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="no Prometheus here")
-async def test_prometheus_fills_every_panel_and_evaluates_every_alert(tmp_path: Path) -> None:
+async def test_prometheus_fills_every_panel_and_evaluates_every_alert(keys: Path, tmp_path: Path) -> None:
     async with (
-        fake_http(metrics_port=0) as (server, http),
+        fake_http(metrics_port=0, api_keys_file=keys) as (server, http),
         running_prometheus(tmp_path, metrics_address(server.app), MONITORING / "alerts.yaml") as prometheus,
         asyncio.timeout(60),
     ):

@@ -18,6 +18,7 @@ from index_grpc.server.observer import Observer
 from tests.server.asking import Refusal, health_stub, refusal, until
 from tests.server.fake_runner import FakeServer, fake_server, letters
 from tests.server.holding import ENDLESS
+from tests.server.scraping import scraped
 
 REQUEST = pb.ChatRequest(prompt="Hi", max_tokens=5)
 TEXT = letters(5)
@@ -252,3 +253,22 @@ async def test_without_a_file_of_keys_no_key_is_required() -> None:
     async with fake_server() as server:
         assert await asked(server, "whatever") == TEXT
         assert [len(response.list_services_response.service) async for response in listing(server)] == [4]
+
+
+async def test_metrics_count_calls_and_tokens_of_each_caller(keys: Path) -> None:
+    async with fake_server(api_keys_file=keys, metrics_port=0) as server:
+        await asked(server, "alice")
+        await asked(server, "slow")
+        await asked(server, "slow")
+        await refused(server, "slow")
+        await refused(server, "nobody")
+        counted = await server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"), metadata=bearer("alice"))
+        found = await scraped(server.app)
+    calls, tokens = "index_grpc_caller_calls_total", "index_grpc_caller_tokens_total"
+    assert found.value(calls, caller="alice", code="OK") == 2
+    assert found.value(calls, caller="slow", code="OK") == 2
+    assert found.value(calls, caller="slow", code="RESOURCE_EXHAUSTED") == 1
+    assert found.value(calls) == 5
+    assert found.value(tokens, caller="slow", kind="prompt") == 2 * counted.prompt_tokens
+    assert found.value(tokens, caller="slow", kind="completion") == 10
+    assert found.value(tokens) == 3 * (counted.prompt_tokens + 5)

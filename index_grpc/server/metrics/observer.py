@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 from index_grpc.datatypes import Timing
 from index_grpc.engine.orders import StepReport
 from index_grpc.server.calls import Call
+from index_grpc.server.metrics.callers import CallerMetrics
 from index_grpc.server.metrics.calls import CallMetrics
 from index_grpc.server.metrics.engine import EngineMetrics
 from index_grpc.server.metrics.gauges import Gauges
@@ -22,6 +23,7 @@ class Metrics(Observer):
         ProcessCollector(registry=self.registry)
         self.port = MetricsPort(self.registry, host, port)
         self._calls, self._engine = CallMetrics(self.registry), EngineMetrics(self.registry)
+        self._callers = CallerMetrics(self.registry)
 
     def starting(self, server: Watched) -> None:
         """See Observer."""
@@ -36,6 +38,7 @@ class Metrics(Observer):
     def call_ended(self, call: Call) -> None:
         """See Observer."""
         self._calls.count(call, self._model_name)
+        self._callers.count(call)
 
     def answer_began(self, timing: Timing) -> None:
         """See Observer."""
