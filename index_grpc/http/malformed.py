@@ -32,10 +32,10 @@ def _problem(error: h11.RemoteProtocolError) -> Problem:
     return Problem(400, f"this is not valid HTTP/1.1 ({why}); is the client meant for this port?", REASON)
 
 
-def events(response: Response, headers: Sequence[tuple[bytes, bytes]]) -> list[h11.Event]:
-    """Returns the response, with more headers, as h11 sends it."""
+def events(response: Response, headers: Sequence[tuple[bytes, bytes]], *, has_body: bool) -> list[h11.Event]:
+    """Returns the response, with more headers, as h11 sends it. That to a HEAD request has no body."""
     return [
         h11.Response(status_code=response.status_code, headers=[*headers, *response.raw_headers]),
-        h11.Data(data=bytes(response.body)),
+        h11.Data(data=bytes(response.body) if has_body else b""),
         h11.EndOfMessage(),
     ]

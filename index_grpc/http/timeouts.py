@@ -81,7 +81,8 @@ class TimeoutProtocol(H11Protocol):
         error = sys.exception()
         if isinstance(error, h11.RemoteProtocolError) and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             response = malformed.refused(error, self.client)
-            for event in malformed.events(response, self.server_state.default_headers):
+            is_of_head = self.conn.our_state is h11.SEND_RESPONSE and self.scope["method"] == "HEAD"
+            for event in malformed.events(response, self.server_state.default_headers, has_body=not is_of_head):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 

@@ -121,6 +121,16 @@ async def test_what_is_not_http_is_refused_as_json_and_logged(
     assert "reason=MALFORMED_HTTP" in caplog.text
 
 
+async def test_the_refusal_of_a_malformed_head_request_has_no_body(caplog: pytest.LogCaptureFixture) -> None:
+    async with fake_http() as (server, _):
+        reader, writer = await connected(server.app)
+        writer.write(b"HEAD /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfive\r\n")
+        head, _, body = (await ended(reader, writer)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert body == b""
+    assert "Traceback" not in caplog.text
+
+
 async def test_a_malformed_body_after_the_answer_only_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     async with fake_http() as (server, _):
         reader, writer = await connected(server.app)
