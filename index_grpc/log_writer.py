@@ -56,24 +56,26 @@ class LogWriter(logging.Handler):
 
     def _write_on(self) -> None:
         while True:
-            lines = self._gathered()
+            lines, num_told = self._gathered()
             # The stream is None if the process was started with stderr closed.
             num_lost = len(lines) if self._stream is None else write_lines(self._stream, lines)
+            if num_lost and num_told:  # the last line, which tells of other losses, was lost too
+                num_lost += num_told - 1
             with self._change:
                 self._num_lost += num_lost
                 self._is_writing = False
                 self._change.notify_all()
 
-    def _gathered(self) -> list[str]:
-        """Waits for records, and returns their lines."""
+    def _gathered(self) -> tuple[list[str], int]:
+        """Waits for records, and returns their lines, and how many lost ones the last line tells of."""
         with self._change:
             self._change.wait_for(lambda: self._lines)
             self._change.wait(GATHER_SECONDS)
             lines, self._lines, self._is_writing = self._lines, [], True
-            if self._num_lost:
-                lines.append(self.format(_loss(self._num_lost)))
-                self._num_lost = 0
-        return lines
+            num_told, self._num_lost = self._num_lost, 0
+            if num_told:
+                lines.append(self.format(_loss(num_told)))
+        return lines, num_told
 
 
 def write_lines(stream: TextIO, lines: list[str]) -> int:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from index_grpc_client import Client
@@ -99,6 +100,21 @@ def test_a_pipe_that_does_not_block_loses_nothing(monkeypatch: pytest.MonkeyPatc
 def test_lines_that_could_not_be_written_are_counted() -> None:
     with open("/dev/full", "w") as full:
         assert write_lines(full, ["one", "two"]) == 2
+
+
+def test_no_loss_is_forgotten_while_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as stream, open(tmp_path / "log", "w") as file:
+        monkeypatch.setattr("sys.stderr", stream)
+        logger = logging.Logger("full")
+        logger.addHandler(writer := LogWriter())
+        for number in range(5):
+            if number == 4:
+                os.dup2(file.fileno(), stream.fileno())
+            logger.info("%d", number)
+            while not writer.write_all():
+                pass
+        lost = "4 records were lost here: the log was not read, or could not be written"
+        assert (tmp_path / "log").read_text().splitlines() == ["4", lost]
 
 
 def test_a_record_is_written_before_its_process_ends() -> None:
