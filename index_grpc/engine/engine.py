@@ -63,17 +63,17 @@ class Engine:
         self._stopped, self._idle = asyncio.Event(), asyncio.Event()
         await self._worker.start(self._dispatch, self._close)
 
-    async def stop(self, patience_seconds: float) -> None:
-        """Fails open requests at once and stops the worker after its step; abandons it after `patience_seconds`."""
+    async def stop(self, timeout_seconds: float) -> None:
+        """Fails open requests at once and stops the worker after its step; abandons it after `timeout_seconds`."""
         self._end(partial(Draining, "the server stopped before the answer was complete; call another server"))
         self._worker.post(Stop())
         if self._stopped.is_set():
             return
-        if not patience_seconds:
+        if not timeout_seconds:
             self._worker.abandon()
             return
         try:
-            await asyncio.wait_for(self._stopped.wait(), patience_seconds)
+            await asyncio.wait_for(self._stopped.wait(), timeout_seconds)
         except TimeoutError:
             log.warning("the engine is still computing a step; leaving it behind")
             self._worker.abandon()

@@ -144,16 +144,16 @@ def _of_peer(peer: str) -> Attributes:
     }
 
 
-def _of_request(asked: ChatRequest, call: Call) -> Attributes:
+def _of_request(request: ChatRequest, call: Call) -> Attributes:
     return {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "index-grpc",
         "gen_ai.request.model": call.model,
-        "gen_ai.request.max_tokens": asked.max_tokens,
-        "gen_ai.request.temperature": asked.sampling.temperature,
-        "gen_ai.request.top_p": asked.sampling.top_p,
-        "gen_ai.request.top_k": asked.sampling.top_k,
-        "gen_ai.request.seed": asked.sampling.seed,
+        "gen_ai.request.max_tokens": request.max_tokens,
+        "gen_ai.request.temperature": request.sampling.temperature,
+        "gen_ai.request.top_p": request.sampling.top_p,
+        "gen_ai.request.top_k": request.sampling.top_k,
+        "gen_ai.request.seed": request.sampling.seed,
     }
 
 

@@ -71,10 +71,10 @@ def count_response(num_prompt: int, model: ServedModel) -> pb.CountTokensRespons
 
 
 async def chat_response(
-    chunks: AsyncIterable[Chunk], asked: ChatRequest, call: Call, model: ServedModel
+    chunks: AsyncIterable[Chunk], request: ChatRequest, call: Call, model: ServedModel
 ) -> pb.ChatResponse:
     """Returns all chunks as one answer. Adds each as it comes: all log-probabilities at once would delay others."""
-    proto = pb.ChatResponse(id=call.id, model=model.name, seed=asked.sampling.seed, fingerprint=model.fingerprint)
+    proto = pb.ChatResponse(id=call.id, model=model.name, seed=request.sampling.seed, fingerprint=model.fingerprint)
     deltas = []
     async for chunk in chunks:
         deltas.append(chunk.delta)
@@ -82,7 +82,7 @@ async def chat_response(
         if chunk.finish is not None:
             _fill_finish(proto.finish, chunk.finish)
     proto.response = "".join(deltas)
-    for message in (*asked.messages, Message(Role.ASSISTANT, proto.response)):
+    for message in (*request.messages, Message(Role.ASSISTANT, proto.response)):
         proto.history.add(role=ROLE_NUMBERS[message.role], content=message.content)
     proto.create_time.FromMicroseconds(_microseconds(call.created))
     return proto
@@ -124,11 +124,11 @@ def model_response(model: ServedModel, limits: Limits, max_message_bytes: int) -
     )
 
 
-def _refuse_other_model(asked: str, model: ServedModel) -> None:
+def _refuse_other_model(name: str, model: ServedModel) -> None:
     """Raises ModelNotFound if a request names another model; an empty name stands for any."""
-    if asked and asked != model.name:
+    if name and name != model.name:
         remedy = f"this server serves only {model.name!r}; send that name or leave model unset"
-        raise ModelNotFound(f"model is {quoted(asked)}; {remedy}", served_model=model.name)
+        raise ModelNotFound(f"model is {quoted(name)}; {remedy}", served_model=model.name)
 
 
 def _history(history: Iterable[pb.Message]) -> tuple[Message, ...]:

@@ -21,7 +21,7 @@ async def running(runner: Runner, limits: Limits) -> AsyncIterator[Engine]:
     try:
         yield engine
     finally:
-        await engine.stop(patience_seconds=60)
+        await engine.stop(timeout_seconds=60)
 
 
 async def generate(

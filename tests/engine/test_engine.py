@@ -55,7 +55,7 @@ async def engine() -> AsyncIterator[Engine]:
     await engine.start()
     yield engine
     runner.gate.set()
-    await engine.stop(patience_seconds=0.0)
+    await engine.stop(timeout_seconds=0.0)
 
 
 async def test_each_caller_of_a_lost_engine_gets_an_error_of_its_own(engine: Engine) -> None:
@@ -70,7 +70,7 @@ async def test_each_caller_of_a_lost_engine_gets_an_error_of_its_own(engine: Eng
 
 async def test_each_caller_of_a_stopped_engine_gets_an_error_of_its_own(engine: Engine) -> None:
     streams = [engine.submit(REQUEST) for _ in range(3)]
-    await engine.stop(patience_seconds=0.0)
+    await engine.stop(timeout_seconds=0.0)
     errors = [await error_of(stream) for stream in streams] + [refusal(engine) for _ in range(3)]
     assert {type(error) for error in errors} == {Draining}
     assert len(set(map(id, errors))) == 6
@@ -79,7 +79,7 @@ async def test_each_caller_of_a_stopped_engine_gets_an_error_of_its_own(engine: 
 async def test_stopping_a_lost_engine_waits_for_nothing(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     engine.give_up()
     async with asyncio.timeout(30):
-        await engine.stop(patience_seconds=3600.0)
+        await engine.stop(timeout_seconds=3600.0)
     assert caplog.text == ""
 
 
@@ -94,7 +94,7 @@ def test_a_step_that_outlasts_its_event_loop_is_dropped(
         await engine.start()
         engine.submit(REQUEST)
         assert await asyncio.to_thread(runner.begun.wait, 30)
-        await engine.stop(patience_seconds=0.0)
+        await engine.stop(timeout_seconds=0.0)
 
     monkeypatch.setattr(threading, "excepthook", uncaught.append)
     asyncio.run(stop_amid_a_step())

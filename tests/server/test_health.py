@@ -77,7 +77,7 @@ async def test_a_load_that_fails_leaves_it_not_ready() -> None:
 
 
 @pytest.mark.parametrize("service", ["", CHAT])
-async def test_a_watch_gets_each_change_and_ends_with_the_drain(service: str) -> None:
+async def test_a_watch_gets_each_change_and_ends_with_the_server(service: str) -> None:
     async with fake_server(loaded=False) as server:
         watch = watched(server, service)
         assert await anext(watch) == "NOT_SERVING"

@@ -84,7 +84,7 @@ async def test_a_loading_server_reports_more_load_than_a_full_one() -> None:
         assert report.eps > 0
 
 
-def leaves(server: FakeServer) -> None:
+def drains(server: FakeServer) -> None:
     server.app.readiness.begin_drain()
 
 
@@ -96,7 +96,7 @@ def is_lost(server: FakeServer) -> None:
     server.app.readiness.lose(back_at=time.monotonic() + 30.0)
 
 
-@pytest.mark.parametrize("fails", [leaves, stalls, is_lost])
+@pytest.mark.parametrize("fails", [drains, stalls, is_lost])
 async def test_a_server_that_takes_no_calls_reports_more_load_than_a_full_one(
     fails: Callable[[FakeServer], None],
 ) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of the engine: its steps, preemptions, answers left early and losses."""
+"""Metrics of the engine: its steps, preemptions, answers cut short and losses."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -27,8 +27,8 @@ class EngineMetrics:
         self._computed = counter("computed_prompt_tokens", "Prompt tokens that the engine has computed.")
         self._generated = counter("generated_tokens", "Tokens that the engine has generated, wanted to the end or not.")
         self._preemptions = counter("preemptions", "Times that a request had to pause, since memory was used up.")
-        self.leaves = counter("left_answers", "Answers left before the engine was done with them.")
-        self.saved_tokens = counter("saved_tokens", "Tokens at most that leaving answers saved.")
+        self.cut_short = counter("left_answers", "Answers cut short before the engine was done with them.")
+        self.saved_tokens = counter("saved_tokens", "Tokens at most that cutting answers short saved.")
         self.losses = counter("engine_losses", "Times that the engine broke or was given up.")
 
     def count(self, step: StepReport) -> None:

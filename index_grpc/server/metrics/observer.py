@@ -51,7 +51,7 @@ class Metrics(Observer):
 
     def answer_cut_short(self, num_tokens_saved: int) -> None:
         """See Observer."""
-        self._engine.leaves.inc()
+        self._engine.cut_short.inc()
         self._engine.saved_tokens.inc(num_tokens_saved)
 
     def engine_lost(self) -> None:
