@@ -28,6 +28,8 @@ class LogWriter(logging.Handler):
         super().__init__()
         self._stream, self._lines = sys.stderr, list[str]()
         self._num_lost, self._is_writing = 0, False
+        self._rest = b""
+        """What is left of a line that was written in part, for example since the disk became full."""
         assert self.lock is not None
         self._change = threading.Condition(self.lock)  # logging holds the lock whenever it calls `emit`
         threading.Thread(target=self._write_on, name="log", daemon=True).start()
@@ -58,7 +60,9 @@ class LogWriter(logging.Handler):
         while True:
             lines, num_told = self._gathered()
             # The stream is None if the process was started with stderr closed.
-            num_lost = len(lines) if self._stream is None else write_lines(self._stream, lines)
+            num_lost = len(lines)
+            if self._stream is not None:
+                num_lost, self._rest = write_lines(self._stream, lines, self._rest)
             if num_lost and num_told:  # the last line, which tells of other losses, was lost too
                 num_lost += num_told - 1
             with self._change:
@@ -78,17 +82,23 @@ class LogWriter(logging.Handler):
         return lines, num_told
 
 
-def write_lines(stream: TextIO, lines: list[str]) -> int:
-    """Writes the lines, and returns how many of them could not be written, for example since the disk is full."""
+def write_lines(stream: TextIO, lines: list[str], rest: bytes = b"") -> tuple[int, bytes]:
+    """Writes the rest of an earlier line and the lines, as far as possible.
+
+    Returns how many of the lines could not be written, for example since the disk is full, and what is left to write of
+    a line that was written in part: without it the next line would begin within that one.
+    """
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):  # a stream in memory, or a closed one
         with suppress(ValueError):
             stream.write("\n".join([*lines, ""]))
-        return 0
-    encoded = [f"{line}\n".encode(errors="backslashreplace") for line in lines]
-    num_written = _write(descriptor, b"".join(encoded))
-    return sum(end > num_written for end in accumulate(map(len, encoded)))
+        return 0, b""
+    pieces = [rest, *(f"{line}\n".encode(errors="backslashreplace") for line in lines)]
+    num_written = _write(descriptor, data := b"".join(pieces))
+    ends = list(accumulate(map(len, pieces)))
+    end = next(end for end in ends if end >= num_written)
+    return sum(other > end for other in ends), data[num_written:end]
 
 
 def _write(descriptor: int, data: bytes) -> int:

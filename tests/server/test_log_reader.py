@@ -99,7 +99,8 @@ def test_a_pipe_that_does_not_block_loses_nothing(monkeypatch: pytest.MonkeyPatc
 
 def test_lines_that_could_not_be_written_are_counted() -> None:
     with open("/dev/full", "w") as full:
-        assert write_lines(full, ["one", "two"]) == 2
+        assert write_lines(full, ["one", "two"]) == (2, b"")
+        assert write_lines(full, ["three"], b"rest") == (1, b"rest")
 
 
 def test_no_loss_is_forgotten_while_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +116,30 @@ def test_no_loss_is_forgotten_while_nothing_can_be_written(tmp_path: Path, monke
                 pass
         lost = "4 records were lost here: the log was not read, or could not be written"
         assert (tmp_path / "log").read_text().splitlines() == ["4", lost]
+
+
+FILE_THAT_GROWS_TO_150_BYTES = """
+import logging
+import resource
+from index_grpc.log_writer import LogWriter
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))
+logger = logging.Logger("short")
+logger.addHandler(writer := LogWriter())
+for letter in "abcd":
+    if letter == "d":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    logger.info(letter * 99)
+    while not writer.write_all():
+        pass
+"""
+
+
+def test_a_line_that_was_written_in_part_is_completed_once_that_is_possible(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "w") as file:
+        subprocess.run([sys.executable, "-c", FILE_THAT_GROWS_TO_150_BYTES], stderr=file, check=True)
+    lost = "1 records were lost here: the log was not read, or could not be written"
+    assert (tmp_path / "log").read_text().splitlines() == ["a" * 99, "b" * 99, "d" * 99, lost]
 
 
 def test_a_record_is_written_before_its_process_ends() -> None:
