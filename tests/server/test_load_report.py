@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -17,6 +17,7 @@ from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.server.load_report import TRAILER, UTILIZATION_WITHOUT_SERVICE, LoadReportService, Rate
 from index_grpc.server.orca import OPEN_RCA_SERVICE, OrcaLoadReport, OrcaLoadReportRequest
+from index_grpc.server.status import Context
 from tests.server.asking import MOST_LOAD_TRAILER_BYTES, Stub, refusal, until
 from tests.server.fake_runner import FakeServer, fake_server
 from tests.server.holding import holding
@@ -180,6 +181,17 @@ async def test_reports_stream_until_the_stop() -> None:
         *others, of_stream = await asyncio.gather(*rests)
         assert others == [[1000], [1000]]
         assert of_stream[-1] == 1000
+
+
+async def test_a_stream_that_is_just_sending_when_the_server_stops_sends_a_last_report() -> None:
+    async with fake_server() as server:
+        service = LoadReportService(server.app.load_reporter)
+        request, unused = OrcaLoadReportRequest(report_interval=Duration(seconds=3600)), cast("Context", None)
+        stream = service.stream(request, unused)
+        assert (await anext(stream)).application_utilization == 0
+        server.app.readiness.begin_drain()
+        service.end()
+        assert await rest(stream) == [UTILIZATION_WITHOUT_SERVICE]
 
 
 async def test_reports_are_streamed_on_demand_only() -> None:

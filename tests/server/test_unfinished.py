@@ -14,9 +14,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from index_grpc.chat import Chat
 from index_grpc.engine.in_flight import Computed
 from index_grpc.engine.sequence import Batch
 from index_grpc.logs import Event
+from index_grpc.server.calls import open_call
 from index_grpc.server.tracing import Tracing
 from tests.http.asking import COMPLETIONS, asking, fake_http
 from tests.server.asking import refusal, unary, until
@@ -114,6 +116,33 @@ async def test_a_caller_that_leaves_before_its_deadline_is_one_that_left(log: Ca
         await server.until_num_open(1)
         call.cancel()
         assert (await log.line())["code"] == "CANCELLED"
+
+
+async def test_a_count_whose_deadline_passes_lacked_no_time_for_a_token(
+    log: CallLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forever(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async with fake_server() as server:
+        monkeypatch.setattr(Chat, "prompt_ids", forever)
+        found = await refusal(server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"), timeout=1.0))
+        assert found.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        line = await log.line()
+    assert line["code"] == "DEADLINE_EXCEEDED"
+    assert "reason" not in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "allowed", "is_out_of_time"),
+    [(995.0, 1000.0, True), (980.0, 1000.0, False), (0.0, 0.01, True), (1000.0, None, False)],
+)
+def test_a_caller_whose_deadline_passes_may_seem_to_leave_a_little_early(
+    seconds: float, allowed: float | None, is_out_of_time: bool
+) -> None:
+    call = open_call("Chat", {}, "", allowed)
+    call.arrival -= seconds
+    assert call.is_out_of_time == is_out_of_time
 
 
 NUM_TOKENS = 5
