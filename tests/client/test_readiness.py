@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from index_grpc_client import (
 )
 from index_grpc_client.cli.failure import HINTS_ON_CONNECTING
 from index_grpc_client.readiness import LASTING, LONGEST_CHECK_S, LONGEST_PAUSE_S, Wait
+from index_grpc_client.status import StatusDetails
 
 from tests.server.fake_runner import fake_server
 
@@ -256,6 +258,28 @@ def test_without_time_for_an_answer_what_was_seen_before_counts() -> None:
     wait.goes_on_after(DeadlineError("Deadline Exceeded", grpc.StatusCode.DEADLINE_EXCEEDED))
     with pytest.raises(DeadlineError, match="it was not ready within 1e-09 s: its health is NOT_SERVING"):
         wait.next_pause()
+
+
+@pytest.mark.parametrize(("timeout", "least", "most"), [(LONG_S, 20.0, 20.0), (10.0, 0.0, 10.0)])
+def test_a_pause_is_as_long_as_the_server_asks_if_there_is_time(timeout: float, least: float, most: float) -> None:
+    wait = Wait(timeout, "it")
+    full = StatusDetails(reason="OVERLOADED", retry_after=20.0)
+    wait.goes_on_after(UnavailableError("full", grpc.StatusCode.UNAVAILABLE, full))
+    assert least <= wait.next_pause() <= most
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_failed_check_leaves_no_reference_cycle() -> None:
+    def check(wait: Wait) -> None:
+        try:
+            raise UnavailableError("restarting", grpc.StatusCode.UNAVAILABLE)
+        except IndexGrpcError as error:
+            wait.goes_on_after(error)
+
+    check(wait := Wait(LONG_S, "it"))
+    freed = weakref.ref(wait)
+    del wait
+    assert freed() is None
 
 
 def test_checks_and_pauses_become_longer_up_to_a_limit() -> None:

@@ -1,6 +1,9 @@
 """A server that cannot be reached is reported as such even if the timeout passes before the last retry."""
 
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import cast
 
 import grpc
 import pytest
@@ -101,6 +104,31 @@ def test_a_client_that_is_closed_while_the_reason_is_asked_for(monkeypatch: pyte
     client = Client("127.0.0.1:1", timeout=TIMEOUT_S)
     with pytest.raises(DeadlineError):
         client.model()
+
+
+class WatchedChannel:
+    """A channel that does not tell its state, and counts who waits for it."""
+
+    num_watchers = 0
+
+    def subscribe(self, callback: object) -> None:
+        self.num_watchers += 1
+
+    def unsubscribe(self, callback: object) -> None:
+        self.num_watchers -= 1
+
+
+class InterruptedEvent(threading.Event):
+    def wait(self, timeout: float | None = None) -> bool:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_the_look_at_the_channels_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index_grpc_client.translation.threading", SimpleNamespace(Event=InterruptedEvent))
+    channel = WatchedChannel()
+    with pytest.raises(KeyboardInterrupt):
+        connectivity(cast("grpc.Channel", channel))
+    assert channel.num_watchers == 0
 
 
 @pytest.mark.parametrize("command", ["ask", "chat", "count", "health", "model"])

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from index_grpc.chat import AnswerStream
 from index_grpc.http.endpoint import Exchange
 from tests.http.asking import COMPLETIONS, abort, asking, deltas, error_of, events, fake_http
 from tests.server.asking import until
@@ -79,6 +80,13 @@ async def test_a_request_that_waited_too_long_is_freed(stream: bool) -> None:
         assert (await late).status_code == 504
         assert (await first).status_code == 200
         await until(lambda: not any(type(thing) is Exchange for thing in gc.get_objects()))
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_an_idle_connection_keeps_no_answer() -> None:
+    async with fake_http() as (_, http):
+        assert (await http.post(COMPLETIONS, json=asking())).status_code == 200
+        await until(lambda: not any(type(thing) is AnswerStream for thing in gc.get_objects()))
 
 
 async def test_a_time_limit_cuts_an_answer_short() -> None:

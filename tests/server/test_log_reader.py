@@ -92,9 +92,9 @@ def test_a_pipe_that_does_not_block_loses_nothing(monkeypatch: pytest.MonkeyPatc
         logger = logging.Logger("unblocked")
         logger.addHandler(LogWriter())
         for number in range(MOST_WAITING_RECORDS // 2):
-            logger.info("%d", number)
+            logger.info("%0100d", number)
         read = [pipe.readline() for _ in range(MOST_WAITING_RECORDS // 2)]
-    assert read == [f"{number}\n" for number in range(MOST_WAITING_RECORDS // 2)]
+    assert read == [f"{number:0100}\n" for number in range(MOST_WAITING_RECORDS // 2)]
 
 
 def test_lines_that_could_not_be_written_are_counted() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import httpx2
@@ -14,9 +14,22 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from index_grpc.chat import Chat
+from index_grpc.chat import AnswerDecoder, AnswerStream, Chat
+from index_grpc.datatypes import (
+    Chunk,
+    Finish,
+    FinishReason,
+    SamplingParams,
+    Timing,
+    Token,
+    TokenOutput,
+    TokenRequest,
+    Usage,
+)
 from index_grpc.engine.in_flight import Computed
+from index_grpc.engine.orders import Report
 from index_grpc.engine.sequence import Batch
+from index_grpc.engine.token_stream import TokenStream
 from index_grpc.logs import Event
 from index_grpc.server.calls import open_call
 from index_grpc.server.tracing import Tracing
@@ -226,6 +239,23 @@ async def test_the_cost_of_an_answer_that_was_broken_off(
     tokens = metrics.values("prompt_tokens_total", "completion_tokens_total", "cached_prompt_tokens_total")
     assert tokens == [line["prompt_tokens"], NUM_TOKENS, line["cached_prompt_tokens"]]
     assert metrics.value("index_grpc_finishes_total") == 0
+
+
+class EndedByStopString:
+    """A decoder that finds a stop string in the first token."""
+
+    def add(self, output: TokenOutput) -> Chunk:
+        return Chunk(finish=Finish(FinishReason.STOP_SEQUENCE, "a", 3, 1, 2, output.timing))
+
+
+async def test_tokens_behind_a_stop_string_are_no_part_of_the_cost() -> None:
+    tokens, timing = (Token(1), Token(2)), Timing(0.0, 0.0, 0.0)
+    outputs = TokenStream(TokenRequest("x", [1, 2, 3], SamplingParams(), 9), 1, cancel=lambda: None)
+    outputs.receive(Report(0, TokenOutput(tokens, timing, cached_prompt_tokens=2), ended=False))
+    answer = AnswerStream(cast("AnswerDecoder", EndedByStopString()), outputs, lambda chunk: None)
+    assert answer.usage == Usage(3, 2, 2, timing)
+    await anext(answer)
+    assert answer.usage == Usage(3, 1, 2, timing)
 
 
 async def test_a_call_without_a_token_has_cost_none(log: CallLines) -> None:
