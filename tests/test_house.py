@@ -16,7 +16,7 @@ COMMON = {f"index_grpc.{name}" for name in ("__version__", "datatypes", "errors"
 """What every layer may import, or import from."""
 LAYERS = {
     "settings": {"index_grpc.settings"},
-    "logs": {"index_grpc.log_writer"},
+    "logs": {"index_grpc.logs"},
     "native": {"index_grpc.native"},
     "cuda": {"index_grpc.cuda"},
     "model": {"index_grpc.model", "index_grpc.native", "index_grpc.cuda"},

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from index_grpc_client import Client
 
-from index_grpc.log_writer import MOST_WAITING_RECORDS, LogWriter, write_lines
+from index_grpc.logs.output import LogOutput
+from index_grpc.logs.writer import MOST_WAITING_RECORDS, LogWriter
 from tests.process import INDEX_GRPC, MOST_SECONDS_TO_EXIT
 
 PIPE_BYTES = 4096
@@ -63,7 +64,7 @@ class StalledStream(io.StringIO):
 
 
 def test_records_that_found_no_room_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index_grpc.log_writer.FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr("index_grpc.logs.writer.FLUSH_SECONDS", 0.01)
     monkeypatch.setattr("sys.stderr", stream := StalledStream())
     logger = logging.Logger("stalled")
     logger.addHandler(writer := LogWriter())
@@ -99,8 +100,7 @@ def test_a_pipe_that_does_not_block_loses_nothing(monkeypatch: pytest.MonkeyPatc
 
 def test_lines_that_could_not_be_written_are_counted() -> None:
     with open("/dev/full", "w") as full:
-        assert write_lines(full, ["one", "two"]) == (2, b"")
-        assert write_lines(full, ["three"], b"rest") == (1, b"rest")
+        assert LogOutput(full).write(["one", "two"]) == 2
 
 
 def test_no_loss_is_forgotten_while_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_no_loss_is_forgotten_while_nothing_can_be_written(tmp_path: Path, monke
 FILE_THAT_GROWS_TO_150_BYTES = """
 import logging
 import resource
-from index_grpc.log_writer import LogWriter
+from index_grpc.logs.writer import LogWriter
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))
 logger = logging.Logger("short")

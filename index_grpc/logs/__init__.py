@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from index_grpc.log_writer import LogWriter
+from index_grpc.logs.writer import LogWriter
 
 NOISY = ("filelock", "grpc", "httpx", "huggingface_hub", "torch", "urllib3")
 """Libraries whose messages below WARNING are of no use to a reader."""

@@ -1,13 +1,10 @@
 """Writes the log in a thread of its own: a reader that stalls holds up no call and no signal."""
 
 import logging
-import os
-import select
 import sys
 import threading
-from contextlib import suppress
-from itertools import accumulate
-from typing import TextIO
+
+from index_grpc.logs.output import LogOutput
 
 MOST_WAITING_RECORDS = 2048
 """How many records may wait to be written; with prompts in the log, they can be some 60 kB each."""
@@ -26,10 +23,8 @@ class LogWriter(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._stream, self._lines = sys.stderr, list[str]()
+        self._output, self._lines = LogOutput(sys.stderr), list[str]()
         self._num_lost, self._is_writing = 0, False
-        self._rest = b""
-        """What is left of a line that was written in part, for example since the disk became full."""
         assert self.lock is not None
         self._change = threading.Condition(self.lock)  # logging holds the lock whenever it calls `emit`
         threading.Thread(target=self._write_on, name="log", daemon=True).start()
@@ -59,14 +54,10 @@ class LogWriter(logging.Handler):
     def _write_on(self) -> None:
         while True:
             lines, num_told = self._gathered()
-            # The stream is None if the process was started with stderr closed.
-            num_lost = len(lines)
-            if self._stream is not None:
-                num_lost, self._rest = write_lines(self._stream, lines, self._rest)
-            if num_lost and num_told:  # the last line, which tells of other losses, was lost too
-                num_lost += num_told - 1
+            num_lost = self._output.write(lines)
             with self._change:
-                self._num_lost += num_lost
+                # The line that tells of losses is the last one: if any line was lost, it was too.
+                self._num_lost += num_lost - 1 if num_lost and num_told else num_lost - num_told
                 self._is_writing = False
                 self._change.notify_all()
 
@@ -76,46 +67,10 @@ class LogWriter(logging.Handler):
             self._change.wait_for(lambda: self._lines)
             self._change.wait(GATHER_SECONDS)
             lines, self._lines, self._is_writing = self._lines, [], True
-            num_told, self._num_lost = self._num_lost, 0
+            num_told = self._num_lost
             if num_told:
                 lines.append(self.format(_loss(num_told)))
         return lines, num_told
-
-
-def write_lines(stream: TextIO, lines: list[str], rest: bytes = b"") -> tuple[int, bytes]:
-    """Writes the rest of an earlier line and the lines, as far as possible.
-
-    Returns how many of the lines could not be written, for example since the disk is full, and what is left to write of
-    a line that was written in part: without it the next line would begin within that one.
-    """
-    try:
-        descriptor = stream.fileno()
-    except (OSError, ValueError):  # a stream in memory, or a closed one
-        with suppress(ValueError):
-            stream.write("\n".join([*lines, ""]))
-        return 0, b""
-    pieces = [rest, *(f"{line}\n".encode(errors="backslashreplace") for line in lines)]
-    num_written = _write(descriptor, data := b"".join(pieces))
-    ends = list(accumulate(map(len, pieces)))
-    end = next(end for end in ends if end >= num_written)
-    return sum(other > end for other in ends), data[num_written:end]
-
-
-def _write(descriptor: int, data: bytes) -> int:
-    """Writes as much as possible, and returns the number of bytes written.
-
-    It does not use the stream, which drops what a non-blocking file does not take at once. Other processes that share
-    a terminal or a pipe may have made it non-blocking.
-    """
-    num_written = 0
-    while num_written < len(data):
-        try:
-            num_written += os.write(descriptor, memoryview(data)[num_written:])
-        except BlockingIOError:
-            select.select([], [descriptor], [])
-        except OSError:  # there is nobody to tell until the log can be written again
-            break
-    return num_written
 
 
 def _loss(num_lost: int) -> logging.LogRecord:
