@@ -1,6 +1,7 @@
 """The answer to what is not valid HTTP. It is JSON like all others, where uvicorn's is plain text."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 import h11
 from starlette.responses import Response
@@ -35,7 +36,11 @@ def _problem(error: h11.RemoteProtocolError) -> Problem:
 def events(response: Response, headers: Sequence[tuple[bytes, bytes]], *, has_body: bool) -> list[h11.Event]:
     """Returns the response, with more headers, as h11 sends it. That to a HEAD request has no body."""
     return [
-        h11.Response(status_code=response.status_code, headers=[*headers, *response.raw_headers]),
+        h11.Response(
+            status_code=response.status_code,
+            headers=[*headers, *response.raw_headers],
+            reason=HTTPStatus(response.status_code).phrase,
+        ),
         h11.Data(data=bytes(response.body) if has_body else b""),
         h11.EndOfMessage(),
     ]

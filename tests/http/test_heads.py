@@ -1,6 +1,7 @@
 """What the head of a request says of its path and its body."""
 
 import json
+from http import HTTPStatus
 
 import pytest
 
@@ -112,7 +113,7 @@ async def test_what_is_not_http_is_refused_as_json_and_logged(
         reader, writer = await connected(server.app)
         writer.write(said)
         head, _, body = (await ended(reader, writer)).partition(b"\r\n\r\n")
-    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert head.startswith(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode())
     assert b"\r\nconnection: close" in head.lower()
     assert b"\r\ncontent-type: application/json" in head
     told = json.loads(body)

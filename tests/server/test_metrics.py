@@ -104,7 +104,7 @@ async def test_gauges_show_what_the_engine_holds_and_fall_to_zero() -> None:
         found = await scraped(server.app)
         assert found.values(*names, "waiting_prompt_tokens") == [0, 0, 0, 0, 0]
         assert found.values("max_running_requests", "max_waiting_requests") == [1, 7]
-        assert found.value("index_grpc_left_answers_total") == 3
+        assert found.value("index_grpc_cut_short_answers_total") == 3
         assert 2 * ENDLESS.max_tokens < found.value("index_grpc_saved_tokens_total") < 3 * ENDLESS.max_tokens
         assert found.value(CHATS, error_type="CANCELLED") == 3
         await asyncio.gather(*calls, return_exceptions=True)

@@ -89,6 +89,7 @@ async def test_a_call_whose_deadline_passes_during_a_step_is_no_caller_that_left
 ) -> None:
     async with fake_server(metrics_port=0, observers=[tracing(exporter)]) as server:
         server.runner.gate.clear()
+        await server.channel.channel_ready()
         found = await refusal(getattr(server.stub, method)(ENDLESS, timeout=1.0))
         assert (found.code, found.details) == (grpc.StatusCode.DEADLINE_EXCEEDED, {})  # its own gRPC says so
         line, metrics = await log.line(), await scraped(server.app)
@@ -108,6 +109,7 @@ def of_span(span: ReadableSpan) -> tuple[object, object, StatusCode]:
 async def test_a_deadline_that_passes_amid_an_answer(log: CallLines, exporter: InMemorySpanExporter) -> None:
     async with fake_server(metrics_port=0, observers=[tracing(exporter)]) as server:
         server.runner.step_seconds = 0.01
+        await server.channel.channel_ready()
         messages = aiter(server.stub.ChatStream(ENDLESS, timeout=2.0))
         await anext(messages)
         server.runner.gate.clear()
@@ -139,6 +141,7 @@ async def test_a_count_whose_deadline_passes_lacked_no_time_for_a_token(
 
     async with fake_server() as server:
         monkeypatch.setattr(Chat, "prompt_ids", forever)
+        await server.channel.channel_ready()
         found = await refusal(server.stub.CountTokens(pb.CountTokensRequest(prompt="Hi"), timeout=1.0))
         assert found.code is grpc.StatusCode.DEADLINE_EXCEEDED
         line = await log.line()

@@ -27,7 +27,7 @@ class EngineMetrics:
         self._computed = counter("computed_prompt_tokens", "Prompt tokens that the engine has computed.")
         self._generated = counter("generated_tokens", "Tokens that the engine has generated, wanted to the end or not.")
         self._preemptions = counter("preemptions", "Times that a request had to pause, since memory was used up.")
-        self.cut_short = counter("left_answers", "Answers cut short before the engine was done with them.")
+        self.cut_short = counter("cut_short_answers", "Answers cut short before the engine was done with them.")
         self.saved_tokens = counter("saved_tokens", "Tokens at most that cutting answers short saved.")
         self.losses = counter("engine_losses", "Times that the engine broke or was given up.")
 
