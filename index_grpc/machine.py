@@ -3,11 +3,14 @@
 import os
 import platform
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+from index_grpc.errors import StartupError
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
@@ -20,6 +23,8 @@ MEMORY_FILES = (
 CPU_INFO = Path("/proc/cpuinfo")
 LAST_STANDARD_STREAM = 2
 RESERVED_FILES = 256
+"""Open files that connections leave to the rest of the server, to start an engine or read a certificate."""
+LEAST_CONNECTIONS = 64
 MOST_CONNECTIONS = 2**20
 """The most connections, even if the system allows more."""
 
@@ -65,11 +70,18 @@ def open_standard_streams() -> None:
 
 
 def allow_open_files() -> None:
-    """Raises the limit of open files as far as this process may, since each connection is an open file."""
+    """Raises the limit of open files as far as this process may, since each connection is an open file.
+
+    Raises StartupError if too few are allowed even then.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(OSError, ValueError):  # some systems refuse even the hard limit; then the limit stays as it is
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allowed, needed = _allowed_files(), RESERVED_FILES + LEAST_CONNECTIONS
+    if allowed < needed:
+        remedy = f"allow at least {needed}, for example by  ulimit -n {needed}"
+        raise StartupError(f"this process may open only {allowed} files, and each connection is one; {remedy}")
 
 
 @contextmanager
@@ -90,11 +102,14 @@ def batch_threads() -> Iterator[None]:
 
 
 def most_connections() -> int:
-    """Returns how many connections may be open, with enough files left to start an engine or read a certificate."""
+    """Returns how many connections may be open, with enough files left for the rest of the server."""
+    return min(MOST_CONNECTIONS, max(LEAST_CONNECTIONS, _allowed_files() - RESERVED_FILES))
+
+
+def _allowed_files() -> int:
+    """Returns how many files this process may have open."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if allowed == resource.RLIM_INFINITY:
-        return MOST_CONNECTIONS
-    return min(MOST_CONNECTIONS, max(1, allowed - RESERVED_FILES))
+    return sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
 
 
 def _policy() -> int | None:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from index_grpc.machine import available_bytes, num_cores, processor_name
+from tests.process import INDEX_GRPC
 
 MIB = 2**20
 
@@ -138,3 +139,10 @@ allow_open_files()
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_server_that_may_open_too_few_files_does_not_start() -> None:
+    command = ["prlimit", "--nofile=300", INDEX_GRPC, "serve", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    problem = "error: this process may open only 300 files, and each connection is one; allow at least 320"
+    assert (done.returncode, problem in done.stderr) == (1, True), done.stderr

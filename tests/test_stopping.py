@@ -37,7 +37,7 @@ def test_sigterm_drains_completes_the_open_stream_and_exits_with_0(checkpoint: P
         "listening on 127.0.0.1:",
         "ready in ",
         "received SIGTERM",
-        "taking calls for another 0 s",
+        "draining: NOT_SERVING",
         "completing 1 ",
     ]
     steps += ["method=ChatStream code=OK", "stopped"]

@@ -36,8 +36,8 @@ def serve(ctx: click.Context, /, print_config: bool, **_: object) -> None:
     \b
     Exit codes:
       0  stopped by a signal
-      1  could not start, or lost its engine for good
-      2  a setting is wrong
+      1  could not start with these settings, or lost its engine for good
+      2  a setting is wrong in itself
     """
     settings = effective_settings(ctx)
     if print_config:

@@ -12,7 +12,7 @@ SHORTEST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.1, 30.0
 
 def all_places_taken(limits: Limits, pace_seconds: float) -> Overloaded:
     """Returns the error if as many requests run and wait as may. A place gets free every `pace_seconds`."""
-    taken = f"all {limits.max_sequences} places to run and {limits.max_waiting} to wait are taken"
+    taken = f"all places are taken, {limits.max_sequences} to run and {limits.max_waiting} to wait"
     return Overloaded(
         f"{taken}; {ELSEWHERE_OR_LATER}",
         _delay_seconds(pace_seconds),

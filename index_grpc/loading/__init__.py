@@ -102,6 +102,6 @@ def _log_summary(served: ServedModel, model: Computes, limits: Limits, seconds: 
     size = limits.max_cache_tokens * position_bytes(model.config, model.dtype.itemsize)
     log.info("fingerprint %s", served.fingerprint)
     log.info(
-        "context %d tokens; %d conversations at once, %d waiting; up to %s for their keys and values",
+        "context %d tokens; places: %d to run, %d to wait; up to %s for keys and values",
         limits.context_length, limits.max_sequences, limits.max_waiting, in_units(size),
     )  # fmt: skip

@@ -89,7 +89,8 @@ class App:
     async def drain(self, delay_seconds: float) -> None:
         """Sets health to NOT_SERVING, takes calls for a while longer, completes those that are open, and stops."""
         treatment = "taking" if self.readiness.begin_drain() else "refusing"
-        log.info("draining: NOT_SERVING, %s calls for another %g s", treatment, delay_seconds)
+        meanwhile = f", {treatment} calls for another {delay_seconds:g} s" if delay_seconds else ""
+        log.info("draining: NOT_SERVING%s", meanwhile)
         self.load_reports.report_now()
         await asyncio.sleep(delay_seconds)
         self.readiness.close()

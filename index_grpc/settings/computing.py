@@ -60,7 +60,7 @@ class Computing(Topic):
         "conversations, though no more than twice max_sequences whole contexts need. Default: 0.8 on cpu, 0.9 on "
         "cuda.",
     )
-    kv_memory_bytes: int | None = Field(None, ge=1, description="Or so many bytes for them.")
+    kv_memory_bytes: int | None = Field(None, ge=1, description="Or so many bytes for them; a whole context must fit.")
     prefix_reuse: bool = Field(
         True,
         description="Keep what was computed for a prompt, until its space is needed, for prompts that begin the same.",

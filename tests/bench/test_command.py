@@ -108,7 +108,7 @@ def test_what_the_server_refuses_is_counted_and_not_tried_again(
     assert (level["num_completed"] + refused, level["num_requests"]) == (6, 6)
     assert caplog.text.count("method=ChatStream code=UNAVAILABLE") == refused
     assert "errors: UNAVAILABLE" in result.stdout
-    assert "note: UNAVAILABLE: all 1 places" in result.stdout
+    assert "note: UNAVAILABLE: all places are taken, 1 to run" in result.stdout
 
 
 def test_a_server_that_is_not_there() -> None:

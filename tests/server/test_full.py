@@ -35,14 +35,14 @@ async def test_a_message_is_not_even_parsed(full: FakeServer, method: str) -> No
     path = f"/index.v1.ChatService/{method}"
     found = await asyncio.to_thread(headers_and_trailers, full.address, path, b"no message of chat.proto")
     assert found["grpc-status"] == str(grpc.StatusCode.UNAVAILABLE.value[0])
-    assert found["grpc-message"].startswith("all 1 places to run and 0 to wait are taken")
+    assert found["grpc-message"].startswith("all places are taken, 1 to run and 0 to wait")
 
 
 @pytest.mark.parametrize("path", ["/", COMPLETIONS])
 async def test_a_body_is_not_even_parsed(http: httpx2.AsyncClient, path: str) -> None:
     response = await http.post(path, content=b"no JSON")
     assert response.status_code == 503
-    assert "all 1 places to run and 0 to wait are taken" in response.text
+    assert "all places are taken, 1 to run and 0 to wait" in response.text
 
 
 async def test_calls_that_need_no_place_are_answered(full: FakeServer, http: httpx2.AsyncClient) -> None:
