@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -17,7 +18,8 @@ DEFAULT_TIMEOUT_SECONDS = 2.0
 MOST_PORT = 65535
 SCHEME = re.compile("^(dns|ipv(?P<version>[46])):(///)?")
 HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[^:\[\],\s/]+):(?P<port>[0-9]{1,5})")
-UNIX_PATH = re.compile("unix(-abstract)?:.+")
+UNIX_PATH = re.compile("(?P<scheme>unix(-abstract)?:)(?P<path>.+)")
+UNESCAPED_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 SERVING, SERVICE_UNKNOWN, UNKNOWN, NOT_SERVING_EXIT_CODE = "SERVING", "SERVICE_UNKNOWN", "UNKNOWN", 1
 
 # index-client uses the same codes.
@@ -106,6 +108,7 @@ def _channel(
         raise click.UsageError("--server-name goes with --tls, --ca or --cert; add one")
     import grpc
 
+    address = _target(address)
     # A proxy is meant for downloading models, not for a server beside the probe.
     options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]
     if not (tls or ca or cert):
@@ -123,6 +126,14 @@ def _require_address(address: str) -> None:
     """
     if not (address.isprintable() and (UNIX_PATH.fullmatch(address) or _names_hosts(address))):
         raise click.UsageError(f"--address is {address!r}; it should be host:port or unix:PATH")
+
+
+def _target(address: str) -> str:
+    """Returns gRPC's target: what a URI does not allow in a path is percent-encoded, unless it is already."""
+    found = UNIX_PATH.fullmatch(address)
+    if found is None:
+        return address
+    return found["scheme"] + quote(UNESCAPED_PERCENT.sub("%25", found["path"]), safe="/%")
 
 
 def _names_hosts(address: str) -> bool:

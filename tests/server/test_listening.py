@@ -124,6 +124,15 @@ async def test_special_characters_in_a_sockets_path_are_kept(tmp_path: Path, nam
             await App(settings("any", unix_socket=tmp_path / name)).listen()
 
 
+@pytest.mark.parametrize("name", ["50%.sock", "a#b", "a?b", "so ck%#?é.sock"])
+async def test_callers_may_write_a_sockets_path_as_it_is(tmp_path: Path, name: str) -> None:
+    async with fake_server(unix_socket=tmp_path / name):
+        for command in (main, index_client):
+            words = ["health", "--address", f"unix:{tmp_path / name}"]
+            result = await asyncio.to_thread(CliRunner().invoke, command, words)
+            assert (result.exit_code, result.output) == (0, "SERVING\n")
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeAlias
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -27,6 +27,7 @@ SCHEMES_OF_HOSTS = ("dns:", "ipv4:", "ipv6:")
 SCHEMES_OF_URLS = ("http://", "https://", "grpc://", "grpcs://")
 SCHEMES_OF_LISTS = ("ipv4:", "ipv6:")
 BEFORE_HOSTS = re.compile(r"^(dns:(//[^/]*/)?|ipv[46]:/*)")
+UNESCAPED_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 HOST_AND_PORT = re.compile(r"(\[[^]]*\]|[^:]*):([^:]*)")
 
 ChannelOptions: TypeAlias = Mapping[str, Any] | Iterable[tuple[str, Any]]
@@ -64,6 +65,15 @@ def allowed_address(address: str, name: str = "address") -> str:
         for host in hosts_of:
             require_host(address, host, name)
     return address
+
+
+def escaped(address: str) -> str:
+    """Returns the address of a path as a URI: with what a URI does not allow in a path percent-encoded.
+
+    A path that is encoded already stays as it is, so two hexadecimal digits behind a `%` are always an escape.
+    """
+    scheme, _, path = address.partition(":")
+    return f"{scheme}:{quote(UNESCAPED_PERCENT.sub('%25', path), safe='/%')}"
 
 
 def hosts(address: str) -> list[str]:
@@ -151,6 +161,8 @@ class ChannelSettings:
         Raises ValueError or TypeError if the address is invalid.
         """
         address = allowed_address(self.address)
+        if address.startswith(SCHEMES_OF_PATHS):
+            return escaped(address)
         return address if has_scheme(address) else f"dns:///{address}"
 
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
