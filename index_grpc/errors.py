@@ -1,6 +1,7 @@
 """The exceptions of the service. `server/status.py` maps them to gRPC status codes."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 ELSEWHERE_OR_LATER = "call another server, or come back"
@@ -9,7 +10,9 @@ ELSEWHERE_OR_LATER = "call another server, or come back"
 
 def in_seconds(seconds: float) -> str:
     """Returns a time for a message: in hundredths of a second, or in two digits if it is shorter than one of them."""
-    return f"{seconds:.2f} s" if seconds >= 0.01 else f"{seconds:.2g} s"  # 0.00 would be no time at all
+    if seconds >= 0.01:
+        return f"{seconds:.2f} s"
+    return f"{Decimal(f'{seconds:.2g}'):f} s"  # 0.00 would be no time at all, and a float would get an exponent
 
 
 class IndexGrpcError(Exception):

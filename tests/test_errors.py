@@ -53,9 +53,10 @@ def test_every_error_survives_pickling(kind: type[IndexGrpcError]) -> None:
         (0.01, "0.01 s"),
         (0.0095, "0.0095 s"),
         (0.0001, "0.0001 s"),
-        (1e-9, "1e-09 s"),
+        (0.000038, "0.000038 s"),
+        (1e-9, "0.000000001 s"),
         (0.0, "0 s"),
     ],
 )
-def test_a_time_that_is_not_zero_never_reads_as_zero(seconds: float, text: str) -> None:
+def test_a_time_that_is_not_zero_never_reads_as_zero_and_has_no_exponent(seconds: float, text: str) -> None:
     assert in_seconds(seconds) == text

@@ -37,6 +37,11 @@ class Deadlines:
 
 
 def too_late(deadline: Deadline) -> DeadlineTooShort:
-    """Returns the error of a request whose deadline passed before its first token."""
+    """Returns the error of a request whose deadline passed before its first token.
+
+    gRPC tells the server only what is left of a deadline, so of one that had passed on arrival its length is not known.
+    """
+    if deadline.seconds <= 0:
+        return DeadlineTooShort(f"the call's {deadline.bound} passed before the call arrived; allow more time")
     bound = f"the call's {deadline.bound} of {in_seconds(deadline.seconds)}"
     return DeadlineTooShort(f"{bound} passed before its first token; allow more time")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index_grpc.datatypes import FinishReason
+from index_grpc.datatypes import Deadline, FinishReason
+from index_grpc.engine.deadlines import too_late
 from index_grpc.errors import DeadlineTooShort, RequestFailed
 from tests.engine.driver import ANYWHERE, LIMITS, STOP_IDS, LoopDriver
 from tests.engine.fake_runner import POISONS, VOCAB, FakeRunner, answer
@@ -178,6 +179,11 @@ def test_a_deadline_before_the_first_token_is_an_error() -> None:
     assert isinstance(error, DeadlineTooShort)
     assert str(error) == "the call's deadline of 0.001 s passed before its first token; allow more time"
     assert not driver.loop.sequences
+
+
+def test_a_deadline_that_had_passed_on_arrival_is_not_told_as_no_time() -> None:
+    error = too_late(Deadline(1.0, 0.0, "deadline"))
+    assert str(error) == "the call's deadline passed before the call arrived; allow more time"
 
 
 def test_a_deadline_after_some_tokens_is_a_finish() -> None:

@@ -139,7 +139,7 @@ async def test_a_time_limit_that_passes_before_the_first_token_is_an_error(slow:
     slow.runner.gate.clear()
     found = await refusal(slow.stub.ChatStream(pb.ChatRequest(prompt="Hi", time_limit=Duration(nanos=1))))
     assert found.reason == "DEADLINE_TOO_SHORT"
-    assert found.message == "the call's time_limit of 1e-09 s passed before its first token; allow more time"
+    assert found.message == "the call's time_limit of 0.000000001 s passed before its first token; allow more time"
     late = asyncio.create_task(
         refusal(slow.stub.ChatStream(pb.ChatRequest(prompt="你好" * 400, time_limit=Duration(nanos=300_000_000))))
     )
