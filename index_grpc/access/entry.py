@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import date
 from io import FileIO
 from pathlib import Path
@@ -30,20 +31,35 @@ def add(text: str, path: Path, show: Callable[[], None]) -> None:
     """Appends an entry in one write, so that no server reads half of it. Raises StartupError if that is not possible.
 
     Calls `show`, which shows the key to a person, once the entry can be added, but before it is: a key that nobody has
-    seen would take its name. If `show` or this raises, the file has no new entry, but a new file may be left empty.
+    seen would take its name. If `show` or this raises, the file has no new entry, and a new file is removed.
     """
-    added = _addition(text, path)
+    added, is_new = _addition(text, path), not os.path.lexists(path)
     try:
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, MODE)
     except OSError as error:
         raise StartupError(f"{path} cannot be written ({error.strerror}); see --file") from None
-    with os.fdopen(file, "ab", buffering=0) as appending:
+    with os.fdopen(file, "ab", buffering=0) as appending, _removed_if_in_vain(path if is_new else None):
         show()
         try:
             _append(appending, added)
         except OSError as error:
             remedy = "see --file, and make another key: the printed one is not valid"
             raise StartupError(f"{path} cannot be written ({error.strerror}); {remedy}") from None
+
+
+@contextmanager
+def _removed_if_in_vain(new: Path | None) -> Iterator[None]:
+    """Removes a new file if the block raises, unless another process has added a key meanwhile.
+
+    Every server would refuse an empty file.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what went wrong first matters more
+            if new is not None and new.stat().st_size == 0:
+                new.unlink()
+        raise
 
 
 def _addition(text: str, path: Path) -> bytes:

@@ -83,10 +83,13 @@ def test_what_cannot_be_added_changes_nothing(path: Path, arguments: list[str], 
     ],
 )
 def test_a_key_that_nobody_has_seen_is_not_stored(path: Path, output: str, exit_code: int, error: str) -> None:
+    adding = f'"$0" keys new two --file "$1" {output}'
+    result = in_shell(adding, path)
+    assert (result.returncode, result.stderr.strip()) == (exit_code, error)
+    assert not path.exists()
     new("one", "--file", str(path))
     before = path.read_text()
-    result = in_shell(f'"$0" keys new two --file "$1" {output}', path)
-    assert (result.returncode, result.stderr.strip()) == (exit_code, error)
+    assert in_shell(adding, path).returncode == exit_code
     assert path.read_text() == before
     assert new("two", "--file", str(path)).exit_code == 0
 
@@ -103,6 +106,12 @@ def test_a_printed_key_that_cannot_be_stored_is_said_to_be_invalid(path: Path, n
     assert result.stderr == f"error: {path} cannot be written (File too large); {remedy}\n"
     assert path.read_text() == before
     assert read_keys(path).find(key) is None
+
+
+def test_a_new_file_that_cannot_be_written_is_not_left_behind(path: Path) -> None:
+    result = in_shell('ulimit -f 0; "$0" keys new two --file "$1" | cat', path)
+    assert "cannot be written (File too large)" in result.stderr
+    assert not path.exists()
 
 
 def in_shell(command: str, path: Path) -> subprocess.CompletedProcess[str]:
