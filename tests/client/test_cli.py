@@ -48,6 +48,15 @@ def test_the_prompt_may_come_from_a_pipe(run: Run, script: Script) -> None:
     assert (result.exit_code, result.stderr.splitlines()[0][:35]) == (2, "error: standard input is not UTF-8:")
 
 
+@pytest.mark.parametrize("words", [["ask"], ["ask", "-"], ["ask", "-", "-"], ["count"]], ids=" ".join)
+@pytest.mark.parametrize("blank", ["", "\n", " \t\r\n\n"])
+def test_a_pipe_without_a_prompt_is_refused(run: Run, script: Script, words: list[str], blank: str) -> None:
+    result = run(*words, stdin=blank)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == "error: no prompt: standard input is empty or holds only white space"
+    assert script.requests == []
+
+
 def test_every_option_reaches_the_request(run: Run, script: Script) -> None:
     options = "--temperature 0 --top-p .5 --top-k 0 --min-p .1 --repetition-penalty 1.2 --frequency-penalty .1"
     options += " --presence-penalty -.1 --seed 9 --max-tokens 5 --time-limit 2.5 --model demo --stop a --stop b"

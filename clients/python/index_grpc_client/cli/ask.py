@@ -29,10 +29,18 @@ CUT = {
 
 
 def read_prompt(words: tuple[str, ...]) -> str:
-    """Returns the words of a prompt, joined. A word `-` is replaced by standard input, which is also the default."""
+    """Returns the words of a prompt, joined. A word `-` is replaced by standard input, which is also the default.
+
+    Raises click.UsageError if there is no prompt. White space from standard input is none: what should have written one
+    has failed.
+    """
     if not words and is_terminal():
         raise click.UsageError("no prompt: give one, or pipe one in")
-    return " ".join(read_all() if word == "-" else word for word in words or ("-",))
+    words = words or ("-",)
+    prompt = " ".join(read_all() if word == "-" else word for word in words)
+    if "-" in words and not prompt.strip():
+        raise click.UsageError("no prompt: standard input is empty or holds only white space")
+    return prompt
 
 
 async def write(chunks: AsyncIterable[Chunk]) -> None:
