@@ -133,6 +133,7 @@ def test_one_violation_is_one_line(run: Run, script: Script, message: str) -> No
         (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much"), 1, None),
         (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Message larger than max (9 vs. 8)"), 1, "shorten"),
         (rate_limited(3), 1, "the server asks to try again in 3 s"),
+        (rate_limited(3)._replace(message="2 requests a minute; try again in 3.00 s"), 1, None),
     ],
 )
 def test_failures_have_an_exit_code_and_a_hint(

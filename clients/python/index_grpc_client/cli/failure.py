@@ -144,7 +144,8 @@ def hint_if_unavailable(error: UnavailableError, address: str) -> str:
 def hint_if_too_much(error: LimitExceededError) -> str | None:
     """Returns a hint for a call that exceeded a limit, or None."""
     if error.retry_after is not None:
-        return f"the server asks to try again in {error.retry_after:g} s"
+        is_said = "try again in" in error.details()
+        return None if is_said else f"the server asks to try again in {error.retry_after:g} s"
     if was_too_large(error):
         return "messages of this size are not allowed; shorten the prompt"
     return None
