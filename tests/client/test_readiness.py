@@ -132,7 +132,8 @@ async def test_a_server_that_never_comes(kind: Kind, reserved: str) -> None:
     with pytest.raises(DeadlineError) as caught:
         await settled(client.wait_until_ready(ENOUGH_S))
     assert str(caught.value).startswith(f"{reserved} was not ready within {ENOUGH_S:g} s: it cannot be reached (")
-    assert str(caught.value).endswith("Connection refused); start it, correct the address, or allow more time")
+    remedies = "start it, correct the address or the credentials, or allow more time"
+    assert str(caught.value).endswith(f"Connection refused); {remedies}")
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await settled(client.close())
 

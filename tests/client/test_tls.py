@@ -7,7 +7,7 @@ import grpc
 import pytest
 import trustme
 from click.testing import CliRunner, Result
-from index_grpc_client import AsyncClient, Client, UnavailableError, tls_credentials
+from index_grpc_client import AsyncClient, Client, DeadlineError, UnavailableError, tls_credentials
 from index_grpc_client.cli.commands import index_client
 
 from tests.certificates import Pair, authority, issued
@@ -120,3 +120,15 @@ def test_a_certificate_for_another_host(ca: trustme.CA, tmp_path: Path) -> None:
     server.stop()
     assert result.exit_code == 3
     assert "for another host name" in result.stderr.splitlines()[1]
+
+
+@pytest.mark.parametrize("encrypts", [False, True])
+def test_waiting_in_vain_for_a_server_that_asks_for_more_names_the_credentials(
+    mutual_tls_server: FakeServer, pair: Pair, encrypts: bool
+) -> None:
+    credentials = tls_credentials(pair.cert) if encrypts else None
+    with (
+        Client(mutual_tls_server.address, credentials=credentials) as client,
+        pytest.raises(DeadlineError, match="; start it, correct the address or the credentials, or allow more time"),
+    ):
+        client.wait_until_ready(2)

@@ -34,8 +34,8 @@ LASTING = (
 )
 """Parts of gRPC's messages about connections that fail however long one waits.
 
-"Socket closed" is not among them: a server that encrypts closes connections that do not, but so does the port of a
-container whose server has not opened its own port yet.
+"Socket closed" is not among them: a server that encrypts closes connections that do not, and one that asks for a
+certificate those without it, but so does the port of a container whose server has not opened its own port yet.
 """
 
 
@@ -94,7 +94,7 @@ class Wait:
         problem = str(cause.details() if isinstance(cause, grpc.RpcError) else error.details())
         if "last error" in problem and any(sign in problem for sign in LASTING):
             raise UnavailableError(problem, error.code()) from cause
-        self._see(f"it cannot be reached ({problem}); start it, correct the address", error)
+        self._see(f"it cannot be reached ({problem}); start it, correct the address or the credentials", error)
 
     def _see(self, what: str, failure: IndexGrpcError | None = None) -> None:
         # Without its traceback, whose frames refer to this object.
