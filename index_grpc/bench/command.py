@@ -1,6 +1,7 @@
 """The command `index-grpc bench`. Imports slow modules only when it runs."""
 
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,8 @@ how much of them the server knew all the same, as from an earlier run with the
 same --seed.
 
 \b
-The last line on stdout is one JSON object with everything, times in seconds.
+The last line on stdout is one JSON object with everything, times in seconds;
+a terminal shows it only with --json.
 Exit codes: 0 measured, 2 wrong flags, 3 the server cannot be reached or is not
 ready, 4 it does not answer, 130 interrupted: what was measured is printed."""
 
@@ -73,7 +75,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:  # noqa: ANN401 - the va
       index-grpc bench --rate 0.5,1,2 --duration 60
       index-grpc bench --turns 10 --concurrency 4
     """
-    picture = flags.pop("plot")
+    picture, as_json = flags.pop("plot"), flags.pop("as_json") or not _is_terminal()
     reach = {name: flags.pop(name) for name in REACH}
     if bool(reach["cert"]) != bool(reach["key"]):
         raise click.UsageError("--cert and --key go together; give both")
@@ -86,7 +88,7 @@ def bench(ctx: click.Context, /, **flags: Any) -> None:  # noqa: ANN401 - the va
     from index_grpc.bench.run import Target
 
     run, interrupted = _measured(chosen, Target(**reach))
-    _show(run, picture, interrupted=interrupted)
+    _show(run, picture, as_json=as_json, interrupted=interrupted)
     if interrupted:
         ctx.exit(INTERRUPTED)
 
@@ -115,7 +117,11 @@ def _measured(chosen: Plan, target: "Target") -> "tuple[Run, bool]":
     return run, interrupted
 
 
-def _show(run: "Run", picture: Path | None, *, interrupted: bool) -> None:
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()  # it is None if it was closed from the start
+
+
+def _show(run: "Run", picture: Path | None, *, as_json: bool, interrupted: bool) -> None:
     from index_grpc.bench.measure import figures
     from index_grpc.bench.report import text, to_json
 
@@ -134,8 +140,9 @@ def _show(run: "Run", picture: Path | None, *, interrupted: bool) -> None:
             f"--plot {picture}: {error.strerror}; the figures are printed all the same"
         ) from error
     finally:
-        click.echo()
-        click.echo(to_json(run, levels, interrupted=interrupted))
+        if as_json:
+            click.echo()
+            click.echo(to_json(run, levels, interrupted=interrupted))
 
 
 def _failure(error: "IndexGrpcError", address: str) -> click.ClickException:

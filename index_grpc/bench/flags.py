@@ -153,6 +153,7 @@ OPTIONS = [
         callback=picture,
         help="Draw the levels, as .png, .svg or .pdf; needs the extra index-grpc[plot].",
     ),
+    click.option("--json", "as_json", is_flag=True, help="At a terminal too, end with one line of JSON."),
 ]
 
 

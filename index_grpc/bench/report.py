@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from index_grpc import __version__
 from index_grpc.bench.measure import Figures, Spread, TurnFigures
-from index_grpc.bench.plan import Mode
+from index_grpc.bench.plan import Mode, Plan
 from index_grpc.bench.run import Run
 
 BUSY_SHARE = 0.8
@@ -79,17 +79,18 @@ def turns_table(label: str, turns: Sequence[TurnFigures]) -> str:
     return "\n".join([f"{label}, by turn", *aligned])
 
 
-def notes(levels: Iterable[Figures]) -> list[str]:
+def notes(plan: Plan, levels: Iterable[Figures]) -> list[str]:
     """Returns what a reader should know before trusting the table."""
     found = []
     for level in levels:
+        place = f"at {plan.label(level.level)}"
         found += [f"{code}: {details}" for code, details in level.error_examples.items()]
         if known := _known_before(level):
             which = "of the first turns" if level.turns else "of prompts"
-            tokens = f"at {level.level:g} the server knew {known} tokens {which} from before"
+            tokens = f"{place} the server knew {known} tokens {which} from before"
             found.append(f"{tokens}; another --seed asks anew")
         if level.cpu_share > BUSY_SHARE:
-            busy = f"at {level.level:g} the load generator itself was busy {level.cpu_share:.0%} of a core"
+            busy = f"{place} the load generator itself was busy {level.cpu_share:.0%} of a core"
             found.append(f"{busy}; the server may be faster than this shows")
     return list(dict.fromkeys(found))
 
@@ -108,7 +109,7 @@ def text(run: Run, levels: Sequence[Figures]) -> str:
     """Returns all text for people."""
     parts = [heading(run), table(run, levels)]
     parts += [turns_table(run.plan.label(level.level), level.turns) for level in levels if _has_turns(run, level)]
-    parts += ["\n".join(f"note: {note}" for note in notes(levels))]
+    parts += ["\n".join(f"note: {note}" for note in notes(run.plan, levels))]
     return "\n\n".join(part for part in parts if part)
 
 

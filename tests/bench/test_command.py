@@ -5,8 +5,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from index_grpc.access.keys import fingerprint
+from index_grpc.bench.command import bench
 from tests.background import BackgroundServer
 from tests.certificates import authority, issued
 from tests.scripted import CONTEXT_LENGTH
@@ -53,6 +55,18 @@ def test_the_table(run: Run) -> None:
         assert rows[name][0] == "p50"
         assert all(float(cell) >= 0 for cell in rows[name][1:])  # 0.0 where messages are read at once
     assert not any("errors" in line for line in lines[:-1])
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_terminal_shows_the_json_only_if_it_is_asked_for(
+    server: BackgroundServer, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    words = ["--address", server.address, "--concurrency", "1", "--requests", "1", "--max-tokens", "1", *flags]
+    lines = CliRunner().invoke(bench, words, catch_exceptions=False).stdout.splitlines()
+    assert any(line.startswith("tokens/s out") for line in lines)
+    assert any(line.startswith("{") for line in lines) == bool(flags)
+    assert lines[-1]
 
 
 def test_runs_repeat(run: Run) -> None:

@@ -3,6 +3,7 @@
 from index_grpc_client import Finish, FinishReason, Timing, Usage
 
 from index_grpc.bench.measure import Spread, figures
+from index_grpc.bench.plan import Mode, Plan
 from index_grpc.bench.record import Measurement, Record
 from index_grpc.bench.report import notes
 
@@ -124,6 +125,9 @@ def test_a_measurement_counts_what_is_open() -> None:
 def test_a_note_says_that_first_turns_were_cached() -> None:
     later = answered(102.0, [1.0], 5, turn=2, cached=50)
     rightly = figures(measured(answered(100.0, [1.0], 5), later))
-    assert not notes([rightly])
+    talks = Plan(Mode.CONVERSATIONS, (4,))
+    assert not notes(talks, [rightly])
     known = figures(measured(answered(100.0, [1.0], 5, cached=40), later))
-    assert notes([known]) == ["at 4 the server knew 40 tokens of the first turns from before; another --seed asks anew"]
+    told = "the server knew 40 tokens of the first turns from before; another --seed asks anew"
+    assert notes(talks, [known]) == [f"at concurrency 4 {told}"]
+    assert notes(Plan(Mode.OPEN, (4,)), [known]) == [f"at 4 requests/s {told}"]
