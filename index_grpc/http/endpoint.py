@@ -56,7 +56,7 @@ class Endpoint:
                 with self._calls.served(call):
                     body = await self._body_in_time(headers, receive)
                     call.arrived_whole()
-                    async with _while_connected(receive):
+                    async with _while_connected(receive, writer):
                         await self._answer(Exchange(call, body, scope, writer))
             except IndexGrpcError as error:
                 await self._send_error(without_frames(error), call, writer)
@@ -117,15 +117,20 @@ def peer_of(client: tuple[str, int] | None) -> str:
 
 
 @asynccontextmanager
-async def _while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Cancels the task inside the block as soon as the caller leaves. Nothing else may call `receive` meanwhile."""
+async def _while_connected(receive: Receive, writer: ResponseWriter) -> AsyncIterator[None]:
+    """Cancels the task inside the block as soon as the caller leaves. Nothing else may call `receive` meanwhile.
+
+    A task that need not wait, since the whole answer is there, learns it from the writer.
+    """
     inside = asyncio.current_task()
     assert inside is not None
     watching = asyncio.create_task(_disconnected(receive))
     watching.add_done_callback(lambda ended: ended.cancelled() or inside.cancel())
+    writer.has_left = watching.done
     try:
         yield
     finally:
+        writer.has_left = None
         watching.cancel()
 
 
