@@ -103,6 +103,7 @@ class App:
 
         The engine may first complete its step, unless `at_once` is true or the engine is lost.
         """
+        self.calls.cut_off()
         self.health.end_watches()
         self.access.close()
         self.load_reports.end()

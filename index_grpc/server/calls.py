@@ -15,7 +15,7 @@ from index_grpc_client.limits import GOOD_REQUEST_ID
 from index_grpc.access.gate import Gate
 from index_grpc.chat import AnswerStream
 from index_grpc.datatypes import ChatRequest, Chunk, Finish, Usage
-from index_grpc.errors import DeadlineTooShort, IndexGrpcError, RequestFailed
+from index_grpc.errors import DeadlineTooShort, Draining, IndexGrpcError, RequestFailed
 from index_grpc.server.status import CODES
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Call:
     """Whether it asks for an answer."""
     code: str = "CANCELLED"
     """Name of its status code, once it has ended. CANCELLED stays if the handler is cancelled before the call's
-    deadline: the caller has left.
+    deadline, and not by the server's stop: the caller has left.
     """
     trace_id: str = ""
     """The id of its trace, if traces are sent."""
@@ -159,6 +159,14 @@ class Calls:
         self._gate, self._ended, self._keeps_texts = gate, ended, keeps_texts
         self.num_open = 0
         self._idle = asyncio.Event()
+        self._is_cutting_off = False
+
+    def cut_off(self) -> None:
+        """Called when the server stops: handlers that are cancelled from now on are cut off by it.
+
+        Only those of callers who do not read are, since the others learn an error from the engine or are refused.
+        """
+        self._is_cutting_off = True
 
     async def until_idle(self) -> None:
         """Waits until no call is open."""
@@ -184,6 +192,8 @@ class Calls:
         except asyncio.CancelledError:
             if call.is_out_of_time:
                 _expire(call)
+            elif self._is_cutting_off:
+                _fail(call, Draining("the server stopped before the answer was read; call another server"))
             raise
         except IndexGrpcError as error:
             _fail(call, error)

@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
+from index_grpc_client.v1 import chat_pb2 as pb
+from index_grpc_client.v1.chat_pb2_grpc import ChatServiceStub
 
 from index_grpc.datatypes import Candidate
 from index_grpc.engine.in_flight import Computed
@@ -20,6 +23,9 @@ from tests.server.test_unfinished import CallLines
 TOKENS = 4000
 """With all their alternatives they are several megabytes, more than the buffers of both ends hold."""
 BODY = asking() | {"max_tokens": TOKENS, "logprobs": True, "top_logprobs": 20}
+
+SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
+"""Channel options, so that gRPC itself reads little before its caller does."""
 
 
 @pytest.fixture
@@ -81,3 +87,21 @@ async def test_a_caller_that_reads_late_gets_the_whole_answer(log: CallLines, *,
     assert line["code"] == "OK"
     assert answer.count(b'"top_logprobs"') == TOKENS
     assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream else b"}")
+
+
+async def test_callers_that_do_not_read_are_logged_as_cut_off_by_the_stop(
+    log: CallLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index_grpc.server.app.FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr("index_grpc.http.port.FLUSH_SECONDS", 0.1)
+    request = pb.ChatRequest(prompt="Hi", max_tokens=TOKENS, logprobs=True, top_logprobs=20)
+    async with wordy_server() as server, grpc.aio.insecure_channel(server.address, SMALL_WINDOW) as channel:
+        connections = [await asked(server, BODY | {"stream": stream}) for stream in (True, False)]
+        await anext(aiter(ChatServiceStub(channel).ChatStream(request)))
+        await server.until_num_open(0)
+        assert server.app.calls.num_open == 3
+        await server.app.stop()
+        lines = await log.lines(3)
+        for connection in connections:
+            connection.close()
+    assert {(line["code"], line.get("reason")) for line in lines} == {("UNAVAILABLE", "DRAINING")}
