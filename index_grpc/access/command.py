@@ -2,7 +2,7 @@
 
 import math
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import click
@@ -16,6 +16,19 @@ def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> f
     if value is not None and math.isnan(value):
         raise click.BadParameter("nan is not a number")
     return value
+
+
+class Day(click.ParamType[date]):
+    """A day of the calendar."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: str | date, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """Returns the day."""
+        try:
+            return value if isinstance(value, date) else date.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no day; write it as {self.name}", param, ctx)
 
 
 @click.group()
@@ -37,13 +50,13 @@ def keys() -> None:
     help="Most calls in a minute.",
 )
 @click.option("--max-concurrent", type=click.IntRange(1, MOST_CONCURRENT), help="Most calls open at a time.")
-@click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), help="First day, in UTC, on which it is refused.")
+@click.option("--expires", type=Day(), help="First day, in UTC, on which it is refused.")
 def new(
     name: str,
     file: Path | None,
     requests_per_minute: float | None,
     max_concurrent: int | None,
-    expires: datetime | None,
+    expires: date | None,
 ) -> None:
     """Print a new API key for the caller NAME. It cannot be printed again.
 
@@ -58,12 +71,12 @@ def new(
     from index_grpc.access.entry import add, entry  # pydantic is slow to import
     from index_grpc.access.keys import new_key
 
-    day, today = expires.date() if expires else None, datetime.now(UTC).date()
-    if day and day <= today:
-        raise click.UsageError(f"--expires is {day}; allowed is a day after today, which is {today} in UTC")
+    today = datetime.now(UTC).date()
+    if expires and expires <= today:
+        raise click.UsageError(f"--expires is {expires}; allowed is a day after today, which is {today} in UTC")
     key = new_key()
     try:
-        text = entry(name, key, requests_per_minute=requests_per_minute, max_concurrent=max_concurrent, expires=day)
+        text = entry(name, key, requests_per_minute=requests_per_minute, max_concurrent=max_concurrent, expires=expires)
     except StartupError as error:
         raise click.UsageError(str(error)) from None
     if file is None:

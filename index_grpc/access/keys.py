@@ -22,6 +22,13 @@ PREFIX = "igrpc_"
 """Lets programs that look for leaked secrets recognise a key."""
 KEY_BYTES = 32
 NAME = r"[A-Za-z0-9_-]{1,64}"
+NAME_OF_KEY = "[key]"
+"""What pydantic writes behind the place of a name, if the name itself is wrong."""
+WORDS = {
+    "hash": "should be sha256: and 64 lower-case hexadecimal digits; `index-grpc keys new NAME` makes it",
+    NAME_OF_KEY: "allowed are letters, digits, _ and -, 1 to 64 of them",
+}
+"""What a text should be whose pattern does not match, by the last part of its place."""
 
 log = logging.getLogger(__name__)
 
@@ -111,10 +118,11 @@ def parse_keys(place: str, toml: bytes) -> Keys:
 
 def _first(error: ValidationError) -> str:
     first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
+    place = ".".join(str(part) for part in first["loc"] if part != NAME_OF_KEY)
     if first["type"] == "missing" and place == "keys":
         return "it holds no keys; `index-grpc keys new NAME --file FILE` adds one"
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    words = WORDS[str(first["loc"][-1])] if first["type"] == "string_pattern_mismatch" else first["msg"]
+    return f"{place}: {words}" if place else words
 
 
 def _in_utc(instant: datetime | None) -> datetime | None:
