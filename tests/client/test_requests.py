@@ -146,7 +146,7 @@ def test_text_that_utf8_cannot_hold_is_named() -> None:
 
 @pytest.mark.parametrize(("value", "shown"), [("ké", "'\\xe9'"), ("k\n", "'\\n'"), ("k\udcff", "'\\udcff'")])
 def test_headers_that_http_cannot_hold_are_named(value: str, shown: str) -> None:
-    text = f"holds {shown} at character 1; allowed are printable ASCII characters; leave it out"
+    text = f"holds {shown} at character 1; allowed are printable ASCII characters; leave out all others"
     with pytest.raises(ValueError, match=f"^{re.escape(f'api_key {text}')}$"):
         CallBuilder(600, value)
     with pytest.raises(ValueError, match=f"^{re.escape(f'metadata x-team {text}')}$"):

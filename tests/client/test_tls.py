@@ -89,7 +89,7 @@ def test_the_command_line_shows_a_certificate(mutual_tls_server: FakeServer, ca:
     assert result.stderr.splitlines()[1].endswith("if it asks for a certificate, add --cert and --key")
     result = run(mutual_tls_server, *trust, "--cert", mine.cert, "health")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: cert and key go together")
+    assert result.stderr.startswith("error: --cert and --key go together; give both")
 
 
 @pytest.mark.parametrize(

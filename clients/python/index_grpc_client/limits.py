@@ -95,7 +95,7 @@ def allowed_header(text: str, name: str) -> str:
     for place, character in enumerate(text):
         if not " " <= character <= "~":
             found = f"{character!a} at character {place}"
-            raise ValueError(f"{name} holds {found}; allowed are printable ASCII characters; leave it out")
+            raise ValueError(f"{name} holds {found}; allowed are printable ASCII characters; leave out all others")
     return text
 
 

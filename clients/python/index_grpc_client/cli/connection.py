@@ -66,6 +66,8 @@ class Connection:
             if self.server_name:
                 raise click.UsageError("--server-name goes with --tls, --ca or --cert; add one")
             return None
+        if bool(self.cert) != bool(self.key):
+            raise click.UsageError("--cert and --key go together; give both")
         try:
             return tls_credentials(self.ca, cert=self.cert, key=self.key)
         except OSError as error:
