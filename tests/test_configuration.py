@@ -150,6 +150,7 @@ def test_a_file_that_is_not_there_or_no_text(file: Path) -> None:
         (["--port", "99999"], {}, "--port is 99999; it should be less than or equal to 65535"),
         ([], {"INDEX_GRPC_PORT": "99999"}, "INDEX_GRPC_PORT is 99999; it should be less than or equal to 65535"),
         ([], {"INDEX_GRPC_PORT": "x"}, "--port' (env var: 'INDEX_GRPC_PORT'): 'x' is not a valid integer."),
+        ([], {"INDEX_GRPC_OPEN_HEALTH": "x"}, "Recognized values: 0, 1, f, false, n, no, off, on, t, true, y, yes"),
         ([], {"INDEX_GRPC_PROT": "1"}, "INDEX_GRPC_PROT, which is not a setting; did you mean INDEX_GRPC_PORT?"),
         ([], {"INDEX_GRPC_FOO": "1"}, "INDEX_GRPC_FOO, which is not a setting; index-grpc serve --help lists them all"),
         ([], {"INDEX_GRPC_THREAD": ""}, "INDEX_GRPC_THREAD, which is not a setting; did you mean INDEX_GRPC_THREADS?"),

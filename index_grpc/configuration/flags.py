@@ -14,6 +14,13 @@ from index_grpc.settings import TOPICS, ServeSettings
 Command = Callable[..., None]
 
 
+class Switch(click.types.BoolParamType):
+    """A boolean that is never empty: click's error lists the values, and begins with the empty one."""
+
+    def __init__(self) -> None:
+        self.bool_states = {state: is_on for state, is_on in type(self).bool_states.items() if state}
+
+
 class SettingOption(click.Option):
     """An option that Kubernetes cannot set by accident."""
 
@@ -66,7 +73,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
         cls=SettingOption,
         envvar=variable(name),
         default=field.default,
-        type=kind,
+        type=Switch() if kind is bool else kind,
         help=field.description,
         show_default=field.default is not None,
         show_envvar=True,
