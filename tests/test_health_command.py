@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -115,8 +116,22 @@ async def _encrypted(server: FakeServer, ca: Path, shown: Pair) -> None:
     certified = ("--cert", str(shown.cert), "--key", str(shown.key))
     assert await probe(*trusts, *named, *certified) == SERVING
     for lacking in ((*trusts, *named), (*trusts, *certified), ("--address", server.address)):
-        code, _ = await failing(*lacking)
+        code, line = await failing(*lacking)
         assert code == 3
+        assert re.search("; (if the server encrypts, add --tls|.*--server-name sets the name)", line)
+
+
+async def test_a_port_for_http_is_named() -> None:
+    async with await asyncio.start_server(_answer_http, "127.0.0.1", 0) as server:
+        address = "{}:{}".format(*server.sockets[0].getsockname())
+        code, line = await failing("--address", address)
+    assert code == Exit.UNAVAILABLE
+    assert "; that is an HTTP port; --address or INDEX_GRPC_ADDRESS must name the server's port for gRPC" in line
+
+
+async def _answer_http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 505 HTTP Version Not Supported\r\nConnection: close\r\n\r\n")
+    writer.close()
 
 
 async def test_a_key_is_sent_if_the_server_requires_one(tmp_path: Path) -> None:

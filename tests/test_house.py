@@ -63,7 +63,7 @@ THIRD_PARTY = {
     "grpc_reflection": ("server/reflection.py",),
     "grpc_health": ("server", "commands/health.py"),
     "prometheus_client": ("server/metrics",),
-    "index_grpc_client": ("server", "http", "bench"),
+    "index_grpc_client": ("server", "http", "bench", "commands/health.py"),
     "index_grpc_client.v1": ("server", "http"),
     "pydantic": ("settings", "configuration", "access/keys.py", "http"),
     "pydantic_core": ("settings", "access/keys.py", "http"),

@@ -187,6 +187,18 @@ def _status(channel: "grpc.Channel", address: str, service: str, timeout: float,
             return SERVICE_UNKNOWN
         kinds = {grpc.StatusCode.UNAVAILABLE: Unreachable, grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut}
         problem = " ".join((error.details() or code.name).split())
-        raise kinds.get(code, click.ClickException)(f"{address}: {problem}") from None
+        raise kinds.get(code, click.ClickException)(f"{address}: {problem}{_advice(problem)}") from None
     statuses = HealthCheckResponse.ServingStatus
     return str(statuses.Name(answer.status)) if answer.status in statuses.values() else UNKNOWN
+
+
+def _advice(problem: str) -> str:
+    """Returns index-client's advice on a connection that will always fail, behind a semicolon; empty if it has none.
+
+    Only such a probe takes the time to import it: most that fail find no server yet.
+    """
+    if "last error" not in problem or "Connection refused" in problem:
+        return ""
+    from index_grpc_client.cli.failure import HINTS_ON_CONNECTING
+
+    return next((f"; {advice}" for sign, advice in HINTS_ON_CONNECTING.items() if sign in problem), "")
