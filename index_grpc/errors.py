@@ -106,6 +106,12 @@ class MessageTooLarge(IndexGrpcError):
     reason = "MESSAGE_TOO_LARGE"
 
 
+class MalformedHttp(IndexGrpcError):
+    """A request over HTTP whose body is not valid HTTP, as a chunk without its length."""
+
+    reason = "MALFORMED_HTTP"
+
+
 class Unauthenticated(IndexGrpcError):
     """The caller could not be identified."""
 

@@ -45,6 +45,7 @@ class TimeoutProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - its own type differs by event loop
         """Called by the event loop."""
         super().connection_made(transport)
+        self.app = self._bodies = malformed.BodyWatch(self.app)
         if self.config.handshakes is not None:
             self.config.handshakes.end(transport.get_extra_info("ssl_object"))
         if len(self.connections) > most_http_connections():
@@ -77,13 +78,17 @@ class TimeoutProtocol(H11Protocol):
             self._await_head()
 
     def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn while it handles h11's error. Answers, unless an answer has begun, and closes."""
+        """Called by uvicorn while it handles h11's error. Has it answered, unless an answer has begun, and closes."""
         error = sys.exception()
-        if isinstance(error, h11.RemoteProtocolError) and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            response = malformed.refused(error, self.client)
-            is_of_head = self.conn.our_state is h11.SEND_RESPONSE and self.scope["method"] == "HEAD"
-            for event in malformed.events(response, self.server_state.default_headers, has_body=not is_of_head):
-                self.transport.write(self.conn.send(event) or b"")
+        if isinstance(error, h11.RemoteProtocolError):
+            if self.conn.our_state is h11.SEND_RESPONSE:  # the head was valid: its handler answers, and h11 then closes
+                self._bodies.error = self._bodies.error or error
+                self.cycle.message_event.set()
+                return
+            if self.conn.our_state is h11.IDLE:
+                response = malformed.refused(error, self.client)
+                for event in malformed.events(response, self.server_state.default_headers):
+                    self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -31,6 +31,7 @@ CODES: dict[type[errors.IndexGrpcError], grpc.StatusCode] = {
     errors.KeyWrong: grpc.StatusCode.UNAUTHENTICATED,
     errors.KeyExpired: grpc.StatusCode.UNAUTHENTICATED,
     errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.MalformedHttp: grpc.StatusCode.INVALID_ARGUMENT,
     errors.MessageTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Loading: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.UNAVAILABLE,

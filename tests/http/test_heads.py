@@ -8,6 +8,9 @@ import pytest
 from index_grpc.server.app import App
 from tests.http.asking import COMPLETIONS, Json, asking, fake_http
 from tests.http.test_timeouts import WHOLE, connected, ended
+from tests.server.asking import until
+from tests.server.scraping import scraped
+from tests.server.test_unfinished import CallLines
 
 AMBIGUOUS = b"host: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
 """A body of five bytes for one reader; for another an empty one, and what follows is the next request."""
@@ -125,10 +128,52 @@ async def test_what_is_not_http_is_refused_as_json_and_logged(
 async def test_the_refusal_of_a_malformed_head_request_has_no_body(caplog: pytest.LogCaptureFixture) -> None:
     async with fake_http() as (server, _):
         reader, writer = await connected(server.app)
-        writer.write(b"HEAD /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfive\r\n")
+        writer.write(b"HEAD /v1/models HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfive\r\n")
         head, _, body = (await ended(reader, writer)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert body == b""
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "pieces", [(b"five\r\n",), (b"1\r\n{\r\n", b"five\r\n", b"more")], ids=["at once", "amid the body"]
+)
+async def test_a_call_with_a_malformed_body_is_one_line_of_the_log(
+    pieces: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = CallLines(caplog)
+    async with fake_http(metrics_port=0) as (server, _):
+        reader, writer = await connected(server.app)
+        head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\nx-request-id: mine\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head.encode() + pieces[0])
+        if pieces[1:]:
+            await until(lambda: server.app.calls.num_open == 1)
+        writer.write(b"".join(pieces[1:]))
+        answer, _, body = (await ended(reader, writer)).partition(b"\r\n\r\n")
+        metrics = await scraped(server.app)
+        (line,) = await log.lines(1)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nx-request-id: mine" in answer
+    assert b"\r\nconnection: close" in answer
+    error = json.loads(body)["error"]
+    assert error["code"] == "malformed_http"
+    assert error["message"].startswith("this is not valid HTTP/1.1 (illegal chunk header")
+    assert (line["request_id"], line["method"]) == ("mine", COMPLETIONS)
+    assert (line["code"], line["reason"]) == ("INVALID_ARGUMENT", "MALFORMED_HTTP")
+    assert metrics.value("index_grpc_errors_total", reason="MALFORMED_HTTP") == 1
+
+
+async def test_a_probe_with_a_malformed_body_is_answered_and_ends_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing waits for the body of a probe, whether it comes before the answer or after it."""
+    async with fake_http() as (server, _):
+        reader, writer = await connected(server.app)
+        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nfive\r\n" + WHOLE)
+        answer = await ended(reader, writer)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"\r\nconnection: close" in answer
     assert "Traceback" not in caplog.text
 
 

@@ -12,6 +12,7 @@ from index_grpc.errors import (
     IndexGrpcError,
     InvalidRequest,
     Loading,
+    MalformedHttp,
     ModelNotFound,
     PromptTooLong,
     RateLimited,
@@ -203,7 +204,9 @@ def test_every_error_has_its_status(kind: type[IndexGrpcError]) -> None:
     error = raised(kind)
     problem = problem_of(error, "the-id")
     assert 400 <= problem.status <= 504
-    assert (problem.status < 500) == issubclass(kind, InvalidRequest | ModelNotFound) or problem.status in (
+    assert (problem.status < 500) == issubclass(
+        kind, InvalidRequest | MalformedHttp | ModelNotFound
+    ) or problem.status in (
         401,
         413,
         429,

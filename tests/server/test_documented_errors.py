@@ -7,8 +7,8 @@ from index_grpc import errors
 from index_grpc.server.status import CODES
 
 ROOT = Path(__file__).resolve().parents[2]
-ONLY_HTTP = {"MESSAGE_TOO_LARGE"}
-"""gRPC itself refuses such messages, without details."""
+ONLY_HTTP = {"MALFORMED_HTTP", "MESSAGE_TOO_LARGE"}
+"""gRPC itself refuses the like, without details."""
 
 Pair = tuple[str, str]
 """A reason and its status code."""
