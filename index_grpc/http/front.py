@@ -7,6 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from index_grpc.errors import InvalidRequest, Violation
+from index_grpc.http.malformed import refuse_version
 from index_grpc.http.problem import problem_of
 from index_grpc.http.refusal import refusal
 
@@ -25,9 +26,14 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Called for each request."""
-        scope, headers = _with_path_alone(scope), Headers(scope=scope)
-        app = _refuse_two_lengths if LENGTH in headers and ENCODING in headers else self._paths
-        await app(scope, receive, send)
+        scope = _with_path_alone(scope)
+        await self._app_for(scope)(scope, receive, send)
+
+    def _app_for(self, scope: Scope) -> ASGIApp:
+        headers = Headers(scope=scope)
+        if not scope["http_version"].startswith("1."):
+            return refuse_version
+        return _refuse_two_lengths if LENGTH in headers and ENCODING in headers else self._paths
 
 
 def _with_path_alone(scope: Scope) -> Scope:

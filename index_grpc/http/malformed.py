@@ -12,7 +12,9 @@ from index_grpc.http.problem import Problem
 from index_grpc.http.refusal import refusal
 
 REASON, CLOSE = MalformedHttp.reason, (b"connection", b"close")
-HEAD_TOO_LARGE, NOT_IMPLEMENTED = 431, 501
+HEAD_TOO_LARGE, NOT_IMPLEMENTED, OTHER_VERSION = 431, 501, 505
+NOTHING_KNOWN: Scope = {"type": "http", "path": "", "headers": []}
+"""Stands for what a request is about where nothing of it can be relied on."""
 QUOTATION = ": bytearray("
 """How a message of h11 goes on that quotes what came, which may be long."""
 
@@ -48,9 +50,18 @@ class BodyWatch:
 
 def refused(error: h11.RemoteProtocolError, client: tuple[str, int] | None) -> Response:
     """Returns the response for what a client sent instead of a valid head, and logs it."""
-    scope: Scope = {"type": "http", "path": "", "headers": [], "client": client}  # none of it can be relied on
+    scope: Scope = {**NOTHING_KNOWN, "client": client}
     code = "UNIMPLEMENTED" if error.error_status_hint == NOT_IMPLEMENTED else "INVALID_ARGUMENT"
     return refusal(scope, _problem(error), code, {"connection": "close"})
+
+
+async def refuse_version(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuses a request of another version than HTTP/1, as the first bytes of gRPC and HTTP/2 are, and closes."""
+    version = scope["http_version"]
+    told = f"this port speaks HTTP/1.1, not HTTP/{version}; gRPC is on another port of this server"
+    unknown: Scope = {**NOTHING_KNOWN, "client": scope.get("client")}
+    response = refusal(unknown, Problem(OTHER_VERSION, told, REASON), "UNIMPLEMENTED", {"connection": "close"})
+    await response(scope, receive, send)
 
 
 def _problem(error: h11.RemoteProtocolError) -> Problem:

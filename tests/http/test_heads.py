@@ -136,6 +136,40 @@ async def test_the_refusal_of_a_malformed_head_request_has_no_body(caplog: pytes
 
 
 @pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), "2.0"),
+        (b"GET /health HTTP/3.0\r\nhost: x\r\n\r\n", "3.0"),
+        (b"POST / HTTP/0.9\r\nhost: x\r\ncontent-length: 9\r\n\r\n", "0.9"),
+    ],
+)
+async def test_another_version_of_http_is_refused_once_and_ends_the_connection(
+    said: bytes, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = CallLines(caplog)
+    async with fake_http() as (server, _):
+        reader, writer = await connected(server.app)
+        writer.write(said)
+        answer, _, body = (await ended(reader, writer)).partition(b"\r\n\r\n")
+        (line,) = await log.lines(1)
+    assert answer.startswith(b"HTTP/1.1 505 HTTP Version Not Supported\r\n")
+    assert b"\r\nconnection: close" in answer.lower()
+    told = json.loads(body)
+    assert told["reason"] == "MALFORMED_HTTP"
+    assert told["message"] == f"this port speaks HTTP/1.1, not HTTP/{version}; gRPC is on another port of this server"
+    assert (line["code"], line["reason"]) == ("UNIMPLEMENTED", "MALFORMED_HTTP")
+    assert "method" not in line
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.9"])
+async def test_all_versions_from_1_0_are_answered(version: str) -> None:
+    async with fake_http() as (server, _):
+        reader, writer = await connected(server.app)
+        writer.write(f"GET /health HTTP/{version}\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        assert (await ended(reader, writer)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
     "pieces", [(b"five\r\n",), (b"1\r\n{\r\n", b"five\r\n", b"more")], ids=["at once", "amid the body"]
 )
 async def test_a_call_with_a_malformed_body_is_one_line_of_the_log(
