@@ -14,7 +14,7 @@ from index_grpc.server.call_log import Fields, log
 from index_grpc.server.calls import request_id
 
 MOST_PATH_CHARACTERS = 64
-"""The most that is logged and sent back of a path that a caller has made up."""
+"""The most that is logged and sent back of a path or a method that a caller has made up."""
 
 
 def refusal(scope: Scope, problem: Problem, code: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -26,6 +26,8 @@ def refusal(scope: Scope, problem: Problem, code: str, headers: Mapping[str, str
     fields: Fields = {"request_id": given, "method": shortened(path), "code": code, "reason": problem.reason}
     if not path:
         del fields["method"]
+    if "method" in scope:
+        fields["http_method"] = shortened(scope["method"])
     if peer := peer_of(scope.get("client")):
         fields["peer"] = peer
     log.info(Event("call", fields))
@@ -33,5 +35,5 @@ def refusal(scope: Scope, problem: Problem, code: str, headers: Mapping[str, str
 
 
 def shortened(path: str) -> str:
-    """Returns a path, or the beginning of a long one."""
+    """Returns a path or a method, or the beginning of a long one."""
     return path if len(path) <= MOST_PATH_CHARACTERS else f"{path[:MOST_PATH_CHARACTERS]}…"

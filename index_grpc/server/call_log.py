@@ -30,6 +30,8 @@ class CallLog(Observer):
         if (usage := call.usage) is not None:
             fields |= _of_usage(usage)
         fields["total_seconds"] = round(call.seconds, 6)
+        if call.http is not None:
+            fields["http_method"] = call.http.method
         if call.peer:
             fields["peer"] = call.peer
         if call.trace_id:

@@ -76,7 +76,7 @@ async def test_the_log_has_the_address_of_an_http_caller(caplog: pytest.LogCaptu
     caplog.set_level("INFO")
     async with fake_http() as (_, http):
         assert (await http.post("/", json={"prompt": "Hi", "max_length": 5})).status_code == 200
-    assert re.search(r" method=/ code=OK .* peer=ipv4:127\.0\.0\.1:[0-9]+$", caplog.text, re.MULTILINE)
+    assert re.search(r" method=/ code=OK .* http_method=POST peer=ipv4:127\.0\.0\.1:[0-9]+$", caplog.text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,8 @@ async def test_the_log_has_requests_for_paths_and_methods_that_do_not_exist(
         await http.request(method, path, headers={"x-request-id": "mine"})
         found = await scraped(server.app)
     (record,) = [record for record in caplog.records if record.name == "index_grpc.calls"]
-    assert re.fullmatch(rf"call request_id=mine {re.escape(told)} peer=ipv4:127\.0\.0\.1:[0-9]+", record.getMessage())
+    expected = rf"call request_id=mine {re.escape(told)} http_method={method} peer=ipv4:127\.0\.0\.1:[0-9]+"
+    assert re.fullmatch(expected, record.getMessage())
     assert CALLS not in [sample.name for family in found.families for sample in family.samples]
 
 
