@@ -49,6 +49,6 @@ async def _unknown_route(request: Request, error: Exception) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
         problem = Problem(405, f"{request.method} is not for {path}; allowed is {allowed}", "METHOD_NOT_ALLOWED")
         return refusal(request.scope, problem, "UNIMPLEMENTED", error.headers)
-    remedy = f"there are /, {OPENAI}/chat/completions, {OPENAI}/models, /health, /livez"
+    remedy = f"there are /, {OPENAI}/chat/completions, {OPENAI}/models, {OPENAI}/models/NAME, /health, /livez"
     problem = Problem(404, f"no path {path}; {remedy}", "PATH_NOT_FOUND")
     return refusal(request.scope, problem, "NOT_FOUND", error.headers)

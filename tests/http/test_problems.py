@@ -151,6 +151,16 @@ async def test_other_paths(http: httpx2.AsyncClient, path: str) -> None:
     assert path in message
 
 
+async def test_an_unknown_path_is_told_all_paths(http: httpx2.AsyncClient) -> None:
+    told = (await http.get("/nowhere")).json()["message"]
+    paths = told.removeprefix("no path /nowhere; there are ").split(", ")
+    assert paths == ["/", COMPLETIONS, "/v1/models", "/v1/models/NAME", "/health", "/livez"]
+    for path in paths:
+        answer = (await http.get(path)).json()
+        assert answer.get("reason") != "PATH_NOT_FOUND"
+        assert answer.get("error", {}).get("code") != "path_not_found"
+
+
 async def test_other_methods(http: httpx2.AsyncClient) -> None:
     for method, path, allowed in [("GET", "/", "POST"), ("PUT", COMPLETIONS, "POST"), ("POST", "/v1/models", "GET")]:
         response = await http.request(method, path)
