@@ -11,6 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from index_grpc.http import malformed
 from index_grpc.http.handshakes import Handshakes
 from index_grpc.machine import most_connections
+from index_grpc.server.calls import without_frames
 from index_grpc.server.listen import HTTP_SHARE
 
 HEAD_SECONDS = 10.0
@@ -82,7 +83,7 @@ class TimeoutProtocol(H11Protocol):
         error = sys.exception()
         if isinstance(error, h11.RemoteProtocolError):
             if self.conn.our_state is h11.SEND_RESPONSE:  # the head was valid: its handler answers, and h11 then closes
-                self._bodies.error = self._bodies.error or error
+                self._bodies.error = self._bodies.error or without_frames(error)  # its frames refer to this
                 self.cycle.message_event.set()
                 return
             if self.conn.our_state is h11.IDLE:
