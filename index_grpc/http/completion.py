@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from index_grpc.datatypes import Chunk, Finish, FinishReason, ServedModel, TokenLogprob
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 
 REASONS = {
     FinishReason.STOP: "stop",

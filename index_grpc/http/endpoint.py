@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from index_grpc.errors import IndexGrpcError, InvalidRequest, MessageTooLarge, Violation
 from index_grpc.http.problem import ErrorForm, problem_of
 from index_grpc.http.response import ResponseWriter
-from index_grpc.server.calls import Call, Calls, Http, open_call, without_frames
+from index_grpc.server.call import Call, Http, open_call
+from index_grpc.server.calls import Calls, without_frames
 from index_grpc.server.listen import bracketed
 from index_grpc.server.status import quoted
 

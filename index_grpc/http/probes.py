@@ -10,7 +10,7 @@ from index_grpc.errors import IndexGrpcError
 from index_grpc.http.problem import problem_of, tutorial_error
 from index_grpc.http.response import json_response
 from index_grpc.server.app import App
-from index_grpc.server.calls import authorization, request_id
+from index_grpc.server.call import authorization, request_id
 
 READY_PATHS = ("/health", "/healthz", "/readyz")
 ALIVE_PATH = "/livez"

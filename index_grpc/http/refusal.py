@@ -10,8 +10,8 @@ from index_grpc.http.endpoint import peer_of
 from index_grpc.http.problem import Problem, error_form
 from index_grpc.http.response import json_response
 from index_grpc.logs import Event
+from index_grpc.server.call import request_id
 from index_grpc.server.call_log import Fields, log
-from index_grpc.server.calls import request_id
 
 MOST_PATH_CHARACTERS = 64
 """The most that is logged and sent back of a path or a method that a caller has made up."""

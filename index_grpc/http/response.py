@@ -9,7 +9,7 @@ from starlette.types import Send
 
 from index_grpc.errors import IndexGrpcError
 from index_grpc.http.problem import problem_of
-from index_grpc.server.calls import REQUEST_ID
+from index_grpc.server.call import REQUEST_ID
 
 EVENT_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",

@@ -7,7 +7,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 from index_grpc.chat import AnswerStream, Chat
 from index_grpc.datatypes import ServedModel
 from index_grpc.server import translate
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.readiness import Readiness
 
 

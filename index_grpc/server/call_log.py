@@ -4,7 +4,7 @@ import logging
 
 from index_grpc.datatypes import Usage
 from index_grpc.logs import Event
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.observer import Observer
 
 MOST_LOGGED_CHARACTERS = 32_768

@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 
 from index_grpc.errors import IndexGrpcError
 from index_grpc.server.answering import Answering
-from index_grpc.server.calls import REQUEST_ID, Calls, open_call, without_frames
+from index_grpc.server.call import REQUEST_ID, open_call
+from index_grpc.server.calls import Calls, without_frames
 from index_grpc.server.message import Parse, parsed, read_message
 from index_grpc.server.servicer import CHAT_METHODS
 from index_grpc.server.status import Context, Trailer, abort

@@ -6,7 +6,7 @@ import grpc
 
 from index_grpc.access.gate import Gate
 from index_grpc.errors import IndexGrpcError
-from index_grpc.server.calls import authorization, request_id
+from index_grpc.server.call import authorization, request_id
 from index_grpc.server.interceptor import Handler, Interceptor
 from index_grpc.server.orca import OPEN_RCA_SERVICE
 from index_grpc.server.status import Context, abort

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from index_grpc.engine.engine import Engine
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.observer import Observer
 from index_grpc.server.orca import OPEN_RCA_SERVICE, OrcaLoadReport, OrcaLoadReportRequest
 from index_grpc.server.readiness import Readiness

@@ -7,7 +7,7 @@ from typing import Protocol
 from index_grpc.datatypes import ServedModel, Timing
 from index_grpc.engine.engine import Engine
 from index_grpc.engine.orders import StepReport
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.readiness import Readiness
 
 log = logging.getLogger(__name__)

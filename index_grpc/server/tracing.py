@@ -21,7 +21,7 @@ from opentelemetry.util.types import AttributeValue
 from index_grpc import __version__
 from index_grpc.datatypes import ChatRequest, Timing, Usage
 from index_grpc.errors import StartupError
-from index_grpc.server.calls import Call, Http
+from index_grpc.server.call import Call, Http
 from index_grpc.server.observer import Observer
 from index_grpc.server.status import SERVER_FAULTS
 

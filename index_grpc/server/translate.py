@@ -24,7 +24,7 @@ from index_grpc.datatypes import (
 )
 from index_grpc.engine.limits import Limits
 from index_grpc.errors import ModelNotFound
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.status import quoted
 from index_grpc.server.validate import Violations
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.observer import Observer
 from tests.http.asking import COMPLETIONS, Json, asking
 from tests.http.test_timeouts import connected

@@ -13,7 +13,7 @@ from index_grpc_client import AsyncClient, LimitExceededError, UnauthenticatedEr
 from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.access.keys import fingerprint
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.observer import Observer
 from tests.server.asking import Refusal, health_stub, refusal, until
 from tests.server.fake_runner import FakeServer, fake_server, letters

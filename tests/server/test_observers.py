@@ -7,7 +7,7 @@ from index_grpc_client.v1 import chat_pb2 as pb
 
 from index_grpc.datatypes import Timing
 from index_grpc.engine.orders import StepReport
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.observer import Observer
 from tests.server.asking import refusal, streamed, unary
 from tests.server.fake_runner import fake_server, letters

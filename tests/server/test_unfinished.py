@@ -31,7 +31,7 @@ from index_grpc.engine.orders import Report
 from index_grpc.engine.sequence import Batch
 from index_grpc.engine.token_stream import TokenStream
 from index_grpc.logs import Event
-from index_grpc.server.calls import open_call
+from index_grpc.server.call import open_call
 from index_grpc.server.tracing import Tracing
 from tests.http.asking import COMPLETIONS, asking, fake_http
 from tests.server.asking import refusal, unary, until

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter
 
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 
 
 class CallerMetrics:

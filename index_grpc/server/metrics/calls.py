@@ -6,7 +6,7 @@ No label's value comes from a caller: methods, codes, reasons and the model's na
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from index_grpc.datatypes import Finish, FinishReason, Usage
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.status import CODES, SERVER_FAULTS
 
 HTTP_LABELS = ("http_request_method", "http_route", "http_response_status_code", "url_scheme", "error_type")

@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 
 from index_grpc.datatypes import Timing
 from index_grpc.engine.orders import StepReport
-from index_grpc.server.calls import Call
+from index_grpc.server.call import Call
 from index_grpc.server.metrics.callers import CallerMetrics
 from index_grpc.server.metrics.calls import CallMetrics
 from index_grpc.server.metrics.engine import EngineMetrics
